@@ -1,0 +1,1 @@
+"""The part of TriSlim that knows no task: training, compression, export and deployment."""

@@ -1,0 +1,270 @@
+"""Typed settings: YAML files in, frozen dataclasses out; nothing unknown is ever dropped."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from core.errors import ConfigError
+
+T = TypeVar("T")
+BASE_KEY = "_base_"
+
+
+def read(cls: type[T], mapping: Any, path: str = "") -> T:
+    """Build the dataclass `cls` from a mapping, checking every key and type.
+
+    A union of dataclasses is told apart by the key `kind`, which each of them names in a class
+    variable `kind`. A `ValueError` raised by `__post_init__` becomes a `ConfigError`; its text
+    should begin with the field it is about.
+
+    Args:
+        cls: A dataclass; fields may be scalars, `Literal`, `X | None`, lists, tuples, dicts and
+            dataclasses.
+        mapping: What the YAML file says.
+        path: Dotted path of `mapping` in the whole config, for messages.
+
+    Raises:
+        ConfigError: Unknown or missing key, wrong type, or a value the dataclass refuses.
+    """
+    value = _convert(cls, mapping, path)
+    return typing.cast(T, value)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file and merge it over the files that its `_base_` key names (relative to it).
+
+    Raises:
+        ConfigError: The file is absent, is not YAML, repeats a key, or is its own ancestor.
+    """
+    return _load_with_bases(Path(path), ())
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on top; mappings merge, anything else is replaced.
+
+    A mapping whose `kind` differs from the one below replaces it whole: settings of one kind
+    mean nothing to another.
+    """
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and _same_kind(below, value):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn `["train.epochs=3", "model.name=X"]` into a nested mapping; values are read as YAML.
+
+    Raises:
+        ConfigError: An assignment without `=`, or one that is not YAML.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{assignment}: an override is written key.sub=value")
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{key}: {text!r} is not YAML: {_first_line(error)}") from error
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        result = merge(result, value)
+    return result
+
+
+def to_mapping(config: Any) -> Any:
+    """Return a dataclass as plain mappings and lists that `read` turns back into an equal one."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        plain = {
+            field.name: to_mapping(getattr(config, field.name))
+            for field in dataclasses.fields(config)
+        }
+        kind = getattr(type(config), "kind", None)
+        return {"kind": kind, **plain} if isinstance(kind, str) else plain
+    if isinstance(config, Mapping):
+        return {key: to_mapping(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return [to_mapping(value) for value in config]
+    return config
+
+
+def suggest(wrong: str, known: Sequence[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the nearest known name, or the list of what is known."""
+    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" (known: {', '.join(sorted(known))})" if known else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-3 as a number and refuses a key written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise yaml.YAMLError(f"line {line}: the key {key!r} is written twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def _load_with_bases(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    resolved = path.resolve()
+    if resolved in children:
+        raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
+    bases = content.pop(BASE_KEY, [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = merge(merged, _load_with_bases(path.parent / base, (*children, resolved)))
+    return merge(merged, content)
+
+
+def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    return "kind" not in over or over["kind"] == below.get("kind")
+
+
+def _convert(wanted: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if wanted is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(arguments, value, path)
+    if origin is Literal:
+        if value in arguments and not (isinstance(value, bool) and True not in arguments):
+            return value
+        names = [str(a) for a in arguments]
+        raise ConfigError(
+            f"{path}: expected one of {', '.join(names)}, got {value!r}"
+            + (suggest(value, names) if isinstance(value, str) else "")
+        )
+    if dataclasses.is_dataclass(wanted):
+        return _convert_dataclass(typing.cast(type, wanted), value, path)
+    if origin in (list, tuple):
+        return _convert_sequence(origin, arguments, value, path)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected a mapping, got {_typename(value)}")
+        return {
+            _convert(arguments[0], k, f"{path}.{k}"): _convert(arguments[1], v, f"{path}.{k}")
+            for k, v in value.items()
+        }
+    return _convert_scalar(wanted, value, path)
+
+
+def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
+        return value
+    raise ConfigError(f"{path}: expected {wanted.__name__}, got {_typename(value)} ({value!r})")
+
+
+def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, path: str) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{path}: expected a list, got {_typename(value)} ({value!r})")
+    if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
+        if len(value) != len(arguments):
+            raise ConfigError(f"{path}: expected {len(arguments)} values, got {len(value)}")
+        kinds = list(arguments)
+    else:
+        kinds = [arguments[0]] * len(value)
+    items = [_convert(k, v, f"{path}.{i}") for i, (k, v) in enumerate(zip(kinds, value))]
+    return origin(items)
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    tagged = {o.kind: o for o in options if dataclasses.is_dataclass(o) and hasattr(o, "kind")}
+    if tagged and isinstance(value, Mapping):
+        kind = value.get("kind")
+        if kind not in tagged:
+            known = list(tagged)
+            raise ConfigError(f"{_join(path, 'kind')}: got {kind!r}{suggest(str(kind), known)}")
+        return _convert(tagged[kind], {k: v for k, v in value.items() if k != "kind"}, path)
+    errors = []
+    for option in options:
+        try:
+            return _convert(option, value, path)
+        except ConfigError as error:
+            errors.append(str(error))
+    if len(errors) == 1:
+        raise ConfigError(errors[0])
+    names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+    raise ConfigError(f"{path}: expected {names}, got {_typename(value)} ({value!r})")
+
+
+def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{path or cls.__name__}: expected a mapping, got {_typename(value)}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    value = dict(value)
+    own_kind = getattr(cls, "kind", None)
+    if "kind" not in fields and own_kind is not None and value.get("kind") == own_kind:
+        del value["kind"]
+    for key in value:
+        if key not in fields:
+            raise ConfigError(f"{_join(path, key)}: unknown key{suggest(str(key), list(fields))}")
+    arguments = {}
+    for name, field in fields.items():
+        if name in value:
+            arguments[name] = _convert(hints[name], value[name], _join(path, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{_join(path, name)}: required, but not given")
+    try:
+        return cls(**arguments)
+    except ValueError as error:
+        raise ConfigError(_join(path, str(error))) from error
+
+
+def _join(path: str, key: Any) -> str:
+    return f"{path}.{key}" if path else str(key)
+
+
+def _typename(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())

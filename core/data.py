@@ -1,0 +1,185 @@
+"""Feed a data set to the engine: reproducible order and randomness, errors with a name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import paddle.io
+from paddle import Tensor
+
+from core.errors import DataError
+from core.task import Arrays, Dataset, Sample
+
+OnError = Literal["fail", "skip"]
+
+
+def stack(samples: list[Sample]) -> Arrays:
+    """Stack samples of equal shapes into a batch, key by key."""
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+
+def read_image(path: str) -> np.ndarray:
+    """Read an image file as RGB [H, W, 3] uint8.
+
+    Raises:
+        DataError: The file is missing, truncated or no image.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-64:]:
+        raise DataError(f"{path}: the JPEG file is truncated")
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    if image is None:
+        raise DataError(f"{path}: not an image that OpenCV can decode")
+    rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return rgb
+
+
+class Loader:
+    """Batches of a data set, the same for the same seed whatever the number of workers.
+
+    Position p of the endless training stream is an item of the k-th shuffled pass over the data
+    and brings its own random generator, seeded with (seed, p). Process r of w takes every w-th
+    position, so w processes with batches of b see the samples of one process with batches of w*b.
+    An evaluation loader goes once through the data in order and keeps the last, smaller batch.
+
+    Args:
+        dataset: What to read.
+        batch_size: Samples per batch and process.
+        train: Shuffled endless stream, or one ordered pass.
+        seed: Seed of order and augmentation.
+        steps: Batches per epoch of training; None means one pass, less the incomplete batch.
+        num_workers: Processes that read ahead; 0 reads in this one.
+        on_error: Stop at the first broken item, or leave it out and count it in `skipped`.
+        rank: Number of this process.
+        world: How many processes there are.
+
+    Raises:
+        DataError: Empty data set, or fewer samples than one batch of training needs.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        train: bool,
+        seed: int = 0,
+        steps: int | None = None,
+        num_workers: int = 0,
+        on_error: OnError = "fail",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if len(dataset) == 0:
+            raise DataError("data.root: the data set is empty")
+        if train and steps is None and len(dataset) < batch_size * world:
+            raise DataError(
+                f"train.batch_size: the data set has {len(dataset)} samples, "
+                f"fewer than one batch of {batch_size * world}"
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.train = train
+        self.seed = seed
+        self.num_workers = num_workers
+        self.on_error = on_error
+        self.rank = rank
+        self.world = world
+        self.skipped: list[str] = []
+        if train:
+            self.steps = steps or len(dataset) // (batch_size * world)
+            self._pass = len(dataset) if steps else self.steps * batch_size * world
+        else:
+            self.steps = math.ceil(len(range(rank, len(dataset), world)) / batch_size)
+            self._pass = len(dataset)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, number: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yield the batches of one epoch.
+
+        Raises:
+            DataError: An item is broken and `on_error` is `fail`.
+        """
+        loader = paddle.io.DataLoader(
+            _Readable(self.dataset),
+            batch_sampler=self._plan(number),
+            collate_fn=_Collate(self.dataset),
+            num_workers=min(self.num_workers, self.steps),
+            worker_init_fn=_limit_threads,
+        )
+        for batch in loader:
+            broken = batch.pop(_BROKEN, "")
+            for message in broken.splitlines():
+                if self.on_error == "fail":
+                    raise DataError(message)
+                if message not in self.skipped:
+                    self.skipped.append(message)
+            if batch:
+                yield batch
+
+    def _plan(self, number: int) -> list[list[tuple[int, list[int]]]]:
+        """List, per batch, the item and the seed of its generator."""
+        if not self.train:
+            mine = range(self.rank, len(self.dataset), self.world)
+            entries = [(index, [self.seed, index]) for index in mine]
+        else:
+            per_epoch = self.steps * self.batch_size * self.world
+            first = number * per_epoch + self.rank
+            positions = range(first, (number + 1) * per_epoch, self.world)
+            orders = {
+                turn: np.random.default_rng([self.seed, turn]).permutation(len(self.dataset))
+                for turn in {p // self._pass for p in positions}
+            }
+            entries = [
+                (int(orders[p // self._pass][p % self._pass]), [self.seed, p]) for p in positions
+            ]
+        size = self.batch_size
+        return [entries[start : start + size] for start in range(0, len(entries), size)]
+
+
+_BROKEN = "broken items"
+
+
+class _Readable(paddle.io.Dataset):  # type: ignore[misc]
+    """Adapter to the loader of Paddle: a broken item travels as a value, not as an exception."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, entry: tuple[int, list[int]]) -> tuple[Sample | str, list[int]]:
+        index, seed = entry
+        try:
+            return self.dataset.sample(index, np.random.default_rng(seed)), seed
+        except DataError as error:
+            return " ".join(str(error).split()), seed
+
+
+class _Collate:
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __call__(self, items: list[tuple[Sample | str, list[int]]]) -> dict[str, Any]:
+        samples = [item for item, _ in items if not isinstance(item, str)]
+        broken = [item for item, _ in items if isinstance(item, str)]
+        rng = np.random.default_rng([*items[0][1], 1])
+        batch: dict[str, Any] = dict(self.dataset.collate(samples, rng)) if samples else {}
+        if broken:
+            batch[_BROKEN] = "\n".join(broken)
+        return batch
+
+
+def _limit_threads(_worker: int) -> None:
+    cv2.setNumThreads(0)

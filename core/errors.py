@@ -1,0 +1,27 @@
+"""Errors that are the user's to mend. Tools print them as one line and exit with status 2."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something outside the code is wrong; the message names the key, file or layer first."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown, missing or mistyped; the message begins with its dotted path."""
+
+
+class DataError(UserError):
+    """A file of the data set is missing or broken, or contradicts the config."""
+
+
+class CheckpointError(UserError):
+    """Weights cannot be opened or do not fit the network; the message begins with their path."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on, for instance because a loss is not finite."""
+
+
+class ExportError(UserError):
+    """A model cannot be exported, or the exported file answers differently from the model."""

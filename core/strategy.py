@@ -1,0 +1,116 @@
+"""What a compression method is to the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from paddle import Tensor
+from paddle.nn import Layer
+
+from core.task import Arrays, Batch, Losses, Outputs, Task
+
+Record = dict[str, Any]  # plain JSON: the edits that `replay` makes again on a fresh model
+
+
+class Phase(IntEnum):
+    """Order in which strategies that begin together are attached."""
+
+    SHAPE = 0  # removes channels: everything else sees the final shapes
+    GRID = 1  # replaces layers by quantized ones: nothing may replace layers after it
+    LOSS = 2  # only listens, so it must tap the layers that are really there
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the engine offers to a strategy when it attaches."""
+
+    task: Task
+    epoch: int
+    end_epoch: int
+    seed: int
+    rank: int
+    world: int
+    save_dir: Path
+    calibration: Callable[[int], Iterator[Batch]]  # batches of about so many training samples
+    evaluate: Callable[[Layer], dict[str, float]]  # the task's metric on the validation split
+    teacher_config: dict[str, Any] | None = None  # what `--distill_config` said
+
+
+@dataclass(frozen=True)
+class StrategyConfig:
+    """Settings every strategy has: its window [start_epoch, end_epoch) and its learning rate.
+
+    `end_epoch: null` means the end of training. `learning_rate_scale` applies inside the window.
+    """
+
+    start_epoch: int = 0
+    end_epoch: int | None = None
+    learning_rate_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.start_epoch < 0:
+            raise ValueError(f"start_epoch: expected 0 or more, got {self.start_epoch}")
+        if self.learning_rate_scale <= 0:
+            raise ValueError(f"learning_rate_scale: expected > 0, got {self.learning_rate_scale}")
+
+
+class Strategy:
+    """One compression method, live for one window of epochs. The base does nothing.
+
+    A subclass names its settings in `Config` (a frozen `StrategyConfig`), its `phase`, and is
+    listed in `core.recipe`. After `detach` the model must run without it.
+    """
+
+    Config: ClassVar[type[StrategyConfig]] = StrategyConfig
+    phase: ClassVar[Phase] = Phase.LOSS
+    needs_teacher: ClassVar[bool] = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def attach(self, model: Layer, context: Context) -> None:
+        """Edit the model in place and add hooks; called again, without edits, after a resume.
+
+        A resumed engine has replayed `record` on the model and calls `load_state_dict` next.
+        """
+
+    def losses(self, batch: Batch, outputs: Outputs) -> Losses:
+        """Return extra, already weighted loss terms for one training step."""
+        return {}
+
+    def parameters(self) -> list[Tensor]:
+        """Return what the strategy trains itself and the model does not hold."""
+        return []
+
+    def before_epoch(self, epoch: int) -> bool:
+        """Prepare an epoch; True says that the model's parameters were replaced."""
+        return False
+
+    def after_step(self) -> None:
+        """Act after each optimizer step."""
+
+    def detach(self, model: Layer) -> None:
+        """Drop hooks, keep the edits."""
+
+    def record(self) -> Record | None:
+        """Return the edits made so far as plain JSON; None if the structure is untouched."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run must restore (arrays and plain values)."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+
+    @staticmethod
+    def replay(model: Layer, record: Record) -> None:
+        """Make the recorded edits on a freshly built model of the same architecture."""
+        raise TypeError("this strategy records no edits")
+
+
+__all__ = ["Arrays", "Context", "Phase", "Record", "Strategy", "StrategyConfig"]

@@ -1,0 +1,191 @@
+"""What a task is to the core: data, model, loss and metric, and hints for compression.
+
+`core` imports no task. A config names one under `task.name`: a folder in `tasks/`, or the dotted
+path of a package anywhere; the package offers `Config` (a frozen dataclass) and `Task`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from paddle import Tensor
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.config import read, suggest
+from core.errors import ConfigError
+
+Split = Literal["train", "val"]
+Arrays = dict[str, np.ndarray]
+Sample = dict[str, np.ndarray]  # one item of a data set: arrays without a batch dimension
+Batch = dict[str, Tensor]
+Outputs = dict[str, Tensor]
+Losses = dict[str, Tensor]  # named terms, already weighted; the engine adds them up
+Forward = Callable[..., Arrays]  # a model, eager or exported, as arrays in, named arrays out
+
+
+class Dataset(Protocol):
+    """A split of the data. All randomness comes from the generator that is passed in."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Read item `index`; augment it if this is the training split.
+
+        Raises:
+            DataError: The item is missing or broken; the message begins with the file.
+        """
+        ...
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        """Make a batch; `core.data.stack` does for most, mixup and cutmix have their place here."""
+        ...
+
+
+class Metric(Protocol):
+    """Counts over a split, in numpy; merging the states of two processes equals counting once."""
+
+    primary: str  # which entry of compute() decides what "best" is
+    higher_is_better: bool
+
+    def reset(self) -> None: ...
+
+    def update(self, outputs: Arrays, batch: Arrays) -> None: ...
+
+    def state(self) -> Any:
+        """Return the counts as something picklable."""
+        ...
+
+    def merge(self, states: list[Any]) -> None:
+        """Replace the counts by the sum of what `state` returned in each process."""
+        ...
+
+    def compute(self) -> dict[str, float]: ...
+
+    def report(self) -> str:
+        """Return a table for people (per class, per joint); may be empty."""
+        ...
+
+
+@dataclass(frozen=True)
+class DistillPoint:
+    """A layer whose output a student may imitate."""
+
+    layer: str  # dotted path in the model
+    output: Literal["class_logits", "heatmap", "feature"]
+
+
+@dataclass(frozen=True)
+class QatBudget:
+    """How much of the normal training quantization-aware training takes, by default."""
+
+    learning_rate_scale: float = 0.1
+    epochs_scale: float = 0.2
+    warmup: bool = True
+
+
+@dataclass(frozen=True)
+class SlimHints:
+    """What a task knows about compressing its model; layers are globs on dotted paths."""
+
+    distill_points: tuple[DistillPoint, ...] = ()
+    never_prune: tuple[str, ...] = ()
+    never_quantize: tuple[str, ...] = ()
+    qat_budget: QatBudget = QatBudget()
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Data, model, loss, metric and their deployment; holds no training state.
+
+    `config` is the task's frozen dataclass. By convention it has `model` with `name`, `pretrained`
+    (None, True, a path or a URL) and `reinit` (globs of weights that stay as initialised), and
+    `data` with `root`. A batch names the model's inputs as `input_spec` does.
+    """
+
+    name: str
+    config: Any
+
+    def build_model(self) -> Layer:
+        """Build the network with fresh weights; parameter names are those of published weights."""
+        ...
+
+    def pretrained_url(self) -> str:
+        """Return where the published weights of this network are, for `model.pretrained: true`.
+
+        Raises:
+            ConfigError: None are known.
+        """
+        ...
+
+    def build_dataset(self, split: Split) -> Dataset: ...
+
+    def name_outputs(self, raw: Any) -> Outputs:
+        """Name what the model's forward returned; the main output comes first."""
+        ...
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses: ...
+
+    def infer(self, run: Forward, batch: Arrays) -> Arrays:
+        """Evaluate a batch: call `run` as often as flip test or sliding windows want."""
+        ...
+
+    def build_metric(self) -> Metric: ...
+
+    def input_spec(self) -> list[InputSpec]:
+        """Describe the inputs; None marks a free dimension. Pruning traces it, export saves it."""
+        ...
+
+    def slim_hints(self, model: Layer) -> SlimHints: ...
+
+    def deploy_model(self, model: Layer, ending: str) -> Layer:
+        """Return a layer whose forward ends as asked (`raw` is the network as it is).
+
+        Its forward returns a dict of named tensors.
+
+        Raises:
+            ConfigError: An ending this task does not have.
+        """
+        ...
+
+    def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
+        """Turn an RGB image [H, W, 3] uint8 into one sample and whatever postprocess needs."""
+        ...
+
+    def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:
+        """Turn the outputs for one image (batch of 1) into plain values: labels, mask, points."""
+        ...
+
+    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        """Return the RGB image with the prediction drawn on it."""
+        ...
+
+
+def build_task(name: str, settings: Mapping[str, Any]) -> Task:
+    """Import the package of a task and build it from its section of the config.
+
+    Raises:
+        ConfigError: No such package, it is not a task, or a setting is wrong.
+    """
+    module = name if "." in name else f"tasks.{name}"
+    try:
+        package = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise ConfigError(f"task.name: no task {name!r}{suggest(name, _own_tasks())}") from error
+    if not hasattr(package, "Config") or not hasattr(package, "Task"):
+        raise ConfigError(f"task.name: package {module!r} has no Config and Task")
+    task: Task = package.Task(read(package.Config, settings))
+    return task
+
+
+def _own_tasks() -> list[str]:
+    import pkgutil
+
+    tasks = importlib.import_module("tasks")
+    return [entry.name for entry in pkgutil.iter_modules(tasks.__path__)]
