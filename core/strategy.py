@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core.task import Arrays, Batch, Losses, Outputs, Task
+from core.task import Batch, Losses, Outputs, Task
 
 Record = dict[str, Any]  # plain JSON: the edits that `replay` makes again on a fresh model
 
@@ -38,6 +38,7 @@ class Context:
     calibration: Callable[[int], Iterator[Batch]]  # batches of about so many training samples
     evaluate: Callable[[Layer], dict[str, float]]  # the task's metric on the validation split
     teacher_config: dict[str, Any] | None = None  # what `--distill_config` said
+    resuming: bool = False  # the edits have been replayed: add hooks, edit nothing
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,3 @@ class Strategy:
     def replay(model: Layer, record: Record) -> None:
         """Make the recorded edits on a freshly built model of the same architecture."""
         raise TypeError("this strategy records no edits")
-
-
-__all__ = ["Arrays", "Context", "Phase", "Record", "Strategy", "StrategyConfig"]

@@ -1,0 +1,355 @@
+"""Checkpoints that describe themselves, are written atomically and are safe to open.
+
+A checkpoint is a folder: `model.pdparams` (what the network learnt, under the names of published
+weights), `model.json` (task settings, structure edits, metrics) and, where training can go on from
+it, `training.pdopt`. Structure edits are replayed first, then the weights are loaded strictly.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+
+from core.config import suggest, to_mapping
+from core.errors import CheckpointError, ConfigError
+from core.layers import match
+from core.recipe import strategy_class
+from core.task import Task, build_task
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION, TRAINING = "model.pdparams", "model.json", "training.pdopt"
+Edit = tuple[str, dict[str, Any]]  # kind of strategy, its record
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself; plain JSON."""
+
+    task: str
+    settings: dict[str, Any]
+    edits: list[Edit] = field(default_factory=list)
+    epoch: int = 0  # epochs finished
+    metrics: dict[str, float] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def describe(
+    task: Task, edits: Sequence[Edit] = (), epoch: int = 0, metrics: Mapping[str, float] = {}
+) -> Description:
+    """Describe a task and the edits made on its model."""
+    settings = to_mapping(task.config)
+    return Description(task.name, settings, list(edits), epoch, dict(metrics))
+
+
+def save(
+    folder: Path,
+    description: Description,
+    weights: Mapping[str, Any],
+    training: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint folder; whatever happens, the one there before or the new one is whole.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
+    """
+    with replacing(folder) as partial:
+        _dump(partial / WEIGHTS, dict(weights))
+        if training is not None:
+            _dump(partial / TRAINING, dict(training))
+        text = json.dumps(asdict(description), indent=1, ensure_ascii=False)
+        (partial / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a fresh folder to fill, which takes the place of `folder` when the block ends well.
+
+    The replaced folder is renamed first and removed last, so that a process killed in between
+    leaves it where `settle` finds it.
+
+    Raises:
+        CheckpointError: Something cannot be written; what was there stays.
+    """
+    partial, old = _sibling(folder, "partial"), _sibling(folder, "old")
+    try:
+        settle(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        _flush_to_disk(partial)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def settle(folder: Path) -> None:
+    """Bring back the folder whose replacement was interrupted between two renames."""
+    old = _sibling(folder, "old")
+    if old.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+
+
+def weights_path(path: str | Path) -> Path:
+    """Return the weights file meant by a file, a checkpoint folder or a name without ending.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    path = Path(path)
+    settle(path.parent if path.suffix == ".pdparams" else path)
+    candidates = (path / WEIGHTS, path, path.with_name(path.name + ".pdparams"))
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise CheckpointError(f"{path}: no such weights file")
+
+
+def load_description(weights: str | Path) -> Description | None:
+    """Read what lies beside a weights file; None if nothing does (published weights).
+
+    Raises:
+        CheckpointError: The description is broken or of another format.
+    """
+    path = weights_path(weights).with_name(DESCRIPTION)
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["edits"] = [(kind, record) for kind, record in content["edits"]]
+        description = Description(**content)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: not a description of a checkpoint: {error}") from error
+    if description.format != FORMAT:
+        raise CheckpointError(f"{path}: format {description.format}, expected {FORMAT}")
+    return description
+
+
+def load_arrays(path: str | Path) -> dict[str, Any]:
+    """Read a `.pdparams` or `.pdopt` file without running any code it may hold.
+
+    Raises:
+        CheckpointError: The file is broken, or holds anything but arrays and plain values.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = _ArrayUnpickler(file).load()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except _RefusedError as error:
+        raise CheckpointError(f"{path}: refused: {error}") from error
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path}: broken or not a Paddle file: {error}") from error
+    except (AttributeError, ImportError, IndexError, MemoryError) as error:
+        raise CheckpointError(f"{path}: broken or not a Paddle file: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: holds no dictionary of arrays")
+    content.pop("StructuredToParameterName@@", None)
+    return content
+
+
+def assign(
+    model: Layer, weights: Mapping[str, Any], source: str, reinit: Sequence[str] = ()
+) -> None:
+    """Load weights strictly: every entry present, known and of the right shape.
+
+    Args:
+        model: The network.
+        weights: Arrays by structured name.
+        source: Where they come from, for messages.
+        reinit: Globs of entries that keep the network's fresh values, whatever the file has.
+
+    Raises:
+        CheckpointError: Anything does not fit; nothing is loaded then.
+        ConfigError: A glob of `reinit` matches nothing.
+    """
+    own = model.state_dict()
+    kept = set(match(reinit, list(own), "model.reinit")) if reinit else set()
+    given = {name: _as_array(value) for name, value in weights.items()}
+    missing = [name for name in own if name not in given and name not in kept]
+    unknown = [name for name in given if name not in own and name not in kept]
+    shapes = [
+        name
+        for name in own
+        if name in given and name not in kept and tuple(own[name].shape) != given[name].shape
+    ]
+    if missing or unknown or shapes:
+        raise CheckpointError(_misfit(source, own, given, missing, unknown, shapes))
+    for name, tensor in own.items():
+        if name not in kept:
+            tensor.set_value(given[name].astype(_numpy_dtype(tensor), copy=False))
+
+
+def load_pretrained(task: Task, model: Layer) -> list[Edit]:
+    """Load what the config's `model.pretrained` names, strictly, and return the edits replayed.
+
+    Raises:
+        CheckpointError: The file does not fit the network.
+        ConfigError: `true`, but no published weights are known.
+    """
+    wanted, reinit = task.config.model.pretrained, task.config.model.reinit
+    if not wanted:
+        if reinit:
+            raise ConfigError("model.reinit: has no meaning without model.pretrained")
+        return []
+    source = task.pretrained_url() if wanted is True else str(wanted)
+    is_url = source.startswith(("http://", "https://"))
+    path = weights_path(_download(source) if is_url else source)
+    description = load_description(path)
+    edits = description.edits if description else []
+    replay(model, edits)
+    assign(model, load_arrays(path), str(path), reinit)
+    return edits
+
+
+def restore(path: str | Path, task: Task | None = None) -> tuple[Task, Layer]:
+    """Rebuild the model of a checkpoint, in evaluation mode, from its path alone.
+
+    Args:
+        path: Weights file or checkpoint folder.
+        task: Use this task instead of the one described (other data, or published weights that
+            have no description).
+
+    Raises:
+        CheckpointError: No description and no task, or weights that do not fit.
+    """
+    path = weights_path(path)
+    description = load_description(path)
+    if task is None:
+        if description is None:
+            raise CheckpointError(f"{path}: no {DESCRIPTION} beside it; name a config with -c")
+        task = build_task(description.task, description.settings)
+    elif description is not None and description.task != task.name:
+        raise CheckpointError(
+            f"{path}: weights of the task {description.task!r}, the config is of {task.name!r}"
+        )
+    model = task.build_model()
+    replay(model, description.edits if description else [])
+    assign(model, load_arrays(path), str(path))
+    model.eval()
+    return task, model
+
+
+def replay(model: Layer, edits: Sequence[Edit]) -> None:
+    """Make recorded structure edits on a fresh model, in their order."""
+    for kind, record in edits:
+        strategy_class(kind, "edits").replay(model, record)
+
+
+class _RefusedError(Exception):
+    pass
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles arrays and plain containers only."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            if name in ("_reconstruct", "scalar"):
+                return getattr(np.core.multiarray, name)
+        elif module == "numpy" and name in ("ndarray", "dtype"):
+            return getattr(np, name)
+        elif (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        elif (module, name) == ("_codecs", "encode"):
+            import _codecs
+
+            return _codecs.encode
+        elif module in ("builtins", "__builtin__") and name in ("tuple", "list", "dict", "set"):
+            return {"tuple": tuple, "list": list, "dict": dict, "set": set}[name]
+        raise _RefusedError(f"it asks for {module}.{name}, which weights do not need")
+
+
+def _dump(path: Path, content: dict[str, Any]) -> None:
+    plain = _to_numpy(content)
+    with open(path, "wb") as file:
+        pickle.dump(plain, file, protocol=4)
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, paddle.Tensor):
+        return value.numpy()
+    if isinstance(value, dict):
+        return {key: _to_numpy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_numpy(item) for item in value)
+    return value
+
+
+def _as_array(value: Any) -> np.ndarray:
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        value = value[1]  # (name, array): how paddle.save writes a lone tensor
+    return np.asarray(value)
+
+
+def _numpy_dtype(tensor: paddle.Tensor) -> Any:
+    return tensor.numpy().dtype
+
+
+def _misfit(
+    source: str,
+    own: Mapping[str, paddle.Tensor],
+    given: Mapping[str, np.ndarray],
+    missing: list[str],
+    unknown: list[str],
+    shapes: list[str],
+) -> str:
+    parts = []
+    if shapes:
+        name = shapes[0]
+        parts.append(
+            f"{name} is {list(own[name].shape)} in the network, {list(given[name].shape)} in the "
+            f"file" + (f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else "")
+        )
+    if missing:
+        parts.append(f"{len(missing)} missing, first {missing[0]}{suggest(missing[0], unknown)}")
+    if unknown:
+        parts.append(f"{len(unknown)} unknown to the network, first {unknown[0]}")
+    text = f"{source}: weights of another network: " + "; ".join(parts)
+    if not unknown and len(shapes) + len(missing) <= len(own) // 4:
+        globs = sorted({name.rpartition(".")[0] + ".*" for name in shapes + missing})
+        text += f". To start these layers anew: -o 'model.reinit=[{', '.join(globs)}]'"
+    return text
+
+
+def _download(url: str) -> str:
+    from paddle.utils.download import get_weights_path_from_url
+
+    try:
+        path: str = get_weights_path_from_url(url)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise CheckpointError(f"{url}: cannot be downloaded: {error}") from error
+    return path
+
+
+def _sibling(folder: Path, suffix: str) -> Path:
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
+def _flush_to_disk(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())

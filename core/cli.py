@@ -1,0 +1,49 @@
+"""What every tool shares: overrides on the command line, logging, errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+from core.errors import UserError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Call a tool's main and leave the process with its status.
+
+    A `UserError` is printed as one line on standard error (status 2), Ctrl-C as a short word
+    (status 130); anything else is a defect of ours and keeps its traceback.
+    """
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status or 0)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add `-c CONFIG` and the repeatable `-o key.sub=value`."""
+    parser.add_argument(
+        "-c", "--config", required=required, metavar="YML", help="config of the task and training"
+    )
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        default=[],
+        metavar="key.sub=value",
+        help="change one setting of the config; may be repeated",
+    )

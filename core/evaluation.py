@@ -1,0 +1,56 @@
+"""Measure a model, eager or exported, with the task's metric over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+from tqdm import tqdm
+
+from core.data import Loader
+from core.distributed import gather
+from core.task import Arrays, Forward, Metric, Task
+
+
+def eager_forward(task: Task, model: Layer) -> Forward:
+    """Return the model as arrays in, named arrays out, without gradients."""
+
+    def run(*inputs: np.ndarray) -> Arrays:
+        with paddle.no_grad():
+            raw = model(*[paddle.to_tensor(value) for value in inputs])
+        return {name: tensor.numpy() for name, tensor in task.name_outputs(raw).items()}
+
+    return run
+
+
+def evaluate(task: Task, run: Forward, loader: Loader, progress: bool = False) -> Metric:
+    """Run the validation split through `run` and return the filled metric.
+
+    With several processes each measures its share, and all get the metric of the whole.
+    """
+    metric = task.build_metric()
+    metric.reset()
+    batches: Iterable[dict[str, Any]] = loader.epoch()
+    if progress:
+        batches = tqdm(batches, total=len(loader), desc="evaluate", leave=False, disable=None)
+    for batch in batches:
+        arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+        metric.update(task.infer(run, arrays), arrays)
+    states = gather(metric.state())
+    if len(states) > 1:
+        metric.merge(states)
+    return metric
+
+
+def evaluate_model(task: Task, model: Layer, loader: Loader, progress: bool = False) -> Metric:
+    """Evaluate an eager model in evaluation mode, then put it back in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        return evaluate(task, eager_forward(task, model), loader, progress)
+    finally:
+        if was_training:
+            model.train()

@@ -1,0 +1,218 @@
+"""Optimizers and learning-rate schedules from typed settings; state kept by parameter path."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from core.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Stochastic gradient descent with (Nesterov) momentum."""
+
+    kind: ClassVar[str] = "momentum"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    no_weight_decay: tuple[str, ...] = ()  # globs on parameter paths
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Plain stochastic gradient descent."""
+
+    kind: ClassVar[str] = "sgd"
+    weight_decay: float = 0.0
+    no_weight_decay: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    kind: ClassVar[str] = "adamw"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    no_weight_decay: tuple[str, ...] = ()
+
+
+OptimizerConfig = Momentum | Sgd | AdamW
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from the rate down to `end_factor` of it."""
+
+    kind: ClassVar[str] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0  # fraction of the rate at the first step of the warm-up
+    end_factor: float = 0.0
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return the fraction of the rate at `progress` in [0, 1]."""
+        half = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.end_factor + (1.0 - self.end_factor) * half
+
+
+@dataclass(frozen=True)
+class Poly:
+    """Polynomial decay, (1 - progress) ** power."""
+
+    kind: ClassVar[str] = "poly"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    power: float = 0.9
+    end_factor: float = 0.0
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return the fraction of the rate at `progress` in [0, 1]."""
+        return self.end_factor + (1.0 - self.end_factor) * (1.0 - progress) ** self.power
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """The rate times `gamma` at each milestone (an epoch)."""
+
+    kind: ClassVar[str] = "piecewise"
+    milestones: tuple[float, ...]
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    gamma: float = 0.1
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return the fraction of the rate in (fractional) epoch `epoch`."""
+        return float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The rate as it is, after the warm-up."""
+
+    kind: ClassVar[str] = "constant"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return 1."""
+        return 1.0
+
+
+ScheduleConfig = Cosine | Poly | Piecewise | Constant
+
+
+def learning_rate(
+    rate: float, schedule: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: int
+) -> float:
+    """Return the learning rate of optimizer step `step` (from 0): warm-up, then the schedule.
+
+    The schedule runs over the steps after the warm-up; its last step is `total_steps - 1`, whose
+    rate is one step short of the end, as in Paddle's CosineAnnealingDecay(T_max=total).
+    """
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return rate * (schedule.warmup_start + (1.0 - schedule.warmup_start) * step / warmup)
+    progress = (step - warmup) / max(total_steps - warmup, 1)
+    return rate * schedule.factor(min(progress, 1.0), step / steps_per_epoch)
+
+
+class Optimizer:
+    """One of Paddle's optimizers over parameters known by path.
+
+    Args:
+        parameters: Trainable tensors by path; paths name the state and the no-decay groups.
+        config: Which optimizer.
+        clip_norm: Largest global norm of the gradients, or None.
+
+    Raises:
+        ConfigError: Nothing to train, or a `no_weight_decay` glob that matches nothing.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], config: OptimizerConfig, clip_norm: float | None
+    ) -> None:
+        self.parameters = {n: p for n, p in parameters.items() if not p.stop_gradient}
+        if not self.parameters:
+            raise ConfigError("model: no parameter is left to train")
+        groups = _groups(self.parameters, parameters, config)
+        clip = paddle.nn.ClipGradByGlobalNorm(clip_norm) if clip_norm else None
+        self._paddle = _build(groups, config, clip)
+
+    def step(self, rate: float) -> None:
+        """Update with this learning rate, then forget the gradients."""
+        self._paddle.set_lr(rate)
+        self._paddle.step()
+        self._paddle.clear_grad(set_to_zero=False)
+
+    def state_dict(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return the accumulators, by name and parameter path."""
+        paths = {parameter.name: path for path, parameter in self.parameters.items()}
+        return {
+            name: {paths[key]: tensor.numpy() for key, tensor in by_parameter.items()}
+            for name, by_parameter in self._paddle._accumulators.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            CheckpointError: The state is of other parameters or of another optimizer.
+        """
+        if not state:
+            return  # saved before the first step
+        self._paddle._create_accumulators(
+            paddle.base.framework.default_main_program().global_block(),
+            list(self.parameters.values()),
+        )
+        own = self._paddle._accumulators
+        for name in {*own, *state}:
+            paths = {self.parameters[path].name for path in state.get(name, {})}
+            if paths != set(own.get(name, {})):
+                raise CheckpointError(
+                    f"train.optimizer: the checkpoint's state {name!r} is of another optimizer"
+                )
+        for name, by_path in state.items():
+            for path, array in by_path.items():
+                own[name][self.parameters[path].name].set_value(array)
+
+
+def _groups(
+    trainable: Mapping[str, Tensor], everything: Mapping[str, Tensor], config: OptimizerConfig
+) -> list[dict[str, Any]]:
+    spared: set[str] = set()
+    for pattern in config.no_weight_decay:
+        hits = fnmatch.filter(everything, pattern)
+        if not hits:
+            raise ConfigError(f"train.optimizer.no_weight_decay: {pattern!r} matches nothing")
+        spared.update(hits)
+    decayed = [p for name, p in trainable.items() if name not in spared]
+    plain = [p for name, p in trainable.items() if name in spared]
+    groups = []
+    if decayed:
+        groups.append({"params": decayed, "weight_decay": config.weight_decay})
+    if plain:
+        groups.append({"params": plain, "weight_decay": 0.0})
+    return groups
+
+
+def _build(groups: Sequence[dict[str, Any]], config: OptimizerConfig, clip: Any) -> Any:
+    shared = {"learning_rate": 1.0, "parameters": list(groups), "grad_clip": clip}
+    if isinstance(config, Momentum):
+        return paddle.optimizer.Momentum(
+            momentum=config.momentum, use_nesterov=config.nesterov, **shared
+        )
+    if isinstance(config, AdamW):
+        return paddle.optimizer.AdamW(
+            beta1=config.beta1, beta2=config.beta2, epsilon=config.epsilon, **shared
+        )
+    return paddle.optimizer.SGD(**shared)

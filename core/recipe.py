@@ -1,0 +1,161 @@
+"""Recipes: which strategies work on a run, in which windows of epochs, and every ordering rule."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from core.config import read, suggest
+from core.errors import ConfigError
+from core.strategy import Phase, Strategy, StrategyConfig
+
+# kind -> module:class. A new strategy is one folder in core/ and one line here.
+KINDS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One strategy of a recipe with its window settled."""
+
+    kind: str
+    strategy: type[Strategy]
+    config: StrategyConfig
+
+    @property
+    def start(self) -> int:
+        """First epoch of the window."""
+        return self.config.start_epoch
+
+    @property
+    def end(self) -> int:
+        """First epoch after the window."""
+        assert self.config.end_epoch is not None
+        return self.config.end_epoch
+
+    def active(self, epoch: int) -> bool:
+        """Tell whether the window holds this epoch."""
+        return self.start <= epoch < self.end
+
+    def build(self) -> Strategy:
+        """Build the strategy."""
+        return self.strategy(self.config)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Strategies of a run; without any, it is plain training."""
+
+    steps: tuple[Step, ...] = ()
+
+    def active(self, epoch: int) -> list[Step]:
+        """Return the steps at work in an epoch, by phase, then as listed."""
+        return sorted((s for s in self.steps if s.active(epoch)), key=lambda s: s.strategy.phase)
+
+    def is_boundary(self, epoch: int) -> bool:
+        """Tell whether a window opens or closes at the beginning of an epoch."""
+        return any(epoch in (step.start, step.end) for step in self.steps)
+
+
+def strategy_class(kind: str, path: str) -> type[Strategy]:
+    """Find the class behind a kind: one of the table, or `package.module:Class` from outside.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    target = KINDS.get(kind, kind)
+    module, colon, name = target.partition(":")
+    if not colon:
+        raise ConfigError(f"{path}.kind: no strategy {kind!r}{suggest(kind, list(KINDS))}")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"{path}.kind: no strategy {kind!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise ConfigError(f"{path}.kind: {kind!r} is not a Strategy")
+    return found
+
+
+def recipe_epochs(mapping: Mapping[str, Any]) -> int | None:
+    """Return how many epochs the recipe itself asks for, if it does.
+
+    Raises:
+        ConfigError: Not a positive whole number.
+    """
+    epochs = mapping.get("epochs")
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
+        raise ConfigError(f"epochs: expected int, got {epochs!r}")
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs: expected 1 or more, got {epochs}")
+    return epochs
+
+
+def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> Recipe:
+    """Check a recipe against the length of training and the rules of order.
+
+    Args:
+        mapping: `{epochs: N, strategies: [{kind, start_epoch, end_epoch, ...}, ...]}`.
+        epochs: How long the run trains.
+        has_teacher: Whether a teacher was given.
+
+    Raises:
+        ConfigError: A rule is broken; the message begins with the strategy.
+    """
+    for key in mapping:
+        if key not in ("epochs", "strategies"):
+            raise ConfigError(f"{key}: unknown key{suggest(str(key), ['epochs', 'strategies'])}")
+    entries = mapping.get("strategies", [])
+    if not isinstance(entries, list):
+        raise ConfigError(f"strategies: expected a list, got {type(entries).__name__}")
+    steps = tuple(_read_step(entry, i, epochs) for i, entry in enumerate(entries))
+    _check_order(steps)
+    wants_teacher = [i for i, step in enumerate(steps) if step.strategy.needs_teacher]
+    if wants_teacher and not has_teacher:
+        i = wants_teacher[0]
+        raise ConfigError(f"{_name(i, steps[i])}: needs a teacher; give --distill_config")
+    if has_teacher and not wants_teacher:
+        raise ConfigError("distill_config: no strategy of the recipe takes a teacher")
+    return Recipe(steps)
+
+
+def _read_step(entry: Any, index: int, epochs: int) -> Step:
+    path = f"strategies.{index}"
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+        raise ConfigError(f"{path}.kind: required, but not given")
+    kind = entry["kind"]
+    strategy = strategy_class(kind, path)
+    settings = {key: value for key, value in entry.items() if key != "kind"}
+    config = read(strategy.Config, settings, path)
+    end = config.end_epoch
+    if end is None:
+        # pruning cuts when its window opens; what follows is fine-tuning
+        end = config.start_epoch + 1 if strategy.phase == Phase.SHAPE else epochs
+    step = Step(kind, strategy, replace(config, end_epoch=end))
+    window = f"[{step.start}, {step.end})"
+    if step.start >= epochs or step.end > epochs:
+        raise ConfigError(f"{_name(index, step)}: window {window} is past the end, {epochs} epochs")
+    if step.start >= step.end:
+        raise ConfigError(f"{_name(index, step)}: window {window} is empty")
+    return step
+
+
+def _check_order(steps: tuple[Step, ...]) -> None:
+    for i, step in enumerate(steps):
+        for j, other in enumerate(steps):
+            if i == j or step.strategy.phase != Phase.GRID:
+                continue
+            if other.strategy.phase == Phase.GRID and step.start <= other.start:
+                raise ConfigError(
+                    f"{_name(j, other)}: the model is already quantized by {_name(i, step)}"
+                )
+            if other.strategy.phase == Phase.SHAPE and other.end > step.start:
+                raise ConfigError(
+                    f"{_name(j, other)}: channels cannot be removed beside or after "
+                    f"quantization, and {_name(i, step)} begins at epoch {step.start}"
+                )
+
+
+def _name(index: int, step: Step) -> str:
+    return f"strategies.{index} ({step.kind})"
