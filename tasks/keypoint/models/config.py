@@ -1,0 +1,93 @@
+"""Settings of a keypoint network, and where its published weights are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from core.errors import ConfigError
+
+NetworkName = Literal["lite_hrnet_18", "lite_hrnet_30", "hrnet_w32", "hrnet_w48", "upsampling"]
+
+# COCO, 17 keypoints; by network and height of the images they were trained on
+_MODELS = "https://paddle-model-ecology.bj.bcebos.com/model/hrnet_pose"
+_ZOO = "https://bj.bcebos.com/v1/paddledet/models/keypoint"
+PUBLISHED = MappingProxyType(
+    {
+        ("hrnet_w32", 256): f"{_MODELS}/hrnet_w32_256x192.pdparams",
+        ("hrnet_w32", 384): "https://paddledet.bj.bcebos.com/models/keypoint/"
+        "hrnet_w32_384x288.pdparams",
+        ("lite_hrnet_30", 256): f"{_MODELS}/lite_hrnet_30_256x192_coco.pdparams",
+        ("lite_hrnet_30", 384): f"{_ZOO}/lite_hrnet_30_384x288_coco.pdparams",
+        ("lite_hrnet_18", 256): f"{_ZOO}/lite_hrnet_18_256x192_coco.pdparams",
+        ("lite_hrnet_18", 384): f"{_ZOO}/lite_hrnet_18_384x288_coco.pdparams",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of the network.
+
+    Attributes:
+        name: The network; `upsampling` is a PaddleClas backbone with a light decoder.
+        num_joints: Number of keypoints, that is of heatmaps.
+        pretrained: Start from a checkpoint or a published `.pdparams` (path or URL), or `true`
+            for the COCO weights of this network.
+        reinit: Globs of weights that keep their fresh values instead.
+        backbone: For `upsampling` only: a network of PaddleClas by name, such as PPLCNet_x1_0.
+        decoder_widths: For `upsampling` only: channels of the decoder at strides 32, 16, 8, 4.
+        freeze_at: How many stages, counted from the image, are not trained: 0 none, 1 the stem,
+            2 the first stage as well, and so on.
+        freeze_norm: Keep all batch normalizations as they were loaded.
+    """
+
+    name: NetworkName
+    num_joints: int = 17
+    pretrained: bool | str | None = None
+    reinit: tuple[str, ...] = ()
+    backbone: str | None = None
+    decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+    freeze_at: int = 0
+    freeze_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_joints < 1:
+            raise ValueError(f"num_joints: expected 1 or more, got {self.num_joints}")
+        if self.name == "upsampling" and self.backbone is None:
+            raise ValueError(
+                "backbone: 'upsampling' needs the name of a PaddleClas network, "
+                "for instance PPLCNet_x1_0, got nothing"
+            )
+        if self.name != "upsampling" and self.backbone is not None:
+            raise ValueError(
+                f"backbone: {self.name!r} has its own, only 'upsampling' takes one, "
+                f"got {self.backbone!r}"
+            )
+        if min(self.decoder_widths) < 1:
+            raise ValueError(
+                f"decoder_widths: expected positive numbers, got {list(self.decoder_widths)}"
+            )
+        if self.freeze_at < 0:
+            raise ValueError(f"freeze_at: expected 0 or more, got {self.freeze_at}")
+
+
+def published_url(config: ModelConfig, height: int = 256) -> str:
+    """Return where the published COCO weights of a network are.
+
+    Args:
+        config: The network.
+        height: Height of the input; weights trained at 384x288 are taken from 384 on.
+
+    Raises:
+        ConfigError: None are known.
+    """
+    url = PUBLISHED.get((config.name, 384 if height >= 384 else 256))
+    if url is None:
+        known = ", ".join(sorted({name for name, _ in PUBLISHED}))
+        raise ConfigError(
+            f"model.pretrained: no published weights are known for {config.name!r} "
+            f"(known: {known}); give the path of a file instead"
+        )
+    return url

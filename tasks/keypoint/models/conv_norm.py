@@ -1,0 +1,115 @@
+"""The building block that all keypoint networks share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import paddle.nn.functional as F
+from paddle import ParamAttr, Tensor
+from paddle.nn import BatchNorm2D, Conv2D, Layer, Sequential
+from paddle.nn.initializer import Normal
+
+
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int = 1,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    std: float = 0.001,
+) -> Conv2D:
+    """Build a convolution that keeps the size (over `stride`), with weights from N(0, std)."""
+    return Conv2D(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        groups=groups,
+        weight_attr=ParamAttr(initializer=Normal(0.0, std)),
+        bias_attr=None if bias else False,
+    )
+
+
+class ConvNorm(Layer):
+    """Convolution, batch normalization, activation; without the norm the convolution has a bias."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        norm: bool = True,
+        activation: Literal["relu", "sigmoid"] | None = None,
+        std: float = 0.001,
+    ) -> None:
+        super().__init__()
+        self.conv = conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            groups=groups,
+            bias=not norm,
+            std=std,
+        )
+        self.norm = BatchNorm2D(out_channels) if norm else None
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.activation == "relu":
+            return F.relu(x)
+        if self.activation == "sigmoid":
+            return F.sigmoid(x)
+        return x
+
+
+def depthwise(channels: int, kernel_size: int = 3, *, stride: int = 1) -> ConvNorm:
+    """Build a depthwise convolution with its norm."""
+    return ConvNorm(channels, channels, kernel_size, stride=stride, groups=channels)
+
+
+def pointwise(in_channels: int, out_channels: int) -> ConvNorm:
+    """Build a 1x1 convolution with norm and ReLU."""
+    return ConvNorm(in_channels, out_channels, activation="relu")
+
+
+class SeparableConv(Layer):
+    """Depthwise, then pointwise convolution with ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.depthwise_conv = depthwise(in_channels, kernel_size)
+        self.pointwise_conv = pointwise(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pointwise_conv(self.depthwise_conv(x))
+
+
+def resize_like(x: Tensor, target: Tensor, *, smooth: bool = False) -> Tensor:
+    """Scale a feature map to the height and width of another, to the nearest or bilinearly."""
+    size = target.shape[-2:]
+    if list(x.shape[-2:]) == list(size):
+        return x
+    if smooth:
+        return F.interpolate(x, size, mode="bilinear", align_corners=True)
+    return F.interpolate(x, size, mode="nearest")
+
+
+__all__ = [
+    "ConvNorm",
+    "SeparableConv",
+    "Sequential",
+    "conv2d",
+    "depthwise",
+    "pointwise",
+    "resize_like",
+]
