@@ -104,7 +104,7 @@ def synchronized_batch_norm(model: Layer) -> Iterator[None]:
     originals = {
         path: layer
         for path, layer in model.named_sublayers()
-        if isinstance(layer, (*kinds, paddle.nn.BatchNorm))
+        if isinstance(layer, (*kinds, paddle.nn.BatchNorm)) and not layer._use_global_stats
     }
     for path, layer in originals.items():
         replace(model, path, SyncBatchNorm(layer))

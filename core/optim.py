@@ -77,7 +77,7 @@ class Poly:
 
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate at `progress` in [0, 1]."""
-        return self.end_factor + (1.0 - self.end_factor) * (1.0 - progress) ** self.power
+        return self.end_factor + (1.0 - self.end_factor) * math.pow(1.0 - progress, self.power)
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,14 @@ class Optimizer:
         clip = paddle.nn.ClipGradByGlobalNorm(clip_norm) if clip_norm else None
         self._paddle = _build(groups, config, clip)
 
-    def step(self, rate: float) -> None:
-        """Update with this learning rate, then forget the gradients."""
+    def step(self, rate: float, scaler: paddle.amp.GradScaler | None = None) -> None:
+        """Update with this learning rate (through the scaler of AMP), forget the gradients."""
         self._paddle.set_lr(rate)
-        self._paddle.step()
+        if scaler is None:
+            self._paddle.step()
+        else:
+            scaler.step(self._paddle)
+            scaler.update()
         self._paddle.clear_grad(set_to_zero=False)
 
     def state_dict(self) -> dict[str, dict[str, np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -23,21 +23,8 @@ class Step:
     kind: str
     strategy: type[Strategy]
     config: StrategyConfig
-
-    @property
-    def start(self) -> int:
-        """First epoch of the window."""
-        return self.config.start_epoch
-
-    @property
-    def end(self) -> int:
-        """First epoch after the window."""
-        assert self.config.end_epoch is not None
-        return self.config.end_epoch
-
-    def active(self, epoch: int) -> bool:
-        """Tell whether the window holds this epoch."""
-        return self.start <= epoch < self.end
+    start: int  # first epoch of the window
+    end: int  # first epoch after it
 
     def build(self) -> Strategy:
         """Build the strategy."""
@@ -50,13 +37,10 @@ class Recipe:
 
     steps: tuple[Step, ...] = ()
 
-    def active(self, epoch: int) -> list[Step]:
-        """Return the steps at work in an epoch, by phase, then as listed."""
-        return sorted((s for s in self.steps if s.active(epoch)), key=lambda s: s.strategy.phase)
-
-    def is_boundary(self, epoch: int) -> bool:
-        """Tell whether a window opens or closes at the beginning of an epoch."""
-        return any(epoch in (step.start, step.end) for step in self.steps)
+    def active(self, epoch: int) -> list[int]:
+        """Return the positions of the steps at work in an epoch, by phase, then as listed."""
+        positions = [i for i, step in enumerate(self.steps) if step.start <= epoch < step.end]
+        return sorted(positions, key=lambda i: self.steps[i].strategy.phase)
 
 
 def strategy_class(kind: str, path: str) -> type[Strategy]:
@@ -132,7 +116,7 @@ def _read_step(entry: Any, index: int, epochs: int) -> Step:
     if end is None:
         # pruning cuts when its window opens; what follows is fine-tuning
         end = config.start_epoch + 1 if strategy.phase == Phase.SHAPE else epochs
-    step = Step(kind, strategy, replace(config, end_epoch=end))
+    step = Step(kind, strategy, config, config.start_epoch, end)
     window = f"[{step.start}, {step.end})"
     if step.start >= epochs or step.end > epochs:
         raise ConfigError(f"{_name(index, step)}: window {window} is past the end, {epochs} epochs")

@@ -1,0 +1,269 @@
+"""The one training loop. It knows neither tasks nor strategies by name."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+
+from core import checkpoint, distributed
+from core.amp import Amp
+from core.data import Loader
+from core.ema import Ema
+from core.errors import CheckpointError, ConfigError, TrainingError
+from core.evaluation import evaluate_model
+from core.hooks import Hook
+from core.optim import Optimizer, learning_rate
+from core.recipe import Recipe, Step
+from core.run import Run
+from core.strategy import Context
+from core.task import Batch, Losses
+from core.windows import Windows
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Trains the model of a run under a recipe.
+
+    Args:
+        run: Task and training settings.
+        recipe: Strategies and their windows; empty for plain training.
+        save_dir: Where checkpoints and logs go.
+        hooks: Called at few points; see `core.hooks`.
+        teacher_config: What `--distill_config` said, for the strategies.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        save_dir: Path,
+        hooks: Sequence[Hook] = (),
+        teacher_config: dict[str, Any] | None = None,
+    ) -> None:
+        self.task, self.config, self.seed = run.task, run.train, run.seed
+        self.save_dir, self.hooks = save_dir, hooks
+        self.rank, self.world = distributed.initialize()
+        self._teacher_config = teacher_config
+        self._amp = Amp(self.config.amp, run.device)
+        self.train_loader = self._build_loader("train")
+        self.val_loader = self._build_loader("val")
+        paddle.seed(self.seed)
+        self.model = self.task.build_model()
+        self.windows = Windows(recipe, checkpoint.load_pretrained(self.task, self.model))
+        self.steps_per_epoch = len(self.train_loader) // self.config.accumulate
+        if self.steps_per_epoch == 0:
+            raise ConfigError("train.accumulate: an epoch has fewer batches than one step needs")
+        self.epochs = self.config.epochs
+        self.total_steps = self.epochs * self.steps_per_epoch
+        self.epoch = 0  # epochs finished
+        self.step = 0  # optimizer steps finished
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.metrics: dict[str, float] = {}
+        self.metric_report = ""
+        self.stop = False
+        self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
+        self._optimizer = self._build_optimizer()
+        self._inputs = [spec.name for spec in self.task.input_spec()]
+
+    def train(self, resume: bool = False) -> dict[str, float]:
+        """Train to the end and return the last metrics.
+
+        Raises:
+            TrainingError: A loss is not finite.
+            CheckpointError: Nothing to resume from, or a checkpoint cannot be written.
+        """
+        if resume:
+            self._resume()
+        for hook in self.hooks:
+            hook.before_training(self)
+        try:
+            while self.epoch < self.epochs and not self.stop:
+                self._open_epoch()
+                self._train_epoch()
+                self.epoch += 1
+                if self.epoch % self.config.eval_every == 0 or self.epoch == self.epochs:
+                    self._evaluate()
+                for hook in self.hooks:
+                    hook.after_epoch(self)
+        finally:
+            for hook in self.hooks:
+                hook.after_training(self)
+        self.windows.close(self.model)
+        return self.metrics
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what, beside weights and edits, an exact continuation needs."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "metrics": self.metrics,
+            "seed": self.seed,
+            "optimizer": self._optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "amp": self._amp.state_dict(),
+            "windows": self.windows.state_dict(),
+        }
+
+    @contextlib.contextmanager
+    def best_weights(self) -> Iterator[None]:
+        """Let the model hold the weights that are evaluated (the average, if there is one)."""
+        with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
+            yield
+
+    def _build_loader(self, split: Any) -> Loader:
+        config, train = self.config, split == "train"
+        return Loader(
+            self.task.build_dataset(split),
+            batch_size=config.batch_size if train else config.eval_batch_size or config.batch_size,
+            train=train,
+            seed=self.seed,
+            steps=config.steps_per_epoch * config.accumulate
+            if train and config.steps_per_epoch
+            else None,
+            num_workers=self.task.config.data.num_workers,
+            on_error=self.task.config.data.on_error,
+            rank=self.rank,
+            world=self.world,
+        )
+
+    def _build_optimizer(self) -> Optimizer:
+        parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
+        return Optimizer(parameters, self.config.optimizer, self.config.clip_norm)
+
+    def _open_epoch(self) -> None:
+        changed, edited = self.windows.cross(self.epoch, self.model, self._context)
+        # what is random in the network depends on the epoch alone, so that a resumed run agrees
+        paddle.seed(self.seed + 1000003 * self.epoch + self.rank)
+        replaced = self.windows.before_epoch(self.epoch)
+        if changed or replaced:
+            self._optimizer = self._build_optimizer()
+            if self.ema:
+                self.ema.rebuild(self.model)
+        if edited or replaced:  # a model of another structure does not compete with this one
+            self.best, self.best_epoch = None, self.epoch
+
+    def _context(self, step: Step, resuming: bool) -> Context:
+        def calibration(samples: int) -> Iterator[Batch]:
+            batches = -(-samples // (self.config.batch_size * self.world))
+            for _, batch in zip(range(batches), self.train_loader.epoch(self.epoch)):
+                yield batch
+
+        def evaluate(model: Layer) -> dict[str, float]:
+            return evaluate_model(self.task, model, self.val_loader).compute()
+
+        return Context(
+            task=self.task,
+            epoch=self.epoch,
+            end_epoch=step.end,
+            seed=self.seed,
+            rank=self.rank,
+            world=self.world,
+            save_dir=self.save_dir,
+            calibration=calibration,
+            evaluate=evaluate,
+            teacher_config=self._teacher_config,
+            resuming=resuming,
+        )
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        with contextlib.ExitStack() as scope:
+            if self.config.sync_bn and self.world > 1:
+                scope.enter_context(distributed.synchronized_batch_norm(self.model))
+            forward = paddle.DataParallel(self.model) if self.world > 1 else self.model
+            batches = iter(self.train_loader.epoch(self.epoch))
+            for _ in range(self.steps_per_epoch):
+                self._train_step(forward, batches)
+
+    def _train_step(self, forward: Layer, batches: Iterator[Batch]) -> None:
+        terms: dict[str, float] = {}
+        for turn in range(self.config.accumulate):
+            batch = next(batches, None)
+            if batch is None:  # broken items were left out until nothing remained
+                break
+            last = turn == self.config.accumulate - 1
+            quiet = forward.no_sync() if self.world > 1 and not last else contextlib.nullcontext()
+            with quiet:
+                losses = self._losses(forward, batch)
+                total = self._check(losses, terms)
+                self._amp.backward(total / self.config.accumulate)
+        rate = self.windows.learning_rate_scale() * learning_rate(
+            self.config.learning_rate,
+            self.config.schedule,
+            self.step,
+            self.total_steps,
+            self.steps_per_epoch,
+        )
+        self._amp.step(self._optimizer, rate)
+        self.step += 1
+        self.windows.after_step()
+        if self.ema:
+            self.ema.update(self.model)
+        for hook in self.hooks:
+            hook.after_step(self, terms, rate)
+
+    def _losses(self, forward: Layer, batch: Batch) -> Losses:
+        with self._amp.cast():
+            outputs = self.task.name_outputs(forward(*[batch[name] for name in self._inputs]))
+            losses = self.task.losses(outputs, batch)
+            return losses | self.windows.losses(batch, outputs)
+
+    def _check(self, losses: Losses, terms: dict[str, float]) -> Tensor:
+        """Add the terms up; name the one that is not finite."""
+        total = paddle.add_n([term.astype("float32") for term in losses.values()])
+        for name, term in losses.items():
+            value = float(term)
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{name}: is {value} in step {self.step + 1} (epoch {self.epoch + 1}); "
+                    "lower train.learning_rate, set train.clip_norm, or look at the data"
+                )
+            terms[name] = terms.get(name, 0.0) + value / self.config.accumulate
+        return total
+
+    def _evaluate(self) -> None:
+        with self.best_weights():
+            metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
+        self.metrics, self.metric_report = metric.compute(), metric.report()
+        value = self.metrics[metric.primary]
+        sign = 1.0 if metric.higher_is_better else -1.0
+        if self.best is None or sign * value > sign * self.best:
+            self.best, self.best_epoch = value, self.epoch
+
+    def _resume(self) -> None:
+        folder = self.save_dir / "latest"
+        weights = checkpoint.weights_path(folder)
+        description = checkpoint.load_description(weights)
+        if description is None or not (folder / checkpoint.TRAINING).is_file():
+            raise CheckpointError(f"{folder}: training cannot go on from it")
+        state = checkpoint.load_arrays(folder / checkpoint.TRAINING)
+        if state["seed"] != self.seed:
+            raise ConfigError(f"seed: the run to resume has {state['seed']}, got {self.seed}")
+        paddle.seed(self.seed)
+        self.model = self.task.build_model()
+        checkpoint.replay(self.model, description.edits)
+        for name in ("epoch", "step", "best", "best_epoch", "metrics"):
+            setattr(self, name, state[name])
+        self.windows.resume(
+            state["windows"], description.edits, self.epoch - 1, self.model, self._context
+        )
+        checkpoint.assign(self.model, checkpoint.load_arrays(weights), str(weights))
+        self._amp.load_state_dict(state["amp"])
+        self._optimizer = self._build_optimizer()
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self.ema and state["ema"]:
+            self.ema.rebuild(self.model)
+            self.ema.load_state_dict(state["ema"])
+        log.info("resumed %s after epoch %d", folder, self.epoch)

@@ -1,0 +1,150 @@
+"""The strategies at work: opened and closed at the edges of their windows, asked in every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from paddle import Tensor
+from paddle.nn import Layer
+
+from core.checkpoint import Edit
+from core.errors import ConfigError
+from core.recipe import Recipe, Step
+from core.strategy import Context, Phase, Strategy
+from core.task import Batch, Losses, Outputs
+
+MakeContext = Callable[[Step, bool], Context]
+
+
+class Windows:
+    """Live strategies of a recipe, in the order of their phases, and the edits they made.
+
+    Args:
+        recipe: Strategies with their windows.
+        edits: Edits that the model already carries.
+    """
+
+    def __init__(self, recipe: Recipe, edits: list[Edit]) -> None:
+        self._recipe = recipe
+        self._finished = list(edits)
+        self._live: dict[int, Strategy] = {}  # position in the recipe -> strategy, by phase
+
+    def cross(self, epoch: int, model: Layer, make_context: MakeContext) -> tuple[bool, bool]:
+        """Open and close windows at the beginning of an epoch.
+
+        Strategies that only listen are detached and attached again around every change, so that
+        none listens to a layer that another has replaced.
+
+        Returns:
+            Whether the set of live strategies changed, and whether one began to edit the model.
+        """
+        wanted = self._recipe.active(epoch)
+        if wanted == list(self._live):
+            return False, False
+        for position, strategy in reversed(self._live.items()):
+            if position not in wanted or strategy.phase == Phase.LOSS:
+                strategy.detach(model)
+            if position not in wanted:
+                self._finished.extend(self._edit_of(position, strategy))
+        live, self._live, edited = self._live, {}, False
+        for position in wanted:
+            step = self._recipe.steps[position]
+            strategy = live[position] if position in live else step.build()
+            if position not in live or strategy.phase == Phase.LOSS:
+                strategy.attach(model, make_context(step, position in live))
+            edited |= position not in live and strategy.phase != Phase.LOSS
+            self._live[position] = strategy
+        return True, edited
+
+    def close(self, model: Layer) -> None:
+        """Close every window at the end of training."""
+        for position, strategy in reversed(self._live.items()):
+            strategy.detach(model)
+            self._finished.extend(self._edit_of(position, strategy))
+        self._live = {}
+
+    def before_epoch(self, epoch: int) -> bool:
+        """Announce an epoch; True says that parameters were replaced."""
+        replaced = [strategy.before_epoch(epoch) for strategy in self._live.values()]
+        return any(replaced)
+
+    def losses(self, batch: Batch, outputs: Outputs) -> Losses:
+        """Return the extra terms of all strategies."""
+        terms: Losses = {}
+        for strategy in self._live.values():
+            terms |= strategy.losses(batch, outputs)
+        return terms
+
+    def after_step(self) -> None:
+        """Pass on that an optimizer step was made."""
+        for strategy in self._live.values():
+            strategy.after_step()
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return what the strategies train themselves, under names that no model path has."""
+        return {
+            f"strategies.{position}:{i}": tensor
+            for position, strategy in self._live.items()
+            for i, tensor in enumerate(strategy.parameters())
+        }
+
+    def learning_rate_scale(self) -> float:
+        """Return the product of what the open windows ask for."""
+        return math.prod(
+            float(strategy.config.learning_rate_scale) for strategy in self._live.values()
+        )
+
+    def edits(self) -> list[Edit]:
+        """Return all edits the model carries, those of live strategies included."""
+        live = [edit for p, strategy in self._live.items() for edit in self._edit_of(p, strategy)]
+        return self._finished + live
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact continuation needs."""
+        return {
+            "finished": len(self._finished),
+            "live": [
+                [p, self._recipe.steps[p].kind, s.state_dict()] for p, s in self._live.items()
+            ],
+        }
+
+    def resume(
+        self,
+        state: dict[str, Any],
+        edits: list[Edit],
+        epoch: int,
+        model: Layer,
+        make_context: MakeContext,
+    ) -> None:
+        """Go back to where `state_dict` was taken, on a model with all `edits` replayed.
+
+        Args:
+            state: What `state_dict` returned.
+            edits: What `edits` returned then.
+            epoch: The epoch that had been finished.
+            model: Rebuilt from the edits; its weights are loaded afterwards.
+            make_context: Builds the context of a strategy.
+
+        Raises:
+            ConfigError: The recipe differs from the one of the interrupted run.
+        """
+        wanted = self._recipe.active(epoch)
+        saved = [(position, kind) for position, kind, _ in state["live"]]
+        if saved != [(position, self._recipe.steps[position].kind) for position in wanted]:
+            raise ConfigError(
+                f"slim: the interrupted run had {[kind for _, kind in saved] or 'no strategy'} "
+                f"at work in epoch {epoch + 1}, this recipe does not"
+            )
+        self._finished, self._live = edits[: state["finished"]], {}
+        for position, _, own in state["live"]:
+            step = self._recipe.steps[position]
+            strategy = step.build()
+            strategy.attach(model, make_context(step, True))
+            strategy.load_state_dict(own)
+            self._live[position] = strategy
+
+    def _edit_of(self, position: int, strategy: Strategy) -> list[Edit]:
+        record = strategy.record()
+        return [] if record is None else [(self._recipe.steps[position].kind, record)]

@@ -1,0 +1,75 @@
+"""Train a model, plainly or under a compression recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import paddle
+import yaml
+
+from core import cli
+from core.config import load_yaml, merge, parse_overrides
+from core.distributed import initialize
+from core.engine import Engine
+from core.errors import ConfigError
+from core.hooks import standard_hooks
+from core.recipe import read_recipe, recipe_epochs
+from core.run import read_run
+
+RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Several processes: python -m paddle.distributed.launch --gpus 0,1 tools/train.py "
+        "-c ... (on CPUs: --nproc_per_node 2 --backend gloo)",
+    )
+    cli.add_config_arguments(parser, required=True)
+    parser.add_argument(
+        "--slim", metavar="RECIPE", help="recipe: a YAML file, or the name of one in configs/slim"
+    )
+    parser.add_argument("--distill_config", metavar="YML", help="config of the teacher")
+    parser.add_argument("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
+    parser.add_argument("--resume", action="store_true", help="go on from SAVE_DIR/latest")
+    parser.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars")
+    return parser.parse_args()
+
+
+def read_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the config of the run and the recipe; the recipe's epochs go before the config's."""
+    settings, recipe = load_yaml(arguments.config), {}
+    if arguments.slim:
+        named = RECIPES / f"{arguments.slim}.yml"
+        recipe = load_yaml(named if named.is_file() else arguments.slim)
+        epochs = recipe_epochs(recipe)
+        settings = merge(settings, {"train": {"epochs": epochs}} if epochs else {})
+    return merge(settings, parse_overrides(arguments.override)), recipe
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    settings, recipe_settings = read_settings(arguments)
+    teacher = load_yaml(arguments.distill_config) if arguments.distill_config else None
+    run = read_run(settings)
+    recipe = read_recipe(recipe_settings, run.train.epochs, teacher is not None)
+    paddle.set_device(run.device)
+    save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)
+    rank, _ = initialize()
+    try:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        (save_dir / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    except OSError as error:
+        raise ConfigError(f"save_dir: {save_dir} cannot be written: {error.strerror}") from error
+    hooks = standard_hooks(run.train, save_dir, rank, arguments.use_vdl)
+    engine = Engine(run, recipe, save_dir, hooks, teacher)
+    engine.train(resume=arguments.resume)
+    if rank == 0 and engine.best is not None:
+        print(engine.metric_report)
+        print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {save_dir}/best_model")
+
+
+if __name__ == "__main__":
+    cli.run(main)
