@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import ConfigError
 from tasks.keypoint.models.config import ModelConfig
 from tasks.keypoint.models.conv_norm import conv2d
+from tasks.keypoint.models.hrnet import WIDTHS, HRNet
 from tasks.keypoint.models.lite_hrnet import MODULES, LiteHRNet
 
 
@@ -29,4 +28,6 @@ def build_network(config: ModelConfig) -> HeatmapNetwork:
     """Build a keypoint network with fresh weights."""
     if config.name in MODULES:
         return HeatmapNetwork(LiteHRNet(config.name), config.num_joints)
+    if config.name in WIDTHS:
+        return HeatmapNetwork(HRNet(config.name), config.num_joints)
     raise ConfigError(f"model.name: {config.name!r} is not there yet")
