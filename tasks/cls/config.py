@@ -1,0 +1,161 @@
+"""Settings of the classification task: every key a YAML file may set, and what it means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Interpolation = Literal["bilinear", "bicubic", "area"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: any classifier of PaddleClas 2.6.
+
+    Stages are named as in PaddleClas: by number (0 is the first stage), by PaddleClas' own
+    pattern (`blocks[2]`), or by the dotted path of any layer (`blocks.2`).
+    """
+
+    name: str  # as PaddleClas calls it: MobileNetV3_small_x1_0, PPLCNet_x2_5, ResNet50_vd, ...
+    num_classes: int = 1000
+    pretrained: bool | str | None = None  # true: PaddleClas' ImageNet weights; or a path or URL
+    reinit: tuple[str, ...] = ()  # globs of weights that stay as initialised, for instance fc.*
+    return_stages: bool | tuple[int | str, ...] = False  # also return these feature maps
+    stop_after: str | None = None  # cut the network off behind this layer: no classes, no training
+    freeze_at: int | str | None = None  # everything up to this stage or layer stays as it is
+    freeze_norm: bool = False  # batch norms keep their statistics, scale and shift
+    # further arguments of the PaddleClas class, for instance {dropout_prob: 0.1}
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _require(self.num_classes >= 2, "num_classes", "at least 2", self.num_classes)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures are and how they become the network's input.
+
+    A list file has one `path label` per line, paths relative to `root`. Where `train_list` does
+    not exist, the pictures are taken from `root/train/<class>` and `root/val/<class>`.
+    """
+
+    root: str
+    train_list: str = "train_list.txt"  # relative to root
+    val_list: str = "val_list.txt"
+    labels: str = "labels.txt"  # class names, `index name` or `name` per line; may be absent
+    image_size: int = 224  # side of the square that the network sees
+    resize_short: int = 256  # evaluation: shorter side before the centre crop
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB, of values in 0..1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    on_error: Literal["fail", "skip"] = "fail"  # a broken picture ends the run, or is left out
+    num_workers: int = 2  # processes that read ahead
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 8, "image_size", "at least 8", self.image_size)
+        _require(
+            self.resize_short >= self.image_size,
+            "resize_short",
+            f"at least image_size ({self.image_size})",
+            self.resize_short,
+        )
+        _require(all(s > 0 for s in self.std), "std", "positive values", self.std)
+        _require(self.num_workers >= 0, "num_workers", "0 or more", self.num_workers)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What happens to training pictures, in this order; mixup and cutmix mix whole batches."""
+
+    scale: tuple[float, float] = (0.08, 1.0)  # random crop: its share of the picture's area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # random crop: width over height
+    flip: float = 0.5  # probability of a horizontal flip
+    policy: Literal["none", "autoaugment", "randaugment"] = "none"
+    policy_layers: int = 2  # randaugment: operations per picture
+    policy_magnitude: float = 5.0  # randaugment: strength, 0..10
+    brightness: float = 0.0  # colour jitter: factors are drawn from 1 - x .. 1 + x
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # colour jitter: shift drawn from -x .. x turns of the colour circle, <= 0.5
+    erasing: float = 0.0  # probability of random erasing
+    erasing_area: tuple[float, float] = (0.02, 0.33)  # share of the picture
+    erasing_ratio: tuple[float, float] = (0.3, 3.3)  # height over width
+    erasing_fill: Literal["mean", "noise"] = "mean"
+    mixup: float = 0.0  # alpha of the Beta distribution; 0 is off
+    cutmix: float = 0.0  # alpha of the Beta distribution; 0 is off; with mixup: one of them, evenly
+    mix_probability: float = 1.0  # share of batches that are mixed
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "erasing", "mix_probability"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, "a probability", value)
+        for name in ("scale", "ratio", "erasing_area", "erasing_ratio"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high, name, "0 < low <= high", [low, high])
+        for name in ("scale", "erasing_area"):
+            _require(getattr(self, name)[1] <= 1, name, "shares up to 1", getattr(self, name))
+        for name in ("brightness", "contrast", "saturation"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, name, "a value in 0..1", value)
+        _require(0 <= self.hue <= 0.5, "hue", "a value in 0..0.5", self.hue)
+        for name in ("mixup", "cutmix"):
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        _require(self.policy_layers >= 1, "policy_layers", "at least 1", self.policy_layers)
+        magnitude = self.policy_magnitude
+        _require(0 <= magnitude <= 10, "policy_magnitude", "a value in 0..10", magnitude)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Cross entropy."""
+
+    label_smoothing: float = 0.0  # share of the target spread evenly over all classes
+    auxiliary_weight: float = 0.3  # of each further output, in networks that have some (GoogLeNet)
+
+    def __post_init__(self) -> None:
+        smoothing = self.label_smoothing
+        _require(0 <= smoothing < 1, "label_smoothing", "a value in 0..1 (less than 1)", smoothing)
+        _require(self.auxiliary_weight >= 0, "auxiliary_weight", "0 or more", self.auxiliary_weight)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How results are counted."""
+
+    topk: tuple[int, ...] = (1, 5)  # capped by the number of classes
+
+    def __post_init__(self) -> None:
+        _require(1 in self.topk, "topk", "a list with 1 in it", list(self.topk))
+        _require(all(k >= 1 for k in self.topk), "topk", "positive values", list(self.topk))
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """Generated data, drawn under `data.root` when there is none: coloured shapes."""
+
+    train_images: int = 640
+    val_images: int = 160
+    side: int = 72  # pixels
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("train_images", "val_images"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.side >= 32, "side", "at least 32", self.side)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Classification: network, data, augmentation, loss and evaluation."""
+
+    model: ModelConfig
+    data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    synthetic: SyntheticConfig | None = None
+
+
+def _require(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, got {got!r}")

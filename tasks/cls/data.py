@@ -1,0 +1,197 @@
+"""Pictures with labels from a list file or from one folder per class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from core.data import read_image, stack
+from core.errors import DataError
+from core.task import Arrays, Sample, Split
+from tasks.cls.config import AugmentConfig, Config, DataConfig
+from tasks.cls.mixing import cutmix, mixup, one_hot
+from tasks.cls.transforms import EvalTransform, TrainTransform
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Items:
+    """Paths and labels [N] int64 of a split."""
+
+    paths: list[str]
+    labels: np.ndarray
+
+
+class ImageDataset:
+    """A split; `augment` is given for training and None for evaluation.
+
+    Samples are `image` [3, H, W] float32 and `label` int64. A batch that mixup or cutmix may touch
+    has `label` [N, C] float32 instead of [N] int64.
+    """
+
+    def __init__(
+        self, items: Items, num_classes: int, data: DataConfig, augment: AugmentConfig | None
+    ) -> None:
+        self.items = items
+        self.num_classes = num_classes
+        self._augment = augment
+        self._train_transform = TrainTransform(data, augment) if augment else None
+        self._eval_transform = EvalTransform(data)
+
+    def __len__(self) -> int:
+        return len(self.items.paths)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        image = read_image(self.items.paths[index])
+        if self._train_transform is not None:
+            image = self._train_transform(image, rng)
+        else:
+            image = self._eval_transform(image)
+        return {"image": image, "label": self.items.labels[index]}
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        batch = stack(samples)
+        augment = self._augment
+        if augment is None or not (augment.mixup or augment.cutmix):
+            return batch
+        batch["label"] = one_hot(batch["label"], self.num_classes)
+        if rng.random() >= augment.mix_probability:
+            return batch
+        if augment.mixup and (not augment.cutmix or rng.random() < 0.5):
+            return mixup(batch, augment.mixup, rng)
+        return cutmix(batch, augment.cutmix, rng)
+
+
+def build_dataset(config: Config, split: Split) -> ImageDataset:
+    """Open a split.
+
+    Raises:
+        DataError: A list or folder is missing, empty or contradicts the config.
+    """
+    data, num_classes = config.data, config.model.num_classes
+    names = class_names(data)
+    if names and len(names) != num_classes:
+        raise DataError(
+            f"{data.root}: the data has {len(names)} classes, model.num_classes is {num_classes}"
+        )
+    if _uses_folders(data):
+        items = read_folders(Path(data.root) / split, _folder_classes(data))
+    else:
+        listed = data.train_list if split == "train" else data.val_list
+        items = read_list(Path(data.root) / listed, Path(data.root), num_classes)
+    return ImageDataset(items, num_classes, data, config.augment if split == "train" else None)
+
+
+def read_list(path: Path, root: Path, num_classes: int) -> Items:
+    """Read a list file: `path label` per line, the path relative to `root`; it may hold spaces.
+
+    Raises:
+        DataError: Missing, empty, a malformed line, or a label out of range; with file and line.
+    """
+    paths, labels = [], []
+    for number, line in _read_lines(path):
+        name, _, text = line.replace("\t", " ").rpartition(" ")
+        if not name.strip() or not _is_integer(text):
+            raise DataError(f"{path}:{number}: expected 'path label', got {line!r}")
+        label = int(text)
+        if not 0 <= label < num_classes:
+            raise DataError(
+                f"{path}:{number}: label {label} is outside 0..{num_classes - 1} "
+                f"(model.num_classes is {num_classes})"
+            )
+        paths.append(str(root / name.strip()))
+        labels.append(label)
+    if not paths:
+        raise DataError(f"{path}: the list is empty")
+    return Items(paths, np.array(labels, np.int64))
+
+
+def read_folders(folder: Path, classes: list[str]) -> Items:
+    """List the pictures under `folder/<class>`, sorted; labels are places in `classes`.
+
+    Raises:
+        DataError: No such folder, no pictures, or a folder that is no known class.
+    """
+    paths: list[str] = []
+    labels: list[int] = []
+    for name in _list_folders(folder):
+        if name not in classes:
+            raise DataError(f"{folder / name}: no class of this name in train/")
+        pictures = sorted(
+            str(file)
+            for file in (folder / name).rglob("*")
+            if file.suffix.lower() in _IMAGE_SUFFIXES
+        )
+        paths += pictures
+        labels += [classes.index(name)] * len(pictures)
+    if not paths:
+        raise DataError(f"{folder}: no pictures in class folders")
+    return Items(paths, np.array(labels, np.int64))
+
+
+def class_names(data: DataConfig) -> list[str]:
+    """Return the names of the classes: from the labels file, else the class folders, else none.
+
+    Raises:
+        DataError: The labels file is malformed; with file and line.
+    """
+    path = Path(data.root) / data.labels
+    if path.is_file():
+        return read_labels(path)
+    if _uses_folders(data) and (Path(data.root) / "train").is_dir():
+        return _folder_classes(data)
+    return []
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read a labels file: `index name` per line in any order, or `name` per line in class order.
+
+    Raises:
+        DataError: An index is missing or given twice.
+    """
+    lines = list(_read_lines(path))
+    split = [(number, *line.partition(" ")[::2]) for number, line in lines]
+    if not all(_is_integer(index) and name.strip() for _, index, name in split):
+        return [line for _, line in lines]
+    names: dict[int, str] = {}
+    for number, index, name in split:
+        if int(index) in names or not 0 <= int(index) < len(split):
+            raise DataError(f"{path}:{number}: class index {index} is repeated or leaves a gap")
+        names[int(index)] = name.strip()
+    return [names[index] for index in range(len(names))]
+
+
+def _uses_folders(data: DataConfig) -> bool:
+    root = Path(data.root)
+    lists_exist = any((root / name).is_file() for name in (data.train_list, data.val_list))
+    return not lists_exist and any((root / name).is_dir() for name in ("train", "val"))
+
+
+def _folder_classes(data: DataConfig) -> list[str]:
+    return _list_folders(Path(data.root) / "train")
+
+
+def _list_folders(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
+
+
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """Return (line number, text) of the lines that are not blank."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a UTF-8 text file") from error
+    lines = enumerate(content.splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()

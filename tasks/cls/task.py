@@ -1,0 +1,167 @@
+"""The classification task: what the core needs to train, evaluate, compress and deploy it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.errors import ConfigError
+from core.task import (
+    Arrays,
+    Batch,
+    DistillPoint,
+    Forward,
+    Losses,
+    Outputs,
+    QatBudget,
+    Sample,
+    SlimHints,
+    Split,
+)
+from tasks.cls.config import Config
+from tasks.cls.data import ImageDataset, build_dataset, class_names
+from tasks.cls.losses import classification_losses
+from tasks.cls.metrics import ClassificationMetric
+from tasks.cls.models.anatomy import dissect
+from tasks.cls.models.backbones import (
+    build_backbone,
+    pretrained_url,
+    resolve_stage,
+    stage_names,
+)
+from tasks.cls.models.outputs import Deployed, name_outputs
+from tasks.cls.models.stages import freeze_norms, freeze_up_to, resolve_layer, stop_after
+from tasks.cls.synthetic import draw_data
+from tasks.cls.transforms import EvalTransform
+
+
+class Task:
+    """Image classification."""
+
+    name = "cls"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build_model(self) -> Layer:
+        settings = self.config.model
+        model = build_backbone(
+            settings.name, settings.num_classes, settings.return_stages, settings.options
+        )
+        if settings.freeze_at is not None:
+            known = stage_names(settings.name)
+            _, path = resolve_stage(model, known, settings.freeze_at, "model.freeze_at")
+            freeze_up_to(model, path)
+        if settings.freeze_norm:
+            freeze_norms(model)
+        if settings.stop_after is not None:
+            stop_after(model, resolve_layer(model, settings.stop_after, "model.stop_after"))
+        return model
+
+    def pretrained_url(self) -> str:
+        return pretrained_url(self.config.model.name)
+
+    def build_dataset(self, split: Split) -> ImageDataset:
+        config = self.config
+        if config.synthetic is not None:
+            draw_data(config.data.root, config.model.num_classes, config.synthetic)
+        return build_dataset(config, split)
+
+    def name_outputs(self, raw: Any) -> Outputs:
+        return name_outputs(raw, self._main_output)
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        self._require_classifier()
+        return classification_losses(outputs, batch["label"], self.config.loss)
+
+    def infer(self, run: Forward, batch: Arrays) -> Arrays:
+        return run(batch["image"])
+
+    def build_metric(self) -> ClassificationMetric:
+        self._require_classifier()
+        config = self.config
+        names = class_names(config.data)
+        return ClassificationMetric(config.model.num_classes, config.evaluation.topk, names)
+
+    def input_spec(self) -> list[InputSpec]:
+        side = self.config.data.image_size
+        return [InputSpec([None, 3, side, side], "float32", "image")]
+
+    def slim_hints(self, model: Layer) -> SlimHints:
+        self._require_classifier()
+        anatomy = dissect(model, self.config.model.num_classes, self.config.data.image_size)
+        points = []
+        if anatomy.logits is not None:
+            points.append(DistillPoint(anatomy.logits, "class_logits"))
+        if anatomy.feature is not None:
+            points.append(DistillPoint(anatomy.feature, "feature"))
+        return SlimHints(
+            distill_points=tuple(points),
+            never_prune=anatomy.classifiers,
+            qat_budget=QatBudget(learning_rate_scale=0.1, epochs_scale=0.2),
+        )
+
+    def deploy_model(self, model: Layer, ending: str) -> Layer:
+        return Deployed(model, ending, self._main_output)
+
+    def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
+        return {"image": EvalTransform(self.config.data)(image)}, None
+
+    def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:
+        """Return `label`, `name` and `score`; and `top`, the best five, if all scores are known."""
+        names = class_names(self.config.data)
+        if "label" in outputs:
+            label, score = int(outputs["label"][0]), float(outputs["score"][0])
+            return {"label": label, "name": _name(names, label), "score": score}
+        scores = _probabilities(outputs)
+        top = [
+            {"label": int(label), "name": _name(names, label), "score": float(scores[label])}
+            for label in np.argsort(-scores, kind="stable")[:5]
+        ]
+        return {**top[0], "top": top}
+
+    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        """Write name and score on a dark bar at the top of the picture."""
+        text = f"{prediction['name']} {prediction['score']:.2f}"
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        height, width = image.shape[:2]
+        (wide, high), _ = cv2.getTextSize(text, font, 1.0, 1)
+        scale = min(0.94 * width / wide, max(0.08 * height, 12) / high)
+        bar = round(high * scale * 1.8)
+        drawn = image.copy()
+        drawn[:bar] = drawn[:bar] // 4
+        origin = (round(0.03 * width), round(bar - 0.4 * high * scale))
+        thickness = max(1, round(scale))
+        cv2.putText(drawn, text, origin, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+        return drawn
+
+    @property
+    def _main_output(self) -> str:
+        return "logits" if self.config.model.stop_after is None else "features"
+
+    def _require_classifier(self) -> None:
+        layer = self.config.model.stop_after
+        if layer is not None:
+            raise ConfigError(
+                f"model.stop_after: the network ends behind {layer!r} and has no classes; "
+                "it can be exported, but not trained or evaluated"
+            )
+
+
+def _name(names: list[str], label: int) -> str:
+    return names[label] if label < len(names) else f"class {label}"
+
+
+def _probabilities(outputs: Arrays) -> np.ndarray:
+    """Return the probabilities [C] of the first image."""
+    if "probabilities" in outputs:
+        given: np.ndarray = outputs["probabilities"][0]
+        return given
+    logits = outputs["logits"][0].astype(np.float64)
+    powers = np.exp(logits - logits.max())
+    scores: np.ndarray = powers / powers.sum()
+    return scores
