@@ -36,6 +36,9 @@ class Hook:
 class Progress(Hook):
     """A bar with images per second and time left, and a line per epoch in the log."""
 
+    _start: float
+    _last_line: float
+
     def before_training(self, engine: Engine) -> None:
         config = engine.config
         self._images = config.batch_size * config.accumulate * engine.world
@@ -87,8 +90,7 @@ class Progress(Hook):
     def _reset(self) -> None:
         self._sums: dict[str, float] = {}
         self._steps, self._rate = 0, 0.0
-        self._start: float = time.monotonic()
-        self._last_line: float = self._start
+        self._start = self._last_line = time.monotonic()
 
     def _summary(self, engine: Engine) -> str:
         means = {name: value / max(self._steps, 1) for name, value in self._sums.items()}
