@@ -1,0 +1,4 @@
+from tasks.keypoint.config import Config
+from tasks.keypoint.task import Task
+
+__all__ = ["Config", "Task"]

@@ -1,0 +1,134 @@
+"""The keypoint task: top-down human pose as heatmaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from paddle import Tensor
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.config import suggest
+from core.errors import ConfigError
+from core.task import (
+    Arrays,
+    Batch,
+    DistillPoint,
+    Forward,
+    Losses,
+    Outputs,
+    QatBudget,
+    Sample,
+    SlimHints,
+    Split,
+)
+from tasks.keypoint.codec import Codec
+from tasks.keypoint.config import Config
+from tasks.keypoint.data import KeypointDataset, load_split
+from tasks.keypoint.deploy import HeatmapEnding, PointsEnding
+from tasks.keypoint.drawing import draw_skeleton
+from tasks.keypoint.losses import heatmap_loss
+from tasks.keypoint.metrics import KeypointMetric
+from tasks.keypoint.models import build_network, published_url
+from tasks.keypoint.synthetic import ensure_data
+from tasks.keypoint.transforms import Normaliser, affine, apply, crop, frame_box, invert
+
+ENDINGS = ("raw", "points")
+
+
+class Task:
+    """Data, network, loss and metric for keypoints."""
+
+    name = "keypoint"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._codec = Codec(config.codec, config.data.input_size)
+
+    def build_model(self) -> Layer:
+        return build_network(self.config.model)
+
+    def pretrained_url(self) -> str:
+        return published_url(self.config.model, self.config.data.input_size[0])
+
+    def build_dataset(self, split: Split) -> KeypointDataset:
+        ensure_data(self.config)
+        _, persons = load_split(self.config, split)
+        return KeypointDataset(self.config, split, persons)
+
+    def name_outputs(self, raw: Any) -> Outputs:
+        return raw if isinstance(raw, dict) else {"heatmaps": raw}
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        predicted: Tensor = outputs["heatmaps"]
+        target, weight = batch["target"], batch["target_weight"]
+        return {"heatmap": heatmap_loss(self.config.loss, predicted, target, weight)}
+
+    def infer(self, run: Forward, batch: Arrays) -> Arrays:
+        image = batch["image"]
+        outputs = run(image)
+        if not self.config.evaluation.flip_test or "heatmaps" not in outputs:
+            return outputs
+        mirrored = run(np.ascontiguousarray(image[..., ::-1]))["heatmaps"]
+        returned = self._mirror_heatmaps(mirrored)
+        return {**outputs, "heatmaps": (outputs["heatmaps"] + returned) / 2}
+
+    def build_metric(self) -> KeypointMetric:
+        ensure_data(self.config)
+        annotations, persons = load_split(self.config, "val")
+        return KeypointMetric(self.config, annotations, persons)
+
+    def input_spec(self) -> list[InputSpec]:
+        height, width = self.config.data.input_size
+        return [InputSpec([None, 3, height, width], "float32", "image")]
+
+    def slim_hints(self, model: Layer) -> SlimHints:
+        return SlimHints(
+            distill_points=(
+                DistillPoint("final_conv", "heatmap"),
+                DistillPoint("backbone", "feature"),
+            ),
+            never_prune=("final_conv",),
+            qat_budget=QatBudget(learning_rate_scale=0.2, epochs_scale=0.25),
+        )
+
+    def deploy_model(self, model: Layer, ending: str) -> Layer:
+        if ending == "raw":
+            return HeatmapEnding(model)
+        if ending == "points":
+            return PointsEnding(model, self.config.codec.udp)
+        raise ConfigError(f"ending: got {ending!r}{suggest(ending, ENDINGS)}")
+
+    def preprocess(
+        self, image: np.ndarray, box: tuple[float, float, float, float] | None = None
+    ) -> tuple[Sample, Any]:
+        """Cut out the person in `box` [x, y, width, height]; without one it fills the image."""
+        data = self.config.data
+        whole = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+        frame = frame_box(np.array(box or whole), data.input_size, data.padding)
+        matrix = affine(frame, data.input_size, self.config.codec.udp)
+        cut = crop(image, matrix, data.input_size)
+        return {"image": Normaliser(data.mean, data.std)(cut)}, invert(matrix)
+
+    def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:
+        """Return `keypoints`: x, y in pixels of the image and the score of each joint."""
+        points = (
+            outputs["points"] if "points" in outputs else self._codec.decode(outputs["heatmaps"])
+        )
+        placed = apply(np.asarray(info), points[0, :, :2].astype(np.float64))
+        return {"keypoints": np.column_stack([placed, points[0, :, 2]]).tolist()}
+
+    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        skeleton = self.config.joint_set.skeleton
+        points = prediction["keypoints"]
+        return draw_skeleton(image, points, skeleton, self.config.evaluation.joint_score)
+
+    def _mirror_heatmaps(self, heatmaps: np.ndarray) -> np.ndarray:
+        returned = heatmaps[..., ::-1][:, self.config.joint_set.mirror()]
+        shift = self.config.evaluation.shift_heatmap
+        if shift is None:
+            shift = not self.config.codec.udp
+        if shift:
+            returned[..., 1:] = returned[..., :-1].copy()
+        return returned
