@@ -68,7 +68,7 @@ def evaluation_mode(layer: Layer) -> Iterator[None]:
             each.training = training
 
 
-def trace(layer: Layer, specs: Sequence[InputSpec]) -> Trace:
+def trace(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = None) -> Trace:
     """Trace a layer in evaluation mode without running it.
 
     The layer is called once with symbolic inputs, so Python decides branches and loops then:
@@ -78,12 +78,13 @@ def trace(layer: Layer, specs: Sequence[InputSpec]) -> Trace:
         layer: Returns a tensor, a list of tensors or a dict of tensors. The outputs are called
             `output`, `output_0`, `output_1`, ... or by the keys of the dict.
         specs: One per argument, with a name; None or -1 marks a free dimension.
+        model: The part of the layer from which paths are counted, if the layer wraps one.
 
     Raises:
         ExportError: The layer cannot be traced; the message begins with the path of the sublayer
             in which it failed.
     """
-    weights = _name_by_path(layer)
+    weights = _name_by_path(layer, model or layer)
     names = _input_names(specs, weights)
     with evaluation_mode(layer), _renamed(weights), old_ir():
         program, startup = paddle.static.Program(), paddle.static.Program()
@@ -93,7 +94,7 @@ def trace(layer: Layer, specs: Sequence[InputSpec]) -> Trace:
                     paddle.static.data(name, list(spec.shape), spec.dtype)
                     for name, spec in zip(names, specs)
                 ]
-                outputs = _call(layer, inputs)
+                outputs = _call(layer, inputs, model or layer)
         finally:
             ProgramTranslator.get_instance()._params_recorder.pop(program)
         _set_evaluation(program)
@@ -126,11 +127,11 @@ def name_outputs(outputs: Any) -> dict[str, Any]:
     return named
 
 
-def _call(layer: Layer, inputs: list[framework.Variable]) -> dict[str, str]:
+def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> dict[str, str]:
     try:
         named = name_outputs(layer(*inputs))
     except Exception as error:
-        where = _failing_layer(layer, error.__traceback__)
+        where = _failing_layer(layer, model, error.__traceback__)
         reason = str(error).strip().splitlines()
         last = reason[-1].strip() if reason else ""
         raise ExportError(f"{where}: cannot be traced: {type(error).__name__}: {last}") from error
@@ -150,9 +151,18 @@ def _set_evaluation(program: framework.Program) -> None:
             block.op(index)._set_bool_attr("is_test", True)
 
 
-def _name_by_path(layer: Layer) -> dict[str, Tensor]:
-    tensors = [*layer.named_parameters(), *layer.named_buffers()]
-    return {path: tensor for path, tensor in tensors if tensor is not None}
+def _name_by_path(layer: Layer, model: Layer) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for part in (model, layer):
+        for path, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            if tensor is None or id(tensor) in seen:
+                continue
+            if path in weights:
+                raise ExportError(f"{path}: two weights have this path, in the model and around it")
+            seen.add(id(tensor))
+            weights[path] = tensor
+    return weights
 
 
 def _input_names(specs: Sequence[InputSpec], weights: Mapping[str, Tensor]) -> list[str]:
@@ -184,9 +194,10 @@ def _renamed(weights: Mapping[str, Tensor]) -> Iterator[None]:
             tensor.name = name
 
 
-def _failing_layer(layer: Layer, traceback: TracebackType | None) -> str:
+def _failing_layer(layer: Layer, model: Layer, traceback: TracebackType | None) -> str:
     paths = {id(each): path for path, each in layer.named_sublayers()}
-    where = type(layer).__name__
+    paths.update((id(each), path) for path, each in model.named_sublayers())
+    where = type(model).__name__
     while traceback is not None:
         owner = traceback.tb_frame.f_locals.get("self")
         if isinstance(owner, Layer):

@@ -175,8 +175,9 @@ def _scaled(op: Any, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:
         # [in, out / groups, h, w]: group g of the inputs makes the g-th part of the outputs
         groups = attribute(op, "groups", 1)
         parts = weight.reshape(groups, -1, *weight.shape[1:])
-        scaled = parts * factor.reshape(groups, 1, -1, 1, 1)
-        return np.asarray(scaled.reshape(weight.shape))
-    if op.type == "matmul_v2":
-        return weight * factor
-    return weight * factor.reshape(-1, 1, 1, 1)
+        scaled = (parts * factor.reshape(groups, 1, -1, 1, 1)).reshape(weight.shape)
+    elif op.type == "matmul_v2":
+        scaled = weight * factor
+    else:
+        scaled = weight * factor.reshape(-1, 1, 1, 1)
+    return np.asarray(scaled)

@@ -1,0 +1,108 @@
+"""The file `deploy.yml` that lies beside an exported model and says what it is and eats.
+
+Everything in it is plain, so that other programs can read it; we read it back strictly. Layout:
+
+    format_version: 1
+    trislim: 0.1.0                  # version that wrote it
+    task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
+    ending: argmax                  # what the graph ends in; raw is the network as it is
+    inputs:  [{name: image, shape: [-1, 3, 512, 512], dtype: float32}]   # -1 is free
+    outputs: [{name: labels, shape: [-1, 512, 512], dtype: int64}]
+    preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
+    report: {size_mb: ..., parameters: ..., macs: ..., input_shapes: [[1, 3, 512, 512]]}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.config import load_yaml, read, to_mapping
+from core.errors import ConfigError, ExportError
+
+DESCRIPTION = "deploy.yml"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the graph."""
+
+    name: str
+    shape: tuple[int, ...]  # -1 is a free dimension
+    dtype: str
+
+
+@dataclass(frozen=True)
+class TaskSettings:
+    """What `core.task.build_task` takes."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the first input, in plain words for other programs.
+
+    Values are scaled to 0..1, then `(x - mean) / std`. How the image gets its size (crop, letters,
+    boxes) is the task's: see its settings.
+    """
+
+    channels: str = "RGB"
+    layout: str = "NCHW"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: tuple[int, int] | None = None  # [width, height]; null: any
+
+
+@dataclass(frozen=True)
+class Report:
+    """Size and cost, as `core.export.report` defines them."""
+
+    size_mb: float  # .pdmodel + .pdiparams
+    parameters: int
+    macs: int
+    input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are
+
+
+@dataclass(frozen=True)
+class Description:
+    """The content of `deploy.yml`; a model from elsewhere has inputs and outputs only."""
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    task: TaskSettings | None = None
+    ending: str = "raw"
+    preprocess: Preprocess | None = None
+    report: Report | None = None
+    trislim: str = ""
+    format_version: int = FORMAT_VERSION
+
+
+def write_description(description: Description, folder: Path) -> None:
+    """Write `deploy.yml`."""
+    text = yaml.safe_dump(to_mapping(description), sort_keys=False, allow_unicode=True)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def read_description(folder: Path) -> Description | None:
+    """Read `deploy.yml`; None if the folder has none.
+
+    Raises:
+        ExportError: It is broken, or written by a newer version.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        return None
+    content = load_yaml(path)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ExportError(f"{path}: format_version {version}, expected {FORMAT_VERSION}")
+    try:
+        return read(Description, content)
+    except ConfigError as error:
+        raise ExportError(f"{path}: {error}") from error

@@ -1,0 +1,234 @@
+"""One face for an exported model, whichever runtime runs it: arrays in, named arrays out."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from core.config import suggest
+from core.deploy.description import Description, Port, read_description
+from core.errors import ExportError
+from core.task import Arrays
+
+Backend = Literal["paddle", "onnxruntime", "openvino"]
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+# the names that Paddle's tools of different years give their files; PIR writes .json
+_PADDLE_NAMES = (
+    ("model.pdmodel", "model.pdiparams"),
+    ("inference.pdmodel", "inference.pdiparams"),
+    ("__model__", "__params__"),
+    ("model.json", "model.pdiparams"),
+    ("inference.json", "inference.pdiparams"),
+)
+_FORMATS = MappingProxyType({"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"})
+
+
+class Predictor(ABC):
+    """An exported model, loaded and ready; not to be shared between threads.
+
+    Attributes:
+        description: What `deploy.yml` says, or what the graph itself tells where there is none.
+        backend: Name of the runtime.
+    """
+
+    backend: Backend
+
+    def __init__(
+        self, description: Description | None, inputs: list[str], outputs: list[str]
+    ) -> None:
+        self.description = description or _from_graph(inputs, outputs)
+        self._inputs = [port.name for port in self.description.inputs]
+        self._outputs = [port.name for port in self.description.outputs]
+        if sorted(self._inputs) != sorted(inputs) or sorted(self._outputs) != sorted(outputs):
+            raise ExportError(
+                f"deploy.yml: the inputs {self._inputs} and outputs {self._outputs} are not those "
+                f"of the model: {inputs} and {outputs}"
+            )
+
+    def run(self, *arrays: np.ndarray) -> Arrays:
+        """Run the model on a batch.
+
+        Args:
+            *arrays: One for each input, in the order of `description.inputs`.
+
+        Raises:
+            ExportError: Not as many arrays as inputs, or of shapes that do not fit.
+        """
+        ports = self.description.inputs
+        if len(arrays) != len(ports):
+            raise ExportError(f"inputs: expected {len(ports)} arrays, got {len(arrays)}")
+        for port, array in zip(ports, arrays):
+            _check_shape(port, array.shape)
+        fed = [np.ascontiguousarray(a, p.dtype or None) for a, p in zip(arrays, ports)]
+        return self._run(dict(zip(self._inputs, fed)))
+
+    @abstractmethod
+    def _run(self, feeds: Arrays) -> Arrays: ...
+
+
+def load_predictor(
+    model_dir: str | Path, backend: Backend = "paddle", threads: int = 1, precision: str = "f32"
+) -> Predictor:
+    """Load an exported model from its folder.
+
+    Args:
+        model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
+            them, or `model.onnx`; and perhaps `deploy.yml`.
+        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX.
+        threads: CPU threads of one run.
+        precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
+            is bf16: errors of a tenth of the largest output.
+
+    Raises:
+        ExportError: No such folder, no file that the backend reads, a broken file, or a backend
+            that is not installed.
+    """
+    folder = Path(model_dir)
+    if backend not in BACKENDS:
+        raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
+    if threads < 1:
+        raise ExportError(f"threads: expected 1 or more, got {threads}")
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: no such folder of an exported model")
+    if not is_installed(backend):
+        raise ExportError(f"{backend}: not installed; run: pip install {backend}")
+    files = find_files(folder, backend)
+    description = read_description(folder)
+    try:
+        if backend == "paddle":
+            return _Paddle(files, description, threads)
+        if backend == "onnxruntime":
+            return _OnnxRuntime(files[0], description, threads)
+        return _OpenVino(files[0], description, threads, precision)
+    except ExportError as error:
+        raise ExportError(f"{folder}: {error}") from error
+    except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def is_installed(backend: Backend) -> bool:
+    """Tell whether the runtime can be imported."""
+    return importlib.util.find_spec(backend) is not None
+
+
+def find_files(folder: Path, backend: Backend) -> tuple[Path, ...]:
+    """Return the files of the model that a backend reads.
+
+    Raises:
+        ExportError: There are none; the message says how to make them.
+    """
+    if _FORMATS[backend] == "paddle":
+        for names in _PADDLE_NAMES:
+            files = tuple(folder / name for name in names)
+            if all(file.is_file() for file in files):
+                return files
+        others = [p for p in folder.glob("*.pdmodel") if p.with_suffix(".pdiparams").is_file()]
+        if len(others) == 1:
+            return others[0], others[0].with_suffix(".pdiparams")
+        raise ExportError(
+            f"{folder}: no model.pdmodel and model.pdiparams, which {backend} reads; export with "
+            "tools/export_model.py --format paddle"
+        )
+    found = sorted(folder.glob("*.onnx"))
+    for file in found:
+        if file.name == "model.onnx" or len(found) == 1:
+            return (file,)
+    raise ExportError(
+        f"{folder}: no model.onnx, which {backend} reads; export with "
+        "tools/export_model.py --format paddle,onnx"
+    )
+
+
+class _Paddle(Predictor):
+    backend: Backend = "paddle"
+
+    def __init__(
+        self, files: tuple[Path, ...], description: Description | None, threads: int
+    ) -> None:
+        inference = importlib.import_module("paddle.inference")
+        config = inference.Config(*(str(file) for file in files))
+        config.disable_glog_info()
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(threads)
+        self._predictor: Any = inference.create_predictor(config)
+        names = self._predictor.get_input_names(), self._predictor.get_output_names()
+        super().__init__(description, *names)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        for name, array in feeds.items():
+            self._predictor.get_input_handle(name).copy_from_cpu(array)
+        self._predictor.run()
+        return {
+            name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self._outputs
+        }
+
+
+class _OnnxRuntime(Predictor):
+    backend: Backend = "onnxruntime"
+
+    def __init__(self, file: Path, description: Description | None, threads: int) -> None:
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session: Any = runtime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+        names = (
+            [each.name for each in self._session.get_inputs()],
+            [each.name for each in self._session.get_outputs()],
+        )
+        super().__init__(description, *names)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds)))
+
+
+class _OpenVino(Predictor):
+    backend: Backend = "openvino"
+
+    def __init__(
+        self, file: Path, description: Description | None, threads: int, precision: str
+    ) -> None:
+        core = importlib.import_module("openvino").Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+        }
+        self._model: Any = core.compile_model(str(file), "CPU", settings)
+        names = (
+            [each.any_name for each in self._model.inputs],
+            [each.any_name for each in self._model.outputs],
+        )
+        super().__init__(description, *names)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        results = self._model(feeds)
+        return {name: np.array(results[name]) for name in self._outputs}
+
+
+def _from_graph(inputs: Sequence[str], outputs: Sequence[str]) -> Description:
+    return Description(
+        inputs=tuple(Port(name, (), "") for name in inputs),
+        outputs=tuple(Port(name, (), "") for name in outputs),
+    )
+
+
+def _check_shape(port: Port, shape: tuple[int, ...]) -> None:
+    wanted = port.shape
+    fits = len(shape) == len(wanted) and all(w in (-1, s) for w, s in zip(wanted, shape))
+    if wanted and not fits:
+        raise ExportError(
+            f"{port.name}: the model takes {list(wanted)} (-1: any), got {list(shape)}"
+        )

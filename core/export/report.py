@@ -1,0 +1,139 @@
+"""What a model weighs and costs: bytes of its files, parameters, multiply-accumulates.
+
+The definitions, everywhere in this project:
+
+- **size**: bytes of `.pdmodel` + `.pdiparams` (or of the `.onnx` file); 1 MB is 2**20 bytes.
+- **parameters**: numbers that training changes; the running statistics of batch normalization are
+  not among them.
+- **MACs**: one multiplication with one addition, counted for one input of batch 1 in convolutions
+  (plain, depthwise, grouped, dilated, transposed) and matrix products. Biases, normalization,
+  activations, pooling and resizing are not counted. A convolution costs, for each number it puts
+  out, input channels / groups * kernel area; a transposed one, for each number that goes in, output
+  channels / groups * kernel area; both count the padding as if it were data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.errors import ExportError
+from core.export.graph import Graph, attribute, only
+from core.trace import old_ir, trace
+
+Shape = tuple[int, ...]
+
+_CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv3d", "deformable_conv", "fused_conv2d")
+_TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose")
+_PRODUCTS = MappingProxyType({"matmul_v2": "trans_x", "matmul": "transpose_X", "bmm": ""})
+
+
+def size_bytes(files: Sequence[Path]) -> dict[str, int]:
+    """Return the bytes of each file by name."""
+    return {file.name: file.stat().st_size for file in files}
+
+
+def size_mb(files: Sequence[Path]) -> float:
+    """Return what the files weigh together, in units of 2**20 bytes."""
+    return sum(size_bytes(files).values()) / 2**20
+
+
+def count_parameters(layer: Layer) -> int:
+    """Count the numbers that training changes."""
+    return sum(int(np.prod(tensor.shape)) for tensor in layer.parameters())
+
+
+def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]) -> int:
+    """Count the multiply-accumulates of a layer for inputs of these shapes, batch included."""
+    fixed = [InputSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, specs)]
+    graph = Graph.from_trace(trace(layer, fixed))
+    return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
+
+
+def count_macs_of_files(files: Sequence[Path], feeds: Mapping[str, np.ndarray]) -> int:
+    """Count the multiply-accumulates of an exported Paddle model for these inputs.
+
+    The graph is run once, because its shapes may depend on those of the inputs in ways that only
+    a run tells.
+    """
+    graph = Graph.from_files(files[0], files[1])
+    counted = [
+        op for op in graph.operators if op.type in (*_CONVOLUTIONS, *_TRANSPOSED, *_PRODUCTS)
+    ]
+    names = sorted({name for op in counted for name in _measured(op)})
+    return sum(macs_by_operator(graph, _run_shapes(files, feeds, names)))
+
+
+def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
+    """Count the multiply-accumulates of each operator, in the order they run.
+
+    Args:
+        graph: Operators and weights.
+        shapes: Of all variables that are no weights.
+
+    Raises:
+        ExportError: A shape is not known.
+    """
+    known = {**shapes, **{name: weight.shape for name, weight in graph.weights.items()}}
+    return [_macs(op, known) for op in graph.operators]
+
+
+def _macs(op: Any, shapes: Mapping[str, Shape]) -> int:
+    if op.type in _CONVOLUTIONS:
+        kernel = shapes[only(op.inputs, "Filter")]  # [out, in / groups, height, width]
+        return _size(op, shapes, _output(op)) * math.prod(kernel[1:])
+    if op.type in _TRANSPOSED:
+        kernel = shapes[only(op.inputs, "Filter")]  # [in, out / groups, height, width]
+        return _size(op, shapes, only(op.inputs, "Input")) * math.prod(kernel[1:])
+    if op.type in _PRODUCTS:
+        left = shapes[only(op.inputs, "X")]
+        across = attribute(op, _PRODUCTS[op.type], False) and len(left) > 1
+        return _size(op, shapes, _output(op)) * left[-2 if across else -1]
+    return 0
+
+
+def _measured(op: Any) -> list[str]:
+    """Return the variables whose shapes `_macs` asks for."""
+    if op.type in _TRANSPOSED:
+        return [only(op.inputs, "Input")]
+    if op.type in _PRODUCTS:
+        return [only(op.inputs, "X"), _output(op)]
+    return [_output(op)]
+
+
+def _output(op: Any) -> str:
+    return only(op.outputs, "Output") or only(op.outputs, "Out")
+
+
+def _size(op: Any, shapes: Mapping[str, Shape], name: str) -> int:
+    shape = shapes.get(name, (-1,))
+    if -1 in shape:
+        raise ExportError(f"{name}: the shape of this {op.type} depends on values, not on shapes")
+    return math.prod(shape)
+
+
+def _run_shapes(
+    files: Sequence[Path], feeds: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, Shape]:
+    with old_ir():
+        scope = paddle.static.Scope()
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        with paddle.static.scope_guard(scope):
+            program, *_ = paddle.static.load_inference_model(
+                str(files[0].parent),
+                executor,
+                model_filename=files[0].name,
+                params_filename=files[1].name,
+            )
+            weights = [name for name in names if program.global_block().var(name).persistable]
+            wanted = [name for name in names if name not in weights]
+            values = executor.run(program, dict(feeds), wanted)
+    return {name: value.shape for name, value in zip(wanted, values)}
