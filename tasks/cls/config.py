@@ -8,6 +8,11 @@ from typing import Literal
 Interpolation = Literal["bilinear", "bicubic", "area"]
 
 
+def _require(holds: bool, name: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"{name}: expected {expected}, got {got!r}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network: any classifier of PaddleClas 2.6.
@@ -154,8 +159,3 @@ class Config:
     loss: LossConfig = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     synthetic: SyntheticConfig | None = None
-
-
-def _require(holds: bool, name: str, expected: str, got: object) -> None:
-    if not holds:
-        raise ValueError(f"{name}: expected {expected}, got {got!r}")
