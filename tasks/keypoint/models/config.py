@@ -38,8 +38,8 @@ class ModelConfig:
         reinit: Globs of weights that keep their fresh values instead.
         backbone: For `upsampling` only: a network of PaddleClas by name, such as PPLCNet_x1_0.
         decoder_widths: For `upsampling` only: channels of the decoder at strides 32, 16, 8, 4.
-        freeze_at: How many stages, counted from the image, are not trained: 0 none, 1 the stem,
-            2 the first stage as well, and so on.
+        freeze_at: Everything up to this stage is not trained; stage 0 is the stem (and, for
+            `upsampling`, all layers down to stride 4).
         freeze_norm: Keep all batch normalizations as they were loaded.
     """
 
@@ -49,7 +49,7 @@ class ModelConfig:
     reinit: tuple[str, ...] = ()
     backbone: str | None = None
     decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
-    freeze_at: int = 0
+    freeze_at: int | None = None
     freeze_norm: bool = False
 
     def __post_init__(self) -> None:
@@ -69,8 +69,8 @@ class ModelConfig:
             raise ValueError(
                 f"decoder_widths: expected positive numbers, got {list(self.decoder_widths)}"
             )
-        if self.freeze_at < 0:
-            raise ValueError(f"freeze_at: expected 0 or more, got {self.freeze_at}")
+        if self.freeze_at is not None and self.freeze_at < 0:
+            raise ValueError(f"freeze_at: expected a stage from 0 on, got {self.freeze_at}")
 
 
 def published_url(config: ModelConfig, height: int = 256) -> str:

@@ -6,8 +6,8 @@ from typing import Literal
 
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor
-from paddle.nn import BatchNorm2D, Conv2D, Layer, Sequential
-from paddle.nn.initializer import Normal
+from paddle.nn import BatchNorm2D, Conv2D, Layer
+from paddle.nn.initializer import KaimingNormal, Normal
 
 
 def conv2d(
@@ -18,9 +18,12 @@ def conv2d(
     stride: int = 1,
     groups: int = 1,
     bias: bool = False,
-    std: float = 0.001,
+    std: float | None = 0.001,
 ) -> Conv2D:
-    """Build a convolution that keeps the size (over `stride`), with weights from N(0, std)."""
+    """Build a convolution that keeps the size (over `stride`).
+
+    Fresh weights come from N(0, std), by default as PaddleDetection's, or He et al.'s for None.
+    """
     return Conv2D(
         in_channels,
         out_channels,
@@ -28,7 +31,7 @@ def conv2d(
         stride=stride,
         padding=kernel_size // 2,
         groups=groups,
-        weight_attr=ParamAttr(initializer=Normal(0.0, std)),
+        weight_attr=ParamAttr(initializer=KaimingNormal() if std is None else Normal(0.0, std)),
         bias_attr=None if bias else False,
     )
 
@@ -46,7 +49,7 @@ class ConvNorm(Layer):
         groups: int = 1,
         norm: bool = True,
         activation: Literal["relu", "sigmoid"] | None = None,
-        std: float = 0.001,
+        std: float | None = 0.001,
     ) -> None:
         super().__init__()
         self.conv = conv2d(
@@ -72,23 +75,32 @@ class ConvNorm(Layer):
         return x
 
 
-def depthwise(channels: int, kernel_size: int = 3, *, stride: int = 1) -> ConvNorm:
+def depthwise(
+    channels: int, kernel_size: int = 3, *, stride: int = 1, std: float | None = 0.001
+) -> ConvNorm:
     """Build a depthwise convolution with its norm."""
-    return ConvNorm(channels, channels, kernel_size, stride=stride, groups=channels)
+    return ConvNorm(channels, channels, kernel_size, stride=stride, groups=channels, std=std)
 
 
-def pointwise(in_channels: int, out_channels: int) -> ConvNorm:
+def pointwise(in_channels: int, out_channels: int, *, std: float | None = 0.001) -> ConvNorm:
     """Build a 1x1 convolution with norm and ReLU."""
-    return ConvNorm(in_channels, out_channels, activation="relu")
+    return ConvNorm(in_channels, out_channels, activation="relu", std=std)
 
 
 class SeparableConv(Layer):
     """Depthwise, then pointwise convolution with ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        std: float | None = 0.001,
+    ) -> None:
         super().__init__()
-        self.depthwise_conv = depthwise(in_channels, kernel_size)
-        self.pointwise_conv = pointwise(in_channels, out_channels)
+        self.depthwise_conv = depthwise(in_channels, kernel_size, std=std)
+        self.pointwise_conv = pointwise(in_channels, out_channels, std=std)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.pointwise_conv(self.depthwise_conv(x))
@@ -102,14 +114,3 @@ def resize_like(x: Tensor, target: Tensor, *, smooth: bool = False) -> Tensor:
     if smooth:
         return F.interpolate(x, size, mode="bilinear", align_corners=True)
     return F.interpolate(x, size, mode="nearest")
-
-
-__all__ = [
-    "ConvNorm",
-    "SeparableConv",
-    "Sequential",
-    "conv2d",
-    "depthwise",
-    "pointwise",
-    "resize_like",
-]
