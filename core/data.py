@@ -119,6 +119,7 @@ class Loader:
         )
         for batch in loader:
             broken = batch.pop(_BROKEN, "")
+            batch.pop(_NOTHING, None)
             for message in broken.splitlines():
                 if self.on_error == "fail":
                     raise DataError(message)
@@ -148,6 +149,7 @@ class Loader:
 
 
 _BROKEN = "broken items"
+_NOTHING = "nothing"  # Paddle takes a batch without any array for the end of the data
 
 
 class _Readable(paddle.io.Dataset):  # type: ignore[misc]
@@ -175,7 +177,9 @@ class _Collate:
         samples = [item for item, _ in items if not isinstance(item, str)]
         broken = [item for item, _ in items if isinstance(item, str)]
         rng = np.random.default_rng([*items[0][1], 1])
-        batch: dict[str, Any] = dict(self.dataset.collate(samples, rng)) if samples else {}
+        batch: dict[str, Any] = {_NOTHING: np.zeros(1)}
+        if samples:
+            batch = dict(self.dataset.collate(samples, rng))
         if broken:
             batch[_BROKEN] = "\n".join(broken)
         return batch

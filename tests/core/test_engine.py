@@ -197,9 +197,7 @@ def test_best_model_holds_the_averaged_weights(toy_settings: Any, tmp_path: Path
 def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(
     toy_settings: Any, tmp_path: Path
 ) -> None:
-    engine = make_engine(
-        toy_settings(), tmp_path / "out", [{"kind": EXPLODE, "start_epoch": 1}]
-    )
+    engine = make_engine(toy_settings(), tmp_path / "out", [{"kind": EXPLODE, "start_epoch": 1}])
     with pytest.raises(TrainingError, match=r"^loss_explode: is nan in step 5 \(epoch 2\)"):
         engine.train()
     assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1

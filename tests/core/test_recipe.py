@@ -28,7 +28,10 @@ LISTEN, TEACHER = "outside.strategies:Listen", "outside.strategies:NeedsTeacher"
             [{"kind": LISTEN, "learning_rate_scale": 0}],
             "strategies.0.learning_rate_scale: expected > 0",
         ),
-        ([{"kind": LISTEN, "start_epoch": 10}], f"strategies.0 ({LISTEN}): window [10, 10) is past"),
+        (
+            [{"kind": LISTEN, "start_epoch": 10}],
+            f"strategies.0 ({LISTEN}): window [10, 10) is past",
+        ),
         ([{"kind": LISTEN, "end_epoch": 11}], f"strategies.0 ({LISTEN}): window [0, 11) is past"),
         (
             [{"kind": LISTEN, "start_epoch": 4, "end_epoch": 4}],

@@ -1,0 +1,251 @@
+"""Checkpoints: strict, atomic, safe to open."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import pickle
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from core import checkpoint
+from core.checkpoint import Description, assign, load_arrays, save, settle, weights_path
+from core.errors import CheckpointError, ConfigError
+from core.run import read_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def small_net() -> nn.Layer:
+    return nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.Flatten(), nn.Linear(4, 5))
+
+
+def test_files_of_paddle_are_read_as_paddle_reads_them(tmp_path: Path) -> None:
+    net = small_net()
+    paddle.save(net.state_dict(), str(tmp_path / "a.pdparams"))
+    ours, theirs = load_arrays(tmp_path / "a.pdparams"), paddle.load(str(tmp_path / "a.pdparams"))
+    assert set(ours) == set(theirs) == set(net.state_dict())
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name], tensor.numpy())
+    paddle.save({"x": {"deep": paddle.ones([2])}}, str(tmp_path / "b.pdparams"))
+    assert load_arrays(tmp_path / "b.pdparams")["x"]["deep"] is not None
+
+
+def test_paddle_reads_our_files(tmp_path: Path) -> None:
+    net, other = small_net(), small_net()
+    save(tmp_path / "c", Description("t", {}), net.state_dict())
+    other.set_state_dict(paddle.load(str(tmp_path / "c" / "model.pdparams")))
+    for name, tensor in net.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), other.state_dict()[name].numpy())
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/trislim_was_hacked",)
+
+
+class EvilEval:
+    def __reduce__(self) -> Any:
+        return eval, ("__import__('os').system('touch /tmp/trislim_was_hacked')",)
+
+
+@pytest.mark.parametrize("thing", [Evil(), EvilEval(), Path("x"), print])
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path, thing: Any) -> None:
+    marker = Path("/tmp/trislim_was_hacked")
+    marker.unlink(missing_ok=True)
+    (tmp_path / "evil.pdparams").write_bytes(pickle.dumps({"weight": thing}))
+    with pytest.raises(CheckpointError, match=r"evil\.pdparams: refused: it asks for "):
+        load_arrays(tmp_path / "evil.pdparams")
+    assert not marker.exists()
+
+
+def test_broken_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.pdparams"
+    paddle.save(small_net().state_dict(), str(path))
+    content = path.read_bytes()
+    for broken in (b"", content[:10], content[: len(content) // 2], b"hello world", b"\x80\x04."):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match=r"x\.pdparams: "):
+            load_arrays(path)
+    path.write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(CheckpointError, match="holds no dictionary"):
+        load_arrays(path)
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        weights_path(tmp_path / "gone")
+
+
+def test_assign_is_strict_and_changes_nothing_on_failure() -> None:
+    net = small_net()
+    good = {name: t.numpy() + 1 for name, t in net.state_dict().items()}
+    before = {name: t.numpy() for name, t in net.state_dict().items()}
+    cases = {
+        "0.weight is [4, 3, 3, 3] in the network, [4, 3, 1, 1] in the file": {
+            **good,
+            "0.weight": np.zeros((4, 3, 1, 1), np.float32),
+        },
+        "1 missing, first 0.bias": {k: v for k, v in good.items() if k != "0.bias"},
+        "1 unknown to the network, first extra": {**good, "extra": np.zeros(1)},
+        "did you mean '0.wieght'": {
+            ("0.wieght" if k == "0.weight" else k): v for k, v in good.items()
+        },
+    }
+    for message, weights in cases.items():
+        with pytest.raises(CheckpointError) as caught:
+            assign(net, weights, "file.pdparams")
+        assert str(caught.value).startswith("file.pdparams: weights of another network")
+        assert message in str(caught.value)
+        for name, tensor in net.state_dict().items():
+            np.testing.assert_array_equal(tensor.numpy(), before[name])
+    assign(net, good, "file.pdparams")
+    np.testing.assert_array_equal(net[0].weight.numpy(), good["0.weight"])
+
+
+def test_another_class_count_says_how_to_start_the_head_anew() -> None:
+    net = small_net()
+    weights = {name: t.numpy() for name, t in net.state_dict().items()}
+    weights["3.weight"], weights["3.bias"] = np.zeros((4, 9), "f"), np.zeros(9, "f")
+    with pytest.raises(CheckpointError, match=r"-o 'model\.reinit=\[3\.\*\]'"):
+        assign(net, weights, "x.pdparams")
+    head = net[3].weight.numpy()
+    assign(net, weights, "x.pdparams", ["3.*"])
+    np.testing.assert_array_equal(net[3].weight.numpy(), head)
+    with pytest.raises(ConfigError, match=r"^model\.reinit: 'fc\.\*' matches nothing"):
+        assign(net, weights, "x.pdparams", ["fc.*"])
+
+
+def test_interrupted_renames_are_settled(tmp_path: Path) -> None:
+    folder = tmp_path / "latest"
+    save(folder, Description("t", {}, epoch=1), {"w": np.ones(1)})
+    folder.rename(tmp_path / "latest.old")  # killed after the first rename
+    (tmp_path / "latest.partial").mkdir()
+    assert weights_path(folder / "model.pdparams").is_file()
+    assert not (tmp_path / "latest.old").exists()
+    (tmp_path / "latest.old").mkdir()  # killed before the last removal
+    settle(folder)
+    assert checkpoint.load_description(folder).epoch == 1
+    save(folder, Description("t", {}, epoch=2), {"w": np.ones(1)})
+    assert checkpoint.load_description(folder).epoch == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest"]
+
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from core.checkpoint import Description, save
+for epoch in range(1, 10**6):
+    weights = {f"w{i}": np.full(20000, epoch, np.float32) for i in range(10)}
+    save(Path(sys.argv[1]), Description("t", {}, epoch=epoch), weights, {"epoch": epoch})
+    print(epoch, flush=True)
+"""
+
+
+def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "latest"
+    delays = np.random.default_rng(0).uniform(0, 0.02, 5)
+    for delay in delays:
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert writer.stdout is not None
+        for _ in range(2):
+            writer.stdout.readline()
+        threading.Event().wait(delay)
+        writer.kill()
+        writer.wait()
+        weights = load_arrays(weights_path(folder))
+        description = checkpoint.load_description(folder)
+        training = load_arrays(folder / "training.pdopt")
+        values = {float(x) for array in weights.values() for x in (array.min(), array.max())}
+        assert values == {float(description.epoch)} == {float(training["epoch"])}
+
+
+def test_disk_full_keeps_the_old_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "latest"
+    save(folder, Description("t", {}, epoch=1), {"w": np.ones(4)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    import signal
+
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10000, limits[1]))
+        with pytest.raises(CheckpointError, match=r"latest: cannot be written: File too large"):
+            save(folder, Description("t", {}, epoch=2), {"w": np.ones(10**6)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpoint.load_description(folder).epoch == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest"]
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="file/out: cannot be written: Not a directory"):
+        save(tmp_path / "file" / "out", Description("t", {}), {})
+
+
+def test_restore_needs_a_description_or_a_task(toy_settings: Any, tmp_path: Path) -> None:
+    task = read_run(toy_settings()).task
+    net = task.build_model()
+    paddle.save(net.state_dict(), str(tmp_path / "published.pdparams"))
+    with pytest.raises(CheckpointError, match=r"no model\.json beside it; name a config with -c"):
+        checkpoint.restore(tmp_path / "published.pdparams")
+    _, model = checkpoint.restore(tmp_path / "published", task)
+    np.testing.assert_array_equal(model.head.weight.numpy(), net.head.weight.numpy())
+    assert not model.training
+    save(tmp_path / "other", Description("cls", {}), net.state_dict())
+    with pytest.raises(CheckpointError, match="weights of the task 'cls', the config is of"):
+        checkpoint.restore(tmp_path / "other", task)
+    (tmp_path / "other" / "model.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not a description of a checkpoint"):
+        checkpoint.restore(tmp_path / "other")
+
+
+@pytest.fixture()
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server over the folder `web`."""
+    (tmp_path / "web").mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(tmp_path / "web"))
+
+        def log_message(self, *args: Any) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_pretrained_from_path_url_and_true(
+    toy_settings: Any, tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paddle.utils.download.WEIGHTS_HOME", str(tmp_path / "cache"))
+    settings = toy_settings()
+    net = read_run(settings).task.build_model()
+    paddle.save(net.state_dict(), str(tmp_path / "web" / "w.pdparams"))
+    for source in (str(tmp_path / "web" / "w.pdparams"), f"{web}/w.pdparams"):
+        settings["model"] = {"pretrained": source}
+        task = read_run(settings).task
+        model = task.build_model()
+        assert checkpoint.load_pretrained(task, model) == []
+        np.testing.assert_array_equal(model.conv.weight.numpy(), net.conv.weight.numpy())
+    settings["model"] = {"pretrained": True}
+    task = read_run(settings).task
+    with pytest.raises(ConfigError, match=r"^model\.pretrained: no weights"):
+        checkpoint.load_pretrained(task, task.build_model())
+    settings["model"] = {"reinit": ["head.*"]}
+    task = read_run(settings).task
+    with pytest.raises(ConfigError, match=r"^model\.reinit: has no meaning"):
+        checkpoint.load_pretrained(task, task.build_model())
