@@ -1,0 +1,6 @@
+"""Semantic segmentation: networks of PaddleSeg, list files, mIoU."""
+
+from tasks.seg.config import Config
+from tasks.seg.task import Task
+
+__all__ = ["Config", "Task"]

@@ -1,0 +1,135 @@
+"""Semantic segmentation as a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.config import suggest
+from core.errors import ConfigError
+from core.task import (
+    Arrays,
+    Batch,
+    DistillPoint,
+    Forward,
+    Losses,
+    Outputs,
+    QatBudget,
+    Sample,
+    SlimHints,
+    Split,
+)
+from tasks.seg import drawing, inference
+from tasks.seg.config import Config
+from tasks.seg.data import SegDataset, evaluation_sample
+from tasks.seg.download import ensure_downloaded
+from tasks.seg.losses import head_losses
+from tasks.seg.metrics import SegMetric
+from tasks.seg.models import build_network, find_heads, published_url
+from tasks.seg.synthetic import ensure_drawn
+
+ENDINGS = ("raw", "softmax", "argmax")
+
+
+class Task:
+    """Label every pixel; the first output of the network is `logits`, the others `aux_1` ..."""
+
+    name = "seg"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build_model(self) -> Layer:
+        return build_network(self.config.model)
+
+    def pretrained_url(self) -> str:
+        return published_url(self.config.model)
+
+    def build_dataset(self, split: Split) -> SegDataset:
+        if self.config.synthetic is not None:
+            ensure_drawn(self.config)
+        elif self.config.data.download is not None:
+            ensure_downloaded(self.config.data)
+        return SegDataset(self.config, split)
+
+    def name_outputs(self, raw: Any) -> Outputs:
+        if isinstance(raw, dict):
+            return raw
+        tensors = list(raw) if isinstance(raw, (list, tuple)) else [raw]
+        return {f"aux_{i}" if i else "logits": tensor for i, tensor in enumerate(tensors)}
+
+    def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        config = self.config
+        return head_losses(
+            outputs,
+            batch["label"],
+            config.loss,
+            config.data.ignore_index,
+            config.model.num_classes,
+        )
+
+    def infer(self, run: Forward, batch: Arrays) -> Arrays:
+        return inference.infer(run, batch, self.config.evaluation)
+
+    def build_metric(self) -> SegMetric:
+        return SegMetric(self.config.class_names, self.config.data.ignore_index)
+
+    def input_spec(self) -> list[InputSpec]:
+        """Describe the image: of the size `data.size`, or of any where that is null."""
+        width, height = self.config.data.size or (None, None)
+        return [InputSpec([None, 3, height, width], "float32", "image")]
+
+    def slim_hints(self, model: Layer) -> SlimHints:
+        heads = find_heads(self.config.model)
+        return SlimHints(
+            distill_points=(
+                DistillPoint(heads.logits, "class_logits"),
+                DistillPoint(heads.feature, "feature"),
+            ),
+            never_prune=heads.class_layers,
+            qat_budget=QatBudget(learning_rate_scale=0.1, epochs_scale=0.2),
+        )
+
+    def deploy_model(self, model: Layer, ending: str) -> Layer:
+        if ending not in ENDINGS:
+            raise ConfigError(f"ending: segmentation has no {ending!r}{suggest(ending, ENDINGS)}")
+        return Deployed(model, ending)
+
+    def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
+        sample = evaluation_sample(image, self.config.data)
+        return {"image": sample["image"]}, image.shape[:2]
+
+    def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:
+        """Return `mask` [H, W] of the image's size and the share of each class that occurs."""
+        mask = inference.label_map(outputs, tuple(info))
+        names = self.config.class_names
+        labels, counts = np.unique(mask, return_counts=True)
+        shares = {names[label]: float(n) / mask.size for label, n in zip(labels, counts)}
+        return {"mask": mask, "classes": shares}
+
+    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+        return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
+
+
+class Deployed(Layer):  # type: ignore[misc]
+    """A network with one named output: logits, probabilities or labels."""
+
+    def __init__(self, network: Layer, ending: str) -> None:
+        super().__init__()
+        self.network = network
+        self.ending = ending
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        raw = self.network(image)
+        logits = raw[0] if isinstance(raw, (list, tuple)) else raw
+        if self.ending == "softmax":
+            return {"probabilities": F.softmax(logits, axis=1)}
+        if self.ending == "argmax":
+            return {"labels": paddle.argmax(logits, axis=1, dtype="int32")}
+        return {"logits": logits}
