@@ -79,8 +79,8 @@ class Codec:
             (heatmaps.shape[2], heatmaps.shape[3]),
             self.config.udp,
         )
-        points = np.concatenate([peaks * stride, scores[..., None]], axis=-1)
-        return points.astype(np.float32)
+        points: np.ndarray = np.concatenate([peaks * stride, scores[..., None]], axis=-1)
+        return points.astype(np.float32, copy=False)
 
 
 def heatmap_stride(input_size: Size, heatmap_size: Size, udp: bool) -> np.ndarray:

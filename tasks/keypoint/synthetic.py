@@ -128,9 +128,9 @@ def draw_background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarr
     """Return coarse and fine noise in dull colours, with a few grey strokes, [H, W, 3] uint8."""
     height, width = size
     coarse = rng.uniform(60, 170, (5, 5, 3)).astype(np.float32)
-    canvas = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    canvas += rng.normal(0, 12, (height, width, 1)).astype(np.float32)
-    canvas = np.clip(canvas, 0, 255).astype(np.uint8)
+    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    noisy = smooth + rng.normal(0, 12, (height, width, 1))
+    canvas: np.ndarray = np.clip(noisy, 0, 255).astype(np.uint8)
     for _ in range(4):
         start, end = rng.integers(0, [[width, height]] * 2)
         grey = int(rng.integers(40, 210))
