@@ -7,7 +7,6 @@ import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,6 +17,7 @@ from core.errors import ExportError
 from core.task import Arrays
 
 Backend = Literal["paddle", "onnxruntime", "openvino"]
+Format = Literal["paddle", "onnx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # the names that Paddle's tools of different years give their files; PIR writes .json
@@ -28,7 +28,6 @@ _PADDLE_NAMES = (
     ("model.json", "model.pdiparams"),
     ("inference.json", "inference.pdiparams"),
 )
-_FORMATS = MappingProxyType({"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"})
 
 
 class Predictor(ABC):
@@ -120,13 +119,18 @@ def is_installed(backend: Backend) -> bool:
     return importlib.util.find_spec(backend) is not None
 
 
+def format_of(backend: Backend) -> Format:
+    """Return which files a backend reads."""
+    return "paddle" if backend == "paddle" else "onnx"
+
+
 def find_files(folder: Path, backend: Backend) -> tuple[Path, ...]:
     """Return the files of the model that a backend reads.
 
     Raises:
         ExportError: There are none; the message says how to make them.
     """
-    if _FORMATS[backend] == "paddle":
+    if format_of(backend) == "paddle":
         for names in _PADDLE_NAMES:
             files = tuple(folder / name for name in names)
             if all(file.is_file() for file in files):
@@ -207,15 +211,21 @@ class _OpenVino(Predictor):
             "NUM_STREAMS": 1,
         }
         self._model: Any = core.compile_model(str(file), "CPU", settings)
+        known = [port.name for port in description.outputs] if description else []
         names = (
             [each.any_name for each in self._model.inputs],
-            [each.any_name for each in self._model.outputs],
+            [_name_in(each.names, known) for each in self._model.outputs],
         )
         super().__init__(description, *names)
 
     def _run(self, feeds: Arrays) -> Arrays:
         results = self._model(feeds)
         return {name: np.array(results[name]) for name in self._outputs}
+
+
+def _name_in(names: set[str], known: Sequence[str]) -> str:
+    """Choose a tensor's name: OpenVINO collects those of all equal tensors."""
+    return next((name for name in known if name in names), min(names))
 
 
 def _from_graph(inputs: Sequence[str], outputs: Sequence[str]) -> Description:

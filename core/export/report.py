@@ -2,7 +2,7 @@
 
 The definitions, everywhere in this project:
 
-- **size**: bytes of `.pdmodel` + `.pdiparams` (or of the `.onnx` file); 1 MB is 2**20 bytes.
+- **size**: bytes of `.pdmodel` + `.pdiparams` (or of the `.onnx` file); 1 MB is 10**6 bytes.
 - **parameters**: numbers that training changes; the running statistics of batch normalization are
   not among them.
 - **MACs**: one multiplication with one addition, counted for one input of batch 1 in convolutions
@@ -42,8 +42,8 @@ def size_bytes(files: Sequence[Path]) -> dict[str, int]:
 
 
 def size_mb(files: Sequence[Path]) -> float:
-    """Return what the files weigh together, in units of 2**20 bytes."""
-    return sum(size_bytes(files).values()) / 2**20
+    """Return what the files weigh together, in MB."""
+    return sum(size_bytes(files).values()) / 1e6
 
 
 def count_parameters(layer: Layer) -> int:

@@ -1,0 +1,195 @@
+"""Export a model of a task into a folder that needs nothing else to be deployed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.checkpoint import replacing
+from core.config import suggest, to_mapping
+from core.deploy.description import (
+    DESCRIPTION,
+    Description,
+    Port,
+    Preprocess,
+    Report,
+    TaskSettings,
+    write_description,
+)
+from core.deploy.predictor import (
+    BACKENDS,
+    Format,
+    Predictor,
+    format_of,
+    is_installed,
+    load_predictor,
+)
+from core.errors import ExportError
+from core.export import onnx, parity, report
+from core.export.fold import fold_batch_norms
+from core.export.graph import Graph
+from core.task import Task
+from core.trace import evaluation_mode, trace
+
+FORMATS: tuple[Format, ...] = get_args(Format)
+MODEL, PARAMS, ONNX = "model.pdmodel", "model.pdiparams", "model.onnx"
+_OURS = (MODEL, PARAMS, ONNX, DESCRIPTION)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export made.
+
+    Attributes:
+        folder: Where it is.
+        description: Content of its `deploy.yml`.
+        file_bytes: Size of each file.
+        differences: How far each output is from the eager model, in each runtime.
+    """
+
+    folder: Path
+    description: Description
+    file_bytes: dict[str, int]
+    differences: list[parity.Difference]
+
+
+def export(
+    task: Task,
+    model: Layer,
+    save_dir: str | Path,
+    formats: Sequence[Format] = ("paddle",),
+    ending: str = "raw",
+    input_shape: Sequence[int] | None = None,
+    opset: int = onnx.OPSET,
+) -> Exported:
+    """Export a model, compare it with the eager one, and put the folder in place.
+
+    The folder appears whole or not at all; an earlier export of the same name is replaced then.
+
+    Args:
+        task: Names inputs and ending, and reads the data to compare on.
+        model: The trained network; left as it is.
+        save_dir: Folder to make. One that holds other files than an export is refused.
+        formats: `paddle` is always written, for size and description rest on it.
+        ending: What the graph ends in, as `task.deploy_model` knows it.
+        input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
+            task's `input_spec` says.
+        opset: Of ONNX.
+
+    Raises:
+        ExportError: Not exportable, not writable, or a runtime answers differently.
+        ConfigError: The task does not know the ending.
+    """
+    folder = Path(save_dir)
+    wanted = [name for name in FORMATS if name == "paddle" or name in formats]
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
+    _check_folder(folder)
+    specs = _specs(task, input_shape)
+    layer = task.deploy_model(model, ending)
+    with evaluation_mode(model), evaluation_mode(layer), replacing(folder) as partial:
+        graph = Graph.from_trace(trace(layer, specs, model))
+        folded = fold_batch_norms(graph)
+        _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
+        _write(graph, partial, wanted, opset)
+        batches = parity.real_batches(task, specs)
+        description = _describe(task, model, layer, ending, graph, partial, batches[0], specs)
+        write_description(description, partial)
+        predictors = _predictors(partial, wanted)
+        decided = parity.deciding_outputs(graph)
+        differences = parity.check(layer, predictors, batches, decided)
+        del predictors  # they may hold the files open, and the folder is about to be renamed
+        sizes = report.size_bytes(sorted(partial.iterdir()))
+    return Exported(folder, description, sizes, differences)
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder}: expected a folder, it is a file")
+    foreign = sorted(path.name for path in folder.glob("*") if path.name not in _OURS)
+    if foreign:
+        raise ExportError(
+            f"{folder}: holds {foreign[0]}, which is no part of an export; choose another folder"
+        )
+
+
+def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
+    specs = task.input_spec()
+    if input_shape is None:
+        return specs
+    first = specs[0]
+    shape = [-1, *input_shape] if len(input_shape) == len(first.shape) - 1 else list(input_shape)
+    known = [-1 if size is None else int(size) for size in first.shape]
+    if len(shape) != len(known) or shape[1] != known[1] or any(s < 1 and s != -1 for s in shape):
+        raise ExportError(
+            f"input_shape: expected a shape like {known} (-1: free), got {list(input_shape)}"
+        )
+    if any(k not in (-1, s) for k, s in zip(known, shape)):
+        _log.warning("input_shape: the task's settings prepare images of %s, not %s", known, shape)
+    return [InputSpec(shape, first.dtype, first.name), *specs[1:]]
+
+
+def _write(graph: Graph, folder: Path, formats: Sequence[Format], opset: int) -> None:
+    graph.write(folder / MODEL, folder / PARAMS)
+    if "onnx" in formats:
+        (folder / ONNX).write_bytes(onnx.convert(folder / MODEL, folder / PARAMS, opset))
+
+
+def _predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
+    predictors = []
+    for backend in BACKENDS:
+        if format_of(backend) not in formats:
+            continue
+        if is_installed(backend):
+            predictors.append(load_predictor(folder, backend))
+        else:
+            _log.warning("%s is not installed: the export is not compared in it", backend)
+    return predictors
+
+
+def _describe(
+    task: Task,
+    model: Layer,
+    layer: Layer,
+    ending: str,
+    graph: Graph,
+    folder: Path,
+    batch: Sequence[Any],
+    specs: Sequence[InputSpec],
+) -> Description:
+    shapes = tuple((1, *array.shape[1:]) for array in batch)
+    return Description(
+        inputs=_ports(graph, graph.inputs),
+        outputs=_ports(graph, graph.outputs),
+        task=TaskSettings(task.name, to_mapping(task.config)),
+        ending=ending,
+        preprocess=_preprocess(task, graph),
+        report=Report(
+            size_mb=round(report.size_mb([folder / MODEL, folder / PARAMS]), 3),
+            parameters=report.count_parameters(model),
+            macs=report.count_macs(layer, shapes, specs),
+            input_shapes=shapes,
+        ),
+        trislim=importlib.metadata.version("trislim"),
+    )
+
+
+def _ports(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
+    return tuple(Port(name, graph.shape(name), graph.dtype(name).name) for name in names)
+
+
+def _preprocess(task: Task, graph: Graph) -> Preprocess:
+    data = getattr(task.config, "data", None)
+    mean, std = getattr(data, "mean", None), getattr(data, "std", None)
+    height, width = graph.shape(graph.inputs[0])[-2:]
+    size = (width, height) if min(height, width) > 0 else None
+    return Preprocess(mean=mean, std=std, size=size)

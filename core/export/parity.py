@@ -1,0 +1,216 @@
+"""Compare an exported model with the eager one, on real inputs and in every installed runtime.
+
+What is compared, and with which limits:
+
+- **Outputs that are sums and products of the inputs** (logits, heatmaps, probabilities): the
+  largest absolute difference, relative to the largest eager value, is at most `TOLERANCE`. Folding
+  and other orders of summation cost 1e-7 to 3e-5 on real networks of 10 to 300 layers; a wrong
+  weight, layout or precision costs 1e-2 and more.
+- **Outputs that decide** (integers, and floats behind an argmax, a top-k, a sign or a rounding,
+  like decoded points): a difference of one bit may turn a tie, so the share of elements that agree
+  (floats within `TOLERANCE`) is at least `AGREEMENT` over all samples.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.deploy.predictor import Predictor
+from core.errors import ExportError, UserError
+from core.export.graph import Graph, names_of
+from core.task import Arrays, Sample, Task
+from core.trace import evaluation_mode, name_outputs
+
+TOLERANCE = 1e-4
+AGREEMENT = 0.99
+SAMPLES = 4
+
+_DECIDING = (
+    *("arg_max", "arg_min", "top_k", "top_k_v2", "argsort", "sign", "round", "floor", "ceil"),
+    *("equal", "not_equal", "greater_than", "greater_equal", "less_than", "less_equal"),
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from the eager one, over all batches."""
+
+    runtime: str
+    output: str
+    relative: float | None  # largest difference / largest eager value
+    agreement: float | None  # share of equal elements, of an output that decides
+
+    @property
+    def passes(self) -> bool:
+        """Tell whether it is within the limits; not-a-number is not."""
+        if self.agreement is not None:
+            return self.agreement >= AGREEMENT
+        return self.relative is not None and self.relative <= TOLERANCE
+
+    def __str__(self) -> str:
+        if self.agreement is not None:
+            return f"{self.agreement:.2%} of elements equal, at least {AGREEMENT:.0%} wanted"
+        return f"differs by {self.relative:.1e} of the largest, at most {TOLERANCE:.0e} wanted"
+
+
+def check(
+    layer: Layer,
+    predictors: Sequence[Predictor],
+    batches: Sequence[Sequence[np.ndarray]],
+    decided: Sequence[str] = (),
+) -> list[Difference]:
+    """Compare each predictor with the eager layer on each batch.
+
+    Args:
+        layer: What was exported.
+        predictors: The exported model in each runtime.
+        batches: The inputs, in the layer's order.
+        decided: Outputs that decide, see `deciding_outputs`; integers count as such anyway.
+
+    Raises:
+        ExportError: An output differs, is missing, or has another shape or type; the message
+            names the runtime, the output and the numbers.
+    """
+    expected = [_eager(layer, batch) for batch in batches]
+    differences = []
+    for predictor in predictors:
+        got = [_run(predictor, batch) for batch in batches]
+        for name in expected[0]:
+            pairs = [(want[name], have[name]) for want, have in zip(expected, got)]
+            difference = _compare(predictor.backend, name, pairs, name in decided)
+            if not difference.passes:
+                raise ExportError(
+                    f"{predictor.backend}: output {name!r} of the exported model {difference}"
+                )
+            differences.append(difference)
+    return differences
+
+
+def deciding_outputs(graph: Graph) -> list[str]:
+    """Return the outputs that depend on a decision, like decoded points on an argmax."""
+    tainted: set[str] = set()
+    for op in graph.operators:
+        if op.type in _DECIDING or tainted.intersection(names_of(op.inputs)):
+            tainted.update(names_of(op.outputs))
+    return [name for name in graph.outputs if name in tainted]
+
+
+def real_batches(task: Task, specs: Sequence[InputSpec]) -> list[list[np.ndarray]]:
+    """Return batches of 1 and of 2: samples of the task's validation split if it can be read.
+
+    Otherwise they are random images that went through the task's `preprocess`. A sample that does
+    not fit the fixed dimensions is cut, or continued periodically. Where the specification fixes
+    the batch, so are the batches.
+    """
+    samples = _validation_samples(task) or _random_samples(task)
+    rows = [
+        [_fit(sample[spec.name], tuple(spec.shape[1:])) for spec in specs] for sample in samples
+    ]
+    fixed = specs[0].shape[0]
+    if fixed not in (None, -1):
+        return [_stack((rows * int(fixed))[: int(fixed)])]
+    half = (len(rows) + 1) // 2
+    return [*(_stack([row]) for row in rows[:half]), _stack((rows[half:] + rows)[:2])]
+
+
+def _validation_samples(task: Task) -> list[Sample]:
+    config = task.config
+    root = getattr(getattr(config, "data", None), "root", None)
+    if getattr(config, "synthetic", None) is not None and not Path(str(root)).exists():
+        return []  # exporting should not draw a data set
+    try:
+        dataset = task.build_dataset("val")
+        indices = sorted({index * len(dataset) // SAMPLES for index in range(SAMPLES)})
+        rng = np.random.default_rng(0)
+        return [dataset.sample(index, rng) for index in indices] if len(dataset) else []
+    except UserError as error:
+        _log.info("the validation data cannot be read, random images are compared: %s", error)
+        return []
+
+
+def _random_samples(task: Task) -> list[Sample]:
+    rng = np.random.default_rng(0)
+    samples = []
+    for _ in range(SAMPLES):
+        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        sample, _ = task.preprocess(np.kron(coarse, np.ones((20, 20, 1), np.uint8)))
+        samples.append(sample)
+    return samples
+
+
+def _fit(array: np.ndarray, shape: Sequence[int | None]) -> np.ndarray:
+    for axis, wanted in enumerate(shape):
+        if wanted not in (None, -1, array.shape[axis]):
+            array = np.take(array, range(int(wanted or 0)), axis=axis, mode="wrap")
+    return array
+
+
+def _stack(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Make a batch; instead of a sample of another size it holds the first one mirrored."""
+    columns = []
+    for first, *others in zip(*rows):
+        alike = [each if each.shape == first.shape else first[..., ::-1] for each in others]
+        columns.append(np.stack([first, *alike]))
+    return columns
+
+
+def _eager(layer: Layer, batch: Sequence[np.ndarray]) -> Arrays:
+    with evaluation_mode(layer), paddle.no_grad():
+        outputs = layer(*[paddle.to_tensor(array) for array in batch])
+    return {name: tensor.numpy() for name, tensor in name_outputs(outputs).items()}
+
+
+def _run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:
+    try:
+        return predictor.run(*batch)
+    except ExportError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        shapes = ", ".join(str(list(array.shape)) for array in batch)
+        raise ExportError(
+            f"{predictor.backend}: the exported model fails on {shapes}: {lines[-1].strip()}"
+        ) from error
+
+
+def _compare(
+    runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], decided: bool
+) -> Difference:
+    counts: dict[str, float] = defaultdict(float)
+    for wanted, got in pairs:
+        if got.shape != wanted.shape or got.dtype.kind != wanted.dtype.kind:
+            raise ExportError(
+                f"{runtime}: output {name!r} of the exported model is {got.dtype} "
+                f"{list(got.shape)}, expected {wanted.dtype} {list(wanted.shape)}"
+            )
+        if not np.isfinite(wanted).all():
+            raise ExportError(f"{name}: the eager model itself puts out values that are not finite")
+        far = np.abs(got.astype(np.float64) - wanted)
+        largest = float(np.abs(wanted.astype(np.float64)).max(initial=1e-12))
+        worst = float(far.max(initial=0.0)) / largest
+        counts["worst"] = max(counts["worst"], worst if np.isfinite(worst) else np.inf)
+        limit = TOLERANCE * largest if wanted.dtype.kind == "f" else 0.0
+        counts["equal"] += int((far <= limit).sum())
+        counts["all"] += wanted.size
+    if decided or pairs[0][0].dtype.kind != "f":
+        return Difference(runtime, name, None, counts["equal"] / max(counts["all"], 1))
+    return Difference(runtime, name, counts["worst"], None)
+
+
+def summary(differences: Sequence[Difference]) -> Mapping[str, str]:
+    """Return one line for each runtime."""
+    lines: dict[str, list[str]] = defaultdict(list)
+    for each in differences:
+        figure = f"{each.agreement:.2%} equal" if each.relative is None else f"{each.relative:.1e}"
+        lines[each.runtime].append(f"{each.output} {figure}")
+    return {runtime: ", ".join(parts) for runtime, parts in lines.items()}
