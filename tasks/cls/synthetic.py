@@ -14,7 +14,7 @@ import numpy as np
 from core.errors import DataError
 from tasks.cls.config import SyntheticConfig
 
-_SHAPES = ("disc", "ring", "square", "cross", "triangle")
+_SHAPES = ("disc", "cross", "ring", "triangle", "square")
 _COLORS = ("red", "green", "blue", "yellow")
 _RGB = {
     "red": (210, 40, 40),
@@ -64,9 +64,9 @@ def list_classes() -> list[tuple[str, str]]:
 
 def draw_picture(color: str, shape: str, side: int, rng: np.random.Generator) -> np.ndarray:
     """Draw one shape somewhere on a noisy background; RGB [side, side, 3] uint8."""
-    background = rng.integers(60, 200, size=3)
+    background = rng.integers(20, 110, size=3)
     canvas = np.full((side, side, 3), background, np.float32)
-    radius = side * rng.uniform(0.24, 0.36)
+    radius = side * rng.uniform(0.28, 0.38)
     center = rng.uniform(radius, side - radius, size=2)
     mask = _shape_mask(shape, side, center, radius, rng.uniform(-20, 20))
     paint = np.array(_RGB[color]) + rng.uniform(-25, 25, size=3)

@@ -106,9 +106,9 @@ def _layers_as_wide_as(calls: list[_Call], num_classes: int) -> list[str]:
 def _last_map(calls: list[_Call], classifiers: list[str]) -> str | None:
     paths = [call.path for call in calls]
     end = paths.index(classifiers[0]) if classifiers else len(calls)
-    maps = [
-        call.path
-        for call in calls[:end]
-        if call.output.ndim == 4 and min(call.output.shape[2:]) > 1 and call.layer.parameters()
-    ]
-    return maps[-1] if maps else None
+    for call in reversed(calls[:end]):
+        if call.output.ndim == 3:
+            return None  # a transformer: the maps before are not what the classifier sees
+        if call.output.ndim == 4 and min(call.output.shape[2:]) > 1 and call.layer.parameters():
+            return call.path
+    return None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paddle import nn
 from paddle.nn import Layer
+from paddle.utils import unique_name
 
 from core.config import suggest
 from core.errors import ConfigError
@@ -50,7 +53,8 @@ def build_backbone(
             raise ConfigError(f"model.options.{key}: is set by model.pretrained or num_classes")
     count_key = "num_classes" if "num_classes" in _parameters(factory) else "class_num"
     try:
-        model = factory(**{count_key: num_classes}, **options)
+        with _quiet():
+            model = _build_with_own_names(lambda: factory(**{count_key: num_classes}, **options))
     except TypeError as error:
         if not options:
             raise
@@ -116,7 +120,8 @@ def pretrained_url(name: str) -> str:
 
 def _factories() -> dict[str, Callable[..., Layer]]:
     # Deferred: importing PaddleClas takes a second and half of the scientific Python stack.
-    from paddleclas.ppcls.arch import backbone
+    with _quiet():
+        from paddleclas.ppcls.arch import backbone
 
     functions = {name: getattr(backbone, name) for name in backbone.__all__}
     return {
@@ -135,6 +140,38 @@ def _factory(name: str) -> Callable[..., Layer]:
         hint = hint if "did you mean" in hint else " (tasks/cls/README.md tells how to list them)"
         raise ConfigError(f"model.name: PaddleClas has no network {name!r}{hint}")
     return factories[name]
+
+
+def _build_with_own_names(build: Callable[[], Layer]) -> Layer:
+    """Build a network whose parameter names are unique in this process.
+
+    Many networks of PaddleClas have fixed names, which Paddle refuses the second time. So the
+    names taken so far are forgotten while it is built, and names that were taken are changed.
+    """
+    generator, taken = unique_name.switch()
+    unique_name.switch(generator)
+    try:
+        model = build()
+    finally:
+        unique_name.switch(generator, taken)
+    for tensor in model.state_dict().values():
+        if taken(tensor.name):
+            tensor.name = unique_name.generate(tensor.name)
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what PaddleClas and faiss log about themselves."""
+    loggers = [logging.getLogger(name) for name in ("ppcls", "faiss.loader")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def _module(factory: Callable[..., Layer]) -> Any:

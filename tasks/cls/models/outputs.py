@@ -21,8 +21,13 @@ def name_outputs(raw: Any, main: str = "logits") -> Outputs:
     Further outputs are `auxiliary_1`, ... (GoogLeNet) or the names of stages.
     """
     if isinstance(raw, dict):
-        stages = {name: value for name, value in raw.items() if name != "logits"}
-        return {**name_outputs(raw["logits"], main), **stages}
+        named = name_outputs(raw["logits"], main)
+        for name, value in raw.items():
+            if isinstance(value, (list, tuple)) and name != "logits":  # a stage of branches, HRNet
+                named.update({f"{name}[{index}]": item for index, item in enumerate(value)})
+            elif name != "logits":
+                named[name] = value
+        return named
     if isinstance(raw, (list, tuple)):
         further = {f"auxiliary_{index}": value for index, value in enumerate(raw[1:], start=1)}
         return {main: raw[0], **further}
