@@ -47,3 +47,12 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
         metavar="key.sub=value",
         help="change one setting of the config; may be repeated",
     )
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read `1,3,224,224`, as the type of an argument."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        wanted = "whole numbers with commas between"
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}") from error

@@ -47,8 +47,20 @@ def size_mb(files: Sequence[Path]) -> float:
 
 
 def count_parameters(layer: Layer) -> int:
-    """Count the numbers that training changes."""
-    return sum(int(np.prod(tensor.shape)) for tensor in layer.parameters())
+    """Count the numbers that training changes, frozen ones included."""
+    # paddle.nn.BatchNorm, unlike BatchNorm2D, keeps its running statistics as parameters
+    statistics = {
+        id(tensor)
+        for each in layer.sublayers(include_self=True)
+        for tensor in (getattr(each, "_mean", None), getattr(each, "_variance", None))
+    }
+    counted = [tensor for tensor in layer.parameters() if id(tensor) not in statistics]
+    return sum(math.prod(tensor.shape) for tensor in counted)
+
+
+def count_stored(files: Sequence[Path]) -> int:
+    """Count all numbers in the parameter file of an exported Paddle model."""
+    return sum(weight.size for weight in Graph.from_files(files[0], files[1]).weights.values())
 
 
 def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]) -> int:

@@ -1,0 +1,75 @@
+"""Export a trained model for deployment, after comparing it with the original in each runtime."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from core import cli
+from core.checkpoint import restore
+from core.export.package import FORMATS, export
+from core.export.parity import summary
+
+EPILOG = """\
+SAVE_DIR then holds model.pdmodel and model.pdiparams, model.onnx if asked for, and deploy.yml.
+Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint).
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--weights", required=True, type=Path, metavar="PDPARAMS", help="model.pdparams to export"
+    )
+    parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
+    parser.add_argument(
+        "--format",
+        type=lambda text: text.split(","),
+        default=["paddle"],
+        metavar="A,B",
+        help=f"of {', '.join(FORMATS)}; paddle is always written (default: paddle)",
+    )
+    parser.add_argument(
+        "--input_shape",
+        type=cli.integers,
+        metavar="N,C,H,W",
+        help="without N the batch is free; --input_shape=-1,3,-1,-1 leaves the size free too "
+        "(default: the task's size, any batch)",
+    )
+    parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
+    parser.add_argument("--opset", type=int, default=13, help="of ONNX, at least 13")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    task, model = restore(arguments.weights)
+    made = export(
+        task,
+        model,
+        arguments.save_dir,
+        formats=arguments.format,
+        ending=arguments.ending,
+        input_shape=arguments.input_shape,
+        opset=arguments.opset,
+    )
+    report = made.description.report
+    console = Console(highlight=False)
+    for runtime, line in summary(made.differences).items():
+        console.print(f"same as the original in {runtime}: {line}")
+    for name, count in made.file_bytes.items():
+        console.print(f"{name:<16} {count:>12,} bytes")
+    if report is not None:
+        shapes = " ".join("x".join(map(str, shape)) for shape in report.input_shapes)
+        console.print(f"size {report.size_mb:.3f} MB (model.pdmodel + model.pdiparams)")
+        console.print(f"parameters {report.parameters / 1e6:.3f} M")
+        console.print(f"MACs {report.macs / 1e6:.1f} M at {shapes}")
+    console.print(f"exported to {made.folder}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

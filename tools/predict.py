@@ -1,0 +1,61 @@
+"""Predict on images with an exported model; draw each result and list all in predictions.json."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from core import cli
+from core.deploy.predict import PREDICTIONS, load_task, predict_files
+from core.deploy.predictor import BACKENDS, load_predictor
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Exit status 1: some files of the folder could not be read and were left out.",
+    )
+    parser.add_argument(
+        "--model_dir", required=True, type=Path, help="folder that tools/export_model.py made"
+    )
+    parser.add_argument(
+        "--image_path",
+        required=True,
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="an image, or a folder with images",
+    )
+    parser.add_argument(
+        "--save_dir", required=True, type=Path, help="for the pictures and predictions.json"
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="paddle", help="runtime (default: paddle)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
+    task = load_task(predictor, arguments.model_dir)
+    with logging_redirect_tqdm():
+        skipped = predict_files(
+            task,
+            predictor,
+            arguments.image_path,
+            arguments.save_dir,
+            lambda files: tqdm(files, desc="predict", unit="image", disable=None),
+        )
+    logging.info("written to %s", arguments.save_dir / PREDICTIONS)
+    if skipped:
+        logging.warning("%d files could not be read", len(skipped))
+    return 1 if skipped else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
