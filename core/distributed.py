@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import paddle
@@ -36,6 +36,39 @@ def barrier() -> None:
     """Wait until every process is here."""
     if dist.get_world_size() > 1:
         dist.barrier()
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over the processes, in one exchange per data type.
+
+    Done once per optimizer step, after the last backward. Unlike `paddle.DataParallel` this leaves
+    no hooks on the parameters, so a strategy may replace any of them, and it covers what the
+    strategies train themselves. A parameter without gradient in one process counts as zero there,
+    one without gradient in all of them keeps none.
+    """
+    if dist.get_world_size() == 1:
+        return
+    trained = list(parameters)
+    used = paddle.to_tensor([parameter.grad is not None for parameter in trained], "int32")
+    dist.all_reduce(used, dist.ReduceOp.MAX)
+    trained = [parameter for parameter, any_use in zip(trained, used.tolist()) if any_use]
+    for dtype in {parameter.dtype for parameter in trained}:
+        group = [parameter for parameter in trained if parameter.dtype == dtype]
+        for parameter in group:
+            if parameter.grad is None:
+                parameter.grad = paddle.zeros_like(parameter)
+        flat = paddle.concat([parameter.grad.flatten() for parameter in group])
+        dist.all_reduce(flat)
+        flat = flat / dist.get_world_size()
+        for parameter, part in zip(group, flat.split([parameter.size for parameter in group])):
+            parameter.grad.set_value(part.reshape(parameter.shape))
+
+
+def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values of process 0."""
+    if dist.get_world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 class _AllReduceSum(PyLayer):  # type: ignore[misc]

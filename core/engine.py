@@ -140,6 +140,7 @@ class Engine:
 
     def _build_optimizer(self) -> Optimizer:
         parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
+        distributed.broadcast_from_first([*self.model.state_dict().values(), *parameters.values()])
         return Optimizer(parameters, self.config.optimizer, self.config.clip_norm)
 
     def _open_epoch(self) -> None:
@@ -182,23 +183,19 @@ class Engine:
         with contextlib.ExitStack() as scope:
             if self.config.sync_bn and self.world > 1:
                 scope.enter_context(distributed.synchronized_batch_norm(self.model))
-            forward = paddle.DataParallel(self.model) if self.world > 1 else self.model
             batches = iter(self.train_loader.epoch(self.epoch))
             for _ in range(self.steps_per_epoch):
-                self._train_step(forward, batches)
+                self._train_step(batches)
 
-    def _train_step(self, forward: Layer, batches: Iterator[Batch]) -> None:
+    def _train_step(self, batches: Iterator[Batch]) -> None:
         terms: dict[str, float] = {}
-        for turn in range(self.config.accumulate):
+        for _ in range(self.config.accumulate):
             batch = next(batches, None)
             if batch is None:  # broken items were left out until nothing remained
                 break
-            last = turn == self.config.accumulate - 1
-            quiet = forward.no_sync() if self.world > 1 and not last else contextlib.nullcontext()
-            with quiet:
-                losses = self._losses(forward, batch)
-                total = self._check(losses, terms)
-                self._amp.backward(total / self.config.accumulate)
+            total = self._check(self._losses(batch), terms)
+            self._amp.backward(total / self.config.accumulate)
+        distributed.average_gradients(self._optimizer.parameters.values())
         rate = self.windows.learning_rate_scale() * learning_rate(
             self.config.learning_rate,
             self.config.schedule,
@@ -214,9 +211,9 @@ class Engine:
         for hook in self.hooks:
             hook.after_step(self, terms, rate)
 
-    def _losses(self, forward: Layer, batch: Batch) -> Losses:
+    def _losses(self, batch: Batch) -> Losses:
         with self._amp.cast():
-            outputs = self.task.name_outputs(forward(*[batch[name] for name in self._inputs]))
+            outputs = self.task.name_outputs(self.model(*[batch[name] for name in self._inputs]))
             losses = self.task.losses(outputs, batch)
             return losses | self.windows.losses(batch, outputs)
 
