@@ -123,8 +123,8 @@ class Ohem:
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold: expected 0 < threshold <= 1, got {self.threshold}")
-        if self.min_kept < 0:
-            raise ValueError(f"min_kept: expected 0 or more, got {self.min_kept}")
+        if self.min_kept < 1:
+            raise ValueError(f"min_kept: expected at least 1, got {self.min_kept}")
 
 
 @dataclass(frozen=True)

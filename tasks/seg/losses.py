@@ -173,7 +173,7 @@ def _are_hard(
     chosen = paddle.take_along_axis(probabilities, index, axis=1).squeeze(1)
     chosen = paddle.where(counts, chosen, paddle.full_like(chosen, 2.0))
     limit = threshold
-    if min_kept > 0 and int((chosen <= threshold).sum()) < min_kept:
+    if int((chosen <= threshold).sum()) < min_kept:
         limit = paddle.topk(chosen.flatten(), min_kept, largest=False)[0].max()
     return chosen < limit
 

@@ -102,7 +102,8 @@ def _texture(
     blotches = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     values = np.array(colour) + rng.normal(0, 20, 3) + blotches
     values = values + rng.normal(0, 8, (height, width, 3))
-    return np.clip(values, 0, 255).astype(np.uint8)
+    texture: np.ndarray = np.clip(values, 0, 255).astype(np.uint8)
+    return texture
 
 
 def _description(root: Path) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import os
 import sys
 import tempfile
@@ -12,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from paddle.nn import Layer
+from paddle.utils import unique_name
 
 from core.config import suggest
 from core.errors import ConfigError
 from tasks.seg.config import ModelConfig
+from tasks.seg.models.espnet import keep_stem_width
 
 # set by this project from settings of its own
 OWN = ("num_classes", "backbone", "pretrained", "data_format")
@@ -42,7 +45,10 @@ def build_network(config: ModelConfig) -> Layer:
         raise ConfigError(
             f"model.backbone: {config.name} needs one, for instance {{name: ResNet50_vd}}"
         )
-    return _call(factory, arguments, "model.arguments", config.name)
+    network = _call(factory, arguments, "model.arguments", config.name)
+    if config.name == "ESPNetV1":
+        keep_stem_width(network, arguments.get("in_channels", 3))
+    return network
 
 
 def _build_backbone(config: ModelConfig, backbones: Mapping[str, Callable[..., Layer]]) -> Layer:
@@ -51,7 +57,22 @@ def _build_backbone(config: ModelConfig, backbones: Mapping[str, Callable[..., L
     factory = _find(backbones, name, "model.backbone.name")
     accepted = _accepted(factory)
     _check_arguments("model.backbone.arguments", name, arguments, accepted, False)
-    return _call(factory, arguments, "model.backbone.arguments", name)
+    with _without_loading(_class_behind(factory)):
+        return _call(factory, arguments, "model.backbone.arguments", name)
+
+
+@contextlib.contextmanager
+def _without_loading(layer: Callable[..., Layer]) -> Iterator[None]:
+    """Let a VisionTransformer be built; PaddleSeg's fails where no weights are given."""
+    if layer.__name__ != "VisionTransformer":
+        yield
+        return
+    init_weight = vars(layer)["init_weight"]
+    layer.init_weight = lambda self: None  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        layer.init_weight = init_weight  # type: ignore[attr-defined]
 
 
 def _find(known: Mapping[str, Callable[..., Layer]], name: str, key: str) -> Callable[..., Layer]:
@@ -105,18 +126,25 @@ def _class_behind(factory: Callable[..., Layer]) -> Callable[..., Layer]:
 
 def _call(factory: Callable[..., Layer], arguments: dict[str, Any], key: str, name: str) -> Layer:
     try:
-        return factory(**arguments)
-    except (
-        TypeError,
-        ValueError,
-        AssertionError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        RuntimeError,
-    ) as error:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints that weights are not loaded
+            return _with_own_names(factory, arguments)
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{key}: {name} cannot be built with these: {reason}") from error
+
+
+def _with_own_names(factory: Callable[..., Layer], arguments: dict[str, Any]) -> Layer:
+    """Build a layer; where its weights have fixed names, a second one gets names of its own."""
+    try:
+        return factory(**arguments)
+    except ValueError as error:
+        if "name of parameter can't be same" not in str(error):
+            raise
+    with unique_name.guard():
+        layer = factory(**arguments)
+    for parameter in layer.parameters():
+        parameter.name = unique_name.generate(parameter.name)
+    return layer
 
 
 def _registries() -> tuple[Mapping[str, Callable[..., Layer]], Mapping[str, Callable[..., Layer]]]:

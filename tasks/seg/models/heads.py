@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddle.nn import Layer
+from paddle.utils import unique_name
 
 from tasks.seg.config import ModelConfig
 from tasks.seg.models.build import build_network
@@ -31,9 +32,11 @@ def find_heads(config: ModelConfig) -> Heads:
     """
     state = paddle.get_rng_state()
     try:
-        network = build_network(config)
+        with unique_name.guard():
+            network = build_network(config)
         more = dataclasses.replace(config, num_classes=config.num_classes + 1)
-        widths = _output_widths(build_network(more))
+        with unique_name.guard():  # some layers name their weights, which must not meet
+            widths = _output_widths(build_network(more))
     finally:
         paddle.set_rng_state(state)
     class_layers = tuple(
@@ -48,16 +51,20 @@ def find_heads(config: ModelConfig) -> Heads:
 def _output_widths(network: Layer) -> dict[str, int]:
     widths = {}
     for path, layer in network.named_sublayers():
-        if isinstance(layer, (paddle.nn.Conv2D, paddle.nn.Linear)):
-            last = isinstance(layer, paddle.nn.Linear)
+        if isinstance(layer, (nn.Conv2D, nn.Linear)):
+            last = isinstance(layer, nn.Linear)
             widths[path] = int(layer.weight.shape[1 if last else 0])
-        elif isinstance(layer, paddle.nn.Conv2DTranspose):
+        elif isinstance(layer, nn.Conv2DTranspose):
             widths[path] = int(layer.weight.shape[1]) * layer._groups
     return widths
 
 
 def _follow(network: Layer, class_layers: tuple[str, ...]) -> tuple[str, str]:
-    """Return the class layer called last in evaluation, and the layer whose output it takes."""
+    """Return the class layer nearest to the main output, and the layer whose output it takes.
+
+    In evaluation some networks compute auxiliary heads too, even last; only layers that the first
+    output depends on get a gradient from it.
+    """
     calls: list[tuple[str, Tensor, Tensor]] = []
 
     def hook(path: str, layer: Layer) -> None:
@@ -67,14 +74,33 @@ def _follow(network: Layer, class_layers: tuple[str, ...]) -> tuple[str, str]:
 
         layer.register_forward_post_hook(note)
 
-    for path, layer in network.named_sublayers():
+    layers = dict(network.named_sublayers())
+    for path, layer in layers.items():
         hook(path, layer)
     network.eval()
-    with paddle.no_grad():
-        network(paddle.zeros([1, 3, PROBE, PROBE]))
-    last = max(index for index, call in enumerate(calls) if call[0] in class_layers)
+    raw = network(paddle.zeros([1, 3, PROBE, PROBE]))
+    main = raw[0] if isinstance(raw, (list, tuple)) else raw
+    main.sum().backward()
+    last = max(
+        index
+        for index, (path, _, _) in enumerate(calls)
+        if path in class_layers and layers[path].weight.grad is not None
+    )
     logits, taken, _ = calls[last]
-    earlier = [call for call in calls[:last] if not logits.startswith(f"{call[0]}.")]
-    makers = [path for path, _, output in earlier if output is taken]
-    feature = makers[-1] if makers else earlier[-1][0]
-    return logits, feature
+    return logits, _maker(calls[:last], taken, layers, class_layers)
+
+
+def _maker(
+    calls: list[tuple[str, Tensor, Tensor]],
+    wanted: Tensor,
+    layers: dict[str, Layer],
+    class_layers: tuple[str, ...],
+) -> str:
+    """Return the outermost layer that made a feature map, or what was called just before."""
+    for index, (path, taken, output) in reversed(list(enumerate(calls))):
+        if output is wanted and isinstance(layers[path], (nn.Dropout, nn.Dropout2D)):
+            return _maker(calls[:index], taken, layers, class_layers)
+        if output is wanted and path not in class_layers:
+            return path
+    maps = [path for path, _, out in calls if out.ndim == 4 and path not in class_layers]
+    return maps[-1]
