@@ -52,8 +52,9 @@ def cross_entropy(
     counts = (label != ignore_index).astype("float32")
     losses = _pixel_losses(logits, label, ignore_index)
     if class_weights:
-        of_class = paddle.to_tensor(class_weights, dtype="float32")
-        counts = counts * F.embedding(_valid(label, ignore_index), of_class.unsqueeze(1)).squeeze(3)
+        of_class = paddle.to_tensor(class_weights, dtype="float32").unsqueeze(1)
+        inside = paddle.where(label == ignore_index, paddle.zeros_like(label), label)
+        counts = counts * F.embedding(inside, of_class).squeeze(3)
         losses = losses * counts
     return losses.mean() / (counts.mean() + CE_EPSILON)
 
@@ -68,11 +69,12 @@ def ohem(
     Otherwise all are.
     """
     losses = _pixel_losses(logits, label, ignore_index)
-    kept = label != ignore_index
     with paddle.no_grad():
+        kept = label != ignore_index
         count = int(kept.sum())
         if count > min_kept:
-            kept = kept & _are_hard(logits, label, kept, threshold, min_kept)
+            probabilities = paddle.where(kept, (-losses).exp(), paddle.full_like(losses, 2.0))
+            kept = probabilities < _hardness_limit(probabilities, threshold, min_kept)
         weight = kept.astype("float32")
     return (losses * weight).mean() / (weight.mean() + OHEM_EPSILON)
 
@@ -87,7 +89,8 @@ def dice(
     """Return 1 - (2 |A B| + smooth) / (|A| + |B| + smooth), averaged over images and classes."""
     classes = logits.shape[1]
     counts = (label != ignore_index).astype("float32").unsqueeze(1)
-    wanted = F.one_hot(_valid(label, ignore_index), classes).transpose([0, 3, 1, 2]) * counts
+    of_class = paddle.arange(classes).reshape([1, classes, 1, 1])
+    wanted = (label.unsqueeze(1) == of_class).astype("float32") * counts
     got = F.softmax(logits.astype("float32"), axis=1) * counts
     both = (got * wanted).sum(axis=[2, 3])
     sizes = (got + wanted).sum(axis=[2, 3])
@@ -165,18 +168,7 @@ def _pixel_losses(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
     return losses.squeeze(1)
 
 
-def _are_hard(
-    logits: Tensor, label: Tensor, counts: Tensor, threshold: float, min_kept: int
-) -> Tensor:
-    probabilities = F.softmax(logits.astype("float32"), axis=1)
-    index = (label * counts.astype("int64")).unsqueeze(1)
-    chosen = paddle.take_along_axis(probabilities, index, axis=1).squeeze(1)
-    chosen = paddle.where(counts, chosen, paddle.full_like(chosen, 2.0))
-    limit = threshold
-    if int((chosen <= threshold).sum()) < min_kept:
-        limit = paddle.topk(chosen.flatten(), min_kept, largest=False)[0].max()
-    return chosen < limit
-
-
-def _valid(label: Tensor, ignore_index: int) -> Tensor:
-    return paddle.where(label == ignore_index, paddle.zeros_like(label), label)
+def _hardness_limit(probabilities: Tensor, threshold: float, min_kept: int) -> float:
+    if int((probabilities <= threshold).sum()) >= min_kept:
+        return threshold
+    return float(paddle.kthvalue(probabilities.flatten(), min_kept)[0])
