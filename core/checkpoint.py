@@ -101,8 +101,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def settle(folder: Path) -> None:
     """Bring back the folder whose replacement was interrupted between two renames."""
-    old = _sibling(folder, "old")
-    if old.exists():
+    folder = Path(os.path.abspath(folder))
+    if folder.name and (old := _sibling(folder, "old")).exists():
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
         else:

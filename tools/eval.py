@@ -9,7 +9,7 @@ from pathlib import Path
 import paddle
 
 from core import checkpoint, cli
-from core.config import load_yaml, merge, parse_overrides, to_mapping
+from core.config import load_yaml, merge, parse_overrides
 from core.data import Loader
 from core.deploy.predictor import load_predictor
 from core.errors import ConfigError
@@ -53,22 +53,19 @@ def main() -> None:
         run = eager_forward(task, model)
     else:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-        deploy = predictor.description
-        task = choose_task(
-            arguments,
-            deploy.task if deploy else None,
-            deploy.settings if deploy else None,
-        )
+        said = predictor.description.task
+        task = choose_task(arguments, said.name if said else None, said.settings if said else None)
         run = predictor.run
-    data = to_mapping(task.config.data)
     loader = Loader(
         task.build_dataset("val"),
         batch_size=arguments.batch_size or 1,
         train=False,
-        num_workers=data["num_workers"],
-        on_error=data["on_error"],
+        num_workers=task.config.data.num_workers,
+        on_error=task.config.data.on_error,
     )
     metric = evaluate(task, run, loader, progress=True)
+    for message in loader.skipped:
+        print(f"left out: {message}")
     print(metric.report())
     for key, value in metric.compute().items():
         print(f"{key}: {value:.4f}")

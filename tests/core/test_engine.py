@@ -135,7 +135,11 @@ def test_strategies_attach_by_phase_and_listeners_move_to_replaced_layers(
                 if hasattr(strategy, "seen_type"):
                     seen[-1].append(strategy.seen_type)
 
-    steps = [{"kind": LISTEN}, {"kind": ROUND, "start_epoch": 1}, {"kind": NARROW}]
+    steps = [
+        {"kind": LISTEN, "layer": "conv"},
+        {"kind": ROUND, "start_epoch": 1},
+        {"kind": NARROW},
+    ]
     engine = make_engine(toy_settings(epochs=3), tmp_path / "out", steps, [Watch()])
     engine.train()
     assert seen == [

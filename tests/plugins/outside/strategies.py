@@ -78,9 +78,15 @@ class Round(Strategy):
         replace(model, "conv", Rounded(get(model, "conv")))
 
 
+@dataclass(frozen=True)
+class ListenConfig(StrategyConfig):
+    layer: str | None = None  # None: the task's first distill point
+
+
 class Listen(Strategy):
     """Pulls a tapped output to an own trained offset: loss, parameter, hook and state."""
 
+    Config = ListenConfig
     phase = Phase.LOSS
 
     def __init__(self, config: Any) -> None:
@@ -90,8 +96,10 @@ class Listen(Strategy):
         self.steps = 0
 
     def attach(self, model: nn.Layer, context: Context) -> None:
-        self.seen_type = type(get(model, "conv")).__name__
-        self._handle = get(model, "conv").register_forward_post_hook(self._catch)
+        hints = context.task.slim_hints(model)
+        layer = get(model, self.config.layer or hints.distill_points[0].layer)
+        self.seen_type = type(layer).__name__
+        self._handle = layer.register_forward_post_hook(self._catch)
 
     def _catch(self, layer: nn.Layer, inputs: Any, output: paddle.Tensor) -> None:
         self._caught = output

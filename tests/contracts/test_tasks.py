@@ -1,0 +1,212 @@
+"""What every task promises to the core; a new folder in tasks/ is found and held to it.
+
+The toy task of tests/plugins stands for one that a user keeps outside the project.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+
+import tasks
+from core import checkpoint
+from core.config import load_yaml, merge, to_mapping
+from core.data import Loader
+from core.deploy.predictor import load_predictor
+from core.engine import Engine
+from core.evaluation import eager_forward, evaluate, evaluate_model
+from core.export.package import export
+from core.hooks import Checkpoints, Hook
+from core.layers import match, tap
+from core.recipe import KINDS, read_recipe
+from core.run import Run, read_run
+from core.task import Task, build_task
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMOS = {
+    entry.name: ROOT / "configs" / entry.name / "demo.yml"
+    for entry in pkgutil.iter_modules(tasks.__path__)
+} | {"outside": ROOT / "tests" / "plugins" / "outside" / "toy" / "demo.yml"}
+SMALL = {
+    "synthetic": {"train_images": 8, "val_images": 5},
+    "train": {"epochs": 2, "batch_size": 4, "eval_batch_size": 2},
+    "device": "cpu",
+}
+LISTEN = "outside.strategies:Listen"
+
+
+@dataclass
+class Trained:
+    """A task trained for two epochs on a little generated data, with a listener at work."""
+
+    settings: dict[str, Any]
+    run: Run
+    engine: Engine
+    save_dir: Path
+
+    @property
+    def task(self) -> Task:
+        return self.run.task
+
+    def batch(self, split: Any = "train") -> Any:
+        loader = Loader(self.task.build_dataset(split), batch_size=4, train=split == "train")
+        return next(iter(loader.epoch()))
+
+
+def make_engine(settings: dict[str, Any], save_dir: Path, hooks: Any = ()) -> Engine:
+    run = read_run(settings)
+    recipe = read_recipe({"strategies": [{"kind": LISTEN}]}, run.train.epochs, False)
+    return Engine(run, recipe, save_dir, [Checkpoints(), *hooks])
+
+
+@pytest.fixture(scope="module", params=DEMOS, ids=DEMOS.keys())
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp(request.param)
+    settings = merge(load_yaml(DEMOS[request.param]), SMALL)
+    settings = merge(settings, {"data": {"root": str(folder / "data"), "num_workers": 0}})
+    engine = make_engine(settings, folder / "run")
+    engine.train()
+    return Trained(settings, read_run(settings), engine, folder / "run")
+
+
+def test_it_is_a_task_and_its_settings_come_back_from_a_checkpoint(trained: Trained) -> None:
+    assert isinstance(trained.task, Task)
+    assert trained.task.name == trained.settings["task"]["name"]
+    again = build_task(trained.task.name, to_mapping(trained.task.config))
+    assert again.config == trained.task.config
+    model, data = trained.task.config.model, trained.task.config.data
+    assert {"name", "pretrained", "reinit"} <= set(vars(model))
+    assert {"root", "num_workers", "on_error"} <= set(vars(data))
+
+
+def test_batches_feed_the_model_and_every_parameter_gets_a_gradient(trained: Trained) -> None:
+    model = trained.task.build_model()
+    model.train()
+    batch = trained.batch()
+    inputs = [batch[spec.name] for spec in trained.task.input_spec()]
+    outputs = trained.task.name_outputs(model(*inputs))
+    losses = trained.task.losses(outputs, batch)
+    assert all(loss.shape == [] for loss in losses.values())
+    paddle.add_n(list(losses.values())).backward()
+    dead = [n for n, p in model.named_parameters() if not p.stop_gradient and p.grad is None]
+    assert not dead
+
+
+def test_a_training_set_varies_with_its_generator_only(trained: Trained) -> None:
+    data = trained.task.build_dataset("train")
+    draws = [data.sample(0, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    for name, value in draws[0].items():
+        np.testing.assert_array_equal(value, draws[1][name])
+    assert any((draws[0][name] != draws[2][name]).any() for name in draws[0])
+    fixed = trained.task.build_dataset("val")
+    one, two = (fixed.sample(0, np.random.default_rng(seed)) for seed in (1, 2))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name])
+
+
+def test_merged_metrics_of_two_halves_are_the_metric_of_the_whole(trained: Trained) -> None:
+    task, model = trained.task, trained.engine.model
+    dataset = task.build_dataset("val")
+    whole = evaluate_model(task, model, Loader(dataset, batch_size=1, train=False))
+    model.eval()
+    halves = [
+        evaluate(
+            task,
+            eager_forward(task, model),
+            Loader(dataset, batch_size=1, train=False, rank=rank, world=2),
+        )
+        for rank in range(2)
+    ]
+    merged = task.build_metric()
+    merged.reset()
+    merged.merge([half.state() for half in halves])
+    assert merged.primary in merged.compute()
+    assert merged.compute() == pytest.approx(whole.compute(), abs=1e-6)
+    assert isinstance(merged.report(), str)
+
+
+def test_hints_name_layers_that_exist(trained: Trained) -> None:
+    model = trained.task.build_model()
+    hints = trained.task.slim_hints(model)
+    paths = [path for path, _ in model.named_sublayers()]
+    for globs in (hints.never_prune, hints.never_quantize):
+        if globs:
+            assert match(globs, paths, "hints")
+    assert hints.distill_points
+    batch = trained.batch()
+    with tap(model, [point.layer for point in hints.distill_points]) as caught:
+        model(*[batch[spec.name] for spec in trained.task.input_spec()])
+    assert all(isinstance(value, paddle.Tensor) for value in caught.values())
+    assert len(caught) == len({point.layer for point in hints.distill_points})
+
+
+def test_a_checkpoint_alone_restores_the_model(trained: Trained) -> None:
+    task, model = checkpoint.restore(trained.save_dir / "latest" / "model.pdparams")
+    assert task.config == trained.task.config
+    batch = {name: value.numpy() for name, value in trained.batch("val").items()}
+    trained.engine.model.eval()
+    ours = task.infer(eager_forward(task, model), batch)
+    theirs = task.infer(eager_forward(task, trained.engine.model), batch)
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name])
+
+
+def test_resume_continues_exactly(trained: Trained, tmp_path: Path) -> None:
+    class StopAfterOne(Hook):
+        def after_epoch(self, engine: Engine) -> None:
+            engine.stop = True
+
+    make_engine(trained.settings, tmp_path, [StopAfterOne()]).train()
+    make_engine(trained.settings, tmp_path).train(resume=True)
+    for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+        straight = checkpoint.load_arrays(trained.save_dir / "latest" / name)
+        resumed = checkpoint.load_arrays(tmp_path / "latest" / name)
+        assert_same(straight, resumed)
+
+
+def test_the_export_measures_and_predicts_alone(trained: Trained, tmp_path: Path) -> None:
+    task, model = checkpoint.restore(trained.save_dir / "latest")
+    export(task, model, tmp_path / "exported", formats=("paddle", "onnx"))
+    loader = Loader(task.build_dataset("val"), batch_size=1, train=False)
+    eager = evaluate_model(task, model, loader)
+    for backend in ("paddle", "onnxruntime", "openvino"):
+        predictor = load_predictor(tmp_path / "exported", backend)
+        described = predictor.description.task
+        again = build_task(described.name, described.settings)
+        exported = evaluate(again, predictor.run, loader)
+        assert exported.compute() == pytest.approx(eager.compute(), abs=0.02)
+    image = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    sample, info = task.preprocess(image)
+    outputs = predictor.run(*[sample[spec.name][None] for spec in task.input_spec()])
+    prediction = task.postprocess(outputs, info)
+    drawn = task.draw(image, prediction)
+    assert drawn.dtype == np.uint8
+    assert drawn.shape[2] == 3
+
+
+def test_the_recipes_use_exactly_the_strategies_of_the_core() -> None:
+    recipes = [load_yaml(path) for path in (ROOT / "configs" / "slim").glob("*.yml")]
+    kinds = {step["kind"] for recipe in recipes for step in recipe["strategies"]}
+    assert kinds == set(KINDS)
+
+
+def assert_same(one: Any, two: Any) -> None:
+    assert type(one) is type(two)
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_same(one[key], two[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two)
+        for a, b in zip(one, two):
+            assert_same(a, b)
+    elif isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, two)
+    else:
+        assert one == two or (one != one and two != two)

@@ -1,0 +1,162 @@
+"""tools/train.py and tools/eval.py as a user calls them, right and wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.checkpoint import load_arrays, load_description
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "plugins"), "OMP_NUM_THREADS": "1"}
+
+
+def call(tool: str, *arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / tool), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
+    )
+
+
+def call_inside(
+    tool: str, *arguments: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, str]:
+    """Run a tool in this process, which saves the start of another; return status and output."""
+    output = io.StringIO()
+    handlers = logging.getLogger().handlers[:]
+    with monkeypatch.context() as patch, contextlib.redirect_stderr(output):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        try:
+            with contextlib.redirect_stdout(output):
+                runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        except SystemExit as end:
+            return end.code, output.getvalue()
+        finally:
+            logging.getLogger().handlers[:] = handlers
+    raise AssertionError("a tool leaves through sys.exit")
+
+
+@pytest.fixture
+def config(toy_settings: Any, tmp_path: Path) -> Path:
+    path = tmp_path / "toy.yml"
+    path.write_text(yaml.safe_dump(toy_settings(epochs=2)))
+    return path
+
+
+def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yml"
+    steps = [{"kind": "outside.strategies:Narrow", "start_epoch": 1}]
+    recipe.write_text(yaml.safe_dump({"epochs": 3, "strategies": steps}))
+    arguments = ["-c", config, "--slim", recipe, "--save_dir", "out"]
+    done = call("train.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 3/3" in done.stderr
+    assert "best_model" in done.stdout
+    assert load_description(tmp_path / "out/latest").epoch == 3
+    saved = yaml.safe_load((tmp_path / "out/config.yml").read_text())
+    assert saved["train"]["epochs"] == 3
+
+    # the checkpoint's path is enough: task, settings and the narrowed structure come from it
+    done = call(
+        "eval.py", "--weights", "out/best_model/model.pdparams", "--save", "m.json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads((tmp_path / "m.json").read_text())
+    described = load_description(tmp_path / "out/best_model").metrics
+    assert measured["mae"] == pytest.approx(described["mae"], abs=1e-6)
+
+    # the command line goes before the recipe, the recipe before the config
+    done = call("train.py", *arguments, "--resume", "-o", "train.epochs=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_description(tmp_path / "out/latest").epoch == 5
+    assert load_arrays(tmp_path / "out/latest/model.pdparams")["head.weight"].shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "train.epoch=3"], "train.epoch: unknown key (did you mean 'epochs'?)"),
+        (["-o", "train.epochs=x"], "train.epochs: expected int, got str ('x')"),
+        (["-o", "modle.width=2"], "modle: unknown key (did you mean 'model'?)"),
+        (["-o", "task.name=nothing"], "task.name: no task 'nothing'"),
+        (["-o", "device=gpu"], "device: gpu was asked for"),
+        (["--slim", "gone"], "gone: no such config file"),
+        (["--save_dir", "file/inside"], "save_dir: file/inside cannot be written"),
+        (["--resume"], "output/outside.toy/toy/latest: no such weights file"),
+        (["-o", "data.root=empty", "-o", "synthetic=null"], "empty/train: no such folder"),
+    ],
+)
+def test_a_wrong_call_ends_in_one_line(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    status, output = call_inside(
+        "train.py", "-c", config, *arguments, cwd=tmp_path, monkeypatch=monkeypatch
+    )
+    assert status == 2
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {message}")
+
+
+def test_ctrl_c_stops_at_once_and_training_can_go_on(toy_settings: Any, tmp_path: Path) -> None:
+    settings = toy_settings(epochs=100000)
+    (tmp_path / "long.yml").write_text(yaml.safe_dump(settings))
+    command = [sys.executable, str(ROOT / "tools/train.py"), "-c", "long.yml", "--save_dir", "out"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    latest = tmp_path / "out/latest/model.pdparams"
+    deadline = time.monotonic() + 60
+    while not latest.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    epoch = load_description(latest).epoch
+    done = call(
+        "train.py",
+        *["-c", "long.yml", "--save_dir", "out", "--resume", "-o", f"train.epochs={epoch + 1}"],
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_description(latest).epoch == epoch + 1
+
+
+def test_eval_says_what_is_missing(config: Path, tmp_path: Path) -> None:
+    done = call("eval.py", "--weights", "gone.pdparams", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "error: gone.pdparams: no such weights file" in done.stderr
+
+
+@pytest.mark.parametrize("tool", sorted(p.name for p in (ROOT / "tools").glob("*.py")))
+def test_every_tool_explains_itself_and_is_short(
+    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, output = call_inside(tool, "--help", cwd=tmp_path, monkeypatch=monkeypatch)
+    assert status == 0
+    assert "usage:" in output
+    assert len((ROOT / "tools" / tool).read_text().splitlines()) < 100
