@@ -26,7 +26,7 @@ class ModelConfig:
     pretrained: bool | str | None = None  # true: PaddleClas' ImageNet weights; or a path or URL
     reinit: tuple[str, ...] = ()  # globs of weights that stay as initialised, for instance fc.*
     return_stages: bool | tuple[int | str, ...] = False  # also return these feature maps
-    stop_after: str | None = None  # cut the network off behind this layer: no classes, no training
+    stop_after: str | None = None  # export only what leads to this layer, for its features
     freeze_at: int | str | None = None  # everything up to this stage or layer stays as it is
     freeze_norm: bool = False  # batch norms keep their statistics, scale and shift
     # further arguments of the PaddleClas class, for instance {dropout_prob: 0.1}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import ConfigError
 from core.task import Arrays
 
 
@@ -36,6 +37,8 @@ class ClassificationMetric:
     def update(self, outputs: Arrays, batch: Arrays) -> None:
         truth = np.asarray(batch["label"]).reshape(-1)
         scores = outputs.get("logits", outputs.get("probabilities"))
+        if scores is None and "label" not in outputs:
+            raise ConfigError("model.stop_after: a network without classes cannot be evaluated")
         if scores is None:
             answers = np.asarray(outputs["label"]).reshape(-1)
         else:

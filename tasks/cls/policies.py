@@ -157,7 +157,8 @@ def _map_channels(image: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:
 
 
 def _as_levels(table: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    levels: np.ndarray = np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    return levels
 
 
 def _blend(neutral: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:

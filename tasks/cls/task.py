@@ -34,7 +34,7 @@ from tasks.cls.models.backbones import (
     stage_names,
 )
 from tasks.cls.models.outputs import Deployed, name_outputs
-from tasks.cls.models.stages import freeze_norms, freeze_up_to, resolve_layer, stop_after
+from tasks.cls.models.stages import freeze_norms, freeze_up_to, resolve_layer
 from tasks.cls.synthetic import draw_data
 from tasks.cls.transforms import EvalTransform
 
@@ -58,8 +58,7 @@ class Task:
             freeze_up_to(model, path)
         if settings.freeze_norm:
             freeze_norms(model)
-        if settings.stop_after is not None:
-            stop_after(model, resolve_layer(model, settings.stop_after, "model.stop_after"))
+        self._stop_path(model)  # a wrong name should not wait for the export
         return model
 
     def pretrained_url(self) -> str:
@@ -72,17 +71,15 @@ class Task:
         return build_dataset(config, split)
 
     def name_outputs(self, raw: Any) -> Outputs:
-        return name_outputs(raw, self._main_output)
+        return name_outputs(raw)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
-        self._require_classifier()
         return classification_losses(outputs, batch["label"], self.config.loss)
 
     def infer(self, run: Forward, batch: Arrays) -> Arrays:
         return run(batch["image"])
 
     def build_metric(self) -> ClassificationMetric:
-        self._require_classifier()
         config = self.config
         names = class_names(config.data)
         return ClassificationMetric(config.model.num_classes, config.evaluation.topk, names)
@@ -92,7 +89,6 @@ class Task:
         return [InputSpec([None, 3, side, side], "float32", "image")]
 
     def slim_hints(self, model: Layer) -> SlimHints:
-        self._require_classifier()
         anatomy = dissect(model, self.config.model.num_classes, self.config.data.image_size)
         points = []
         if anatomy.logits is not None:
@@ -106,13 +102,19 @@ class Task:
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:
-        return Deployed(model, ending, self._main_output)
+        return Deployed(model, ending, self._stop_path(model))
 
     def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
         return {"image": EvalTransform(self.config.data)(image)}, None
 
     def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:
-        """Return `label`, `name` and `score`; and `top`, the best five, if all scores are known."""
+        """Return `label`, `name` and `score`; and `top`, the best five, if all scores are known.
+
+        Raises:
+            ConfigError: The network was cut off in front of its classifier.
+        """
+        if "features" in outputs:
+            raise ConfigError("model.stop_after: the network has no classes to predict")
         names = class_names(self.config.data)
         if "label" in outputs:
             label, score = int(outputs["label"][0]), float(outputs["score"][0])
@@ -139,17 +141,9 @@ class Task:
         cv2.putText(drawn, text, origin, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
         return drawn
 
-    @property
-    def _main_output(self) -> str:
-        return "logits" if self.config.model.stop_after is None else "features"
-
-    def _require_classifier(self) -> None:
-        layer = self.config.model.stop_after
-        if layer is not None:
-            raise ConfigError(
-                f"model.stop_after: the network ends behind {layer!r} and has no classes; "
-                "it can be exported, but not trained or evaluated"
-            )
+    def _stop_path(self, model: Layer) -> str | None:
+        name = self.config.model.stop_after
+        return None if name is None else resolve_layer(model, name, "model.stop_after")
 
 
 def _name(names: list[str], label: int) -> str:

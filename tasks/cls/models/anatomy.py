@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
+from core.trace import evaluation_mode
 from tasks.cls.models.outputs import name_outputs
 
 
@@ -34,7 +35,7 @@ class _Call:
 def dissect(model: Layer, num_classes: int, image_size: int) -> Anatomy:
     """Run the network on a random picture and see which layer returned what."""
     noise = np.random.default_rng(0).random((1, 3, image_size, image_size), np.float32)
-    with _evaluating(model), _recording(model) as calls, paddle.no_grad():
+    with evaluation_mode(model), _recording(model) as calls, paddle.no_grad():
         outputs = name_outputs(model(paddle.to_tensor(noise)))
     classifiers = []
     logits = None
@@ -49,17 +50,6 @@ def dissect(model: Layer, num_classes: int, image_size: int) -> Anatomy:
     if not classifiers:
         classifiers = _layers_as_wide_as(calls, num_classes)
     return Anatomy(tuple(dict.fromkeys(classifiers)), logits, _last_map(calls, classifiers))
-
-
-@contextlib.contextmanager
-def _evaluating(model: Layer) -> Iterator[None]:
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
-    model.eval()
-    try:
-        yield
-    finally:
-        for layer, training in modes:
-            layer.training = training
 
 
 @contextlib.contextmanager

@@ -11,17 +11,18 @@ from paddle.nn import Layer
 from core.config import suggest
 from core.errors import ConfigError
 from core.task import Outputs
+from tasks.cls.models.stages import run_up_to
 
 Ending = Literal["raw", "softmax", "argmax"]
 
 
-def name_outputs(raw: Any, main: str = "logits") -> Outputs:
-    """Name the outputs of a PaddleClas network, the main one first.
+def name_outputs(raw: Any) -> Outputs:
+    """Name the outputs of a PaddleClas network, `logits` first.
 
     Further outputs are `auxiliary_1`, ... (GoogLeNet) or the names of stages.
     """
     if isinstance(raw, dict):
-        named = name_outputs(raw["logits"], main)
+        named = name_outputs(raw["logits"])
         for name, value in raw.items():
             if isinstance(value, (list, tuple)) and name != "logits":  # a stage of branches, HRNet
                 named.update({f"{name}[{index}]": item for index, item in enumerate(value)})
@@ -30,32 +31,33 @@ def name_outputs(raw: Any, main: str = "logits") -> Outputs:
         return named
     if isinstance(raw, (list, tuple)):
         further = {f"auxiliary_{index}": value for index, value in enumerate(raw[1:], start=1)}
-        return {main: raw[0], **further}
-    return {main: raw}
+        return {"logits": raw[0], **further}
+    return {"logits": raw}
 
 
 class Deployed(Layer):  # type: ignore[misc]
     """A network that returns named tensors, without auxiliary outputs, ended as asked.
 
     `raw` gives `logits` (and stages), `softmax` gives `probabilities` [N, C], `argmax` gives
-    `label` [N] int64 and `score` [N], its probability.
+    `label` [N] int64 and `score` [N], its probability. Cut off behind a layer, it gives `features`.
     """
 
-    def __init__(self, model: Layer, ending: str, main: str = "logits") -> None:
+    def __init__(self, model: Layer, ending: str, stop_after: str | None = None) -> None:
         super().__init__()
-        endings = get_args(Ending) if main == "logits" else ("raw",)
+        endings = get_args(Ending) if stop_after is None else ("raw",)
         if ending not in endings:
-            hint = suggest(ending, list(endings))
-            raise ConfigError(f"ending: classification has no ending {ending!r}{hint}")
+            where = "" if stop_after is None else f" behind {stop_after!r} (model.stop_after)"
+            raise ConfigError(f"ending: {ending!r} is unknown{where}{suggest(ending, endings)}")
         self.model = model
         self.ending = ending
-        self.main = main
+        self.stop_after = stop_after
 
     def forward(self, image: Tensor) -> Outputs:
-        outputs = name_outputs(self.model(image), self.main)
+        if self.stop_after is not None:
+            return {"features": run_up_to(self.model, self.stop_after, image)}
+        outputs = name_outputs(self.model(image))
         if self.ending == "raw":
-            kept = {k: v for k, v in outputs.items() if not k.startswith("auxiliary")}
-            return kept
+            return {k: v for k, v in outputs.items() if not k.startswith("auxiliary")}
         probabilities = F.softmax(outputs["logits"], axis=-1)
         if self.ending == "softmax":
             return {"probabilities": probabilities}

@@ -1,15 +1,16 @@
-"""Look into, cut and freeze a network by the names of its layers."""
+"""Look into, cut short and freeze a network by the names of its layers."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from paddle import Tensor, nn
+from paddle import Tensor
 from paddle.nn import Layer
 
 from core.config import suggest
 from core.errors import ConfigError
+from core.layers import get
 
 
 def resolve_layer(model: Layer, name: str, key: str) -> str:
@@ -67,17 +68,30 @@ class _Return:
         return result
 
 
-def stop_after(model: Layer, path: str) -> None:
-    """Replace every layer defined behind `path` by the identity, level by level.
+def run_up_to(model: Layer, path: str, image: Tensor) -> Any:
+    """Return the output of the layer at `path`; nothing behind it runs, or enters a traced graph.
 
-    As in PaddleClas, the network is taken to call its layers in the order of their definition.
+    Raises:
+        ConfigError: The network never calls this layer.
     """
-    parent = model
-    for name in path.split("."):
-        children = list(parent._sub_layers)
-        for later in children[children.index(name) + 1 :]:
-            parent._sub_layers[later] = nn.Identity()
-        parent = parent._sub_layers[name]
+    handle = get(model, path).register_forward_post_hook(_stop)
+    try:
+        model(image)
+    except _Stopped as stopped:
+        return stopped.output
+    finally:
+        handle.remove()
+    raise ConfigError(f"model.stop_after: the network never calls its layer {path!r}")
+
+
+class _Stopped(Exception):  # noqa: N818 - no error, a way out of the forward
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+
+def _stop(_layer: Layer, _inputs: Any, output: Any) -> None:
+    raise _Stopped(output)
 
 
 def freeze_up_to(model: Layer, path: str) -> None:
