@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator
 from typing import Any, Literal
 
 import cv2
@@ -104,8 +105,8 @@ class Loader:
     def __len__(self) -> int:
         return self.steps
 
-    def epoch(self, number: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield the batches of one epoch.
+    def epoch(self, number: int = 0) -> Generator[dict[str, Tensor], None, None]:
+        """Yield the batches of one epoch; close the generator if you stop early.
 
         Raises:
             DataError: An item is broken and `on_error` is `fail`.
@@ -115,18 +116,26 @@ class Loader:
             batch_sampler=self._plan(number),
             collate_fn=_Collate(self.dataset),
             num_workers=min(self.num_workers, self.steps),
-            worker_init_fn=_limit_threads,
+            worker_init_fn=_start_worker,
         )
-        for batch in loader:
-            broken = batch.pop(_BROKEN, "")
-            batch.pop(_NOTHING, None)
-            for message in broken.splitlines():
-                if self.on_error == "fail":
-                    raise DataError(message)
-                if message not in self.skipped:
-                    self.skipped.append(message)
-            if batch:
-                yield batch
+        batches = iter(loader)
+        try:
+            for batch in batches:
+                broken = batch.pop(_BROKEN, "")
+                batch.pop(_NOTHING, None)
+                self._note(broken.splitlines())
+                if batch:
+                    yield batch
+        finally:
+            # dropped half-way, Paddle's iterator would leave its processes behind
+            batches._try_shutdown_all()
+
+    def _note(self, broken: list[str]) -> None:
+        for message in broken:
+            if self.on_error == "fail":
+                raise DataError(message)
+            if message not in self.skipped:
+                self.skipped.append(message)
 
     def _plan(self, number: int) -> list[list[tuple[int, list[int]]]]:
         """List, per batch, the item and the seed of its generator."""
@@ -185,5 +194,6 @@ class _Collate:
         return batch
 
 
-def _limit_threads(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -158,8 +159,8 @@ class Engine:
     def _context(self, step: Step, resuming: bool) -> Context:
         def calibration(samples: int) -> Iterator[Batch]:
             batches = -(-samples // (self.config.batch_size * self.world))
-            for _, batch in zip(range(batches), self.train_loader.epoch(self.epoch)):
-                yield batch
+            with contextlib.closing(self.train_loader.epoch(self.epoch)) as stream:
+                yield from itertools.islice(stream, batches)
 
         def evaluate(model: Layer) -> dict[str, float]:
             return evaluate_model(self.task, model, self.val_loader).compute()
@@ -183,7 +184,7 @@ class Engine:
         with contextlib.ExitStack() as scope:
             if self.config.sync_bn and self.world > 1:
                 scope.enter_context(distributed.synchronized_batch_norm(self.model))
-            batches = iter(self.train_loader.epoch(self.epoch))
+            batches = scope.enter_context(contextlib.closing(self.train_loader.epoch(self.epoch)))
             for _ in range(self.steps_per_epoch):
                 self._train_step(batches)
 

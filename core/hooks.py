@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,30 @@ class LogFile(Hook):
         self._handler.close()
 
 
+class Interruptible(Hook):
+    """Lets Ctrl-C wait for the end of the step: an exception inside Paddle's kernels aborts.
+
+    A second Ctrl-C acts at once. The handler from before comes back when training ends.
+    """
+
+    def before_training(self, engine: Engine) -> None:
+        self._asked = False
+        self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def after_training(self, engine: Engine) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, _signal: int, _frame: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.warning("stopping after this step; --resume goes on from the last finished epoch")
+
+
 class Checkpoints(Hook):
     """Writes `latest` after each epoch and `best_model` when the metric got better."""
 
@@ -172,7 +197,7 @@ class VisualDL(Hook):
 
 def standard_hooks(engine_config: Any, save_dir: Path, rank: int, use_vdl: bool) -> list[Hook]:
     """Return the hooks `tools/train.py` uses; only rank 0 shows and logs."""
-    hooks: list[Hook] = [Checkpoints()]
+    hooks: list[Hook] = [Interruptible(), Checkpoints()]
     if rank == 0:
         hooks = [LogFile(), Progress(), *hooks]
         if use_vdl:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "plugins"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def toy_settings(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Settings of a toy run; keyword arguments go into `train`."""
 

@@ -255,8 +255,7 @@ def _macs(entry: _Entry) -> int | None:
     files = _program(entry.folder)
     if not files:
         return None
-    names = [port.name for port in entry.predictor.description.inputs]
-    return report.count_macs_of_files(files, dict(zip(names, entry.inputs)))
+    return report.count_macs_of_files(files, entry.inputs)
 
 
 def _program(folder: Path) -> tuple[Path, ...] | None:

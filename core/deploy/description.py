@@ -4,12 +4,12 @@ Everything in it is plain, so that other programs can read it; we read it back s
 
     format_version: 1
     trislim: 0.1.0                  # version that wrote it
-    task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
     ending: argmax                  # what the graph ends in; raw is the network as it is
     inputs:  [{name: image, shape: [-1, 3, 512, 512], dtype: float32}]   # -1 is free
     outputs: [{name: labels, shape: [-1, 512, 512], dtype: int64}]
     preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
     report: {size_mb: ..., parameters: ..., macs: ..., input_shapes: [[1, 3, 512, 512]]}
+    task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
 """
 
 from __future__ import annotations
@@ -69,23 +69,25 @@ class Report:
     input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Description:
     """The content of `deploy.yml`; a model from elsewhere has inputs and outputs only."""
 
+    format_version: int = FORMAT_VERSION
+    trislim: str = ""
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    task: TaskSettings | None = None
     ending: str = "raw"
     preprocess: Preprocess | None = None
     report: Report | None = None
-    trislim: str = ""
-    format_version: int = FORMAT_VERSION
+    task: TaskSettings | None = None
 
 
 def write_description(description: Description, folder: Path) -> None:
     """Write `deploy.yml`."""
-    text = yaml.safe_dump(to_mapping(description), sort_keys=False, allow_unicode=True)
+    content = to_mapping(description)
+    # None: the innermost lists and mappings on one line each
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
@@ -35,7 +36,7 @@ from core.errors import ExportError
 from core.export import onnx, parity, report
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
-from core.task import Task
+from core.task import Arrays, Task
 from core.trace import evaluation_mode, trace
 
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -102,11 +103,20 @@ def export(
         _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
         _write(graph, partial, wanted, opset)
         batches = parity.real_batches(task, specs)
-        description = _describe(task, model, layer, ending, graph, partial, batches[0], specs)
+        expected = [parity.run_eager(layer, batch) for batch in batches]
+        description = Description(
+            trislim=importlib.metadata.version("trislim"),
+            inputs=_ports(graph, graph.inputs),
+            outputs=_outputs(graph, expected[0]),
+            ending=ending,
+            preprocess=_preprocess(task, graph),
+            report=_report(model, layer, partial, batches[0], specs),
+            task=TaskSettings(task.name, to_mapping(task.config)),
+        )
         write_description(description, partial)
         predictors = _predictors(partial, wanted)
         decided = parity.deciding_outputs(graph)
-        differences = parity.check(layer, predictors, batches, decided)
+        differences = parity.check(expected, predictors, batches, decided)
         del predictors  # they may hold the files open, and the folder is about to be renamed
         sizes = report.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences)
@@ -156,35 +166,32 @@ def _predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
     return predictors
 
 
-def _describe(
-    task: Task,
+def _report(
     model: Layer,
     layer: Layer,
-    ending: str,
-    graph: Graph,
     folder: Path,
-    batch: Sequence[Any],
+    batch: Sequence[np.ndarray],
     specs: Sequence[InputSpec],
-) -> Description:
+) -> Report:
     shapes = tuple((1, *array.shape[1:]) for array in batch)
-    return Description(
-        inputs=_ports(graph, graph.inputs),
-        outputs=_ports(graph, graph.outputs),
-        task=TaskSettings(task.name, to_mapping(task.config)),
-        ending=ending,
-        preprocess=_preprocess(task, graph),
-        report=Report(
-            size_mb=round(report.size_mb([folder / MODEL, folder / PARAMS]), 3),
-            parameters=report.count_parameters(model),
-            macs=report.count_macs(layer, shapes, specs),
-            input_shapes=shapes,
-        ),
-        trislim=importlib.metadata.version("trislim"),
+    return Report(
+        size_mb=round(report.size_mb([folder / MODEL, folder / PARAMS]), 3),
+        parameters=report.count_parameters(model),
+        macs=report.count_macs(layer, shapes, specs),
+        input_shapes=shapes,
     )
 
 
 def _ports(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
     return tuple(Port(name, graph.shape(name), graph.dtype(name).name) for name in names)
+
+
+def _outputs(graph: Graph, example: Arrays) -> tuple[Port, ...]:
+    """Describe the outputs; what the graph computes from fixed sizes is read off the example."""
+    ports = _ports(graph, graph.outputs)
+    if any(-1 in port.shape[1:] for port in _ports(graph, graph.inputs)):
+        return ports
+    return tuple(replace(p, shape=(*p.shape[:1], *example[p.name].shape[1:])) for p in ports)
 
 
 def _preprocess(task: Task, graph: Graph) -> Preprocess:

@@ -63,16 +63,23 @@ class Difference:
         return f"differs by {self.relative:.1e} of the largest, at most {TOLERANCE:.0e} wanted"
 
 
+def run_eager(layer: Layer, batch: Sequence[np.ndarray]) -> Arrays:
+    """Run the layer itself, in evaluation mode and without gradients."""
+    with evaluation_mode(layer), paddle.no_grad():
+        outputs = layer(*[paddle.to_tensor(array) for array in batch])
+    return {name: tensor.numpy() for name, tensor in name_outputs(outputs).items()}
+
+
 def check(
-    layer: Layer,
+    expected: Sequence[Arrays],
     predictors: Sequence[Predictor],
     batches: Sequence[Sequence[np.ndarray]],
     decided: Sequence[str] = (),
 ) -> list[Difference]:
-    """Compare each predictor with the eager layer on each batch.
+    """Compare each predictor with the eager outputs on each batch.
 
     Args:
-        layer: What was exported.
+        expected: What `run_eager` returned for each batch.
         predictors: The exported model in each runtime.
         batches: The inputs, in the layer's order.
         decided: Outputs that decide, see `deciding_outputs`; integers count as such anyway.
@@ -81,7 +88,6 @@ def check(
         ExportError: An output differs, is missing, or has another shape or type; the message
             names the runtime, the output and the numbers.
     """
-    expected = [_eager(layer, batch) for batch in batches]
     differences = []
     for predictor in predictors:
         got = [_run(predictor, batch) for batch in batches]
@@ -162,12 +168,6 @@ def _stack(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
         alike = [each if each.shape == first.shape else first[..., ::-1] for each in others]
         columns.append(np.stack([first, *alike]))
     return columns
-
-
-def _eager(layer: Layer, batch: Sequence[np.ndarray]) -> Arrays:
-    with evaluation_mode(layer), paddle.no_grad():
-        outputs = layer(*[paddle.to_tensor(array) for array in batch])
-    return {name: tensor.numpy() for name, tensor in name_outputs(outputs).items()}
 
 
 def _run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:

@@ -15,19 +15,21 @@ The definitions, everywhere in this project:
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import paddle
+from paddle.inference import Config, create_predictor
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
 from core.export.graph import Graph, attribute, only
-from core.trace import old_ir, trace
+from core.trace import trace
 
 Shape = tuple[int, ...]
 
@@ -70,7 +72,7 @@ def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]
     return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
 
 
-def count_macs_of_files(files: Sequence[Path], feeds: Mapping[str, np.ndarray]) -> int:
+def count_macs_of_files(files: Sequence[Path], inputs: Sequence[np.ndarray]) -> int:
     """Count the multiply-accumulates of an exported Paddle model for these inputs.
 
     The graph is run once, because its shapes may depend on those of the inputs in ways that only
@@ -81,7 +83,7 @@ def count_macs_of_files(files: Sequence[Path], feeds: Mapping[str, np.ndarray]) 
         op for op in graph.operators if op.type in (*_CONVOLUTIONS, *_TRANSPOSED, *_PRODUCTS)
     ]
     names = sorted({name for op in counted for name in _measured(op)})
-    return sum(macs_by_operator(graph, _run_shapes(files, feeds, names)))
+    return sum(macs_by_operator(graph, _run_shapes(graph, inputs, names)))
 
 
 def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
@@ -133,19 +135,25 @@ def _size(op: Any, shapes: Mapping[str, Shape], name: str) -> int:
 
 
 def _run_shapes(
-    files: Sequence[Path], feeds: Mapping[str, np.ndarray], names: Sequence[str]
+    graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]
 ) -> dict[str, Shape]:
-    with old_ir():
-        scope = paddle.static.Scope()
-        executor = paddle.static.Executor(paddle.CPUPlace())
-        with paddle.static.scope_guard(scope):
-            program, *_ = paddle.static.load_inference_model(
-                str(files[0].parent),
-                executor,
-                model_filename=files[0].name,
-                params_filename=files[1].name,
-            )
-            weights = [name for name in names if program.global_block().var(name).persistable]
-            wanted = [name for name in names if name not in weights]
-            values = executor.run(program, dict(feeds), wanted)
-    return {name: value.shape for name, value in zip(wanted, values)}
+    """Run a graph that puts out these variables instead of its own outputs."""
+    wanted = [name for name in names if name not in graph.weights and name not in graph.inputs]
+    shapes = {name: array.shape for name, array in zip(graph.inputs, inputs)}
+    probe = replace(graph, outputs=wanted)
+    probe.drop_unused()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("model.pdmodel", "model.pdiparams")]
+        probe.write(*files)
+        config = Config(*(str(file) for file in files))
+        config.disable_glog_info()
+        # operators must stay apart, for what lies between them is asked for
+        config.switch_ir_optim(False)
+        config.disable_mkldnn()
+        predictor = create_predictor(config)
+        for name, array in zip(probe.inputs, inputs):
+            predictor.get_input_handle(name).copy_from_cpu(array)
+        predictor.run()
+        for name in wanted:
+            shapes[name] = tuple(predictor.get_output_handle(name).shape())
+    return shapes

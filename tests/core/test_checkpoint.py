@@ -210,7 +210,7 @@ def test_restore_needs_a_description_or_a_task(toy_settings: Any, tmp_path: Path
         checkpoint.restore(tmp_path / "other")
 
 
-@pytest.fixture()
+@pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
     """A web server over the folder `web`."""
     (tmp_path / "web").mkdir()

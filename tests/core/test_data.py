@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,6 +113,20 @@ def test_broken_items_are_left_out_and_counted_once(workers: int) -> None:
     assert loader.skipped == ["item 2: is broken", "item 3: is broken", "item 4: is broken"]
 
 
+@pytest.mark.parametrize("taken", [2, 10])
+def test_no_worker_stays_behind(taken: int) -> None:
+    loader = Loader(Numbers(20), batch_size=2, train=True, num_workers=2)
+    before = set(psutil.Process().children(recursive=True))
+    stream = loader.epoch()
+    for _ in range(taken):
+        next(stream)
+    mine = set(psutil.Process().children(recursive=True)) - before
+    assert mine or taken == 10
+    stream.close()
+    _, alive = psutil.wait_procs(mine, timeout=10)
+    assert not alive
+
+
 def test_too_little_data_is_refused() -> None:
     with pytest.raises(DataError, match="the data set is empty"):
         Loader(Numbers(0), batch_size=2, train=False)
@@ -133,7 +148,7 @@ def test_read_image_refuses_broken_files(tmp_path: Path, ending: str) -> None:
         path.write_bytes(content[:size])
         with pytest.raises(DataError, match=rf"x\.{ending}: "):
             read_image(str(path))
-    with pytest.raises(DataError, match="gone.jpg: cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"gone\.jpg: cannot be read: No such file"):
         read_image(str(tmp_path / "gone.jpg"))
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_image(str(tmp_path))

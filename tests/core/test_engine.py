@@ -13,7 +13,16 @@ import pytest
 from core import checkpoint
 from core.engine import Engine
 from core.errors import CheckpointError, ConfigError, TrainingError
-from core.hooks import Checkpoints, EarlyStop, Hook, LogFile, Progress, VisualDL, standard_hooks
+from core.hooks import (
+    Checkpoints,
+    EarlyStop,
+    Hook,
+    Interruptible,
+    LogFile,
+    Progress,
+    VisualDL,
+    standard_hooks,
+)
 from core.recipe import read_recipe
 from core.run import read_run
 
@@ -224,11 +233,9 @@ def test_log_and_visualdl_are_written(toy_settings: Any, tmp_path: Path) -> None
     settings = toy_settings(epochs=2, early_stop=5)
     run = read_run(settings)
     kinds = [type(hook) for hook in standard_hooks(run.train, tmp_path, 0, use_vdl=True)]
-    assert kinds == [LogFile, Progress, Checkpoints, VisualDL, EarlyStop]
-    assert [type(h) for h in standard_hooks(run.train, tmp_path, 1, True)] == [
-        Checkpoints,
-        EarlyStop,
-    ]
+    assert kinds == [LogFile, Progress, Interruptible, Checkpoints, VisualDL, EarlyStop]
+    others = [type(hook) for hook in standard_hooks(run.train, tmp_path, 1, use_vdl=True)]
+    assert others == [Interruptible, Checkpoints, EarlyStop]
     import logging
 
     logging.getLogger().setLevel(logging.INFO)
