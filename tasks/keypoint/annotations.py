@@ -130,16 +130,17 @@ def detected_persons(
             raise DataError(f"{where}: expected image_id, bbox and score")
         if found.get("category_id", PERSON_CATEGORY) != PERSON_CATEGORY:
             continue
-        if found["image_id"] not in annotations.files:
+        if not isinstance(found["image_id"], int) or found["image_id"] not in annotations.files:
             raise DataError(
                 f"{where}: {annotations.path} has no image with the id {found['image_id']!r}"
             )
         raw_box = _numbers(f"{where}: bbox", found["bbox"], 4)
         box = _clip(raw_box, annotations.sizes.get(found["image_id"]))
-        if box is not None and found["score"] >= min_score:
+        (score,) = _numbers(f"{where}: score", [found["score"]], 1)
+        if box is not None and score >= min_score:
             image_ids.append(found["image_id"])
             boxes.append(box)
-            scores.append(found["score"])
+            scores.append(score)
     if not image_ids:
         raise DataError(f"{path}: no person detected with a score of {min_score} or more")
     return Persons(
@@ -176,7 +177,7 @@ def _check_person(where: str, raw: Any, files: dict[int, str], num_joints: int) 
         raise DataError(f"{where}: expected image_id and bbox")
     if "id" in raw:
         where = f"{where} (id {raw['id']})"
-    if raw["image_id"] not in files:
+    if not isinstance(raw["image_id"], int) or raw["image_id"] not in files:
         raise DataError(f"{where}: no image has the id {raw['image_id']!r}")
     keypoints = raw.get("keypoints", [0] * (3 * num_joints))
     if isinstance(keypoints, list) and len(keypoints) % 3 == 0 and len(keypoints) != 3 * num_joints:
@@ -185,12 +186,13 @@ def _check_person(where: str, raw: Any, files: dict[int, str], num_joints: int) 
         )
     keypoints = _numbers(f"{where}: keypoints", keypoints, 3 * num_joints)
     box = _numbers(f"{where}: bbox", raw["bbox"], 4)
+    (area,) = _numbers(f"{where}: area", [raw.get("area", box[2] * box[3])], 1)
     return {
         "image_id": raw["image_id"],
         "category_id": PERSON_CATEGORY,
         "bbox": box,
-        "area": float(raw.get("area", box[2] * box[3])),
-        "iscrowd": int(raw.get("iscrowd", 0)),
+        "area": area,
+        "iscrowd": int(bool(raw.get("iscrowd", 0))),
         "keypoints": keypoints,
         "num_keypoints": sum(value > 0 for value in keypoints[2::3]),
     }

@@ -8,6 +8,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.nn import Layer
 
+from core.errors import ConfigError
 from tasks.keypoint.codec import heatmap_stride
 
 
@@ -41,6 +42,8 @@ class PointsEnding(Layer):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         heatmaps = self.network(image)
         joints, height, width = (int(size) for size in heatmaps.shape[1:])
+        if min(height, width) < 1:
+            raise ConfigError("ending: 'points' needs an input of fixed height and width")
         size = height * width
         flat = heatmaps.reshape([-1, joints, size])
         best = flat.argmax(axis=2, keepdim=True)

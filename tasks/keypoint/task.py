@@ -84,10 +84,12 @@ class Task:
         return [InputSpec([None, 3, height, width], "float32", "image")]
 
     def slim_hints(self, model: Layer) -> SlimHints:
+        layers = dict(model.named_children())
+        features = "decoder" if "decoder" in layers else "backbone"
         return SlimHints(
             distill_points=(
                 DistillPoint("final_conv", "heatmap"),
-                DistillPoint("backbone", "feature"),
+                DistillPoint(features, "feature"),
             ),
             never_prune=("final_conv",),
             qat_budget=QatBudget(learning_rate_scale=0.2, epochs_scale=0.25),

@@ -1,0 +1,286 @@
+"""COCO files, broken and whole, the cut-outs, and the stick figures."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from core.config import read
+from core.data import Loader
+from core.errors import DataError
+from tasks.keypoint.annotations import annotated_persons, detected_persons, load_annotations
+from tasks.keypoint.config import Config
+from tasks.keypoint.data import KeypointDataset, load_split
+from tasks.keypoint.synthetic import ensure_data
+from tasks.keypoint.transforms import apply
+
+VISIBLE = [[30.0 + 3 * i, 40.0 + 2 * i, 2] for i in range(17)]
+
+
+def person(number: int = 1, **changes) -> dict:
+    return {
+        "id": number,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [20.0, 30.0, 60.0, 70.0],
+        "area": 2500.0,
+        "iscrowd": 0,
+        "keypoints": [value for joint in VISIBLE for value in joint],
+        **changes,
+    }
+
+
+def coco(*people: dict) -> dict:
+    images = [{"id": 1, "file_name": "one.png", "width": 120, "height": 100}]
+    return {"images": images, "annotations": list(people)}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A data set of two persons in one image."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        image = np.random.default_rng(0).integers(0, 255, (100, 120, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / split / "one.png"), image)
+        (tmp_path / f"{split}.json").write_text(json.dumps(coco(person(1), person(2))))
+    return tmp_path
+
+
+def build_config(root, **sections) -> Config:
+    data = {
+        "root": str(root),
+        "train_annotations": "train.json",
+        "val_annotations": "val.json",
+        "train_images": "train",
+        "val_images": "val",
+        "input_size": [128, 96],
+        "num_workers": 0,
+        **sections.pop("data", {}),
+    }
+    return read(Config, {"model": {"name": "lite_hrnet_18"}, "data": data, **sections})
+
+
+def build_dataset(root, split, **sections) -> KeypointDataset:
+    config = build_config(root, **sections)
+    return KeypointDataset(config, split, load_split(config, split)[1])
+
+
+def test_validation_sample_is_the_person_cut_out(root):
+    dataset = build_dataset(root, "val")
+    sample = dataset.sample(1, np.random.default_rng(0))
+    assert sample["image"].shape == (3, 128, 96)
+    assert sample["target"].shape == (17, 32, 24)
+    assert sample["person"] == 1
+    decoded = dataset.codec.decode(sample["target"][None])[0, :, :2]
+    placed = apply(sample["to_image"], decoded.astype(np.float64))
+    np.testing.assert_allclose(placed, np.array(VISIBLE)[:, :2], atol=0.3)
+
+
+def test_training_samples_depend_on_the_generator_alone(root):
+    dataset = build_dataset(root, "train", augment={"erase": 1.0})
+    first, again, other = (dataset.sample(0, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    for name in first:
+        np.testing.assert_array_equal(first[name], again[name])
+    assert (first["image"] != other["image"]).any()
+    assert set(first) == {"image", "target", "target_weight"}
+
+
+def test_a_mirror_swaps_the_sides(root):
+    still = {"half_body": 0, "scale": 0, "rotate": 0}
+    plain = build_dataset(root, "train", augment={"flip": 0, **still})
+    mirrored = build_dataset(root, "train", augment={"flip": 1, **still})
+    rng = np.random.default_rng(0)
+    one, two = plain.sample(0, rng), mirrored.sample(0, rng)
+    order = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+    np.testing.assert_allclose(two["target"], one["target"][order][..., ::-1], atol=1e-5)
+    assert np.abs(two["image"] - one["image"][..., ::-1]).mean() < 0.05
+
+
+def test_batches_come_out_of_the_loader(root):
+    loader = Loader(build_dataset(root, "val"), batch_size=2, train=False)
+    (batch,) = loader.epoch()
+    assert batch["image"].shape == [2, 3, 128, 96]
+    assert batch["person"].numpy().tolist() == [0, 1]
+
+
+def test_crowds_and_silent_persons_are_left_out(root):
+    silent = person(3, keypoints=[0] * 51)
+    without = person(4)
+    del without["keypoints"]
+    outside = person(5, bbox=[500.0, 500.0, 20.0, 20.0])
+    people = coco(person(1, iscrowd=1), person(2), silent, without, outside)
+    (root / "val.json").write_text(json.dumps(people))
+    annotations = load_annotations(root / "val.json", 17)
+    assert len(annotations.people) == 5
+    assert len(annotated_persons(annotations)) == 1
+
+
+def test_boxes_are_clipped_to_the_image(root):
+    (root / "val.json").write_text(json.dumps(coco(person(bbox=[-10.0, 50.0, 200.0, 100.0]))))
+    persons = annotated_persons(load_annotations(root / "val.json", 17))
+    assert persons.boxes.tolist() == [[0.0, 50.0, 120.0, 50.0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"val.json: not JSON: .* line 1"),
+        ("[1, 2]", r"val.json: expected a COCO file with 'images' and 'annotations'"),
+        (json.dumps({"images": []}), r"val.json: expected a COCO file"),
+        (json.dumps({"images": [{"id": 1}], "annotations": []}), r"images\[0\] has no 'id' and"),
+        (
+            json.dumps({"images": [{"id": "a", "file_name": "b"}], "annotations": []}),
+            r"images\[0\]: expected a number as id, got 'a'",
+        ),
+        (json.dumps(coco()), r"val.json: no annotation has 'keypoints'"),
+        (
+            json.dumps(coco({"image_id": 1, "bbox": [1, 2, 3, 4]})),
+            r"val.json: no annotation has 'keypoints'",
+        ),
+        (
+            json.dumps(coco(person(7, image_id=99))),
+            r"val.json: annotations\[0\] \(id 7\): no image has the id 99",
+        ),
+        (
+            json.dumps(coco(person(7, image_id=[1]))),
+            r"annotations\[0\] \(id 7\): no image has the id \[1\]",
+        ),
+        (
+            json.dumps(coco(person(7, keypoints=[0] * 42))),
+            r"\(id 7\): has 14 joints, but model.num_joints is 17",
+        ),
+        (json.dumps(coco(person(keypoints=[0] * 50))), r"keypoints: expected 51 numbers, got 50"),
+        (json.dumps(coco(person(keypoints="x"))), r"keypoints: expected 51 numbers, got str"),
+        (json.dumps(coco(person(bbox=[1, 2, 3]))), r"bbox: expected 4 numbers, got 3"),
+        (json.dumps(coco(person(bbox=[1, 2, None, 4]))), r"bbox: expected finite numbers only"),
+        (json.dumps(coco(person(bbox=[1, 2, float("nan"), 4]))), r"bbox: expected finite numbers"),
+        (json.dumps(coco(person(area="large"))), r"area: expected finite numbers only"),
+        (
+            json.dumps(coco({"keypoints": [0] * 51})),
+            r"annotations\[0\]: expected image_id and bbox",
+        ),
+        (json.dumps(coco(person(keypoints=[0] * 51))), r"no person with a labelled keypoint"),
+    ],
+)
+def test_broken_annotations_are_named(root, content, message):
+    (root / "val.json").write_text(content)
+    with pytest.raises(DataError, match=message) as caught:
+        load_split(build_config(root), "val")
+    assert str(caught.value).startswith(str(root / "val.json"))
+
+
+def test_a_missing_annotation_file_is_named(root):
+    (root / "val.json").unlink()
+    with pytest.raises(DataError, match=r"val.json: no such annotation file"):
+        load_split(build_config(root), "val")
+
+
+def test_bytes_that_are_no_text_are_named(root):
+    (root / "val.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"val.json: cannot be read"):
+        load_split(build_config(root), "val")
+
+
+def test_a_missing_image_is_named(root):
+    (root / "val" / "one.png").unlink()
+    loader = Loader(build_dataset(root, "val"), batch_size=2, train=False)
+    with pytest.raises(DataError, match=r"val/one.png: cannot be read"):
+        list(loader.epoch())
+
+
+def test_detections_replace_the_boxes(root):
+    found = [
+        {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 60], "score": 0.9},
+        {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 60], "score": 0.1},
+        {"image_id": 1, "category_id": 3, "bbox": [10, 10, 50, 60], "score": 0.9},
+    ]
+    (root / "detections.json").write_text(json.dumps(found))
+    data = {"detections": "detections.json", "detection_score": 0.5}
+    dataset = build_dataset(root, "val", data=data)
+    assert len(dataset) == 1
+    assert dataset.persons.detected
+    assert not dataset.sample(0, np.random.default_rng(0))["target_weight"].any()
+    assert len(build_dataset(root, "train", data=data)) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, r"expected a list of detections, got dict"),
+        ([{"image_id": 1}], r"detection 0: expected image_id, bbox and score"),
+        (
+            [{"image_id": 5, "bbox": [1, 2, 3, 4], "score": 1}],
+            r"detection 0: .*val.json has no image with the id 5",
+        ),
+        ([{"image_id": 1, "bbox": [1, 2], "score": 1}], r"detection 0: bbox: expected 4 numbers"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": "x"}], r"detection 0: score: expected"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 0.1}], r"no person detected with a score"),
+    ],
+)
+def test_broken_detections_are_named(root, content, message):
+    path = root / "detections.json"
+    path.write_text(json.dumps(content))
+    annotations = load_annotations(root / "val.json", 17)
+    with pytest.raises(DataError, match=message) as caught:
+        detected_persons(path, annotations, 17, 0.5)
+    assert str(caught.value).startswith(str(path))
+
+
+def synthetic_config(root, **changes) -> Config:
+    synthetic = {"train_images": 6, "val_images": 3, "size": [96, 80], **changes}
+    return build_config(root, synthetic=synthetic)
+
+
+def test_figures_are_drawn_once_and_alike(tmp_path):
+    for name in ("a", "b"):
+        ensure_data(synthetic_config(tmp_path / name))
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
+    assert len(files) == 6 + 3 + 2
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    before = os.stat(tmp_path / "a" / "train.json").st_mtime_ns
+    ensure_data(synthetic_config(tmp_path / "a"))
+    assert os.stat(tmp_path / "a" / "train.json").st_mtime_ns == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_figures_are_coco_persons_inside_their_images(tmp_path):
+    config = synthetic_config(tmp_path / "new" / "data", val_images=20)
+    ensure_data(config)
+    annotations, persons = load_split(config, "val")
+    assert len(persons) == 20
+    labelled = persons.joints[..., 2] > 0
+    assert 0.9 < labelled.mean() < 1
+    places = persons.joints[labelled][:, :2]
+    assert (places >= 0).all()
+    assert (places < [80, 96]).all()
+    for entry in annotations.people:
+        x, y, width, height = entry["bbox"]
+        joints = np.array(entry["keypoints"]).reshape(-1, 3)
+        joints = joints[joints[:, 2] > 0, :2]
+        assert ((joints >= [x, y]) & (joints <= [x + width, y + height])).all()
+
+
+def test_another_seed_draws_other_figures(tmp_path):
+    ensure_data(synthetic_config(tmp_path / "a"))
+    ensure_data(synthetic_config(tmp_path / "b", seed=1))
+    first, second = ((tmp_path / name / "val.json").read_text() for name in ("a", "b"))
+    assert first != second
+
+
+def test_figures_never_mix_with_other_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("keep")
+    with pytest.raises(DataError, match=r"holds other files, no annotations"):
+        ensure_data(synthetic_config(tmp_path / "data"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "mine.txt"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/data: cannot be written"):
+        ensure_data(synthetic_config(tmp_path / "file" / "data"))
