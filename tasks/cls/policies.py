@@ -99,9 +99,7 @@ def autocontrast(image: np.ndarray) -> np.ndarray:
     tables = []
     for channel in range(3):
         low, high, *_ = cv2.minMaxLoc(cv2.extractChannel(image, channel))
-        scale = 255 / (high - low) if high > low else 1.0
-        # floor, as the histogram operations of PIL do
-        tables.append(np.floor((_LEVELS - low) * scale + 1e-6) if high > low else _LEVELS)
+        tables.append((_LEVELS - low) * 255 / (high - low) if high > low else _LEVELS)
     return _map_channels(image, tables)
 
 

@@ -34,7 +34,7 @@ def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> None:
         DataError: More classes than there are pairs, or the folder cannot be written.
     """
     folder = Path(root)
-    if folder.exists():
+    if folder.is_dir() and any(folder.iterdir()):
         return
     pairs = list_classes()
     if num_classes > len(pairs):
