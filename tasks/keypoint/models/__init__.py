@@ -1,4 +1,11 @@
-from tasks.keypoint.models.config import ModelConfig, published_url
+from tasks.keypoint.models.config import ModelConfig
 from tasks.keypoint.models.network import HeatmapNetwork, build_network
+from tasks.keypoint.models.weights import complete_backbone_weights, published_url
 
-__all__ = ["HeatmapNetwork", "ModelConfig", "build_network", "published_url"]
+__all__ = [
+    "HeatmapNetwork",
+    "ModelConfig",
+    "build_network",
+    "complete_backbone_weights",
+    "published_url",
+]

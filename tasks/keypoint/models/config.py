@@ -1,29 +1,11 @@
-"""Settings of a keypoint network, and where its published weights are."""
+"""Settings of a keypoint network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
-from core.errors import ConfigError
-
 NetworkName = Literal["lite_hrnet_18", "lite_hrnet_30", "hrnet_w32", "hrnet_w48", "upsampling"]
-
-# COCO, 17 keypoints; by network and height of the images they were trained on
-_MODELS = "https://paddle-model-ecology.bj.bcebos.com/model/hrnet_pose"
-_ZOO = "https://bj.bcebos.com/v1/paddledet/models/keypoint"
-PUBLISHED = MappingProxyType(
-    {
-        ("hrnet_w32", 256): f"{_MODELS}/hrnet_w32_256x192.pdparams",
-        ("hrnet_w32", 384): "https://paddledet.bj.bcebos.com/models/keypoint/"
-        "hrnet_w32_384x288.pdparams",
-        ("lite_hrnet_30", 256): f"{_MODELS}/lite_hrnet_30_256x192_coco.pdparams",
-        ("lite_hrnet_30", 384): f"{_ZOO}/lite_hrnet_30_384x288_coco.pdparams",
-        ("lite_hrnet_18", 256): f"{_ZOO}/lite_hrnet_18_256x192_coco.pdparams",
-        ("lite_hrnet_18", 384): f"{_ZOO}/lite_hrnet_18_384x288_coco.pdparams",
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -34,7 +16,8 @@ class ModelConfig:
         name: The network; `upsampling` is a PaddleClas backbone with a light decoder.
         num_joints: Number of keypoints, that is of heatmaps.
         pretrained: Start from a checkpoint or a published `.pdparams` (path or URL), or `true`
-            for the COCO weights of this network.
+            for the COCO weights of this network (for `upsampling`: the ImageNet weights of its
+            backbone).
         reinit: Globs of weights that keep their fresh values instead.
         backbone: For `upsampling` only: a network of PaddleClas by name, such as PPLCNet_x1_0.
         decoder_widths: For `upsampling` only: channels of the decoder at strides 32, 16, 8, 4.
@@ -71,23 +54,3 @@ class ModelConfig:
             )
         if self.freeze_at is not None and self.freeze_at < 0:
             raise ValueError(f"freeze_at: expected a stage from 0 on, got {self.freeze_at}")
-
-
-def published_url(config: ModelConfig, height: int = 256) -> str:
-    """Return where the published COCO weights of a network are.
-
-    Args:
-        config: The network.
-        height: Height of the input; weights trained at 384x288 are taken from 384 on.
-
-    Raises:
-        ConfigError: None are known.
-    """
-    url = PUBLISHED.get((config.name, 384 if height >= 384 else 256))
-    if url is None:
-        known = ", ".join(sorted({name for name, _ in PUBLISHED}))
-        raise ConfigError(
-            f"model.pretrained: no published weights are known for {config.name!r} "
-            f"(known: {known}); give the path of a file instead"
-        )
-    return url

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.nn import Identity, Layer
@@ -34,7 +35,7 @@ class Bottleneck(Layer):
         self.conv_down = Identity() if in_channels == wide else ConvNorm(in_channels, wide, std=STD)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.conv_down(x) + self.conv3(self.conv2(self.conv1(x))))
+        return F.relu(paddle.add(self.conv_down(x), self.conv3(self.conv2(self.conv1(x)))))
 
 
 class BasicBlock(Layer):
@@ -46,7 +47,7 @@ class BasicBlock(Layer):
         self.conv2 = ConvNorm(channels, channels, 3, std=STD)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.conv2(self.conv1(x)))
+        return F.relu(paddle.add(x, self.conv2(self.conv1(x))))
 
 
 class Bottlenecks(Layer):
@@ -147,7 +148,7 @@ class Fusion(Layer):
                 x = branches[source]
                 for name in names:
                     x = getattr(self, name)(x)
-                total = total + resize_like(x, branches[target])
+                total = paddle.add(total, resize_like(x, branches[target]))
             outputs.append(F.relu(total))
         return outputs
 

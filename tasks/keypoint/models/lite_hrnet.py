@@ -71,7 +71,10 @@ class CrossResolutionWeighting(Layer):
         pooled = [F.adaptive_avg_pool2d(branch, smallest) for branch in branches[:-1]]
         weights = self.conv2(self.conv1(paddle.concat([*pooled, branches[-1]], axis=1)))
         parts = paddle.split(weights, self.channels, axis=1)
-        return [branch * resize_like(part, branch) for branch, part in zip(branches, parts)]
+        return [
+            paddle.multiply(branch, resize_like(part, branch))
+            for branch, part in zip(branches, parts)
+        ]
 
 
 class SpatialWeighting(Layer):
@@ -83,7 +86,7 @@ class SpatialWeighting(Layer):
         self.conv2 = ConvNorm(channels // ratio, channels, norm=False, activation="sigmoid")
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.conv2(self.conv1(F.adaptive_avg_pool2d(x, 1)))
+        return paddle.multiply(x, self.conv2(self.conv1(F.adaptive_avg_pool2d(x, 1))))
 
 
 class ConditionalChannelWeighting(Layer):
@@ -145,7 +148,8 @@ class LiteModule(Layer):
             # sum before the ReLU, not its input, going into the other branches.
             total = 2 * paths[0](branches[0])
             for source in range(1, len(branches)):
-                total = total + resize_like(paths[source](branches[source]), branches[target])
+                path = resize_like(paths[source](branches[source]), branches[target])
+                total = paddle.add(total, path)
             if target == 0:
                 branches = [total, *branches[1:]]
             fused.append(F.relu(total))
@@ -175,7 +179,7 @@ class IterativeHead(Layer):
         coarse_to_fine = branches[::-1]
         x = self.projects[0](coarse_to_fine[0])
         for branch, project in zip(coarse_to_fine[1:], self.projects[1:]):
-            x = project(branch + resize_like(x, branch, smooth=True))
+            x = project(paddle.add(branch, resize_like(x, branch, smooth=True)))
         return x
 
 

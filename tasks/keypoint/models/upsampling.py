@@ -8,6 +8,7 @@ fine maps as the head of Lite-HRNet does.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -117,7 +118,7 @@ class Decoder(Layer):
             lateral = self.laterals[index](coarse_to_fine[index])
             x = self.merges[index - 1](x)
             x = F.interpolate(x, lateral.shape[-2:], mode="bilinear")
-            x = F.relu(x + lateral)
+            x = F.relu(paddle.add(x, lateral))
         return self.merges[len(maps) - 1](x)
 
 
@@ -125,12 +126,13 @@ def _factory(name: str) -> Callable[[], Layer]:
     # deferred: importing PaddleClas takes a second, and most keypoint networks need none of it
     from paddleclas.ppcls.arch import backbone
 
-    if name not in backbone.__all__:
-        known = [each for each in backbone.__all__ if hasattr(backbone, each)]
+    functions = {each: getattr(backbone, each) for each in backbone.__all__}
+    known = [each for each in functions if inspect.isfunction(functions[each])]
+    if name not in known:
         near = suggest(name, known)
         near = near if "did you mean" in near else ", for instance PPLCNet_x1_0"
         raise ConfigError(f"model.backbone: PaddleClas has no network {name!r}{near}")
-    factory: Callable[[], Layer] = getattr(backbone, name)
+    factory: Callable[[], Layer] = functions[name]
     return factory
 
 
