@@ -32,7 +32,7 @@ def make_config(root: Path, **sections) -> Config:
     return read(Config, settings)
 
 
-@pytest.fixture()
+@pytest.fixture
 def listed(tmp_path: Path) -> Path:
     for split, count in (("train", 6), ("val", 3)):
         lines = []
