@@ -25,7 +25,7 @@ class KeypointMetric:
 
     With annotated boxes only images with an evaluated person count, so a part of the split can be
     scored; with detections all images count, since a person whom the detector missed is an error.
-    APM and APL are left out where the split has no persons of that size.
+    APM and APL are left out where the split has no persons of that size, PCK with detections.
 
     Args:
         config: Settings of the task.
@@ -74,8 +74,9 @@ class KeypointMetric:
         else:
             image_ids = sorted({int(self.persons.image_ids[person]) for person in self._found})
         scores = coco_scores(self.annotations, image_ids, results, self.joints.sigmas)
-        if not self.persons.detected:
-            scores["PCK"] = float(np.nanmean(self.pck())) if self._found else 0.0
+        shares = self.pck() if self._found and not self.persons.detected else np.array([])
+        if not np.isnan(shares).all():
+            scores["PCK"] = float(np.nanmean(shares))
         return scores
 
     def report(self) -> str:

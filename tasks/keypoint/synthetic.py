@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -15,10 +14,11 @@ import numpy as np
 
 from core.errors import DataError
 from core.task import Split
-from tasks.keypoint.config import Config
+from tasks.keypoint.config import Config, SyntheticConfig
 from tasks.keypoint.data import annotation_file, image_folder
 from tasks.keypoint.joints import COCO_NAMES, COCO_SKELETON
 
+SPLITS: tuple[Split, Split] = ("train", "val")
 # lengths in units of the body
 TORSO, NECK, HEAD = 0.30, 0.13, 0.075
 SHOULDER, HIP = 0.12, 0.07  # half widths
@@ -37,54 +37,55 @@ def ensure_data(config: Config) -> None:
     Raises:
         DataError: The place is taken by other files, or cannot be written.
     """
-    if config.synthetic is None:
+    synthetic, root = config.synthetic, Path(config.data.root)
+    if synthetic is None or _is_drawn(config):
         return
-    splits: tuple[Split, Split] = ("train", "val")
-    if all(annotation_file(config, split).is_file() for split in splits):
-        return
-    root = Path(config.data.root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: holds other files, no annotations: synthetic needs a new folder")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         drawn = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
         try:
-            for number, split in enumerate(splits):
-                _draw_split(
-                    config, split, drawn, np.random.default_rng([config.synthetic.seed, number])
-                )
-            with contextlib.suppress(FileExistsError):
-                drawn.chmod(0o755)
-                drawn.rename(root)
+            for number, split in enumerate(SPLITS):
+                rng = np.random.default_rng([synthetic.seed, number])
+                _draw_split(config, synthetic, split, drawn, rng)
+            drawn.chmod(0o755)
+            drawn.rename(root)
         finally:
             shutil.rmtree(drawn, ignore_errors=True)
     except OSError as error:
-        raise DataError(f"{root}: cannot be written: {error.strerror}") from error
+        if not _is_drawn(config):  # otherwise another process was first, with the same figures
+            raise DataError(f"{root}: cannot be written: {error.strerror}") from error
 
 
-def _draw_split(config: Config, split: Split, folder: Path, rng: np.random.Generator) -> None:
-    assert config.synthetic is not None
+def _is_drawn(config: Config) -> bool:
+    return all(annotation_file(config, split).is_file() for split in SPLITS)
+
+
+def _draw_split(
+    config: Config, synthetic: SyntheticConfig, split: Split, folder: Path, rng: np.random.Generator
+) -> None:
     root = config.data.root
-    count = config.synthetic.train_images if split == "train" else config.synthetic.val_images
-    height, width = config.synthetic.size
+    height, width = synthetic.size
     images = folder / os.path.relpath(image_folder(config, split), root)
     images.mkdir(parents=True, exist_ok=True)
-    people: list[dict[str, Any]] = []
-    listed = []
+    count = synthetic.train_images if split == "train" else synthetic.val_images
+    listed, people = [], []
     for number in range(1, count + 1):
         canvas = draw_background((height, width), rng)
         joints = place(random_pose(rng), (height, width), rng)
         draw_figure(canvas, joints, rng)
         name = f"{number:05d}.png"
-        cv2.imwrite(str(images / name), cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+        content = cv2.imencode(".png", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))[1]
+        (images / name).write_bytes(content.tobytes())
         listed.append({"id": number, "file_name": name, "width": width, "height": height})
         people.append({"id": number, "image_id": number, **describe(joints, rng)})
     annotations = folder / os.path.relpath(annotation_file(config, split), root)
     annotations.parent.mkdir(parents=True, exist_ok=True)
-    skeleton = [[a + 1, b + 1] for a, b in COCO_SKELETON]
+    skeleton = [[start + 1, end + 1] for start, end in COCO_SKELETON]
     person = {"id": 1, "name": "person", "keypoints": list(COCO_NAMES), "skeleton": skeleton}
-    content = {"images": listed, "annotations": people, "categories": [person]}
-    annotations.write_text(json.dumps(content), encoding="utf-8")
+    whole = {"images": listed, "annotations": people, "categories": [person]}
+    annotations.write_text(json.dumps(whole), encoding="utf-8")
 
 
 def random_pose(rng: np.random.Generator) -> np.ndarray:

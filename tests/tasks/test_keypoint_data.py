@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -284,3 +285,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/data: cannot be written"):
         ensure_data(synthetic_config(tmp_path / "file" / "data"))
+
+
+def test_of_two_processes_the_second_finds_the_figures(tmp_path, monkeypatch):
+    config = synthetic_config(tmp_path / "data")
+    rename = Path.rename
+
+    def overtaken(drawn, root):
+        monkeypatch.setattr(Path, "rename", rename)
+        ensure_data(config)
+        return rename(drawn, root)
+
+    monkeypatch.setattr(Path, "rename", overtaken)
+    ensure_data(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert len(load_split(config, "train")[1]) == 6

@@ -318,3 +318,14 @@ def test_pck_by_torso(truth_file):
     expected = (np.arange(len(points)) % 2 == 0)[usable].mean()
     assert metric.pck()[0] == pytest.approx(expected)
     assert metric.pck()[1] == pytest.approx(1.0)
+
+
+def test_pck_without_any_torso_is_left_out(truth_file):
+    content = json.loads(truth_file.read_text())
+    for person in content["annotations"]:
+        person["keypoints"][3 * 6 + 2] = 0
+    truth_file.write_text(json.dumps(content))
+    metric = build_metric(truth_file, pck_unit="torso")
+    feed(metric, noisy_truth(metric, 0.0))
+    assert "PCK" not in metric.compute()
+    assert "nose             -" in metric.report()
