@@ -67,7 +67,7 @@ def main() -> None:
         arguments.model_dir, protocol, lambda steps: tqdm(steps, desc="rounds", disable=None)
     )
     console = Console(highlight=False)
-    console.print(to_table(rows))
+    console.print(to_table(rows), width=max(console.width, 140), crop=False, soft_wrap=False)
     for key, value in environment().items():
         if value:
             console.print(f"{key}: {value}")

@@ -59,7 +59,7 @@ def fold_batch_norms(graph: Graph) -> int:
         pattern = _find(graph, norm, writers, readers)
         if pattern is None:
             continue
-        behind[id(norm)] = _fold(graph, pattern)
+        behind[id(norm)] = _fold(graph, pattern, readers)
         if pattern.add is not None:
             gone.add(id(pattern.add))
         folded += 1
@@ -146,7 +146,7 @@ def _adds_per_channel(graph: Graph, pattern: _Pattern, channels: int) -> bool:
     return (bias.shape == (channels,) and axis == 1) or bias.shape == (1, channels, 1, 1)
 
 
-def _fold(graph: Graph, pattern: _Pattern) -> Any:
+def _fold(graph: Graph, pattern: _Pattern, readers: Mapping[str, int]) -> Any:
     """Change the weights; return the addition of the bias that takes the normalization's place."""
     norm = pattern.norm
     scale, shift, mean, variance = (
@@ -158,7 +158,7 @@ def _fold(graph: Graph, pattern: _Pattern) -> Any:
     weight = graph.weights[pattern.weight]
     graph.weights[pattern.weight] = _scaled(pattern.linear, weight, factor).astype(weight.dtype)
     bias = pattern.bias or only(norm.inputs, "Bias")
-    if not pattern.bias and graph.readers()[bias] != 1:
+    if not pattern.bias and readers[bias] != 1:
         bias = f"{pattern.weight}.bias"
     graph.weights[bias] = (shift + (old_bias - mean) * factor).astype(weight.dtype)
     graph.variables[bias] = variable(

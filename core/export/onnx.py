@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from core.errors import ExportError
+from core.export.tidy import tidy
 
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
 
@@ -29,10 +30,15 @@ def convert(model: Path, params: Path, opset: int = OPSET) -> bytes:
     converter = importlib.import_module("paddle2onnx")
     try:
         content = converter.export(
-            str(model), str(params), opset_version=opset, verbose=False, enable_onnx_checker=False
+            str(model),
+            str(params),
+            opset_version=opset,
+            verbose=False,
+            enable_onnx_checker=False,
+            enable_optimize=False,  # see `tidy`
         )
         proto = onnx.load_model_from_string(content)
-        _constants_to_initializers(proto.graph)
+        tidy(proto.graph)
         _name_free_dimensions(proto.graph)
         proto.producer_name, proto.producer_version = "trislim", ""
         onnx.checker.check_model(proto)
@@ -41,21 +47,6 @@ def convert(model: Path, params: Path, opset: int = OPSET) -> bytes:
         raise ExportError(f"onnx: the model cannot be converted: {reason}") from error
     result: bytes = proto.SerializeToString(deterministic=True)
     return result
-
-
-def _constants_to_initializers(graph: Any) -> None:
-    kept = []
-    for node in graph.node:
-        value = next((a.t for a in node.attribute if a.name == "value"), None)
-        if node.op_type != "Constant" or value is None:
-            kept.append(node)
-            continue
-        tensor = graph.initializer.add()
-        tensor.CopyFrom(value)
-        tensor.name = node.output[0]
-    nodes = type(graph)(node=kept).node
-    graph.ClearField("node")
-    graph.node.extend(nodes)
 
 
 def _name_free_dimensions(graph: Any) -> None:
