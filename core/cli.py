@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from core.errors import UserError
+from core.versions import check_versions
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -23,7 +24,10 @@ def run(main: Callable[[], int | None]) -> None:
         stream=sys.stderr,
         force=True,
     )
+    for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
+        check_versions()
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

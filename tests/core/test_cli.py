@@ -1,0 +1,77 @@
+"""The shared frame of the tools: versions, overrides, one line per error."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+
+import pytest
+
+from core import cli
+from core.errors import ConfigError, DataError
+from core.versions import check_versions
+
+
+@pytest.fixture(autouse=True)
+def _keep_log_handlers():
+    handlers = logging.getLogger().handlers[:]
+    yield
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (DataError("x.jpg: broken"), 2, "error: x.jpg: broken\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_are_one_line(capsys, error, status, line) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_our_own_defects_keep_their_traceback() -> None:
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.run(main)
+
+
+def test_status_is_passed_on() -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run(lambda: 1)
+    assert end.value.code == 1
+
+
+def test_this_environment_is_the_tested_one() -> None:
+    check_versions()
+
+
+def test_wrong_and_missing_libraries_are_named(monkeypatch) -> None:
+    installed = {"paddlepaddle": "2.6.2", "gpu": "x"}
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "paddlepaddle-gpu" or installed.get(name) == "":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed.get(name) or real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ConfigError, match=r"^paddlepaddle: version 2\.6\.2 .* tested with ==3\.1"):
+        check_versions()
+    installed["paddlepaddle"] = ""
+    with pytest.raises(ConfigError, match=r"^paddlepaddle: not installed; run `make install`"):
+        check_versions()
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: "3.1.1" if name == "paddlepaddle-gpu" else version(name),
+    )
+    check_versions()
