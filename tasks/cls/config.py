@@ -48,6 +48,8 @@ class DataConfig:
     train_list: str = "train_list.txt"  # relative to root
     val_list: str = "val_list.txt"
     labels: str = "labels.txt"  # class names, `index name` or `name` per line; may be absent
+    # in place of a labels file; filled in from the data, so that a checkpoint knows its classes
+    class_names: tuple[str, ...] = ()
     image_size: int = 224  # side of the square that the network sees
     resize_short: int = 256  # evaluation: shorter side before the centre crop
     interpolation: Interpolation = "bilinear"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def read_list(path: Path, root: Path, num_classes: int) -> Items:
                 f"{path}:{number}: label {label} is outside 0..{num_classes - 1} "
                 f"(model.num_classes is {num_classes})"
             )
-        paths.append(str(root / name.strip()))
+        paths.append(os.path.join(root, name.strip()))
         labels.append(label)
     if not paths:
         raise DataError(f"{path}: the list is empty")
@@ -132,18 +133,33 @@ def read_folders(folder: Path, classes: list[str]) -> Items:
     return Items(paths, np.array(labels, np.int64))
 
 
-def class_names(data: DataConfig) -> list[str]:
+def class_names(data: DataConfig) -> tuple[str, ...]:
     """Return the names of the classes: from the labels file, else the class folders, else none.
 
     Raises:
-        DataError: The labels file is malformed; with file and line.
+        DataError: The labels file is malformed, or contradicts `data.class_names`.
     """
+    found, known = _names_in(data), data.class_names
+    if found and known and found != known:
+        place = next((i for i, (a, b) in enumerate(zip(found, known)) if a != b), None)
+        if place is None:
+            raise DataError(
+                f"{data.root}: {len(found)} classes, expected {len(known)} (data.class_names)"
+            )
+        raise DataError(
+            f"{data.root}: class {place} is {found[place]!r}, expected {known[place]!r} "
+            "(data.class_names)"
+        )
+    return known or found
+
+
+def _names_in(data: DataConfig) -> tuple[str, ...]:
     path = Path(data.root) / data.labels
     if path.is_file():
-        return read_labels(path)
+        return tuple(read_labels(path))
     if _uses_folders(data) and (Path(data.root) / "train").is_dir():
-        return _folder_classes(data)
-    return []
+        return tuple(_folder_classes(data))
+    return ()
 
 
 def read_labels(path: Path) -> list[str]:

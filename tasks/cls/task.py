@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -65,10 +67,14 @@ class Task:
         return pretrained_url(self.config.model.name)
 
     def build_dataset(self, split: Split) -> ImageDataset:
+        """Open a split; `config` then knows the names of the classes, wherever it goes."""
         config = self.config
         if config.synthetic is not None:
             draw_data(config.data.root, config.model.num_classes, config.synthetic)
-        return build_dataset(config, split)
+        dataset = build_dataset(config, split)
+        data = replace(config.data, class_names=class_names(config.data))
+        self.config = replace(config, data=data)
+        return dataset
 
     def name_outputs(self, raw: Any) -> Outputs:
         return name_outputs(raw)
@@ -115,7 +121,7 @@ class Task:
         """
         if "features" in outputs:
             raise ConfigError("model.stop_after: the network has no classes to predict")
-        names = class_names(self.config.data)
+        names = self.config.data.class_names
         if "label" in outputs:
             label, score = int(outputs["label"][0]), float(outputs["score"][0])
             return {"label": label, "name": _name(names, label), "score": score}
@@ -146,7 +152,7 @@ class Task:
         return None if name is None else resolve_layer(model, name, "model.stop_after")
 
 
-def _name(names: list[str], label: int) -> str:
+def _name(names: Sequence[str], label: int) -> str:
     return names[label] if label < len(names) else f"class {label}"
 
 

@@ -55,7 +55,7 @@ def test_list_files(listed):
     assert sample["label"] == 1
     expected = (np.array(20 / 255) - config.data.mean) / config.data.std
     np.testing.assert_allclose(sample["image"][:, 3, 3], expected, rtol=1e-5)
-    assert class_names(config.data) == ["zero", "one", "two words"]
+    assert class_names(config.data) == ("zero", "one", "two words")
 
 
 def test_folders(tmp_path):
@@ -68,7 +68,7 @@ def test_folders(tmp_path):
     train, val = build_dataset(config, "train"), build_dataset(config, "val")
     np.testing.assert_array_equal(train.items.labels, [0, 0, 1, 1, 2, 2])
     np.testing.assert_array_equal(val.items.labels, [0, 1, 2])
-    assert class_names(config.data) == ["ant", "bee", "cat"]
+    assert class_names(config.data) == ("ant", "bee", "cat")
     write_picture(tmp_path / "val" / "dog" / "1.png")
     with pytest.raises(DataError, match=r"val/dog: no class of this name in train/"):
         build_dataset(config, "val")
@@ -150,6 +150,20 @@ def test_class_count_must_agree(listed):
         build_dataset(make_config(listed, model={"num_classes": 7}), "train")
 
 
+def test_a_task_remembers_the_names_of_its_classes(listed):
+    task = Task(make_config(listed))
+    assert task.config.data.class_names == ()
+    task.build_dataset("train")
+    assert task.config.data.class_names == ("zero", "one", "two words")
+    task.build_dataset("val")
+    (listed / "labels.txt").write_text("zero\ntwo\none\n")
+    with pytest.raises(DataError, match=r"class 1 is 'two', expected 'one' \(data\.class_names\)"):
+        task.build_dataset("val")
+    (listed / "labels.txt").write_text("zero\none\n")
+    with pytest.raises(DataError, match=r": 2 classes, expected 3 \(data\.class_names\)"):
+        task.build_dataset("val")
+
+
 def test_batches_are_mixed_only_when_asked(listed):
     plain = build_dataset(make_config(listed), "train")
     (batch,) = Loader(plain, batch_size=6, train=True).epoch()
@@ -179,7 +193,7 @@ def test_generated_data_is_the_same_every_time(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
     config = make_config(tmp_path / "one", model={"num_classes": 4})
     assert len(build_dataset(config, "val")) == 5
-    assert class_names(config.data) == ["red disc", "red cross", "green disc", "green cross"]
+    assert class_names(config.data) == ("red disc", "red cross", "green disc", "green cross")
 
 
 def test_generated_data_does_not_touch_what_is_there(tmp_path, listed):

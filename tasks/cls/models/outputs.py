@@ -35,7 +35,7 @@ def name_outputs(raw: Any) -> Outputs:
     return {"logits": raw}
 
 
-class Deployed(Layer):  # type: ignore[misc]
+class Deployed(Layer):
     """A network that returns named tensors, without auxiliary outputs, ended as asked.
 
     `raw` gives `logits` (and stages), `softmax` gives `probabilities` [N, C], `argmax` gives
