@@ -31,6 +31,10 @@ class SegDataset:
         self.training = split == "train"
         data = config.data
         self.pairs = read_list(data, data.train_list if self.training else data.val_list)
+        augment = config.augment
+        self.only_shape: tuple[int, ...] | None = None  # that a training image may have
+        if self.training and augment.crop is None and augment.resize is None:
+            self.only_shape = read_image(str(self.pairs[0][0])).shape
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -51,6 +55,12 @@ class SegDataset:
                 "label": label,
                 "label_size": np.array(label.shape, np.int64),
             }
+        if self.only_shape is not None and image.shape != self.only_shape:
+            raise DataError(
+                f"{image_path}: the image is {image.shape[1]}x{image.shape[0]}, the first of the "
+                f"list {self.only_shape[1]}x{self.only_shape[0]}; batches have one size: set "
+                "augment.crop or augment.resize"
+            )
         augment = self.config.augment
         image, label, mirrored = transforms.augment(image, label, augment, rng)
         size = augment.crop or (image.shape[1], image.shape[0])
@@ -61,12 +71,6 @@ class SegDataset:
         }
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
-        sizes = {sample["image"].shape[1:] for sample in samples}
-        if self.training and len(sizes) > 1:
-            raise DataError(
-                f"augment.crop: the images of a batch differ in size ({len(sizes)} sizes); "
-                "set augment.crop or augment.resize"
-            )
         if not self.training:
             samples = [dict(sample) for sample in samples]
             _fill_up(samples, "image", 0.0)

@@ -92,8 +92,8 @@ def dice(
     of_class = paddle.arange(classes).reshape([1, classes, 1, 1])
     wanted = (label.unsqueeze(1) == of_class).astype("float32") * counts
     got = F.softmax(logits.astype("float32"), axis=1) * counts
-    both = (got * wanted).sum(axis=[2, 3])
-    sizes = (got + wanted).sum(axis=[2, 3])
+    both = (got * wanted).flatten(2).sum(axis=2)
+    sizes = (got + wanted).flatten(2).sum(axis=2)
     per_class = (1 - (2 * both + smooth) / (sizes + smooth + DICE_EPSILON)).mean(axis=0)
     if class_weights:
         per_class = per_class * paddle.to_tensor(class_weights, dtype="float32")
@@ -171,4 +171,5 @@ def _pixel_losses(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
 def _hardness_limit(probabilities: Tensor, threshold: float, min_kept: int) -> float:
     if int((probabilities <= threshold).sum()) >= min_kept:
         return threshold
-    return float(paddle.kthvalue(probabilities.flatten(), min_kept)[0])
+    smallest, _ = paddle.topk(probabilities.flatten(), min_kept, largest=False, sorted=False)
+    return float(smallest.max())
