@@ -17,7 +17,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	OMP_NUM_THREADS= $(BIN)/python tools/demo.py
+	env -u OMP_NUM_THREADS $(BIN)/python tools/demo.py
 
 test: lint unit
 

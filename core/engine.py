@@ -70,7 +70,7 @@ class Engine:
         self.best: float | None = None
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}
-        self.metric_report = ""
+        self.best_report = ""  # the metric's table, of the best epoch
         self.stop = False
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
         self._optimizer = self._build_optimizer()
@@ -234,11 +234,11 @@ class Engine:
     def _evaluate(self) -> None:
         with self.best_weights():
             metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
-        self.metrics, self.metric_report = metric.compute(), metric.report()
+        self.metrics = metric.compute()
         value = self.metrics[metric.primary]
         sign = 1.0 if metric.higher_is_better else -1.0
         if self.best is None or sign * value > sign * self.best:
-            self.best, self.best_epoch = value, self.epoch
+            self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
 
     def _resume(self) -> None:
         folder = self.save_dir / "latest"

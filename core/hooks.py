@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,6 +112,7 @@ class LogFile(Hook):
         self._handler = logging.FileHandler(engine.save_dir / "train.log", encoding="utf-8")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
+        log.info("command: python %s", shlex.join(sys.argv))
 
     def after_training(self, engine: Engine) -> None:
         logging.getLogger().removeHandler(self._handler)

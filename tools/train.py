@@ -67,7 +67,7 @@ def main() -> None:
     engine = Engine(run, recipe, save_dir, hooks, teacher)
     engine.train(resume=arguments.resume)
     if rank == 0 and engine.best is not None:
-        print(engine.metric_report)
+        print(engine.best_report)
         print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {save_dir}/best_model")
 
 
