@@ -94,7 +94,7 @@ def trace(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = None) 
                     paddle.static.data(name, list(spec.shape), spec.dtype)
                     for name, spec in zip(names, specs)
                 ]
-                outputs = _call(layer, inputs, model or layer)
+                outputs = _output_variables(_call(layer, inputs, model or layer))
         finally:
             ProgramTranslator.get_instance()._params_recorder.pop(program)
         _set_evaluation(program)
@@ -127,16 +127,20 @@ def name_outputs(outputs: Any) -> dict[str, Any]:
     return named
 
 
-def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> dict[str, str]:
+def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
     try:
-        named = name_outputs(layer(*inputs))
-    except Exception as error:
+        return layer(*inputs)
+    except Exception as error:  # whatever the layer's own code raises
         where = _failing_layer(layer, model, error.__traceback__)
-        reason = str(error).strip().splitlines()
-        last = reason[-1].strip() if reason else ""
-        raise ExportError(f"{where}: cannot be traced: {type(error).__name__}: {last}") from error
+        lines = str(error).strip().splitlines() or [""]
+        raise ExportError(
+            f"{where}: cannot be traced: {type(error).__name__}: {lines[-1].strip()}"
+        ) from error
+
+
+def _output_variables(returned: Any) -> dict[str, str]:
     outputs = {}
-    for name, output in named.items():
+    for name, output in name_outputs(returned).items():
         if not isinstance(output, framework.Variable):
             raise ExportError(f"{name}: does not depend on the inputs, it is a constant")
         outputs[name] = output.name

@@ -42,9 +42,10 @@ class _Pattern:
 def fold_batch_norms(graph: Graph) -> int:
     """Fold every normalization that can be folded; the graph is changed in place.
 
-    It can be if it is the only reader of what the layer before it computes, and if the layer's
-    weight and bias serve nothing else. Weights keep their names; a bias that comes into being
-    takes the name of the normalization's.
+    It can be if it is the only reader of what the layer before it computes. Weights keep their
+    names; a bias that comes into being takes the name of the normalization's. A weight or bias
+    that serves other layers as well is copied, to `name@2` and so on. (Paddle Inference, which
+    folds what is left, scales a shared weight twice.)
 
     Returns:
         How many were folded.
@@ -110,16 +111,14 @@ def _find(
     op, add, bias = writers[before], None, ""
     if op.type == "elementwise_add":
         add, before, bias = op, only(op.inputs, "X"), only(op.inputs, "Y")
-        if bias not in graph.weights or readers[bias] != 1 or readers[before] != 1:
-            return None
-        if before not in writers:
+        if bias not in graph.weights or readers[before] != 1 or before not in writers:
             return None
         op = writers[before]
     if op.type not in _LINEAR:
         return None
     source, slot, _ = _LINEAR[op.type]
     weight = only(op.inputs, slot)
-    if weight not in graph.weights or readers[weight] != 1 or only(op.inputs, "Bias"):
+    if weight not in graph.weights or only(op.inputs, "Bias"):
         return None
     pattern = _Pattern(op, weight, add, bias, norm)
     channels = graph.weights[only(norm.inputs, "Scale")].size
@@ -156,18 +155,28 @@ def _fold(graph: Graph, pattern: _Pattern, readers: Mapping[str, int]) -> Any:
     factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
     old_bias = graph.weights[pattern.bias].astype(np.float64).reshape(-1) if pattern.bias else 0.0
     weight = graph.weights[pattern.weight]
-    graph.weights[pattern.weight] = _scaled(pattern.linear, weight, factor).astype(weight.dtype)
-    bias = pattern.bias or only(norm.inputs, "Bias")
-    if not pattern.bias and readers[bias] != 1:
-        bias = f"{pattern.weight}.bias"
-    graph.weights[bias] = (shift + (old_bias - mean) * factor).astype(weight.dtype)
-    graph.variables[bias] = variable(
-        bias, graph.weights[bias].shape, weight.dtype, persistable=True
-    )
+    scaled = _scaled(pattern.linear, weight, factor).astype(weight.dtype)
+    name = _put(graph, pattern.weight, scaled, readers)
+    for slot in pattern.linear.inputs:
+        slot.arguments[:] = [name if each == pattern.weight else each for each in slot.arguments]
+    bias = (shift + (old_bias - mean) * factor).astype(weight.dtype)
+    name = _put(graph, pattern.bias or only(norm.inputs, "Bias"), bias, readers)
     output = only(pattern.linear.outputs, _LINEAR[pattern.linear.type][2])
     return operator(
-        "elementwise_add", {"X": output, "Y": bias}, {"Out": only(norm.outputs, "Y")}, {"axis": 1}
+        "elementwise_add", {"X": output, "Y": name}, {"Out": only(norm.outputs, "Y")}, {"axis": 1}
     )
+
+
+def _put(graph: Graph, name: str, value: np.ndarray, readers: Mapping[str, int]) -> str:
+    """Change a weight that has one reader; give a copy to one of several."""
+    if readers[name] > 1:
+        number = 2
+        while f"{name}@{number}" in graph.weights:
+            number += 1
+        name = f"{name}@{number}"
+    graph.weights[name] = value
+    graph.variables[name] = variable(name, value.shape, value.dtype, persistable=True)
+    return name
 
 
 def _scaled(op: Any, weight: np.ndarray, factor: np.ndarray) -> np.ndarray:

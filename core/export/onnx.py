@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,26 +29,37 @@ def convert(model: Path, params: Path, opset: int = OPSET) -> bytes:
     """
     if opset < OPSET:
         raise ExportError(f"opset: expected {OPSET} or more, got {opset}")
-    converter = importlib.import_module("paddle2onnx")
+    proto = _run_converter(model, params, opset)
+    tidy(proto.graph)
+    _name_free_dimensions(proto.graph)
+    proto.producer_name, proto.producer_version = "trislim", ""
     try:
-        content = converter.export(
-            str(model),
-            str(params),
-            opset_version=opset,
-            verbose=False,
-            enable_onnx_checker=False,
-            enable_optimize=False,  # see `tidy`
-        )
-        proto = onnx.load_model_from_string(content)
-        tidy(proto.graph)
-        _name_free_dimensions(proto.graph)
-        proto.producer_name, proto.producer_version = "trislim", ""
         onnx.checker.check_model(proto)
-    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+    except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split())
-        raise ExportError(f"onnx: the model cannot be converted: {reason}") from error
+        raise ExportError(f"onnx: the converted model is not valid: {reason}") from error
     result: bytes = proto.SerializeToString(deterministic=True)
     return result
+
+
+def _run_converter(model: Path, params: Path, opset: int) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "model.onnx")
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "core.export.converter"),
+                *(str(model), str(params), str(opset), str(output)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0 and output.is_file():
+            return onnx.load(output)
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    spoken = [line for line in lines if line.startswith("[Paddle2ONNX]") and "support" in line]
+    reason = (spoken or lines or [f"status {done.returncode}"])[-1]
+    raise ExportError(f"onnx: the model cannot be converted: {reason.rstrip(' ,')}")
 
 
 def _name_free_dimensions(graph: Any) -> None:
