@@ -34,7 +34,7 @@ def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> None:
         DataError: More classes than there are pairs, or the folder cannot be written.
     """
     folder = Path(root)
-    if folder.is_dir() and any(folder.iterdir()):
+    if _is_filled(folder):
         return
     pairs = list_classes()
     if num_classes > len(pairs):
@@ -51,8 +51,12 @@ def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> None:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
-        if not folder.exists():  # otherwise another process was faster
+        if not _is_filled(folder):  # otherwise another process was faster
             raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+def _is_filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def list_classes() -> list[tuple[str, str]]:
