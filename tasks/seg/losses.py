@@ -50,7 +50,13 @@ def cross_entropy(
 ) -> Tensor:
     """Return the cross entropy, averaged with the weight of each pixel's class."""
     counts = (label != ignore_index).astype("float32")
-    losses = _pixel_losses(logits, label, ignore_index)
+    # along the last axis, since there PaddleSeg's gradients come out the same to the last bit
+    losses = F.cross_entropy(
+        logits.astype("float32").transpose([0, 2, 3, 1]),
+        label,
+        ignore_index=ignore_index,
+        reduction="none",
+    )
     if class_weights:
         of_class = paddle.to_tensor(class_weights, dtype="float32").unsqueeze(1)
         inside = paddle.where(label == ignore_index, paddle.zeros_like(label), label)
@@ -68,7 +74,13 @@ def ohem(
     `threshold` are hard; if the `min_kept`-th smallest probability is above it, those below that.
     Otherwise all are.
     """
-    losses = _pixel_losses(logits, label, ignore_index)
+    losses = F.cross_entropy(
+        logits.astype("float32"),
+        label.unsqueeze(1),
+        ignore_index=ignore_index,
+        reduction="none",
+        axis=1,
+    ).squeeze(1)
     with paddle.no_grad():
         kept = label != ignore_index
         count = int(kept.sum())
@@ -154,18 +166,6 @@ def _one_per_head(key: str, given: tuple[Any, ...], names: list[str]) -> tuple[A
             f"({', '.join(names)}), got {len(given)}"
         )
     return given
-
-
-def _pixel_losses(logits: Tensor, label: Tensor, ignore_index: int) -> Tensor:
-    """Return the cross entropy of each pixel [N, H, W], 0 where the label is ignored."""
-    losses = F.cross_entropy(
-        logits.astype("float32"),
-        label.unsqueeze(1),
-        ignore_index=ignore_index,
-        reduction="none",
-        axis=1,
-    )
-    return losses.squeeze(1)
 
 
 def _hardness_limit(probabilities: Tensor, threshold: float, min_kept: int) -> float:

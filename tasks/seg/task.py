@@ -117,7 +117,7 @@ class Task:
         return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
 
 
-class Deployed(Layer):  # type: ignore[misc]
+class Deployed(Layer):
     """A network with one named output: logits, probabilities or labels."""
 
     def __init__(self, network: Layer, ending: str) -> None:
