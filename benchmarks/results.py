@@ -1,0 +1,158 @@
+"""Turn finished training runs into docs/results.md: every figure measured here, none typed.
+
+    python benchmarks/results.py RUN_DIR [RUN_DIR ...]    # measure runs, write the page again
+    python benchmarks/results.py                          # write the page again only
+
+For each run the best checkpoint is evaluated again, exported, evaluated as exported model in each
+runtime, and timed. The measurements lie in docs/results/<name>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import logging
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core import checkpoint, cli
+from core.data import Loader
+from core.deploy.benchmark import Protocol, benchmark
+from core.deploy.environment import environment
+from core.deploy.predictor import BACKENDS, load_predictor
+from core.evaluation import eager_forward, evaluate
+from core.export.package import export
+from core.export.parity import summary
+from core.task import Forward, Task
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+INTRODUCTION = """\
+# Results on real data
+
+Written by `python benchmarks/results.py RUN_DIR ...`, not by hand. Metrics are of the best checkpoint
+on the validation split, measured again after training: as eager model and as exported file in each
+runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training times are wall times on
+two cores that were also running tests, so they are upper bounds."""
+PAUSE_SECONDS = 180  # a longer silence in the log is an interruption, not training
+STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
+
+
+def training_seconds(log: Path) -> float:
+    """Add up the time between the lines of a log, without interruptions."""
+    found = (STAMP.match(line) for line in log.read_text(encoding="utf-8").splitlines())
+    stamps = [datetime.datetime.fromisoformat(match[1]) for match in found if match]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(stamps)]
+    return sum(gap for gap in gaps if 0 <= gap <= PAUSE_SECONDS)
+
+
+def command(log: Path) -> str:
+    """Return how the run was started, with folders of this machine cut to their names."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    called = [line.partition("command: ")[2] for line in lines if "command: " in line]
+    words = [word for word in shlex.split(called[0]) if word != "--resume"] if called else []
+    return shlex.join(word if "/" not in word else _short(word) for word in words)
+
+
+def measure(task: Task, run: Forward) -> dict[str, float]:
+    """Evaluate on the validation split, one item at a time."""
+    loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
+    return evaluate(task, run, loader, progress=True).compute()
+
+
+def measure_run(run: Path) -> dict[str, Any]:
+    """Evaluate, export and time the best checkpoint of a run."""
+    best = run / "best_model"
+    description = checkpoint.load_description(best)
+    assert description is not None
+    task, model = checkpoint.restore(best)
+    settings = yaml.safe_load((run / "config.yml").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        made = export(task, model, Path(folder, run.name), formats=("paddle", "onnx"))
+        metrics = {"eager": measure(task, eager_forward(task, model))}
+        for backend in BACKENDS:
+            metrics[backend] = measure(task, load_predictor(made.folder, backend).run)
+        rows = benchmark([made.folder], Protocol(backends=BACKENDS))
+    report = made.description.report
+    assert report is not None
+    return {
+        "task": task.name,
+        "network": settings["model"]["name"],
+        "command": command(run / "train.log"),
+        "seed": settings.get("seed", 0),
+        "epochs": settings["train"]["epochs"],
+        "best_epoch": description.epoch,
+        "training_minutes": round(training_seconds(run / "train.log") / 60, 1),
+        "metrics": metrics,
+        "largest_difference": dict(summary(made.differences)),
+        "size_mb": report.size_mb,
+        "parameters": report.parameters,
+        "macs": report.macs,
+        "input_shapes": [list(shape) for shape in report.input_shapes],
+        "latency_ms": {row.backend: {"mean": row.mean_ms, "p95": row.p95_ms} for row in rows},
+        "environment": environment(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield INTRODUCTION
+    for name, entry in sorted(entries.items()):
+        yield from section(name, entry)
+    machines = {entry["environment"]["cpu"] for entry in entries.values()}
+    yield f"\nMeasured on: {'; '.join(sorted(machines))}."
+
+
+def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about one run."""
+    shapes = " ".join("x".join(map(str, shape)) for shape in entry["input_shapes"])
+    yield f"\n## {name}\n\n```\n{entry['command']}\n```\n"
+    yield (
+        f"{entry['network']} at {shapes}, seed {entry['seed']}, {entry['epochs']} epochs in "
+        f"{entry['training_minutes']} minutes, best after epoch {entry['best_epoch']}."
+    )
+    yield (
+        f"{entry['size_mb']:.2f} MB (.pdmodel + .pdiparams), "
+        f"{entry['parameters'] / 1e6:.3f} M parameters, {entry['macs'] / 1e6:.1f} M MACs.\n"
+    )
+    names = list(entry["metrics"]["eager"])
+    yield "| | " + " | ".join(names) + " | ms mean | ms p95 | outputs differ by |"
+    yield "| --- |" + " ---: |" * (len(names) + 3)
+    for where, values in entry["metrics"].items():
+        time = entry["latency_ms"].get(where)
+        figures = [f"{values[key]:.4f}" for key in names]
+        figures += [f"{time['mean']:.2f}", f"{time['p95']:.2f}"] if time else ["", ""]
+        yield f"| {where} | {' | '.join(figures)} | {entry['largest_difference'].get(where, '')} |"
+
+
+def _short(word: str) -> str:
+    key, equals, value = word.rpartition("=")
+    parts = Path(value).parts
+    kept = value if not value.startswith(("/", "..")) else Path(*parts[-1:]).as_posix()
+    return f"{key}{equals}{kept}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, help="save_dir of a finished training")
+    arguments = parser.parse_args()
+    folder = DOCS / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in arguments.runs:
+        logging.info("measuring %s", run.name)
+        content = json.dumps(measure_run(run), indent=1)
+        (folder / f"{run.name}.json").write_text(content + "\n", encoding="utf-8")
+    entries = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    (DOCS / "results.md").write_text("\n".join(page(entries)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)
