@@ -37,10 +37,10 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 INTRODUCTION = """\
 # Results on real data
 
-Written by `python benchmarks/results.py RUN_DIR ...`, not by hand. Metrics are of the best checkpoint
-on the validation split, measured again after training: as eager model and as exported file in each
-runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training times are wall times on
-two cores that were also running tests, so they are upper bounds."""
+Written by `python benchmarks/results.py RUN_DIR ...`, not by hand. Metrics are of the best
+checkpoint on the validation split, measured again after training: as eager model and as exported
+file in each runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training times are
+wall times on two cores that were also running tests, so they are upper bounds."""
 PAUSE_SECONDS = 180  # a longer silence in the log is an interruption, not training
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 

@@ -161,7 +161,7 @@ _BROKEN = "broken items"
 _NOTHING = "nothing"  # Paddle takes a batch without any array for the end of the data
 
 
-class _Readable(paddle.io.Dataset):  # type: ignore[misc]
+class _Readable(paddle.io.Dataset):
     """Adapter to the loader of Paddle: a broken item travels as a value, not as an exception."""
 
     def __init__(self, dataset: Dataset) -> None:

@@ -71,7 +71,7 @@ def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-class _AllReduceSum(PyLayer):  # type: ignore[misc]
+class _AllReduceSum(PyLayer):
     """Sum over processes whose gradient is summed over processes too."""
 
     @staticmethod
@@ -87,7 +87,7 @@ class _AllReduceSum(PyLayer):  # type: ignore[misc]
         return total
 
 
-class SyncBatchNorm(Layer):  # type: ignore[misc]
+class SyncBatchNorm(Layer):
     """Batch normalisation over the samples of all processes, on any device.
 
     Shares the tensors of the layer it stands for; Paddle's own synchronised kernel exists for GPUs
