@@ -1,0 +1,244 @@
+"""Whole exports of a toy task: what the folder holds, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import resource
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from outside.toy import Named
+from paddle import nn
+from paddle.static import InputSpec
+
+from core.config import to_mapping
+from core.deploy.description import read_description
+from core.deploy.predictor import BACKENDS, load_predictor
+from core.errors import ConfigError, ExportError, UserError
+from core.export import parity
+from core.export.graph import Graph
+from core.export.package import export
+from core.task import build_task
+from core.trace import trace
+
+
+@pytest.fixture
+def task(tmp_path):
+    return build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+
+
+@pytest.fixture
+def model(task):
+    paddle.seed(0)
+    return task.build_model()
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_whole_export(task, model, tmp_path):
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"))
+    files = ["deploy.yml", "model.onnx", "model.pdiparams", "model.pdmodel"]
+    assert left(tmp_path / "out") == left_in(made.file_bytes) == files
+    assert left(tmp_path) == ["out"]
+    assert {(d.runtime, d.output) for d in made.differences} == {(b, "level") for b in BACKENDS}
+    assert model.training
+
+    content = yaml.safe_load((tmp_path / "out" / "deploy.yml").read_text())
+    assert content["inputs"] == [{"name": "image", "shape": [-1, 3, 8, 8], "dtype": "float32"}]
+    assert content["outputs"] == [{"name": "level", "shape": [-1, 1], "dtype": "float32"}]
+    assert content["task"] == {"name": "outside.toy", "settings": to_mapping(task.config)}
+    assert content["preprocess"]["size"] == [8, 8]
+    counted = content["report"]
+    assert counted["parameters"] == 4 * 27 + 2 * 4 + 4 + 1
+    assert counted["macs"] == 4 * 8 * 8 * 27 + 4
+    size = sum(made.file_bytes[f"model.{ending}"] for ending in ("pdmodel", "pdiparams"))
+    assert counted["size_mb"] == round(size / 1e6, 3)
+    assert read_description(tmp_path / "out") == made.description
+
+    image = np.random.default_rng(0).random((3, 3, 8, 8), np.float32)
+    wanted = parity.run_eager(Named(model), [image])["level"]
+    for backend in BACKENDS:
+        predictor = load_predictor(tmp_path / "out", backend)
+        first, second = predictor.run(image)["level"], predictor.run(image)["level"]
+        np.testing.assert_allclose(first, wanted, rtol=1e-5)
+        np.testing.assert_array_equal(first, second)
+
+
+def left_in(names):
+    return sorted(names)
+
+
+def test_the_same_model_makes_the_same_bytes(task, model, tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        task.build_model()  # moves Paddle's counter of names on
+        export(task, model, tmp_path / name)
+        contents.append([file.read_bytes() for file in sorted((tmp_path / name).iterdir())])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [((1, 3, 8, 8), [1, 3, 8, 8]), ((3, 8, 8), [-1, 3, 8, 8]), ((-1, 3, 16, 12), [-1, 3, 16, 12])],
+)
+def test_input_shape(task, model, tmp_path, asked, shape):
+    made = export(task, model, tmp_path / "out", input_shape=asked)
+    assert list(made.description.inputs[0].shape) == shape
+    assert list(made.description.report.input_shapes[0]) == [1, *shape[1:]]
+    with pytest.raises(ExportError, match=r"^image: the model takes"):
+        load_predictor(tmp_path / "out").run(np.zeros((1, 3, 9, 9), np.float32))
+
+
+@pytest.mark.parametrize("asked", [(1, 4, 8, 8), (8, 8), (1, 3, 0, 8), (1, 3, -5, 8)])
+def test_bad_input_shapes(task, model, tmp_path, asked):
+    with pytest.raises(ExportError, match=r"^input_shape: expected a shape like \[-1, 3, 8, 8\]"):
+        export(task, model, tmp_path / "out", input_shape=asked)
+    assert left(tmp_path) == []
+
+
+def test_bad_format_and_ending(task, model, tmp_path):
+    with pytest.raises(ExportError, match=r"^format: no format 'onx' \(did you mean 'onnx'\?\)"):
+        export(task, model, tmp_path / "out", ("onx",))
+    with pytest.raises(ConfigError, match=r"^ending: expected raw"):
+        export(task, model, tmp_path / "out", ending="points")
+    assert left(tmp_path) == []
+
+
+class Lying(nn.Layer):
+    """Answers differently when it is traced."""
+
+    def forward(self, image):
+        mean = image.mean([2, 3])
+        return mean if paddle.in_dynamic_mode() else mean * 1.01
+
+
+def test_an_export_that_differs_leaves_nothing(task, tmp_path):
+    message = r"^paddle: output 'level' of the exported model differs by 1.0e-02 of the largest"
+    with pytest.raises(ExportError, match=message):
+        export(task, Lying(), tmp_path / "out")
+    assert left(tmp_path) == []
+
+
+def test_a_failing_export_keeps_the_one_before(task, model, tmp_path):
+    export(task, model, tmp_path / "out")
+    before = [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())]
+    with pytest.raises(ExportError):
+        export(task, Lying(), tmp_path / "out")
+    assert [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())] == before
+    model.head.bias.set_value(paddle.ones([1]))
+    export(task, model, tmp_path / "out", ("onnx",))
+    assert left(tmp_path / "out")[1] == "model.onnx"
+    assert left(tmp_path) == ["out"]
+
+
+def test_a_folder_with_other_files_is_refused(task, model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(ExportError, match=r"out: holds thesis.tex, which is no part of an export"):
+        export(task, model, tmp_path / "out")
+    with pytest.raises(ExportError, match=r"thesis.tex: expected a folder, it is a file"):
+        export(task, model, tmp_path / "out" / "thesis.tex")
+    assert left(tmp_path / "out") == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written(task, model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/out: cannot be written: Not a directory"):
+        export(task, model, tmp_path / "file" / "out")
+
+
+def test_a_full_disk(task, model, tmp_path):
+    """A limit on the size of files fails in the middle of a write, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(UserError, match=r"out: cannot be written: File too large"):
+            export(task, model, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left(tmp_path) == []
+
+
+def test_real_samples_are_compared_where_there_are_some(tmp_path):
+    settings = {"data": {"root": str(tmp_path / "data")}, "synthetic": {"val_images": 6}}
+    task = build_task("outside.toy", settings)
+    drawn = parity.real_batches(task, task.input_spec())
+    assert not (tmp_path / "data").exists()  # exporting draws no data set
+    dataset = task.build_dataset("val")
+    read = parity.real_batches(task, task.input_spec())
+    assert [batch[0].shape[0] for batch in drawn] == [1, 1, 2]
+    assert [batch[0].shape[0] for batch in read] == [1, 1, 2]
+    np.testing.assert_array_equal(
+        read[0][0][0], dataset.sample(0, np.random.default_rng(0))["image"]
+    )
+    again = parity.real_batches(task, task.input_spec())
+    for one, other in zip(read, again):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_samples_are_fitted_to_fixed_sizes(task):
+    spec = [InputSpec([3, 3, 5, 13], "float32", "image")]
+    ((batch,),) = parity.real_batches(task, spec)
+    assert batch.shape == (3, 3, 5, 13)
+    np.testing.assert_array_equal(batch[..., 8:], batch[..., :5])
+
+
+class Answers:
+    """Stands for a predictor."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, outputs):
+        self.run = lambda *arrays: outputs
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        (np.float32([1, 2, 4.1]), "differs by 2.5e-02 of the largest, at most 1e-04 wanted"),
+        (np.float32([1, 2, np.nan]), "differs by inf of the largest"),
+        (np.float32([[1, 2, 4]]), r"is float32 \[1, 3\], expected float32 \[3\]"),
+        (np.int64([1, 2, 4]), "is int64"),
+    ],
+)
+def test_differences_name_runtime_output_and_numbers(got, message):
+    expected = [{"level": np.float32([1, 2, 4])}]
+    assert parity.check(expected, [Answers({"level": np.float32([1, 2, 4.0001])})], [[]])
+    with pytest.raises(ExportError, match=f"^onnxruntime: output 'level' .*{message}"):
+        parity.check(expected, [Answers({"level": got})], [[]])
+
+
+def test_decisions_are_compared_by_share():
+    labels = np.arange(200)
+    one, many = labels.copy(), labels.copy()
+    one[0], many[:3] = 7, 7
+    (difference,) = parity.check([{"labels": labels}], [Answers({"labels": one})], [[]])
+    assert difference.agreement == 0.995
+    with pytest.raises(ExportError, match=r"'labels' of the exported model 98.50% of elements"):
+        parity.check([{"labels": labels}], [Answers({"labels": many})], [[]])
+    points = labels.astype(np.float32)
+    jumped = points.copy()
+    jumped[0] = 50
+    assert parity.check([{"p": points}], [Answers({"p": jumped})], [[]], decided=["p"])
+    with pytest.raises(ExportError):
+        parity.check([{"p": points}], [Answers({"p": jumped})], [[]])
+
+
+def test_a_model_that_explodes_is_named():
+    with pytest.raises(ExportError, match=r"^p: the eager model itself"):
+        parity.check([{"p": np.float32([np.inf])}], [Answers({"p": np.float32([1])})], [[]])
+
+
+class Peak(nn.Layer):
+    def forward(self, image):
+        best = image.flatten(1).argmax(axis=1, keepdim=True)
+        return {"place": best.astype("float32") * 0.5, "score": image.max()}
+
+
+def test_outputs_behind_an_argmax_are_known():
+    spec = [InputSpec([None, 1, 4, 4], "float32", "image")]
+    graph = Graph.from_trace(trace(Peak(), spec))
+    assert parity.deciding_outputs(graph) == ["place"]
