@@ -66,8 +66,9 @@ def main() -> None:
     rows = benchmark(
         arguments.model_dir, protocol, lambda steps: tqdm(steps, desc="rounds", disable=None)
     )
-    console = Console(highlight=False)
-    console.print(to_table(rows), width=max(console.width, 140), crop=False, soft_wrap=False)
+    # eleven columns need room, and a pipe has 80 characters by default
+    console = Console(highlight=False, width=max(Console().width, 140))
+    console.print(to_table(rows))
     for key, value in environment().items():
         if value:
             console.print(f"{key}: {value}")

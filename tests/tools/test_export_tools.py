@@ -1,0 +1,136 @@
+"""tools/export_model.py, predict.py and benchmark.py as a user calls them, right and wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from core.checkpoint import describe, save
+from core.task import build_task
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run a tool in this process; return its status and what it printed."""
+
+    def run(tool, *arguments):
+        output = io.StringIO()
+        handlers = logging.getLogger().handlers[:]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        try:
+            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+                runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
+        except SystemExit as end:
+            return end.code, output.getvalue()
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        raise AssertionError("a tool leaves through sys.exit")
+
+    return run
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A checkpoint of the toy task."""
+    task = build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+    save(tmp_path / "best_model", describe(task), task.build_model().state_dict())
+    return tmp_path / "best_model" / "model.pdparams"
+
+
+def last_line(text):
+    return text.strip().splitlines()[-1]
+
+
+def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
+    status, said = call(
+        *("export_model.py", "--weights", weights, "--save_dir", "out"),
+        *("--format", "paddle,onnx", "--input_shape", "3,8,8"),
+    )
+    assert status == 0, said
+    for line in (
+        "same as the original in paddle: level",
+        "same as the original in onnxruntime: level",
+        "same as the original in openvino: level",
+        "parameters 0.000 M",
+        "MACs 0.0 M at 1x3x8x8",
+        "exported to out",
+    ):
+        assert line in said
+    for file in (tmp_path / "out").iterdir():
+        assert f"{file.name:<16} {file.stat().st_size:>12,} bytes" in said
+
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((12, 12, 3), 90, np.uint8))
+    asked = ("predict.py", "--model_dir", "out", "--image_path", "images", "--save_dir")
+    status, said = call(*asked, "seen", "--backend", "onnxruntime")
+    assert status == 0, said
+    assert json.loads((tmp_path / "seen" / "predictions.json").read_text())["a.png"]["level"]
+    assert (tmp_path / "seen" / "a.png").is_file()
+    (tmp_path / "images" / "b.jpg").write_bytes(b"no image")
+    status, said = call(*asked, "seen")
+    assert status == 1
+    assert "b.jpg: not an image" in said
+
+    status, said = call(
+        *("benchmark.py", "--model_dir", "out", "--backends", "onnxruntime,paddle"),
+        *("--warmup", "1", "--runs", "2", "--no_memory", "--save", "bench/out.json"),
+    )
+    assert status == 0, said
+    assert "onnxruntime" in said
+    assert "mean ms" in said
+    rows = json.loads((tmp_path / "bench" / "out.json").read_text())["rows"]
+    assert [row["backend"] for row in rows] == ["onnxruntime", "paddle"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--weights", "absent"), "error: absent: no such weights file"),
+        (("--format", "tflite"), "error: format: no format 'tflite' (known: onnx, paddle)"),
+        (("--ending", "points"), "error: ending: expected raw, got 'points'"),
+        (("--input_shape", "8,8"), "error: input_shape: expected a shape like [-1, 3, 8, 8]"),
+        (("--input_shape", "a,b"), "expected whole numbers with commas between, got 'a,b'"),
+        (("--save_dir", "best_model"), "error: best_model: holds model.json, which is no part"),
+    ],
+)
+def test_export_errors_are_one_line(call, weights, tmp_path, arguments, message):
+    given = {"--weights": weights, "--save_dir": "out", **dict([arguments])}
+    status, said = call("export_model.py", *(part for pair in given.items() for part in pair))
+    assert status == 2
+    assert message in last_line(said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("predict.py", ("--image_path", "x", "--save_dir", "y"), "error: absent: no such folder"),
+        ("benchmark.py", (), "error: absent: no such folder"),
+        ("benchmark.py", ("--runs", "0"), "error: runs: expected 1 or more, got 0"),
+    ],
+)
+def test_other_errors_are_one_line(call, tool, arguments, message):
+    status, said = call(tool, "--model_dir", "absent", *arguments)
+    assert status == 2
+    assert message in last_line(said)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("tool", ["export_model.py", "predict.py", "benchmark.py"])
+def test_help_and_length(call, tool):
+    status, said = call(tool, "--help")
+    assert status == 0
+    assert "usage: " in said
+    assert len((ROOT / "tools" / tool).read_text().splitlines()) < 100
