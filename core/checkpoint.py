@@ -7,26 +7,25 @@ it, `training.pdopt`. Structure edits are replayed first, then the weights are l
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import json
+import logging
 import os
-import pickle
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-import paddle
 from paddle.nn import Layer
 
-from core.config import suggest, to_mapping
+from core.config import to_mapping
 from core.errors import CheckpointError, ConfigError
-from core.layers import match
 from core.recipe import strategy_class
 from core.task import Task, build_task
+from core.weights import assign, complete_backbone, load_arrays, save_arrays
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, TRAINING = "model.pdparams", "model.json", "training.pdopt"
@@ -65,9 +64,9 @@ def save(
         CheckpointError: The folder cannot be written.
     """
     with replacing(folder) as partial:
-        _dump(partial / WEIGHTS, dict(weights))
+        save_arrays(partial / WEIGHTS, dict(weights))
         if training is not None:
-            _dump(partial / TRAINING, dict(training))
+            save_arrays(partial / TRAINING, dict(training))
         text = json.dumps(asdict(description), indent=1, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(text, encoding="utf-8")
 
@@ -144,61 +143,6 @@ def load_description(weights: str | Path) -> Description | None:
     return description
 
 
-def load_arrays(path: str | Path) -> dict[str, Any]:
-    """Read a `.pdparams` or `.pdopt` file without running any code it may hold.
-
-    Raises:
-        CheckpointError: The file is broken, or holds anything but arrays and plain values.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except _RefusedError as error:
-        raise CheckpointError(f"{path}: refused: {error}") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path}: broken or not a Paddle file: {error}") from error
-    except (AttributeError, ImportError, IndexError, MemoryError) as error:
-        raise CheckpointError(f"{path}: broken or not a Paddle file: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no dictionary of arrays")
-    content.pop("StructuredToParameterName@@", None)
-    return content
-
-
-def assign(
-    model: Layer, weights: Mapping[str, Any], source: str, reinit: Sequence[str] = ()
-) -> None:
-    """Load weights strictly: every entry present, known and of the right shape.
-
-    Args:
-        model: The network.
-        weights: Arrays by structured name.
-        source: Where they come from, for messages.
-        reinit: Globs of entries that keep the network's fresh values, whatever the file has.
-
-    Raises:
-        CheckpointError: Anything does not fit; nothing is loaded then.
-        ConfigError: A glob of `reinit` matches nothing.
-    """
-    own = model.state_dict()
-    kept = set(match(reinit, list(own), "model.reinit")) if reinit else set()
-    given = {name: _as_array(value) for name, value in weights.items()}
-    missing = [name for name in own if name not in given and name not in kept]
-    unknown = [name for name in given if name not in own and name not in kept]
-    shapes = [
-        name
-        for name in own
-        if name in given and name not in kept and tuple(own[name].shape) != given[name].shape
-    ]
-    if missing or unknown or shapes:
-        raise CheckpointError(_misfit(source, own, given, missing, unknown, shapes))
-    for name, tensor in own.items():
-        if name not in kept:
-            tensor.set_value(given[name].astype(_numpy_dtype(tensor), copy=False))
-
-
 def load_pretrained(task: Task, model: Layer) -> list[Edit]:
     """Load what the config's `model.pretrained` names, strictly, and return the edits replayed.
 
@@ -217,7 +161,11 @@ def load_pretrained(task: Task, model: Layer) -> list[Edit]:
     description = load_description(path)
     edits = description.edits if description else []
     replay(model, edits)
-    assign(model, load_arrays(path), str(path), reinit)
+    weights = load_arrays(path)
+    if description is None:
+        weights = complete_backbone(model, weights, str(path))
+    assign(model, weights, str(path), reinit)
+    log.info("loaded %s%s", path, f", but for {', '.join(reinit)}" if reinit else "")
     return edits
 
 
@@ -253,85 +201,6 @@ def replay(model: Layer, edits: Sequence[Edit]) -> None:
     """Make recorded structure edits on a fresh model, in their order."""
     for kind, record in edits:
         strategy_class(kind, "edits").replay(model, record)
-
-
-class _RefusedError(Exception):
-    pass
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays and plain containers only."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            if name in ("_reconstruct", "scalar"):
-                return getattr(np.core.multiarray, name)
-        elif module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        elif (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        elif (module, name) == ("_codecs", "encode"):
-            import _codecs
-
-            return _codecs.encode
-        elif module in ("builtins", "__builtin__") and name in ("tuple", "list", "dict", "set"):
-            return {"tuple": tuple, "list": list, "dict": dict, "set": set}[name]
-        raise _RefusedError(f"it asks for {module}.{name}, which weights do not need")
-
-
-def _dump(path: Path, content: dict[str, Any]) -> None:
-    plain = _to_numpy(content)
-    with open(path, "wb") as file:
-        pickle.dump(plain, file, protocol=4)
-
-
-def _to_numpy(value: Any) -> Any:
-    if isinstance(value, paddle.Tensor):
-        return value.numpy()
-    if isinstance(value, dict):
-        return {key: _to_numpy(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_numpy(item) for item in value)
-    return value
-
-
-def _as_array(value: Any) -> np.ndarray:
-    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
-        value = value[1]  # (name, array): how paddle.save writes a lone tensor
-    return np.asarray(value)
-
-
-def _numpy_dtype(tensor: paddle.Tensor) -> Any:
-    return tensor.numpy().dtype
-
-
-def _misfit(
-    source: str,
-    own: Mapping[str, paddle.Tensor],
-    given: Mapping[str, np.ndarray],
-    missing: list[str],
-    unknown: list[str],
-    shapes: list[str],
-) -> str:
-    parts = []
-    if shapes:
-        name = shapes[0]
-        parts.append(
-            f"{name} is {list(own[name].shape)} in the network, {list(given[name].shape)} in the "
-            f"file" + (f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else "")
-        )
-    if missing:
-        parts.append(f"{len(missing)} missing, first {missing[0]}{suggest(missing[0], unknown)}")
-    if unknown:
-        parts.append(f"{len(unknown)} unknown to the network, first {unknown[0]}")
-    text = f"{source}: weights of another network: " + "; ".join(parts)
-    if not unknown and len(shapes) + len(missing) <= len(own) // 4:
-        globs = sorted({name.rpartition(".")[0] + ".*" for name in shapes + missing})
-        text += f". To start these layers anew: -o 'model.reinit=[{', '.join(globs)}]'"
-    return text
 
 
 def _download(url: str) -> str:

@@ -26,6 +26,7 @@ from core.recipe import Recipe, Step
 from core.run import Run
 from core.strategy import Context
 from core.task import Batch, Losses
+from core.weights import assign, load_arrays
 from core.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -246,7 +247,7 @@ class Engine:
         description = checkpoint.load_description(weights)
         if description is None or not (folder / checkpoint.TRAINING).is_file():
             raise CheckpointError(f"{folder}: training cannot go on from it")
-        state = checkpoint.load_arrays(folder / checkpoint.TRAINING)
+        state = load_arrays(folder / checkpoint.TRAINING)
         if state["seed"] != self.seed:
             raise ConfigError(f"seed: the run to resume has {state['seed']}, got {self.seed}")
         paddle.seed(self.seed)
@@ -257,7 +258,7 @@ class Engine:
         self.windows.resume(
             state["windows"], description.edits, self.epoch - 1, self.model, self._context
         )
-        checkpoint.assign(self.model, checkpoint.load_arrays(weights), str(weights))
+        assign(self.model, load_arrays(weights), str(weights))
         self._amp.load_state_dict(state["amp"])
         self._optimizer = self._build_optimizer()
         self._optimizer.load_state_dict(state["optimizer"])

@@ -27,6 +27,7 @@ from core.layers import match, tap
 from core.recipe import KINDS, read_recipe
 from core.run import Run, read_run
 from core.task import Task, build_task
+from core.weights import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {
@@ -165,8 +166,8 @@ def test_resume_continues_exactly(trained: Trained, tmp_path: Path) -> None:
     make_engine(trained.settings, tmp_path, [StopAfterOne()]).train()
     make_engine(trained.settings, tmp_path).train(resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
-        straight = checkpoint.load_arrays(trained.save_dir / "latest" / name)
-        resumed = checkpoint.load_arrays(tmp_path / "latest" / name)
+        straight = load_arrays(trained.save_dir / "latest" / name)
+        resumed = load_arrays(tmp_path / "latest" / name)
         assert_same(straight, resumed)
 
 

@@ -19,9 +19,10 @@ import pytest
 from paddle import nn
 
 from core import checkpoint
-from core.checkpoint import Description, assign, load_arrays, save, settle, weights_path
+from core.checkpoint import Description, save, settle, weights_path
 from core.errors import CheckpointError, ConfigError
 from core.run import read_run
+from core.weights import assign, complete_backbone, load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +122,32 @@ def test_another_class_count_says_how_to_start_the_head_anew() -> None:
     np.testing.assert_array_equal(net[3].weight.numpy(), head)
     with pytest.raises(ConfigError, match=r"^model\.reinit: 'fc\.\*' matches nothing"):
         assign(net, weights, "x.pdparams", ["fc.*"])
+
+
+class Around(nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4))
+        self.decoder = nn.Conv2D(4, 2, 1)
+
+
+def test_weights_of_a_backbone_alone_fit_a_whole_network() -> None:
+    net, classifier = Around(), small_net()
+    weights = {name: t.numpy() + 1 for name, t in classifier.state_dict().items()}
+    fresh = net.decoder.weight.numpy()
+    complete = complete_backbone(net, weights, "c.pdparams")
+    assign(net, complete, "c.pdparams")
+    np.testing.assert_array_equal(net.backbone[0].weight.numpy(), weights["0.weight"])
+    np.testing.assert_array_equal(net.backbone[1]._mean.numpy(), weights["1._mean"])
+    np.testing.assert_array_equal(net.decoder.weight.numpy(), fresh)
+    # a backbone of which a part is missing is still an error, and whole networks pass untouched
+    del weights["1._mean"]
+    with pytest.raises(CheckpointError, match=r"1 missing, first backbone\.1\._mean"):
+        assign(net, complete_backbone(net, weights, "c.pdparams"), "c.pdparams")
+    whole = {name: t.numpy() for name, t in net.state_dict().items()}
+    assert complete_backbone(net, whole, "w.pdparams").keys() == whole.keys()
+    other = {"x.weight": np.zeros(1)}
+    assert complete_backbone(net, other, "o.pdparams") == other
 
 
 def test_interrupted_renames_are_settled(tmp_path: Path) -> None:

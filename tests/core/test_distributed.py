@@ -15,8 +15,8 @@ import pytest
 import yaml
 from paddle import nn
 
-from core.checkpoint import load_arrays
 from core.distributed import SyncBatchNorm, gather, synchronized_batch_norm
+from core.weights import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 

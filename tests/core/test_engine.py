@@ -25,6 +25,7 @@ from core.hooks import (
 )
 from core.recipe import read_recipe
 from core.run import read_run
+from core.weights import load_arrays
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, EXPLODE = "outside.strategies:Listen", "outside.strategies:Explode"
@@ -48,8 +49,8 @@ def arrays(value: Any) -> Any:
 def states(save_dir: Path) -> Any:
     latest = save_dir / "latest"
     return (
-        arrays(checkpoint.load_arrays(latest / "model.pdparams")),
-        arrays(checkpoint.load_arrays(latest / "training.pdopt")),
+        arrays(load_arrays(latest / "model.pdparams")),
+        arrays(load_arrays(latest / "training.pdopt")),
         json.loads((latest / "model.json").read_text()),
     )
 
@@ -171,7 +172,7 @@ def test_a_checkpoint_rebuilds_its_own_structure(toy_settings: Any, tmp_path: Pa
     assert model.head.weight.shape == [2, 1]
     assert type(model.conv).__name__ == "Rounded"
     np.testing.assert_array_equal(model(image).numpy(), engine.model(image).numpy())
-    weights = checkpoint.load_arrays(tmp_path / "out" / "latest" / "model.pdparams")
+    weights = load_arrays(tmp_path / "out" / "latest" / "model.pdparams")
     assert not any("strateg" in name or "offset" in name for name in weights)
 
 
@@ -201,7 +202,7 @@ def test_best_model_holds_the_averaged_weights(toy_settings: Any, tmp_path: Path
     engine = make_engine(toy_settings(epochs=1, ema_decay=0.5), tmp_path / "out")
     engine.train()
     assert engine.ema is not None
-    best = checkpoint.load_arrays(tmp_path / "out" / "best_model" / "model.pdparams")
+    best = load_arrays(tmp_path / "out" / "best_model" / "model.pdparams")
     average = engine.ema.state_dict()
     np.testing.assert_array_equal(best["conv.weight"], average["conv.weight"])
     assert np.abs(best["conv.weight"] - engine.model.conv.weight.numpy()).max() > 0

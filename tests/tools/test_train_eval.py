@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from core.checkpoint import load_arrays, load_description
+from core.checkpoint import load_description
+from core.weights import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 
