@@ -119,13 +119,15 @@ def _publish(root: Path, config: Config, settings: dict[str, object]) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
     try:
         _draw_all(partial, config, settings)
+        if _description(root) == settings:  # another process was faster
+            return
         if root.exists():
             root.rename(partial / "replaced")
         partial.chmod(0o755)
         partial.rename(root)
         shutil.rmtree(root / "replaced", ignore_errors=True)
     except OSError:
-        if _description(root) != settings:  # another process may have been faster
+        if _description(root) != settings:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -4,6 +4,7 @@ import os
 import shutil
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -291,6 +292,19 @@ def test_generated_data_never_replaces_other_files(tmp_path, folder):
     before = contents(folder)
     drawn(folder)  # a data set of the user's own is used as it is
     assert contents(folder) == before
+
+
+def test_generated_data_is_drawn_by_many_processes_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        configs = list(pool.map(drawn, [tmp_path / "a"] * 4))
+    assert [len(SegDataset(config, "train")) for config in configs] == [3] * 4
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_generated_data_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"^data\.root: .* cannot be written"):
+        drawn(tmp_path / "file" / "a")
 
 
 def test_generated_data_has_four_classes(tmp_path):
