@@ -7,12 +7,9 @@ it, `training.pdopt`. Structure edits are replayed first, then the weights are l
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from paddle.nn import Layer
 
 from core.config import to_mapping
 from core.errors import CheckpointError, ConfigError
+from core.files import replacing, settle
 from core.recipe import strategy_class
 from core.task import Task, build_task
 from core.weights import assign, complete_backbone, load_arrays, save_arrays
@@ -61,7 +59,7 @@ def save(
     """Write a checkpoint folder; whatever happens, the one there before or the new one is whole.
 
     Raises:
-        CheckpointError: The folder cannot be written.
+        FileError: The folder cannot be written.
     """
     with replacing(folder) as partial:
         save_arrays(partial / WEIGHTS, dict(weights))
@@ -69,43 +67,6 @@ def save(
             save_arrays(partial / TRAINING, dict(training))
         text = json.dumps(asdict(description), indent=1, ensure_ascii=False)
         (partial / DESCRIPTION).write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Give a fresh folder to fill, which takes the place of `folder` when the block ends well.
-
-    The replaced folder is renamed first and removed last, so that a process killed in between
-    leaves it where `settle` finds it.
-
-    Raises:
-        CheckpointError: Something cannot be written; what was there stays.
-    """
-    partial, old = _sibling(folder, "partial"), _sibling(folder, "old")
-    try:
-        settle(folder)
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        _flush_to_disk(partial)
-        if folder.exists():
-            folder.rename(old)
-        partial.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def settle(folder: Path) -> None:
-    """Bring back the folder whose replacement was interrupted between two renames."""
-    folder = Path(os.path.abspath(folder))
-    if folder.name and (old := _sibling(folder, "old")).exists():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
 
 
 def weights_path(path: str | Path) -> Path:
@@ -211,14 +172,3 @@ def _download(url: str) -> str:
     except (RuntimeError, OSError, ValueError) as error:
         raise CheckpointError(f"{url}: cannot be downloaded: {error}") from error
     return path
-
-
-def _sibling(folder: Path, suffix: str) -> Path:
-    return folder.with_name(f"{folder.name}.{suffix}")
-
-
-def _flush_to_disk(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())

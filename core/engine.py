@@ -82,7 +82,8 @@ class Engine:
 
         Raises:
             TrainingError: A loss is not finite.
-            CheckpointError: Nothing to resume from, or a checkpoint cannot be written.
+            CheckpointError: Nothing to resume from.
+            FileError: A checkpoint cannot be written.
         """
         if resume:
             self._resume()

@@ -19,6 +19,10 @@ class CheckpointError(UserError):
     """Weights cannot be opened or do not fit the network; the message begins with their path."""
 
 
+class FileError(UserError):
+    """A file or folder cannot be written; the message begins with it."""
+
+
 class TrainingError(UserError):
     """Training cannot go on, for instance because a loss is not finite."""
 

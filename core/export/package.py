@@ -13,7 +13,6 @@ import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.checkpoint import replacing
 from core.config import suggest, to_mapping
 from core.deploy.description import (
     DESCRIPTION,
@@ -36,6 +35,7 @@ from core.errors import ExportError
 from core.export import onnx, parity, report
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
+from core.files import replacing
 from core.task import Arrays, Task
 from core.trace import evaluation_mode, trace
 
@@ -86,7 +86,8 @@ def export(
         opset: Of ONNX.
 
     Raises:
-        ExportError: Not exportable, not writable, or a runtime answers differently.
+        ExportError: Not exportable, or a runtime answers differently.
+        FileError: Not writable.
         ConfigError: The task does not know the ending.
     """
     folder = Path(save_dir)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from core.errors import DataError
+from core.synthetic import ensure_drawn
 from tasks.cls.config import SyntheticConfig
 
 _SHAPES = ("disc", "cross", "ring", "triangle", "square")
@@ -27,36 +26,21 @@ _RGB = {
 def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> None:
     """Draw pictures, list files and labels into `root`, unless it is there already.
 
-    The folder appears at once or not at all. The classes are pairs of shape and colour, such that
-    neither alone tells them apart.
+    The classes are pairs of shape and colour, such that neither alone tells them apart.
 
     Raises:
-        DataError: More classes than there are pairs, or the folder cannot be written.
+        DataError: More classes than there are pairs, or `root` holds other files.
+        FileError: It cannot be written.
     """
-    folder = Path(root)
-    if _is_filled(folder):
-        return
     pairs = list_classes()
     if num_classes > len(pairs):
         raise DataError(
             f"synthetic: there are {len(pairs)} kinds of shapes, model.num_classes is {num_classes}"
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            _draw_into(draft, pairs[:num_classes], config)
-            draft.chmod(0o755)
-            os.replace(draft, folder)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        if not _is_filled(folder):  # otherwise another process was faster
-            raise DataError(f"{folder}: cannot be written: {error.strerror}") from error
-
-
-def _is_filled(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+    settings = {"num_classes": num_classes, **asdict(config)}
+    ensure_drawn(
+        Path(root), settings, lambda folder: _draw_into(folder, pairs[:num_classes], config)
+    )
 
 
 def list_classes() -> list[tuple[str, str]]:

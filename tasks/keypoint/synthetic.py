@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from core.errors import DataError
+from core.synthetic import ensure_drawn
 from core.task import Split
 from tasks.keypoint.config import Config, SyntheticConfig
 from tasks.keypoint.data import annotation_file, image_folder
@@ -30,36 +29,24 @@ RIGHT_LIMBS = ((6, 8), (8, 10), (12, 14), (14, 16))
 
 
 def ensure_data(config: Config) -> None:
-    """Draw the data set if the config wants one and its folder is not there.
-
-    The folder appears at once and whole: it is drawn beside its place and renamed.
+    """Draw the data set if the config wants one.
 
     Raises:
-        DataError: The place is taken by other files, or cannot be written.
+        DataError: `data.root` holds other files.
+        FileError: It cannot be written.
     """
-    synthetic, root = config.synthetic, Path(config.data.root)
-    if synthetic is None or _is_drawn(config):
+    synthetic, data = config.synthetic, config.data
+    if synthetic is None:
         return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root}: holds other files, no annotations: synthetic needs a new folder")
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        drawn = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-        try:
-            for number, split in enumerate(SPLITS):
-                rng = np.random.default_rng([synthetic.seed, number])
-                _draw_split(config, synthetic, split, drawn, rng)
-            drawn.chmod(0o755)
-            drawn.rename(root)
-        finally:
-            shutil.rmtree(drawn, ignore_errors=True)
-    except OSError as error:
-        if not _is_drawn(config):  # otherwise another process was first, with the same figures
-            raise DataError(f"{root}: cannot be written: {error.strerror}") from error
+    names = (data.train_annotations, data.val_annotations, data.train_images, data.val_images)
+    settings = {**dataclasses.asdict(synthetic), "names": names}
 
+    def draw(folder: Path) -> None:
+        for number, split in enumerate(SPLITS):
+            rng = np.random.default_rng([synthetic.seed, number])
+            _draw_split(config, synthetic, split, folder, rng)
 
-def _is_drawn(config: Config) -> bool:
-    return all(annotation_file(config, split).is_file() for split in SPLITS)
+    ensure_drawn(Path(data.root), settings, draw)
 
 
 def _draw_split(

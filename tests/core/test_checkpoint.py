@@ -19,8 +19,9 @@ import pytest
 from paddle import nn
 
 from core import checkpoint
-from core.checkpoint import Description, save, settle, weights_path
-from core.errors import CheckpointError, ConfigError
+from core.checkpoint import Description, save, weights_path
+from core.errors import CheckpointError, ConfigError, FileError
+from core.files import settle
 from core.run import read_run
 from core.weights import assign, complete_backbone, load_arrays
 
@@ -205,7 +206,7 @@ def test_disk_full_keeps_the_old_checkpoint(tmp_path: Path) -> None:
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10000, limits[1]))
-        with pytest.raises(CheckpointError, match=r"latest: cannot be written: File too large"):
+        with pytest.raises(FileError, match=r"latest: cannot be written: File too large"):
             save(folder, Description("t", {}, epoch=2), {"w": np.ones(10**6)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -216,7 +217,7 @@ def test_disk_full_keeps_the_old_checkpoint(tmp_path: Path) -> None:
 
 def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="file/out: cannot be written: Not a directory"):
+    with pytest.raises(FileError, match="file/out: cannot be written: Not a directory"):
         save(tmp_path / "file" / "out", Description("t", {}), {})
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from core.config import read
 from core.data import Loader, read_image
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError, DataError, FileError
 from tasks.cls import synthetic
 from tasks.cls.config import AugmentConfig, Config, SyntheticConfig
 from tasks.cls.data import build_dataset, class_names, read_labels, read_list
@@ -187,7 +187,7 @@ def test_generated_data_is_the_same_every_time(tmp_path):
     for name in ("one", "two"):
         synthetic.draw_data(str(tmp_path / name), 4, sizes)
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.*"))
-    assert len(files) == 9 + 5 + 3
+    assert len(files) == 9 + 5 + 3 + 1  # pictures, lists and names, how they were drawn
     for file in files:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
@@ -199,14 +199,17 @@ def test_generated_data_is_the_same_every_time(tmp_path):
 def test_generated_data_does_not_touch_what_is_there(tmp_path, listed):
     section = {"train_images": 4, "val_images": 4}
     task = Task(make_config(listed, synthetic=section))
-    assert len(task.build_dataset("train")) == 6
+    before = sorted(listed.rglob("*"))
+    with pytest.raises(DataError, match=r"^data\.root: .* holds files that were not drawn"):
+        task.build_dataset("train")
+    assert sorted(listed.rglob("*")) == before
     with pytest.raises(DataError, match=r"synthetic: there are 20 kinds of shapes"):
         synthetic.draw_data(str(tmp_path / "new"), 21, SyntheticConfig())
 
 
 def test_generated_data_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match=r"file/new: cannot be written"):
+    with pytest.raises(FileError, match=r"file/new: cannot be written"):
         synthetic.draw_data(str(tmp_path / "file" / "new"), 4, SyntheticConfig())
 
 

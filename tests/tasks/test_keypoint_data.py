@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -240,7 +239,7 @@ def test_figures_are_drawn_once_and_alike(tmp_path):
     for name in ("a", "b"):
         ensure_data(synthetic_config(tmp_path / name))
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*.*"))
-    assert len(files) == 6 + 3 + 2
+    assert len(files) == 6 + 3 + 2 + 1  # images, annotations, how they were drawn
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     before = os.stat(tmp_path / "a" / "train.json").st_mtime_ns
@@ -271,32 +270,3 @@ def test_another_seed_draws_other_figures(tmp_path):
     ensure_data(synthetic_config(tmp_path / "b", seed=1))
     first, second = ((tmp_path / name / "val.json").read_text() for name in ("a", "b"))
     assert first != second
-
-
-def test_figures_never_mix_with_other_files(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mine.txt").write_text("keep")
-    with pytest.raises(DataError, match=r"holds other files, no annotations"):
-        ensure_data(synthetic_config(tmp_path / "data"))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "mine.txt"]
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/data: cannot be written"):
-        ensure_data(synthetic_config(tmp_path / "file" / "data"))
-
-
-def test_of_two_processes_the_second_finds_the_figures(tmp_path, monkeypatch):
-    config = synthetic_config(tmp_path / "data")
-    rename = Path.rename
-
-    def overtaken(drawn, root):
-        monkeypatch.setattr(Path, "rename", rename)
-        ensure_data(config)
-        return rename(drawn, root)
-
-    monkeypatch.setattr(Path, "rename", overtaken)
-    ensure_data(config)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    assert len(load_split(config, "train")[1]) == 6
