@@ -1,0 +1,178 @@
+"""The command line of training.py and loader.py, and the page that both write."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from comparison import TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
+
+Entry = dict[str, Any]
+PICTURES = 320
+INTRODUCTION = """\
+# Speed of training and of the loader
+
+Written by `python benchmarks/training.py` and `python benchmarks/loader.py`, not by hand.
+
+Both sides have the same network, batch, pictures, input size, augmentation, optimizer and number of
+loader processes, one thread each, and take turns in processes of their own. The machine may be
+running other things: the figures to trust are processor milliseconds per image (main process and
+workers) and their ratio, as median (smallest-largest) over the repeats; above 1 means that ours
+needs less. Images per second are wall time at that moment."""
+TRAINING = """
+## Training
+
+Ours is `core.engine.Engine` with all hooks of `tools/train.py`. The peers: `paddle.Model.fit` on
+`paddle.vision` data for classification (the PaddleClas wheel has networks only),
+`paddleseg.core.train` of PaddleSeg 2.7, and `ppdet.engine.Trainer` of PaddleDetection 2.6. The
+steps lie within one epoch: no start of workers, no evaluation, no checkpoint. Peak memory is of
+the main process, imports included.
+
+| task | network | ours ms | peer ms | peer / ours | ours img/s | peer img/s | ours MB | peer MB |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+LOADER = """
+## Loader
+
+Whole passes over the data, starts of the workers included. "Decoding" is `cv2.imdecode` of the
+same files in one process and nothing else: what no loader can go below.
+
+| task | decoding ms | ours ms | peer ms | peer / ours | ours / decoding | decoding img/s | ours \
+img/s | peer img/s |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def main(
+    script: str,
+    description: str | None,
+    name: str,
+    sides: tuple[str, ...],
+    measure: Callable[[Job], dict[str, float]],
+) -> None:
+    """Compare the sides on every task, or measure the one job that a parent asks for."""
+    arguments = _parse(description)
+    if arguments.job:
+        logging.basicConfig(level=logging.INFO)  # as the tools do
+        result = json.dumps(measure(Job(**json.loads(arguments.job))))
+        Path(arguments.result).write_text(result, encoding="utf-8")
+        return
+    arguments.work_dir.mkdir(parents=True, exist_ok=True)
+    root = arguments.data or arguments.work_dir / "pictures"
+    if arguments.data is None:
+        draw_pictures(root, PICTURES)
+    for task in [arguments.task] if arguments.task else TASKS:
+        if task == "keypoint":
+            from peers import install_paddledet
+
+            install_paddledet(arguments.work_dir)
+        entry = _compare(script, task, sides, root.resolve(), arguments)
+        record(name, {task: entry}, page)
+
+
+def _parse(description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    work_dir = Path(tempfile.gettempdir(), "trislim_benchmarks")
+    parser.add_argument("--task", choices=TASKS, help="default: all")
+    parser.add_argument("--data", type=Path, help="data.root of --task; default: drawn pictures")
+    parser.add_argument("--work_dir", type=Path, default=work_dir, help="for pictures and peers")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every side")
+    parser.add_argument("--steps", type=int, default=15, help="measured steps of training")
+    parser.add_argument("--workers", type=int, default=1, help="processes that load data")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--result", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.data and not arguments.task:
+        parser.error("--data: say with --task whose data this is")
+    return arguments
+
+
+def _compare(
+    script: str, task: str, sides: tuple[str, ...], root: Path, arguments: argparse.Namespace
+) -> Entry:
+    from core.deploy.environment import environment
+
+    work_dir, workers = str(arguments.work_dir.resolve()), arguments.workers
+    jobs = [Job(task, side, str(root), work_dir, workers, steps=arguments.steps) for side in sides]
+    load_before = os.getloadavg()[0]
+    measured = take_turns(os.path.abspath(script), jobs, arguments.repeats)
+    settings = jobs[0].settings()
+    return {
+        "network": settings["model"]["name"],
+        "batch_size": settings["train"]["batch_size"],
+        "input": _input_size(settings),
+        "data": arguments.data.name if arguments.data else "drawn",
+        "workers": workers,
+        "measured": measured,
+        "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
+        "environment": environment(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _input_size(settings: Entry) -> list[int]:
+    data = settings["data"]
+    if "image_size" in data:
+        return [data["image_size"]] * 2
+    size: list[int] = data.get("input_size") or settings["augment"]["crop"]
+    return size
+
+
+def page() -> Iterator[str]:
+    """Yield the lines of docs/benchmarks.md."""
+    yield INTRODUCTION
+    training, loader = load("training_throughput"), load("loader")
+    if training:
+        yield TRAINING
+        yield from map(_training_row, training, training.values())
+    if loader:
+        yield LOADER
+        yield from map(_loader_row, loader, loader.values())
+    yield ""
+    for title, entries in (("Training", training), ("Loader", loader)):
+        for task, entry in entries.items():
+            yield f"- {title}, {task}: {_circumstances(entry)}"
+
+
+def _training_row(task: str, entry: Entry) -> str:
+    ours, peer = entry["measured"]["ours"], entry["measured"]["peer"]
+    size = "x".join(map(str, entry["input"]))
+    columns = [
+        task,
+        f"{entry['network']} {size}, batch {entry['batch_size']}",
+        *(f"{median(side, 'cpu_ms'):.1f}" for side in (ours, peer)),
+        f"**{ratio(peer, ours)}**",
+        *(f"{median(side, 'images_per_second'):.1f}" for side in (ours, peer)),
+        *(f"{median(side, 'peak_mb'):.0f}" for side in (ours, peer)),
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def _loader_row(task: str, entry: Entry) -> str:
+    ours, peer, decode = (entry["measured"][side] for side in ("ours", "peer", "decode"))
+    columns = [
+        task,
+        *(f"{median(side, 'cpu_ms'):.2f}" for side in (decode, ours, peer)),
+        f"**{ratio(peer, ours)}**",
+        ratio(ours, decode),
+        *(f"{median(side, 'images_per_second'):.0f}" for side in (decode, ours, peer)),
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def _circumstances(entry: Entry) -> str:
+    machine = entry["environment"]
+    repeats = len(entry["measured"]["ours"])
+    low, high = sorted(entry["load_average"])
+    return (
+        f"{entry['data']} pictures, {entry['workers']} loader process(es), {repeats} repeats, "
+        f"{machine['logical_cores']} cores ({machine['cpu']}) at a load of {low}-{high}, "
+        f"Paddle {machine['packages'].get('paddlepaddle', '?')}, {entry['date']}."
+    )
