@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import signal
+import traceback
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import cv2
@@ -121,6 +123,8 @@ class Loader:
         batches = iter(loader)
         try:
             for batch in batches:
+                if _DEFECT in batch:
+                    raise RuntimeError(f"while reading the data:\n{batch[_DEFECT]}")
                 broken = batch.pop(_BROKEN, "")
                 batch.pop(_NOTHING, None)
                 self._note(broken.splitlines())
@@ -158,11 +162,16 @@ class Loader:
 
 
 _BROKEN = "broken items"
+_DEFECT = "defect"
 _NOTHING = "nothing"  # Paddle takes a batch without any array for the end of the data
 
 
 class _Readable(paddle.io.Dataset):
-    """Adapter to the loader of Paddle: a broken item travels as a value, not as an exception."""
+    """Adapter to the loader of Paddle, in which every exception travels as a value.
+
+    One that left `__getitem__` or the collate function would stop Paddle's reading thread or
+    process without a word, and training would wait for ever.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -170,27 +179,43 @@ class _Readable(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, entry: tuple[int, list[int]]) -> tuple[Sample | str, list[int]]:
+    def __getitem__(self, entry: tuple[int, list[int]]) -> _Item:
         index, seed = entry
         try:
-            return self.dataset.sample(index, np.random.default_rng(seed)), seed
+            return _Item(seed, sample=self.dataset.sample(index, np.random.default_rng(seed)))
         except DataError as error:
-            return " ".join(str(error).split()), seed
+            return _Item(seed, broken=" ".join(str(error).split()))
+        except Exception:  # noqa: BLE001 - raised again where it can be seen
+            return _Item(seed, defect=traceback.format_exc())
+
+
+@dataclass(frozen=True)
+class _Item:
+    seed: list[int]
+    sample: Sample | None = None
+    broken: str = ""  # what the DataError said
+    defect: str = ""  # traceback of anything else
 
 
 class _Collate:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __call__(self, items: list[tuple[Sample | str, list[int]]]) -> dict[str, Any]:
-        samples = [item for item, _ in items if not isinstance(item, str)]
-        broken = [item for item, _ in items if isinstance(item, str)]
-        rng = np.random.default_rng([*items[0][1], 1])
+    def __call__(self, items: list[_Item]) -> dict[str, Any]:
+        samples = [item.sample for item in items if item.sample is not None]
+        broken = [item.broken for item in items if item.broken]
+        defects = [item.defect for item in items if item.defect]
         batch: dict[str, Any] = {_NOTHING: np.zeros(1)}
-        if samples:
-            batch = dict(self.dataset.collate(samples, rng))
+        if samples and not defects:
+            rng = np.random.default_rng([*items[0].seed, 1])
+            try:
+                batch = dict(self.dataset.collate(samples, rng))
+            except Exception:  # noqa: BLE001 - raised again where it can be seen
+                defects = [traceback.format_exc()]
         if broken:
             batch[_BROKEN] = "\n".join(broken)
+        if defects:
+            batch[_DEFECT] = defects[0]
         return batch
 
 

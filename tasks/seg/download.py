@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from core.errors import DataError
+from core.files import appearing
 from tasks.seg.config import DataConfig
 
 log = logging.getLogger(__name__)
@@ -20,26 +21,16 @@ def ensure_downloaded(data: DataConfig) -> None:
 
     Raises:
         DataError: It cannot be fetched or unpacked, or holds no list of training images.
+        FileError: `data.root` cannot be written.
     """
     root, url = Path(data.root), data.download
     if root.exists() or url is None:
         return
     log.info("downloading %s to %s", url, root)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    except OSError as error:
-        raise DataError(f"data.root: {root} cannot be written: {error.strerror}") from error
-    try:
-        content = _unpack(_fetch(url, partial), partial / "content", url)
-        folder = _folder_with(content, data.train_list, url)
-        folder.chmod(0o755)
-        folder.rename(root)
-    except OSError as error:
-        if not root.exists():  # another process may have been faster
-            raise DataError(f"data.root: {root} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder, appearing(root) as draft:
+        content = _unpack(_fetch(url, Path(folder)), Path(folder, "content"), url)
+        for item in _folder_with(content, data.train_list, url).iterdir():
+            shutil.move(item, draft)
 
 
 def _fetch(url: str, folder: Path) -> Path:

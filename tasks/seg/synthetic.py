@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from core import synthetic
 from core.errors import DataError
-from tasks.seg.config import Config, SyntheticConfig
-
-log = logging.getLogger(__name__)
+from tasks.seg.config import Config, DataConfig, SyntheticConfig
 
 CLASSES = ("ground", "disc", "box", "triangle")
 # RGB around which the ground and the shapes are coloured; shape and colour both tell the class
 COLOURS = ((90, 120, 80), (200, 70, 60), (60, 90, 200), (220, 200, 70))
-DESCRIPTION = "synthetic.json"
 
 
 def ensure_drawn(config: Config) -> None:
-    """Draw the data set unless it is there; one that was drawn with other settings is replaced.
+    """Draw the data set that the config wants.
 
     Raises:
-        DataError: `data.root` holds something else, or cannot be written.
+        DataError: Another number of classes, or `data.root` holds other files.
+        FileError: It cannot be written.
     """
     wanted = config.synthetic
     assert wanted is not None
@@ -37,28 +32,16 @@ def ensure_drawn(config: Config) -> None:
             f"model.num_classes: the synthetic data has {len(CLASSES)} classes, "
             f"got {config.model.num_classes}"
         )
-    root = Path(config.data.root)
+    data = config.data
     settings = {
         **dataclasses.asdict(wanted),
-        "size": list(wanted.size),
-        "lists": [config.data.train_list, config.data.val_list],
-        "separator": config.data.separator,
-        "ignore_index": config.data.ignore_index,
+        "lists": [data.train_list, data.val_list],
+        "separator": data.separator,
+        "ignore_index": data.ignore_index,
     }
-    if _description(root) == settings:
-        return
-    if _description(root) is None and root.exists() and any(root.iterdir()):
-        if (root / config.data.train_list).exists():
-            return  # data of the user's own
-        raise DataError(
-            f"data.root: {root} is not empty, but has no {config.data.train_list}; "
-            "the synthetic data needs a folder of its own"
-        )
-    log.info("drawing %d images into %s", wanted.train_images + wanted.val_images, root)
-    try:
-        _publish(root, config, settings)
-    except OSError as error:
-        raise DataError(f"data.root: {root} cannot be written: {error.strerror}") from error
+    synthetic.ensure_drawn(
+        Path(data.root), settings, lambda folder: _draw_all(folder, data, wanted)
+    )
 
 
 def draw_sample(
@@ -106,50 +89,19 @@ def _texture(
     return texture
 
 
-def _description(root: Path) -> object:
-    try:
-        return json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _publish(root: Path, config: Config, settings: dict[str, object]) -> None:
-    """Draw into a folder beside `root` and rename it, so that `root` is never half drawn."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-    try:
-        _draw_all(partial, config, settings)
-        if _description(root) == settings:  # another process was faster
-            return
-        if root.exists():
-            root.rename(partial / "replaced")
-        partial.chmod(0o755)
-        partial.rename(root)
-        shutil.rmtree(root / "replaced", ignore_errors=True)
-    except OSError:
-        if _description(root) != settings:
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _draw_all(folder: Path, config: Config, settings: dict[str, object]) -> None:
-    assert config.synthetic is not None
-    synthetic: SyntheticConfig = config.synthetic
-    data = config.data
-    splits = ((data.train_list, synthetic.train_images), (data.val_list, synthetic.val_images))
+def _draw_all(folder: Path, data: DataConfig, wanted: SyntheticConfig) -> None:
+    splits = ((data.train_list, wanted.train_images), (data.val_list, wanted.val_images))
     for number, (list_name, count) in enumerate(splits):
         split = ("train", "val")[number]
         lines = []
         for index in range(count):
-            rng = np.random.default_rng([synthetic.seed, number, index])
-            image, label = draw_sample(synthetic.size, data.ignore_index, rng)
+            rng = np.random.default_rng([wanted.seed, number, index])
+            image, label = draw_sample(wanted.size, data.ignore_index, rng)
             names = f"images/{split}/{index:04d}.png", f"labels/{split}/{index:04d}.png"
             _write_png(folder / names[0], cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
             _write_png(folder / names[1], label)
             lines.append(data.separator.join(names))
         (folder / list_name).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (folder / DESCRIPTION).write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:

@@ -100,6 +100,21 @@ def test_a_broken_item_fails_with_its_name(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("where", ["sample", "collate"])
+def test_a_defect_of_a_data_set_is_raised_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, workers: int, where: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("here")
+
+    data = Numbers(6)
+    monkeypatch.setattr(data, where, fail)
+    loader = Loader(data, batch_size=2, train=True, num_workers=workers)
+    with pytest.raises(RuntimeError, match=r"while reading the data:\n(.|\n)*ZeroDivisionError"):
+        collect(loader)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 def test_broken_items_are_left_out_and_counted_once(workers: int) -> None:
     loader = Loader(
         Numbers(6, broken=(2, 3, 4)),

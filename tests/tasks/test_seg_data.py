@@ -274,37 +274,11 @@ def test_generated_data_is_the_same_every_time(tmp_path):
     assert {0, 255} < values <= {0, 1, 2, 3, 255}
 
 
-def test_generated_data_is_kept_or_redrawn(tmp_path):
-    drawn(tmp_path / "a")
-    stamp = (tmp_path / "a" / "train.txt").stat().st_mtime_ns
-    drawn(tmp_path / "a")
-    assert (tmp_path / "a" / "train.txt").stat().st_mtime_ns == stamp
-    config = drawn(tmp_path / "a", train_images=5)
-    assert len(SegDataset(config, "train")) == 5
-    assert len(contents(tmp_path / "a")) == 2 * 7 + 3
-
-
-def test_generated_data_never_replaces_other_files(tmp_path, folder):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"^data\.root: .* not empty, but has no train\.txt"):
-        drawn(tmp_path / "a")
-    before = contents(folder)
-    drawn(folder)  # a data set of the user's own is used as it is
-    assert contents(folder) == before
-
-
 def test_generated_data_is_drawn_by_many_processes_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         configs = list(pool.map(drawn, [tmp_path / "a"] * 4))
     assert [len(SegDataset(config, "train")) for config in configs] == [3] * 4
     assert os.listdir(tmp_path) == ["a"]
-
-
-def test_generated_data_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"^data\.root: .* cannot be written"):
-        drawn(tmp_path / "file" / "a")
 
 
 def test_generated_data_has_four_classes(tmp_path):
