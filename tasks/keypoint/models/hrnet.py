@@ -7,6 +7,7 @@ CVPR 2019. Layers are named as in PaddleDetection, so that its published weights
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Literal
 
 import paddle
 import paddle.nn.functional as F
@@ -132,7 +133,7 @@ class Fusion(Layer):
         for step, layer in enumerate(names, start=source + 1):
             last = step == target
             wide = channels[target] if last else width
-            activation = None if last else "relu"
+            activation: Literal["relu"] | None = None if last else "relu"
             self.add_sublayer(
                 layer, ConvNorm(width, wide, 3, stride=2, activation=activation, std=STD)
             )
