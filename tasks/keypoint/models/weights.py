@@ -1,12 +1,8 @@
-"""Where published weights are, and how those of a backbone alone fit a whole network."""
+"""Where published weights are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-
-import numpy as np
-from paddle.nn import Layer
 
 from core.errors import ConfigError
 from tasks.keypoint.models.config import ModelConfig
@@ -26,7 +22,6 @@ PUBLISHED = MappingProxyType(
         ("lite_hrnet_18", 384): f"{_ZOO}/lite_hrnet_18_384x288_coco.pdparams",
     }
 )
-BACKBONE = "backbone."
 
 
 def published_url(config: ModelConfig, height: int = 256) -> str:
@@ -49,22 +44,3 @@ def published_url(config: ModelConfig, height: int = 256) -> str:
             f"(known: {known}); give the path of a file instead"
         )
     return url
-
-
-def complete_backbone_weights(
-    network: Layer, weights: Mapping[str, np.ndarray]
-) -> Mapping[str, np.ndarray]:
-    """Make weights of a classifier, such as PaddleClas', into weights of a whole network.
-
-    A file is taken for one of a classifier if no name in it begins with `backbone.`, but with
-    that in front some name fits. The classifier's head is left out; the layers behind the
-    backbone keep their fresh values. Any other file is returned as it is.
-    """
-    own = network.state_dict()
-    if any(name.startswith(BACKBONE) for name in weights):
-        return weights
-    fitting = {BACKBONE + name: value for name, value in weights.items() if BACKBONE + name in own}
-    if not fitting:
-        return weights
-    fresh = {name: own[name].numpy() for name in own if not name.startswith(BACKBONE)}
-    return {**fitting, **fresh}
