@@ -62,7 +62,7 @@ class Pyramid(Layer):
             network = factory()
             chain = _follow(network)
         except (AssertionError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ConfigError(f"model.backbone: {name} cannot be used: {reason}") from error
         ends = _stage_ends(name, chain)
         used = [path for path, _ in chain]
