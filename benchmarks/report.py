@@ -7,12 +7,13 @@ import datetime
 import json
 import logging
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from comparison import TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
+from comparison import DOCS, TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
 
 Entry = dict[str, Any]
 PICTURES = 320
@@ -35,7 +36,11 @@ Ours is `core.engine.Engine` with all hooks of `tools/train.py`. The peers: `pad
 steps lie within one epoch: no start of workers, no evaluation, no checkpoint. Peak memory is of
 the main process, imports included. For classification and segmentation both sides run one and the
 same network, so nearly all of a step is the same kernels; the keypoint network is our own, with
-the same weights as PaddleDetection's.
+the parameter names and shapes of PaddleDetection's.
+
+Changed in the peers: PaddleSeg's loss casts its labels, which Paddle 3 wants, and its log line,
+which fails there, is off; PaddleDetection hands batches over in shared memory, which is not its
+default, and has Adam where ours has AdamW without decay, the same update.
 
 | task | network | ours ms | peer ms | peer / ours | ours img/s | peer img/s | ours MB | peer MB |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -113,11 +118,19 @@ def _compare(
         "input": _input_size(settings),
         "data": arguments.data.resolve().name if arguments.data else "drawn",
         "workers": workers,
+        "steps": arguments.steps,
         "measured": measured,
+        "revision": _revision(),
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def _revision() -> str:
+    """Return the commit that was measured; `-dirty` if files differed from it."""
+    git = ["git", "-C", str(DOCS.parent), "describe", "--always", "--dirty"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
 def _input_size(settings: Entry) -> list[int]:
@@ -141,7 +154,8 @@ def page() -> Iterator[str]:
     yield ""
     for title, entries in (("Training", training), ("Loader", loader)):
         for task, entry in entries.items():
-            yield f"- {title}, {task}: {_circumstances(entry)}"
+            steps = f"{entry['steps']} steps, " if title == "Training" else ""
+            yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
 
 
 def _training_row(task: str, entry: Entry) -> str:
@@ -177,5 +191,6 @@ def _circumstances(entry: Entry) -> str:
     return (
         f"{entry['data']} pictures, loader processes: {entry['workers']}, repeats: {repeats}, "
         f"{machine['logical_cores']} cores ({machine['cpu']}) at a load of {low}-{high}, "
-        f"Paddle {machine['packages'].get('paddlepaddle', '?')}, {entry['date']}."
+        f"Paddle {machine['packages'].get('paddlepaddle', '?')}, revision {entry['revision']}, "
+        f"{entry['date']}."
     )
