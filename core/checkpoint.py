@@ -18,7 +18,7 @@ from paddle.nn import Layer
 
 from core.config import to_mapping
 from core.errors import CheckpointError, ConfigError
-from core.files import replacing, settle
+from core.files import present, replacing
 from core.recipe import strategy_class
 from core.task import Task, build_task
 from core.weights import assign, complete_backbone, load_arrays, save_arrays
@@ -76,8 +76,11 @@ def weights_path(path: str | Path) -> Path:
         CheckpointError: There is none.
     """
     path = Path(path)
-    settle(path.parent if path.suffix == ".pdparams" else path)
-    candidates = (path / WEIGHTS, path, path.with_name(path.name + ".pdparams"))
+    if path.suffix == ".pdparams":
+        candidates = [path, present(path.parent) / path.name]
+    else:
+        # "folder/name" without its ending, a name with dots included
+        candidates = [present(path) / WEIGHTS, path, Path(f"{path}.pdparams")]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

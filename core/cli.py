@@ -6,9 +6,16 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from core.checkpoint import load_description
+from core.config import load_yaml, merge, parse_overrides
 from core.errors import UserError
-from core.versions import check_versions
+from core.run import read_run
+from core.task import Task, build_task
+
+Described = tuple[str, dict[str, Any]]  # name of a task, its settings
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -27,7 +34,6 @@ def run(main: Callable[[], int | None]) -> None:
     for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
-        check_versions()
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -60,3 +66,35 @@ def integers(text: str) -> tuple[int, ...]:
     except ValueError as error:
         wanted = "whole numbers with commas between"
         raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}") from error
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def chosen_task(arguments: argparse.Namespace, described: Described | None = None) -> Task | None:
+    """Build the task of `-c`, else the one that the model describes, with `-o` on top.
+
+    Args:
+        arguments: Of `add_config_arguments`.
+        described: Name and settings that the model brings; None if it brings none.
+
+    Returns:
+        None if neither says what task it is.
+    """
+    overrides = parse_overrides(arguments.override)
+    if arguments.config:
+        return read_run(merge(load_yaml(arguments.config), overrides)).task
+    if described is None:
+        return None
+    name, settings = described
+    return build_task(name, merge(settings, overrides))
+
+
+def described_by(weights: str | Path) -> Described | None:
+    """Return task and settings that lie beside a weights file."""
+    description = load_description(weights)
+    return (description.task, description.settings) if description else None

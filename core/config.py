@@ -117,8 +117,10 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, (str, int, float)):
+                raise yaml.YAMLError(f"line {line}: {key!r} cannot be a key")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f"line {line}: the key {key!r} is written twice")
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -148,14 +150,17 @@ def _load_with_bases(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
     bases = content.pop(BASE_KEY, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: {BASE_KEY}: expected a path or a list of paths, got {bases!r}")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merged = merge(merged, _load_with_bases(path.parent / base, (*children, resolved)))
     return merge(merged, content)
 
 
 def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
-    return "kind" not in over or over["kind"] == below.get("kind")
+    return "kind" not in over or "kind" not in below or over["kind"] == below["kind"]
 
 
 def _convert(wanted: Any, value: Any, path: str) -> Any:

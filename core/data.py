@@ -36,7 +36,8 @@ def read_image(path: str) -> np.ndarray:
             content = file.read()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    if content[:2] == b"\xff\xd8" and b"\xff\xd9" not in content[-64:]:
+    # the mark of the end has to follow the last scan; what comes behind it does not matter
+    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda"):
         raise DataError(f"{path}: the JPEG file is truncated")
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if image is None:
@@ -60,7 +61,8 @@ class Loader:
         seed: Seed of order and augmentation.
         steps: Batches per epoch of training; None means one pass, less the incomplete batch.
         num_workers: Processes that read ahead; 0 reads in this one.
-        on_error: Stop at the first broken item, or leave it out and count it in `skipped`.
+        on_error: Stop at the first broken item, or note it in `skipped` and go on: training takes
+            the next item of the data set in its place, evaluation leaves it out.
         rank: Number of this process.
         world: How many processes there are.
 
@@ -114,7 +116,7 @@ class Loader:
             DataError: An item is broken and `on_error` is `fail`.
         """
         loader = paddle.io.DataLoader(
-            _Readable(self.dataset),
+            _Readable(self.dataset, substitute=self.train and self.on_error == "skip"),
             batch_sampler=self._plan(number),
             collate_fn=_Collate(self.dataset),
             num_workers=min(self.num_workers, self.steps),
@@ -130,6 +132,8 @@ class Loader:
                 self._note(broken.splitlines())
                 if batch:
                     yield batch
+                elif self.train:
+                    raise DataError("data.root: not one item of the data set can be read")
         finally:
             # dropped half-way, Paddle's iterator would leave its processes behind
             batches._try_shutdown_all()
@@ -173,27 +177,34 @@ class _Readable(paddle.io.Dataset):
     process without a word, and training would wait for ever.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, substitute: bool) -> None:
         self.dataset = dataset
+        self.substitute = substitute
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, entry: tuple[int, list[int]]) -> _Item:
         index, seed = entry
-        try:
-            return _Item(seed, sample=self.dataset.sample(index, np.random.default_rng(seed)))
-        except DataError as error:
-            return _Item(seed, broken=" ".join(str(error).split()))
-        except Exception:  # noqa: BLE001 - raised again where it can be seen
-            return _Item(seed, defect=traceback.format_exc())
+        broken: list[str] = []
+        for place in range(index, index + len(self.dataset)):
+            try:
+                sample = self.dataset.sample(place % len(self.dataset), np.random.default_rng(seed))
+                return _Item(seed, sample, broken)
+            except DataError as error:
+                broken.append(" ".join(str(error).split()))
+            except Exception:  # noqa: BLE001 - raised again where it can be seen
+                return _Item(seed, None, broken, defect=traceback.format_exc())
+            if not self.substitute:
+                break
+        return _Item(seed, None, broken)
 
 
 @dataclass(frozen=True)
 class _Item:
     seed: list[int]
-    sample: Sample | None = None
-    broken: str = ""  # what the DataError said
+    sample: Sample | None
+    broken: list[str]  # what the DataErrors said
     defect: str = ""  # traceback of anything else
 
 
@@ -203,7 +214,7 @@ class _Collate:
 
     def __call__(self, items: list[_Item]) -> dict[str, Any]:
         samples = [item.sample for item in items if item.sample is not None]
-        broken = [item.broken for item in items if item.broken]
+        broken = [message for item in items for message in item.broken]
         defects = [item.defect for item in items if item.defect]
         batch: dict[str, Any] = {_NOTHING: np.zeros(1)}
         if samples and not defects:

@@ -12,18 +12,16 @@ from typing import Any
 
 import paddle
 from paddle import Tensor
-from paddle.nn import Layer
 
 from core import checkpoint, distributed
 from core.amp import Amp
-from core.data import Loader
 from core.ema import Ema
 from core.errors import CheckpointError, ConfigError, TrainingError
 from core.evaluation import evaluate_model
 from core.hooks import Hook
 from core.optim import Optimizer, learning_rate
 from core.recipe import Recipe, Step
-from core.run import Run
+from core.run import Run, build_loader, order_settings
 from core.strategy import Context
 from core.task import Batch, Losses
 from core.weights import assign, load_arrays
@@ -56,21 +54,23 @@ class Engine:
         self.rank, self.world = distributed.initialize()
         self._teacher_config = teacher_config
         self._amp = Amp(self.config.amp, run.device)
-        self.train_loader = self._build_loader("train")
-        self.val_loader = self._build_loader("val")
+        self.train_loader = build_loader(run, "train", self.rank, self.world)
+        self.val_loader = build_loader(run, "val", self.rank, self.world)
         paddle.seed(self.seed)
         self.model = self.task.build_model()
         self.windows = Windows(recipe, checkpoint.load_pretrained(self.task, self.model))
         self.steps_per_epoch = len(self.train_loader) // self.config.accumulate
         if self.steps_per_epoch == 0:
             raise ConfigError("train.accumulate: an epoch has fewer batches than one step needs")
+        self._order = order_settings(run, self.world, len(self.train_loader.dataset))
         self.epochs = self.config.epochs
         self.total_steps = self.epochs * self.steps_per_epoch
         self.epoch = 0  # epochs finished
         self.step = 0  # optimizer steps finished
         self.best: float | None = None
         self.best_epoch = 0
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
+        self.evaluated = False
         self.best_report = ""  # the metric's table, of the best epoch
         self.stop = False
         self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
@@ -85,17 +85,18 @@ class Engine:
             CheckpointError: Nothing to resume from.
             FileError: A checkpoint cannot be written.
         """
+        every = self.config.eval_every
         if resume:
             self._resume()
-        for hook in self.hooks:
-            hook.before_training(self)
         try:
+            for hook in self.hooks:
+                hook.before_training(self)
             while self.epoch < self.epochs and not self.stop:
                 self._open_epoch()
                 self._train_epoch()
                 self.epoch += 1
-                if self.epoch % self.config.eval_every == 0 or self.epoch == self.epochs:
-                    self._evaluate()
+                self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
+                self.metrics = self._evaluate() if self.evaluated else {}
                 for hook in self.hooks:
                     hook.after_epoch(self)
         finally:
@@ -112,7 +113,8 @@ class Engine:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "metrics": self.metrics,
-            "seed": self.seed,
+            "evaluated": self.evaluated,
+            "order": self._order,
             "optimizer": self._optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "amp": self._amp.state_dict(),
@@ -125,31 +127,17 @@ class Engine:
         with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
             yield
 
-    def _build_loader(self, split: Any) -> Loader:
-        config, train = self.config, split == "train"
-        return Loader(
-            self.task.build_dataset(split),
-            batch_size=config.batch_size if train else config.eval_batch_size or config.batch_size,
-            train=train,
-            seed=self.seed,
-            steps=config.steps_per_epoch * config.accumulate
-            if train and config.steps_per_epoch
-            else None,
-            num_workers=self.task.config.data.num_workers,
-            on_error=self.task.config.data.on_error,
-            rank=self.rank,
-            world=self.world,
-        )
-
     def _build_optimizer(self) -> Optimizer:
         parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
         distributed.broadcast_from_first([*self.model.state_dict().values(), *parameters.values()])
         return Optimizer(parameters, self.config.optimizer, self.config.clip_norm)
 
     def _open_epoch(self) -> None:
+        # what is random depends on the epoch alone, so that a resumed run agrees; first for what
+        # strategies draw when they attach, the same in every process, then for the training
+        paddle.seed(self.seed + 1000003 * self.epoch)
         changed, edited = self.windows.cross(self.epoch, self.model, self._context)
-        # what is random in the network depends on the epoch alone, so that a resumed run agrees
-        paddle.seed(self.seed + 1000003 * self.epoch + self.rank)
+        paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
         replaced = self.windows.before_epoch(self.epoch)
         if changed or replaced:
             self._optimizer = self._build_optimizer()
@@ -159,14 +147,6 @@ class Engine:
             self.best, self.best_epoch = None, self.epoch
 
     def _context(self, step: Step, resuming: bool) -> Context:
-        def calibration(samples: int) -> Iterator[Batch]:
-            batches = -(-samples // (self.config.batch_size * self.world))
-            with contextlib.closing(self.train_loader.epoch(self.epoch)) as stream:
-                yield from itertools.islice(stream, batches)
-
-        def evaluate(model: Layer) -> dict[str, float]:
-            return evaluate_model(self.task, model, self.val_loader).compute()
-
         return Context(
             task=self.task,
             epoch=self.epoch,
@@ -175,11 +155,16 @@ class Engine:
             rank=self.rank,
             world=self.world,
             save_dir=self.save_dir,
-            calibration=calibration,
-            evaluate=evaluate,
+            calibration=self._calibration,
+            evaluate=lambda model: evaluate_model(self.task, model, self.val_loader).compute(),
             teacher_config=self._teacher_config,
             resuming=resuming,
         )
+
+    def _calibration(self, samples: int) -> Iterator[Batch]:
+        batches = -(-samples // (self.config.batch_size * self.world))
+        with contextlib.closing(self.train_loader.epoch(self.epoch)) as stream:
+            yield from itertools.islice(stream, batches)
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -193,10 +178,7 @@ class Engine:
     def _train_step(self, batches: Iterator[Batch]) -> None:
         terms: dict[str, float] = {}
         for _ in range(self.config.accumulate):
-            batch = next(batches, None)
-            if batch is None:  # broken items were left out until nothing remained
-                break
-            total = self._check(self._losses(batch), terms)
+            total = self._check(self._losses(next(batches)), terms)
             self._amp.backward(total / self.config.accumulate)
         distributed.average_gradients(self._optimizer.parameters.values())
         rate = self.windows.learning_rate_scale() * learning_rate(
@@ -233,28 +215,33 @@ class Engine:
             terms[name] = terms.get(name, 0.0) + value / self.config.accumulate
         return total
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> dict[str, float]:
         with self.best_weights():
             metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
-        self.metrics = metric.compute()
-        value = self.metrics[metric.primary]
+        metrics = metric.compute()
+        value = metrics[metric.primary]
         sign = 1.0 if metric.higher_is_better else -1.0
         if self.best is None or sign * value > sign * self.best:
             self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
+        return metrics
 
     def _resume(self) -> None:
         folder = self.save_dir / "latest"
         weights = checkpoint.weights_path(folder)
         description = checkpoint.load_description(weights)
-        if description is None or not (folder / checkpoint.TRAINING).is_file():
+        training = weights.with_name(checkpoint.TRAINING)
+        if description is None or not training.is_file():
             raise CheckpointError(f"{folder}: training cannot go on from it")
-        state = load_arrays(folder / checkpoint.TRAINING)
-        if state["seed"] != self.seed:
-            raise ConfigError(f"seed: the run to resume has {state['seed']}, got {self.seed}")
+        state = load_arrays(training)
+        for key, value in self._order.items():
+            if state["order"][key] != value:
+                raise ConfigError(
+                    f"{key}: the run to resume has {state['order'][key]}, got {value}"
+                )
         paddle.seed(self.seed)
         self.model = self.task.build_model()
         checkpoint.replay(self.model, description.edits)
-        for name in ("epoch", "step", "best", "best_epoch", "metrics"):
+        for name in ("epoch", "step", "best", "best_epoch", "metrics", "evaluated"):
             setattr(self, name, state[name])
         self.windows.resume(
             state["windows"], description.edits, self.epoch - 1, self.model, self._context

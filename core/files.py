@@ -16,19 +16,21 @@ from core.errors import FileError
 def replacing(folder: Path) -> Iterator[Path]:
     """Give a fresh folder to fill, which takes the place of `folder` when the block ends well.
 
-    The replaced folder is renamed first and removed last, so that a process killed in between
-    leaves it where `settle` finds it. For one process at a time.
+    The replaced folder is renamed first and removed last; `present` finds it if the process was
+    killed in between. For one writing process at a time.
 
     Raises:
         FileError: Something cannot be written; what was there stays.
     """
     partial, old = _sibling(folder, "partial"), _sibling(folder, "old")
     try:
-        settle(folder)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         _flush_to_disk(partial)
+        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
@@ -39,14 +41,11 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def settle(folder: Path) -> None:
-    """Bring back the folder whose replacement was interrupted between two renames."""
+def present(folder: Path) -> Path:
+    """Return where the content of a folder is: there, or aside if its replacement was cut off."""
     folder = Path(os.path.abspath(folder))
-    if folder.name and (old := _sibling(folder, "old")).exists():
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.rename(folder)
+    old = _sibling(folder, "old")
+    return old if folder.name and old.is_dir() and not folder.exists() else folder
 
 
 @contextlib.contextmanager
@@ -73,8 +72,22 @@ def appearing(folder: Path) -> Iterator[Path]:
             raise FileError(f"{folder}: cannot be written: {error.strerror or error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file, with its folder.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def _sibling(folder: Path, suffix: str) -> Path:
-    return folder.with_name(f"{folder.name}.{suffix}")
+    # a name of our own: nobody else keeps anything there
+    return folder.parent / f".{folder.name}.trislim-{suffix}"
 
 
 def _flush_to_disk(folder: Path) -> None:

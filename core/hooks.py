@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core import checkpoint, distributed
+from core.errors import FileError
 
 if TYPE_CHECKING:
     from core.engine import Engine
@@ -112,7 +113,11 @@ class LogFile(Hook):
     """Copies the log into `train.log` of the save folder."""
 
     def before_training(self, engine: Engine) -> None:
-        self._handler = logging.FileHandler(engine.save_dir / "train.log", encoding="utf-8")
+        path = engine.save_dir / "train.log"
+        try:
+            self._handler = logging.FileHandler(path, encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
         log.info("command: python %s", shlex.join(sys.argv))
@@ -173,7 +178,7 @@ class EarlyStop(Hook):
         self.after_epoch(engine)  # a resumed run may have ended already
 
     def after_epoch(self, engine: Engine) -> None:
-        if engine.epoch - engine.best_epoch >= self.patience:
+        if engine.evaluated and engine.epoch - engine.best_epoch >= self.patience:
             log.info("no better metric for %d epochs: stop", self.patience)
             engine.stop = True
 

@@ -59,6 +59,9 @@ class Cosine:
     warmup_start: float = 0.0  # fraction of the rate at the first step of the warm-up
     end_factor: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate at `progress` in [0, 1]."""
         half = 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -75,6 +78,9 @@ class Poly:
     power: float = 0.9
     end_factor: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate at `progress` in [0, 1]."""
         return self.end_factor + (1.0 - self.end_factor) * math.pow(1.0 - progress, self.power)
@@ -90,6 +96,9 @@ class Piecewise:
     warmup_start: float = 0.0
     gamma: float = 0.1
 
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate in (fractional) epoch `epoch`."""
         return float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
@@ -103,12 +112,22 @@ class Constant:
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
 
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
     def factor(self, progress: float, epoch: float) -> float:
         """Return 1."""
         return 1.0
 
 
 ScheduleConfig = Cosine | Poly | Piecewise | Constant
+
+
+def _check_warmup(schedule: ScheduleConfig) -> None:
+    if schedule.warmup_epochs < 0:
+        raise ValueError(f"warmup_epochs: expected 0 or more, got {schedule.warmup_epochs}")
+    if not 0 <= schedule.warmup_start <= 1:
+        raise ValueError(f"warmup_start: expected 0..1, got {schedule.warmup_start}")
 
 
 def learning_rate(
@@ -174,20 +193,26 @@ class Optimizer:
         """
         if not state:
             return  # saved before the first step
-        self._paddle._create_accumulators(
-            paddle.base.framework.default_main_program().global_block(),
-            list(self.parameters.values()),
-        )
+        # a parameter that never got a gradient has no state yet
+        stepped = {path for by_path in state.values() for path in by_path}
+        if stepped <= self.parameters.keys():
+            self._paddle._create_accumulators(
+                paddle.base.framework.default_main_program().global_block(),
+                [self.parameters[path] for path in sorted(stepped)],
+            )
         own = self._paddle._accumulators
         for name in {*own, *state}:
-            paths = {self.parameters[path].name for path in state.get(name, {})}
-            if paths != set(own.get(name, {})):
+            known = {path for path in stepped if self._state_name(path) in own.get(name, {})}
+            if set(state.get(name, {})) != known:
                 raise CheckpointError(
                     f"train.optimizer: the checkpoint's state {name!r} is of another optimizer"
                 )
         for name, by_path in state.items():
             for path, array in by_path.items():
                 own[name][self.parameters[path].name].set_value(array)
+
+    def _state_name(self, path: str) -> str | None:
+        return self.parameters[path].name if path in self.parameters else None
 
 
 def _groups(

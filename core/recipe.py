@@ -51,7 +51,7 @@ def strategy_class(kind: str, path: str) -> type[Strategy]:
     """
     target = KINDS.get(kind, kind)
     module, colon, name = target.partition(":")
-    if not colon:
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
         raise ConfigError(f"{path}.kind: no strategy {kind!r}{suggest(kind, list(KINDS))}")
     try:
         found = getattr(importlib.import_module(module), name)

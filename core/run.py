@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,9 +11,10 @@ import paddle
 
 from core.amp import AmpType
 from core.config import read
+from core.data import Loader
 from core.errors import ConfigError
 from core.optim import Cosine, Momentum, OptimizerConfig, ScheduleConfig
-from core.task import Task, build_task
+from core.task import Split, Task, build_task
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class TrainConfig:
         for name in ("steps_per_epoch", "eval_batch_size", "early_stop"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate: expected > 0, got {self.learning_rate}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm: expected > 0, got {self.clip_norm}")
@@ -97,3 +99,36 @@ def pick_device(wanted: str) -> str:
     if wanted == "gpu" and not has_gpu:
         raise ConfigError("device: gpu was asked for, but this Paddle sees none")
     return "gpu" if has_gpu and wanted != "cpu" else "cpu"
+
+
+def build_loader(run: Run, split: Split, rank: int = 0, world: int = 1) -> Loader:
+    """Open a split of the run's data as batches of this process."""
+    config, data, train = run.train, run.task.config.data, split == "train"
+    steps = config.steps_per_epoch * config.accumulate if config.steps_per_epoch else None
+    return Loader(
+        run.task.build_dataset(split),
+        batch_size=config.batch_size if train else config.eval_batch_size or config.batch_size,
+        train=train,
+        seed=run.seed,
+        steps=steps if train else None,
+        num_workers=data.num_workers,
+        on_error=data.on_error,
+        rank=rank,
+        world=world,
+    )
+
+
+def order_settings(run: Run, world: int, samples: int) -> dict[str, Any]:
+    """Return the settings that fix which samples a step sees and what state it leaves.
+
+    An interrupted run can only go on exactly with the same.
+    """
+    return {
+        "seed": run.seed,
+        "train.batch_size x processes": run.train.batch_size * world,
+        "train.accumulate": run.train.accumulate,
+        "train.steps_per_epoch": run.train.steps_per_epoch,
+        "train.optimizer.kind": run.train.optimizer.kind,
+        "train.ema_decay": run.train.ema_decay,
+        "data (samples)": samples,
+    }

@@ -171,6 +171,8 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: No such package, it is not a task, or a setting is wrong.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigError(f"task.name: expected a name or a dotted path, got {name!r}")
     module = name if "." in name else f"tasks.{name}"
     try:
         package = importlib.import_module(module)

@@ -5,6 +5,8 @@ Every model runs in every runtime that can read it, one run of each in turn, on 
 
 from __future__ import annotations
 
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
 import argparse
 from pathlib import Path
 

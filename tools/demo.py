@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
 import argparse
 import json
 import os
@@ -77,9 +79,9 @@ def main() -> None:
     parser.add_argument("--save_dir", type=Path, default=Path("output/demo"))
     out = parser.parse_args().save_dir
     rows = [run_task(name, out) for name in TASKS]
-    exported = [str(out / f"{name}_exported") for name in TASKS]
-    for folder in exported:  # one table each: their inputs differ
-        call("benchmark.py", "--model_dir", folder, "--save", f"{folder}/benchmark.json")
+    for name in TASKS:  # one table each: their inputs differ
+        saved = str(out / f"{name}_benchmark.json")
+        call("benchmark.py", "--model_dir", str(out / f"{name}_exported"), "--save", saved)
     table = Table(title="demo")
     for column in ("task", "metric", "trained", "exported", "size MB", "training s"):
         table.add_column(column)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
 import argparse
 import json
 from pathlib import Path
@@ -9,13 +11,12 @@ from pathlib import Path
 import paddle
 
 from core import checkpoint, cli
-from core.config import load_yaml, merge, parse_overrides
 from core.data import Loader
 from core.deploy.predictor import load_predictor
 from core.errors import ConfigError
 from core.evaluation import eager_forward, evaluate
-from core.run import pick_device, read_run
-from core.task import Task, build_task
+from core.files import write_text
+from core.run import pick_device
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -25,21 +26,10 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--weights", help="checkpoint (folder or .pdparams); describes itself")
     what.add_argument("--model_dir", type=Path, help="exported model")
     parser.add_argument("--backend", default="paddle", help="paddle, onnxruntime or openvino")
-    parser.add_argument("--batch_size", type=int, help="default: the config's")
-    parser.add_argument("--threads", type=int, default=1, help="of an exported model")
+    parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")
+    parser.add_argument("--threads", type=cli.positive, default=1, help="of an exported model")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
     return parser.parse_args()
-
-
-def choose_task(arguments: argparse.Namespace, name: str | None, own: dict | None) -> Task:
-    """Build the task of `-c`, or the one the model describes, with the overrides on top."""
-    overrides = parse_overrides(arguments.override)
-    if arguments.config:
-        return read_run(merge(load_yaml(arguments.config), overrides)).task
-    if name is None or own is None:
-        what = arguments.weights or arguments.model_dir
-        raise ConfigError(f"{what}: does not say what task it is of; name a config with -c")
-    return build_task(name, merge(own, overrides))
 
 
 def main() -> None:
@@ -47,18 +37,19 @@ def main() -> None:
     device = pick_device("auto")
     paddle.set_device(device)
     if arguments.weights:
-        description = checkpoint.load_description(arguments.weights)
-        name, own = (description.task, description.settings) if description else (None, None)
-        task, model = checkpoint.restore(arguments.weights, choose_task(arguments, name, own))
+        task = cli.chosen_task(arguments, cli.described_by(arguments.weights))
+        task, model = checkpoint.restore(arguments.weights, task)
         run = eager_forward(task, model)
     else:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
         said = predictor.description.task
-        task = choose_task(arguments, said.name if said else None, said.settings if said else None)
-        run = predictor.run
+        chosen = cli.chosen_task(arguments, (said.name, said.settings) if said else None)
+        if chosen is None:
+            raise ConfigError(f"{arguments.model_dir}: has no deploy.yml; name a config with -c")
+        task, run = chosen, predictor.run
     loader = Loader(
         task.build_dataset("val"),
-        batch_size=arguments.batch_size or 1,
+        batch_size=arguments.batch_size,
         train=False,
         num_workers=task.config.data.num_workers,
         on_error=task.config.data.on_error,
@@ -70,7 +61,7 @@ def main() -> None:
     for key, value in metric.compute().items():
         print(f"{key}: {value:.4f}")
     if arguments.save:
-        arguments.save.write_text(json.dumps(metric.compute(), indent=1))
+        write_text(arguments.save, json.dumps(metric.compute(), indent=1))
 
 
 if __name__ == "__main__":

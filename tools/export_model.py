@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
 import argparse
 from pathlib import Path
 
@@ -22,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    cli.add_config_arguments(parser, required=False)
     parser.add_argument(
         "--weights", required=True, type=Path, metavar="PDPARAMS", help="model.pdparams to export"
     )
@@ -47,7 +50,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    task, model = restore(arguments.weights)
+    described = cli.described_by(arguments.weights)
+    task, model = restore(arguments.weights, cli.chosen_task(arguments, described))
     made = export(
         task,
         model,

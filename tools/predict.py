@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
 import argparse
 import logging
 from pathlib import Path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
 import argparse
 from pathlib import Path
 from typing import Any
@@ -57,14 +59,15 @@ def main() -> None:
     recipe = read_recipe(recipe_settings, run.train.epochs, teacher is not None)
     paddle.set_device(run.device)
     save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)
-    rank, _ = initialize()
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
-        (save_dir / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
     except OSError as error:
         raise ConfigError(f"save_dir: {save_dir} cannot be written: {error.strerror}") from error
+    rank, _ = initialize()
     hooks = standard_hooks(run.train, save_dir, rank, arguments.use_vdl)
     engine = Engine(run, recipe, save_dir, hooks, teacher)
+    if rank == 0:
+        (save_dir / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
     engine.train(resume=arguments.resume)
     if rank == 0 and engine.best is not None:
         print(engine.best_report)

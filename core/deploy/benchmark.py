@@ -29,6 +29,7 @@ from core.deploy.predictor import (
 )
 from core.errors import ExportError
 from core.export import report
+from core.files import write_text
 
 Steps = Callable[[Iterable[int]], Iterable[int]]  # wraps the rounds, to show progress
 
@@ -154,18 +155,14 @@ def write_json(rows: Sequence[Row], protocol: Protocol, file: Path) -> None:
     """Write rows, protocol and environment.
 
     Raises:
-        ExportError: The file cannot be written.
+        FileError: The file cannot be written.
     """
     content = {
         "protocol": asdict(protocol),
         "environment": environment(),
         "rows": [asdict(row) for row in rows],
     }
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ExportError(f"{file}: cannot be written: {error.strerror}") from error
+    write_text(file, json.dumps(content, indent=1) + "\n")
 
 
 def _load(folder: Path, protocol: Protocol) -> list[_Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import pickle
@@ -21,7 +22,6 @@ from paddle import nn
 from core import checkpoint
 from core.checkpoint import Description, save, weights_path
 from core.errors import CheckpointError, ConfigError, FileError
-from core.files import settle
 from core.run import read_run
 from core.weights import assign, complete_backbone, load_arrays
 
@@ -53,22 +53,23 @@ def test_paddle_reads_our_files(tmp_path: Path) -> None:
 
 class Evil:
     def __reduce__(self) -> Any:
-        return os.system, ("touch /tmp/trislim_was_hacked",)
+        return os.system, ("touch hacked",)
 
 
 class EvilEval:
     def __reduce__(self) -> Any:
-        return eval, ("__import__('os').system('touch /tmp/trislim_was_hacked')",)
+        return eval, ("__import__('os').system('touch hacked')",)
 
 
 @pytest.mark.parametrize("thing", [Evil(), EvilEval(), Path("x"), print])
-def test_a_file_that_would_run_code_is_refused(tmp_path: Path, thing: Any) -> None:
-    marker = Path("/tmp/trislim_was_hacked")
-    marker.unlink(missing_ok=True)
+def test_a_file_that_would_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thing: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.pdparams").write_bytes(pickle.dumps({"weight": thing}))
     with pytest.raises(CheckpointError, match=r"evil\.pdparams: refused: it asks for "):
         load_arrays(tmp_path / "evil.pdparams")
-    assert not marker.exists()
+    assert not (tmp_path / "hacked").exists()
 
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
@@ -78,6 +79,13 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
     for broken in (b"", content[:10], content[: len(content) // 2], b"hello world", b"\x80\x04."):
         path.write_bytes(broken)
         with pytest.raises(CheckpointError, match=r"x\.pdparams: "):
+            load_arrays(path)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        spoilt = bytearray(content)
+        spoilt[rng.integers(len(content))] ^= int(rng.integers(1, 256))
+        path.write_bytes(spoilt)
+        with contextlib.suppress(CheckpointError):  # or the flipped byte is one of a number
             load_arrays(path)
     path.write_bytes(pickle.dumps([1, 2]))
     with pytest.raises(CheckpointError, match="holds no dictionary"):
@@ -151,19 +159,38 @@ def test_weights_of_a_backbone_alone_fit_a_whole_network() -> None:
     assert complete_backbone(net, other, "o.pdparams") == other
 
 
-def test_interrupted_renames_are_settled(tmp_path: Path) -> None:
+def test_a_replacement_that_was_cut_off_is_found_and_mended(tmp_path: Path) -> None:
     folder = tmp_path / "latest"
     save(folder, Description("t", {}, epoch=1), {"w": np.ones(1)})
-    folder.rename(tmp_path / "latest.old")  # killed after the first rename
-    (tmp_path / "latest.partial").mkdir()
-    assert weights_path(folder / "model.pdparams").is_file()
-    assert not (tmp_path / "latest.old").exists()
-    (tmp_path / "latest.old").mkdir()  # killed before the last removal
-    settle(folder)
+    aside = tmp_path / ".latest.trislim-old"
+    folder.rename(aside)  # killed between the two renames
+    (tmp_path / ".latest.trislim-partial").mkdir()
+    for path in (folder, folder / "model.pdparams"):
+        assert weights_path(path) == aside / "model.pdparams"
     assert checkpoint.load_description(folder).epoch == 1
+    assert not folder.exists()  # reading changes nothing
     save(folder, Description("t", {}, epoch=2), {"w": np.ones(1)})
     assert checkpoint.load_description(folder).epoch == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest"]
+
+
+def test_folders_of_the_user_stay(tmp_path: Path) -> None:
+    for name in ("best.old", "best.partial"):
+        (tmp_path / name).mkdir()
+    for epoch in (1, 2):
+        save(tmp_path / "best", Description("t", {}, epoch=epoch), {"w": np.ones(1)})
+        weights_path(tmp_path / "best")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["best", "best.old", "best.partial"]
+
+
+def test_weights_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "best", Description("t", {}), {"w": np.ones(1)})
+    monkeypatch.chdir(tmp_path / "best")
+    assert load_arrays(weights_path("."))["w"] == 1
+    assert load_arrays(weights_path("model"))["w"] == 1
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"^\.: no such weights file"):
+        weights_path(".")
 
 
 WRITER = """

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +79,22 @@ def test_wrong_and_missing_libraries_are_named(monkeypatch) -> None:
         lambda name: "3.1.1" if name == "paddlepaddle-gpu" else version(name),
     )
     check_versions()
+
+
+def test_a_tool_ends_in_one_line_before_a_wrong_library_is_loaded(tmp_path) -> None:
+    # a Paddle of another version, which moreover cannot be imported
+    (tmp_path / "paddle.py").write_text("raise RuntimeError('unreadable')")
+    (tmp_path / "paddlepaddle-2.6.2.dist-info").mkdir()
+    metadata = "Metadata-Version: 2.1\nName: paddlepaddle\nVersion: 2.6.2\n"
+    (tmp_path / "paddlepaddle-2.6.2.dist-info" / "METADATA").write_text(metadata)
+    tools = Path(__file__).resolve().parents[2] / "tools"
+    for tool in sorted(tools.glob("*.py")):
+        done = subprocess.run(
+            [sys.executable, str(tool), "--help"],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: paddlepaddle: version 2.6.2 is installed")
+        assert len(done.stderr.splitlines()) == 1

@@ -134,6 +134,10 @@ def test_another_kind_replaces_a_mapping_whole() -> None:
     assert merge(base, {"pace": {"kind": "fast"}}) == {"pace": {"kind": "fast"}}
     assert merge(base, {"pace": {"patience": 2}}) == {"pace": {"kind": "slow", "patience": 2}}
     assert base == {"pace": {"kind": "slow", "patience": 1}}
+    # only where both name a kind: a default below loses nothing, nor does the order of -o
+    assert merge({"pace": {"patience": 1}}, {"pace": {"kind": "slow"}}) == base
+    overrides = parse_overrides(["pace.speed=2", "pace.kind=fast"])
+    assert merge(base, overrides) == {"pace": {"kind": "fast", "speed": 2}}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,9 @@ def test_another_kind_replaces_a_mapping_whole() -> None:
         ("- 1", "expected a mapping of settings, got list"),
         ("_base_: gone.yml", "gone.yml: no such config file"),
         ("_base_: me.yml", "_base_ leads back to the file itself"),
+        ("_base_: 3", "_base_: expected a path or a list of paths, got 3"),
+        ("_base_:", "_base_: expected a path or a list of paths, got None"),
+        ("[1, 2]: x", "line 1: [1, 2] cannot be a key"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: str, message: str) -> None:

@@ -100,6 +100,21 @@ def test_a_broken_item_fails_with_its_name(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
+def test_training_takes_the_next_item_for_a_broken_one(workers: int) -> None:
+    data = Numbers(6, broken=(2, 3))
+    loader = Loader(data, batch_size=2, train=True, on_error="skip", num_workers=workers)
+    seen = collect(loader)["index"]
+    assert [len(batch) for batch in seen] == [2, 2, 2]
+    assert sorted(x for batch in seen for x in batch) == [0, 1, 4, 4, 4, 5]
+    assert sorted(loader.skipped) == ["item 2: is broken", "item 3: is broken"]
+    hopeless = Loader(
+        Numbers(2, broken=(0, 1)), batch_size=2, train=True, on_error="skip", num_workers=workers
+    )
+    with pytest.raises(DataError, match="not one item of the data set can be read"):
+        collect(hopeless)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("where", ["sample", "collate"])
 def test_a_defect_of_a_data_set_is_raised_with_its_traceback(
     monkeypatch: pytest.MonkeyPatch, workers: int, where: str
@@ -159,6 +174,8 @@ def test_read_image_refuses_broken_files(tmp_path: Path, ending: str) -> None:
     if ending != "jpg":
         np.testing.assert_array_equal(image, picture[..., ::-1])
     content = path.read_bytes()
+    path.write_bytes(content + bytes(200))  # cameras write such trailers
+    np.testing.assert_array_equal(read_image(str(path)), image)
     for size in (0, 1, 20, len(content) // 2, len(content) - 3):
         path.write_bytes(content[:size])
         with pytest.raises(DataError, match=rf"x\.{ending}: "):

@@ -11,6 +11,7 @@ import paddle
 import pytest
 
 from core import checkpoint
+from core.config import merge
 from core.engine import Engine
 from core.errors import CheckpointError, ConfigError, TrainingError
 from core.hooks import (
@@ -217,6 +218,28 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(
     assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1
 
 
+def test_early_stop_waits_for_evaluations(toy_settings: Any, tmp_path: Path) -> None:
+    settings = toy_settings(epochs=9, eval_every=4, learning_rate=1e-9)
+    engine = make_engine(settings, tmp_path / "out", hooks=[Checkpoints(), EarlyStop(1)])
+    engine.train()
+    assert engine.epoch in (4, 8, 9)
+    assert engine.metrics
+    assert (tmp_path / "out" / "best_model").exists()
+
+
+def test_an_epoch_without_evaluation_claims_no_metric(toy_settings: Any, tmp_path: Path) -> None:
+    claimed = []
+
+    class Watch(Hook):
+        def after_epoch(self, engine: Engine) -> None:
+            description = checkpoint.load_description(tmp_path / "out" / "latest")
+            claimed.append((engine.evaluated, sorted(description.metrics)))
+
+    settings = toy_settings(epochs=3, eval_every=2)
+    make_engine(settings, tmp_path / "out", hooks=[Checkpoints(), Watch()]).train()
+    assert claimed == [(False, []), (True, ["mae"]), (True, ["mae"])]
+
+
 def test_early_stop(toy_settings: Any, tmp_path: Path) -> None:
     class NeverBetter(Hook):
         def after_epoch(self, engine: Engine) -> None:
@@ -259,9 +282,15 @@ def test_resume_refuses_what_cannot_go_on(toy_settings: Any, tmp_path: Path) -> 
     make_engine(settings, tmp_path / "out", [{"kind": LISTEN}]).train()
     with pytest.raises(ConfigError, match=r"^slim: the interrupted run had .*Listen"):
         make_engine(settings, tmp_path / "out").train(resume=True)
-    settings["seed"] = 5
-    with pytest.raises(ConfigError, match=r"^seed: the run to resume has 3, got 5"):
-        make_engine(settings, tmp_path / "out").train(resume=True)
+    for change, message in (
+        ({"seed": 5}, r"^seed: the run to resume has 3, got 5"),
+        ({"train": {"batch_size": 8}}, r"^train\.batch_size x processes: .* has 4, got 8"),
+        ({"train": {"accumulate": 2}}, r"^train\.accumulate: .* has 1, got 2"),
+        ({"train": {"steps_per_epoch": 3}}, r"^train\.steps_per_epoch: .* has None, got 3"),
+        ({"train": {"optimizer": {"kind": "sgd"}}}, r"^train\.optimizer\.kind: .* got sgd"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_engine(merge(settings, change), tmp_path / "out").train(resume=True)
     (tmp_path / "out" / "latest" / "training.pdopt").unlink()
     with pytest.raises(CheckpointError, match="cannot go on"):
         make_engine(settings, tmp_path / "out").train(resume=True)

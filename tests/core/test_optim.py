@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paddle import nn
 
+from core.config import read
 from core.ema import Ema
 from core.errors import CheckpointError, ConfigError
 from core.optim import (
@@ -22,6 +23,7 @@ from core.optim import (
     Sgd,
     learning_rate,
 )
+from core.run import TrainConfig
 
 
 def rates(schedule, total=40, per_epoch=10, rate=0.3):
@@ -49,6 +51,24 @@ def test_schedules_equal_paddles() -> None:
     got = rates(Cosine(warmup_epochs=1, warmup_start=0.2))
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert rates(Constant()) == [0.3] * 40
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"schedule": {"kind": "cosine", "warmup_epochs": -3}},
+            "schedule.warmup_epochs: expected 0",
+        ),
+        ({"schedule": {"kind": "poly", "warmup_start": 2}}, "schedule.warmup_start: expected 0..1"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected > 0, got nan"),
+        ({"epochs": 0}, "epochs: expected 1 or more, got 0"),
+    ],
+)
+def test_senseless_settings_are_refused(section, message) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(TrainConfig, {"epochs": 1, "batch_size": 1, "learning_rate": 1.0, **section})
+    assert str(caught.value).startswith(message)
 
 
 @given(
@@ -164,6 +184,27 @@ def test_state_moves_to_a_fresh_optimizer_and_refuses_another_kind() -> None:
     other = Optimizer(dict(two.named_parameters()), Momentum(), None)
     with pytest.raises(CheckpointError, match=r"^train\.optimizer: .* of another optimizer"):
         other.load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("config", [Momentum(), AdamW()])
+def test_state_of_a_parameter_that_never_got_a_gradient(config) -> None:
+    def build():
+        net = nn.LayerDict({"used": nn.Linear(2, 2), "unused": nn.Linear(2, 2)})
+        return net, Optimizer(dict(net.named_parameters()), config, None)
+
+    def step(net, optimizer):
+        (net["used"](paddle.ones([1, 2])) ** 2).sum().backward()
+        optimizer.step(0.1)
+
+    one, first = build()
+    two, second = build()
+    step(one, first)
+    two.set_state_dict({k: v.numpy() for k, v in one.state_dict().items()})
+    second.load_state_dict(first.state_dict())
+    step(one, first)
+    step(two, second)
+    for name, tensor in one.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), two.state_dict()[name].numpy())
 
 
 def test_ema_follows_its_recurrence() -> None:

@@ -153,6 +153,14 @@ def test_eval_says_what_is_missing(config: Path, tmp_path: Path) -> None:
     assert "error: gone.pdparams: no such weights file" in done.stderr
 
 
+@pytest.mark.parametrize("size", ["0", "-1", "x"])
+def test_eval_wants_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    arguments = ["--weights", "x", f"--batch_size={size}"]
+    status, output = call_inside("eval.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+    assert status == 2
+    assert "--batch_size: expected a whole number, 1 or more" in output
+
+
 @pytest.mark.parametrize("tool", sorted(p.name for p in (ROOT / "tools").glob("*.py")))
 def test_every_tool_explains_itself_and_is_short(
     tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -92,10 +92,11 @@ class Listen(Strategy):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.offset = paddle.create_parameter([1], "float32")
-        self.offset.set_value(paddle.zeros([1]))
         self.steps = 0
 
     def attach(self, model: nn.Layer, context: Context) -> None:
+        if not context.resuming:
+            self.offset.set_value(paddle.randn([1]))
         hints = context.task.slim_hints(model)
         layer = get(model, self.config.layer or hints.distill_points[0].layer)
         self.seen_type = type(layer).__name__
