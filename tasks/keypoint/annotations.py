@@ -66,6 +66,10 @@ def load_annotations(path: str | Path, num_joints: int) -> Annotations:
     content = _read_json(Path(path))
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise DataError(f"{path}: expected a COCO file with 'images' and 'annotations'")
+    for key in ("images", "annotations"):
+        if not isinstance(content[key], list):
+            got = type(content[key]).__name__
+            raise DataError(f"{path}: {key}: expected a list, got {got}")
     files, sizes = {}, {}
     for number, image in enumerate(content["images"]):
         try:
@@ -76,7 +80,7 @@ def load_annotations(path: str | Path, num_joints: int) -> Annotations:
         if not isinstance(identity, int):
             raise DataError(f"{path}: images[{number}]: expected a number as id, got {identity!r}")
         if "width" in image and "height" in image:
-            sizes[identity] = (int(image["width"]), int(image["height"]))
+            sizes[identity] = _size(f"{path}: images[{number}]", image["width"], image["height"])
     if not any(isinstance(a, dict) and "keypoints" in a for a in content["annotations"]):
         raise DataError(f"{path}: no annotation has 'keypoints': not a COCO keypoint file")
     people = [
@@ -196,6 +200,13 @@ def _check_person(where: str, raw: Any, files: dict[int, str], num_joints: int) 
         "keypoints": keypoints,
         "num_keypoints": sum(value > 0 for value in keypoints[2::3]),
     }
+
+
+def _size(where: str, width: Any, height: Any) -> tuple[int, int]:
+    for name, value in (("width", width), ("height", height)):
+        if not isinstance(value, (int, float)) or not 1 <= value < math.inf:
+            raise DataError(f"{where}: {name}: expected a positive number, got {value!r}")
+    return int(width), int(height)
 
 
 def _numbers(where: str, values: Any, count: int) -> list[float]:

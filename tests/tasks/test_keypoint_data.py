@@ -131,6 +131,31 @@ def test_boxes_are_clipped_to_the_image(root):
         ("{", r"val.json: not JSON: .* line 1"),
         ("[1, 2]", r"val.json: expected a COCO file with 'images' and 'annotations'"),
         (json.dumps({"images": []}), r"val.json: expected a COCO file"),
+        (
+            json.dumps({"images": None, "annotations": []}),
+            r"val.json: images: expected a list, got NoneType",
+        ),
+        (
+            json.dumps({"images": [], "annotations": None}),
+            r"val.json: annotations: expected a list, got NoneType",
+        ),
+        *(
+            (
+                json.dumps(
+                    {
+                        "images": [
+                            {"id": 1, "file_name": "a", "width": 9, "height": 9, side: value}
+                        ],
+                        "annotations": [person()],
+                    }
+                ),
+                rf"images\[0\]: {side}: expected a positive number, got {shown}$",
+            )
+            for side, value, shown in (
+                *(("width", None, "None"), ("height", "9", "'9'"), ("width", 0, "0")),
+                *(("height", float("nan"), "nan"), ("width", float("inf"), "inf")),
+            )
+        ),
         (json.dumps({"images": [{"id": 1}], "annotations": []}), r"images\[0\] has no 'id' and"),
         (
             json.dumps({"images": [{"id": "a", "file_name": "b"}], "annotations": []}),
