@@ -132,8 +132,9 @@ def real_batches(task: Task, specs: Sequence[InputSpec]) -> list[list[np.ndarray
 def _validation_samples(task: Task) -> list[Sample]:
     config = task.config
     root = getattr(getattr(config, "data", None), "root", None)
-    if getattr(config, "synthetic", None) is not None and not Path(str(root)).exists():
-        return []  # exporting should not draw a data set
+    if root is not None and not Path(root).exists():
+        _log.info("%s does not exist, random images are compared", root)
+        return []  # exporting should neither draw nor download a data set
     try:
         dataset = task.build_dataset("val")
         indices = sorted({index * len(dataset) // SAMPLES for index in range(SAMPLES)})

@@ -179,6 +179,13 @@ def test_real_samples_are_compared_where_there_are_some(tmp_path):
         np.testing.assert_array_equal(one[0], other[0])
 
 
+def test_no_data_set_is_fetched_to_compare(task, monkeypatch):
+    asked = []
+    monkeypatch.setattr(task, "build_dataset", asked.append)
+    assert len(parity.real_batches(task, task.input_spec())) == 3
+    assert asked == []
+
+
 def test_samples_are_fitted_to_fixed_sizes(task):
     spec = [InputSpec([3, 3, 5, 13], "float32", "image")]
     ((batch,),) = parity.real_batches(task, spec)
