@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import logging
+import lzma
+import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from core.errors import DataError
 from core.files import appearing
 from tasks.seg.config import DataConfig
 
+_CHUNK = 1 << 20
+# besides broken data: encryption, unknown compression and names that no file can have
+_UNPACKING_ERRORS = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
+    *(EOFError, OSError, RuntimeError, ValueError),
+)
 log = logging.getLogger(__name__)
 
 
@@ -52,12 +61,45 @@ def _unpack(archive: Path, folder: Path, url: str) -> Path:
                 packed.extractall(folder)
         elif tarfile.is_tarfile(archive):
             with tarfile.open(archive) as packed_tar:
-                packed_tar.extractall(folder, filter="data")
+                _extract_tar(packed_tar, folder)
         else:
             raise DataError(f"data.download: {url} is neither a zip nor a tar file")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+    except _UNPACKING_ERRORS as error:
         raise DataError(f"data.download: {url} cannot be unpacked: {error}") from error
     return folder
+
+
+def _extract_tar(packed: tarfile.TarFile, folder: Path) -> None:
+    """Write files and folders; a link becomes a copy of the file it leads to in the archive.
+
+    No link is ever made, so nothing can be written through one. Python's own filters, which older
+    releases lack, are not needed.
+    """
+    top = os.path.abspath(folder)
+    os.makedirs(top, exist_ok=True)
+    for member in packed:
+        target = Path(os.path.abspath(os.path.join(top, member.name)))
+        if not target.is_relative_to(top):
+            raise tarfile.TarError(f"{member.name} lies outside the archive's folder")
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+            continue
+        try:
+            source = packed.extractfile(member)
+        except KeyError as error:
+            raise tarfile.TarError(f"{member.name} is a link to nothing in the archive") from error
+        if source is None:
+            raise tarfile.TarError(f"{member.name} is neither a file nor a link to one")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
+    # tarfile takes a header that it cannot read for the end, which is a block of zeros
+    assert packed.fileobj is not None
+    packed.fileobj.seek(packed.offset)
+    if packed.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.TarError("it is corrupt in the middle")
+    while packed.fileobj.read(_CHUNK):
+        pass  # the checksum is compared at the very end
 
 
 def _folder_with(content: Path, list_name: str, url: str) -> Path:
