@@ -34,7 +34,7 @@ class SegDataset:
         augment = config.augment
         self.only_shape: tuple[int, ...] | None = None  # that a training image may have
         if self.training and augment.crop is None and augment.resize is None:
-            self.only_shape = read_image(str(self.pairs[0][0])).shape
+            self.only_shape = self._first_shape()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -69,6 +69,16 @@ class SegDataset:
             "image": transforms.pad(planes, size, 0.0, mirrored),
             "label": transforms.pad(label, size, data.ignore_index, mirrored),
         }
+
+    def _first_shape(self) -> tuple[int, ...] | None:
+        """Return the first image's shape; where broken ones are skipped, the first whole one's."""
+        for image_path, _ in self.pairs:
+            try:
+                return read_image(str(image_path)).shape
+            except DataError:
+                if self.config.data.on_error == "fail":
+                    raise
+        return None  # the loader says that none can be read
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         if not self.training:

@@ -88,6 +88,19 @@ def test_a_training_batch_has_the_crops_size(folder):
     assert set(np.unique(batch["label"].numpy())) <= {0, 1, 2, 255}
 
 
+def test_a_broken_first_image_is_skipped_where_no_size_is_set(folder):
+    (folder / "0.png").write_bytes(b"no image")
+    (folder / "train.txt").write_text("".join(f"{i}.png {i}_label.png\n" for i in (0, 2, 2)))
+    dataset = SegDataset(config_for(folder, data={"on_error": "skip"}), "train")
+    loader = Loader(dataset, batch_size=3, train=True, on_error="skip")
+    (batch,) = loader.epoch()
+    assert batch["image"].shape[1:] == [3, 12, 20]
+    (message,) = loader.skipped
+    assert "0.png: not an image" in message
+    with pytest.raises(DataError, match=r"0\.png: not an image"):
+        SegDataset(config_for(folder), "train")
+
+
 def test_a_mirrored_sample_is_the_mirror_image(folder):
     samples = [
         SegDataset(config_for(folder, augment={"flip": flip}), "train").sample(
