@@ -164,9 +164,89 @@ def test_label_maps_become_files(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "postprocess", lambda outputs, info: found)
     predict_files(task, predictor, tmp_path / "a.png", tmp_path / "out")
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert results == {"a.png": {"mask": "a_mask.png", "points": [[1.5, 2.0]], "level": 0.25}}
+    assert results == {
+        "a.png": {
+            **{"picture": "a.png", "mask": "a_mask.png"},
+            **{"points": [[1.5, 2.0]], "level": 0.25},
+        }
+    }
     read = cv2.imread(str(tmp_path / "out" / "a_mask.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(read, mask)
+
+
+def draw_levels(folder, levels):
+    for name, level in levels.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / name), np.full((4, 4, 3), level, np.uint8))
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("image_path", "save_dir"),
+    [
+        ("pics", "pics"),
+        ("pics", "pics/../pics/out"),
+        ("pics", "link"),
+        ("pics/pics", "pics"),  # pics/pics/pics/a.png would go to pics/pics/a.png
+        ("pics/a.png", "pics"),
+        ("links", "pics"),
+    ],
+)
+def test_predictions_are_not_written_among_the_images(toy, tmp_path, image_path, save_dir):
+    draw_levels(tmp_path, {f"{each}a.png": 9 for each in ("pics/", "pics/pics/", "pics/pics/b/")})
+    draw_levels(tmp_path, {"pics/pics/pics/a.png": 9})
+    (tmp_path / "link").symlink_to(tmp_path / "pics", target_is_directory=True)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.png").symlink_to(tmp_path / "pics" / "a.png")
+    before = contents(tmp_path)
+    predictor = load_predictor(toy)
+    with pytest.raises(DataError, match=r"^save_dir: expected a folder apart from the images"):
+        predict_files(
+            load_task(predictor, toy), predictor, tmp_path / image_path, tmp_path / save_dir
+        )
+    assert contents(tmp_path) == before
+
+
+def test_no_two_predictions_share_a_file(toy, tmp_path, monkeypatch):
+    levels = {
+        **{"a.png": 10, "a.bmp": 20, "A.jpg": 30, "a.bmp.png": 40, "a.png_mask.png": 50},
+        **{"c.png/a.png": 60, "c.bmp": 70, "c_mask.png": 80},
+    }
+    draw_levels(tmp_path / "pics", levels)
+    predictor = load_predictor(toy)
+    task = load_task(predictor, toy)
+
+    def prepare(image):
+        return {"image": np.zeros((3, 8, 8), np.float32)}, int(image[0, 0, 0])
+
+    def answer(outputs, level):
+        mask = np.full((2, 2), level, np.uint8)
+        return {"mask": mask, "parts": [mask + 1, mask + 2]}
+
+    monkeypatch.setattr(task, "preprocess", prepare)
+    monkeypatch.setattr(task, "postprocess", answer)
+    monkeypatch.setattr(task, "draw", lambda image, prediction: image)
+    for _ in range(2):
+        predict_files(task, predictor, tmp_path / "pics", tmp_path / "out")
+        results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        assert results.keys() == levels.keys()
+        for name, level in levels.items():
+            found = results[name]
+            for file, value in zip(
+                (found["picture"], found["mask"], *found["parts"]),
+                (level, level, level + 1, level + 2),
+            ):
+                read = cv2.imread(str(tmp_path / "out" / file), cv2.IMREAD_GRAYSCALE)
+                assert abs(int(read[0, 0]) - value) <= 1, (name, file)
+        written = [file.relative_to(tmp_path) for file in contents(tmp_path / "out")]
+        assert len(written) == 4 * len(levels) + 1
+        assert len({file.as_posix().casefold() for file in written}) == len(written)
+    assert results["a.png"]["picture"] == "a.png.png"
+    assert results["a.bmp"]["picture"] == "a.bmp.png"
+    assert results["c_mask.png"]["picture"] == "c_mask.png"
 
 
 def test_no_images_and_no_task(bare, tmp_path):
