@@ -66,6 +66,10 @@ def _peak_bytes() -> int:
         for line in _STATUS.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    # Windows has no module `resource`, but counts the peak itself
+    windows_peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    if windows_peak is not None:
+        return int(windows_peak)
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

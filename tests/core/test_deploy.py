@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from paddle import nn
 from paddle.static import InputSpec
 
+from core.deploy import memory
 from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
 from core.deploy.environment import environment
 from core.deploy.predict import list_images, load_task, predict_files
@@ -306,6 +309,17 @@ def test_benchmark_of_models_from_elsewhere(bare):
 def test_benchmark_measures_memory(toy):
     (row,) = benchmark([toy], Protocol(backends=("onnxruntime",), warmup=0, runs=1))
     assert 0 < row.peak_memory_mb < 200
+
+
+def test_the_peak_of_memory_on_windows(monkeypatch, tmp_path):
+    class Process:
+        def memory_info(self):
+            return SimpleNamespace(rss=5, peak_wset=7_000_000)
+
+    monkeypatch.setitem(sys.modules, "resource", None)  # importing it fails
+    monkeypatch.setattr(memory, "_STATUS", tmp_path / "absent")
+    monkeypatch.setattr(memory.psutil, "Process", Process)
+    assert memory._peak_bytes() == 7_000_000
 
 
 def test_environment_names_what_matters():
