@@ -2,6 +2,7 @@
 
     python benchmarks/results.py RUN_DIR [RUN_DIR ...]    # measure runs, write the page again
     python benchmarks/results.py                          # write the page again only
+    python benchmarks/results.py --published CONFIG WEIGHTS ROOT    # weights trained elsewhere
 
 For each run the best checkpoint is evaluated again, exported, evaluated as exported model in each
 runtime, and timed. The measurements lie in docs/results/<name>.json.
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from paddle.nn import Layer
 
 from core import checkpoint, cli
+from core.config import load_yaml, merge
 from core.data import Loader
 from core.deploy.benchmark import Protocol, benchmark
 from core.deploy.environment import environment
@@ -31,6 +34,7 @@ from core.deploy.predictor import BACKENDS, load_predictor
 from core.evaluation import eager_forward, evaluate
 from core.export.package import export
 from core.export.parity import summary
+from core.run import read_run
 from core.task import Forward, Task
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -67,15 +71,10 @@ def measure(task: Task, run: Forward) -> dict[str, float]:
     return evaluate(task, run, loader, progress=True).compute()
 
 
-def measure_run(run: Path) -> dict[str, Any]:
-    """Evaluate, export and time the best checkpoint of a run."""
-    best = run / "best_model"
-    description = checkpoint.load_description(best)
-    assert description is not None
-    task, model = checkpoint.restore(best)
-    settings = yaml.safe_load((run / "config.yml").read_text())
+def measure_model(name: str, task: Task, model: Layer) -> dict[str, Any]:
+    """Evaluate a model, export it, evaluate and time the exported files."""
     with tempfile.TemporaryDirectory() as folder:
-        made = export(task, model, Path(folder, run.name), formats=("paddle", "onnx"))
+        made = export(task, model, Path(folder, name), formats=("paddle", "onnx"))
         metrics = {"eager": measure(task, eager_forward(task, model))}
         for backend in BACKENDS:
             metrics[backend] = measure(task, load_predictor(made.folder, backend).run)
@@ -84,12 +83,7 @@ def measure_run(run: Path) -> dict[str, Any]:
     assert report is not None
     return {
         "task": task.name,
-        "network": settings["model"]["name"],
-        "command": command(run / "train.log"),
-        "seed": settings.get("seed", 0),
-        "epochs": settings["train"]["epochs"],
-        "best_epoch": description.epoch,
-        "training_minutes": round(training_seconds(run / "train.log") / 60, 1),
+        "network": task.config.model.name,
         "metrics": metrics,
         "largest_difference": dict(summary(made.differences)),
         "size_mb": report.size_mb,
@@ -100,6 +94,33 @@ def measure_run(run: Path) -> dict[str, Any]:
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def measure_run(run: Path) -> dict[str, Any]:
+    """Measure the best checkpoint of a training run."""
+    best = run / "best_model"
+    description = checkpoint.load_description(best)
+    assert description is not None
+    task, model = checkpoint.restore(best)
+    settings = yaml.safe_load((run / "config.yml").read_text())
+    log = run / "train.log"
+    minutes = training_seconds(log) / 60
+    told = (
+        f"Seed {settings.get('seed', 0)}, {settings['train']['epochs']} epochs in {minutes:.0f} "
+        f"minutes, best after epoch {description.epoch}."
+    )
+    return {"command": command(log), "told": told, **measure_model(run.name, task, model)}
+
+
+def measure_published(config: str, weights: str, root: str) -> dict[str, Any]:
+    """Measure weights that were trained elsewhere."""
+    settings = merge(load_yaml(config), {"data": {"root": root}})
+    task, model = checkpoint.restore(weights, read_run(settings).task)
+    words = ["tools/eval.py", "-c", config, "--weights", _short(weights)]
+    words += ["-o", _short(f"data.root={root}")]
+    told = "Published weights, not trained here."
+    called = f"python {shlex.join(words)}"
+    return {"command": called, "told": told, **measure_model(Path(config).stem, task, model)}
 
 
 def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -115,10 +136,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     """Yield the lines about one run."""
     shapes = " ".join("x".join(map(str, shape)) for shape in entry["input_shapes"])
     yield f"\n## {name}\n\n```\n{entry['command']}\n```\n"
-    yield (
-        f"{entry['network']} at {shapes}, seed {entry['seed']}, {entry['epochs']} epochs in "
-        f"{entry['training_minutes']} minutes, best after epoch {entry['best_epoch']}."
-    )
+    yield f"{entry['network']} at {shapes}. {entry['told']}"
     yield (
         f"{entry['size_mb']:.2f} MB (.pdmodel + .pdiparams), "
         f"{entry['parameters'] / 1e6:.3f} M parameters, {entry['macs'] / 1e6:.1f} M MACs.\n"
@@ -143,6 +161,12 @@ def _short(word: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="save_dir of a finished training")
+    parser.add_argument(
+        "--published",
+        nargs=3,
+        metavar=("CONFIG", "WEIGHTS", "ROOT"),
+        help="weights trained elsewhere, with the config and the data to measure them on",
+    )
     arguments = parser.parse_args()
     folder = DOCS / "results"
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,6 +174,10 @@ def main() -> None:
         logging.info("measuring %s", run.name)
         content = json.dumps(measure_run(run), indent=1)
         (folder / f"{run.name}.json").write_text(content + "\n", encoding="utf-8")
+    if arguments.published:
+        content = json.dumps(measure_published(*arguments.published), indent=1)
+        name = Path(arguments.published[0]).stem
+        (folder / f"{name}.json").write_text(content + "\n", encoding="utf-8")
     entries = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     (DOCS / "results.md").write_text("\n".join(page(entries)) + "\n", encoding="utf-8")
 

@@ -37,11 +37,12 @@ def call(tool: str, *arguments: str) -> None:
         raise UserError(f"tools/{tool}: ended with status {status}, see above")
 
 
-def montage(folder: Path, file: Path, columns: int = 4, side: int = 240) -> None:
-    """Put the first pictures of a folder side by side."""
+def montage(predicted: Path, file: Path, columns: int = 4, side: int = 180) -> None:
+    """Put the first pictures that `predict.py` drew side by side."""
+    entries = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))
     tiles = []
-    for path in sorted(folder.glob("*.png"))[: 2 * columns]:
-        image = cv2.imread(str(path))
+    for entry in list(entries.values())[: 2 * columns]:
+        image = cv2.imread(str(predicted / entry["picture"]))
         scale = side / max(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         tile = np.full((side, side, 3), 255, np.uint8)
