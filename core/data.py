@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import signal
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -137,6 +139,12 @@ class Loader:
         finally:
             # dropped half-way, Paddle's iterator would leave its processes behind
             batches._try_shutdown_all()
+
+    def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
+        """Yield about so many samples of an epoch, for calibration."""
+        batches = -(-samples // (self.batch_size * self.world))
+        with contextlib.closing(self.epoch(number)) as stream:
+            yield from itertools.islice(stream, batches)
 
     def _note(self, broken: list[str]) -> None:
         for message in broken:

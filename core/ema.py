@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import paddle
-from paddle import Tensor
 from paddle.nn import Layer
 
 
@@ -19,12 +18,6 @@ class Ema:
 
     def __init__(self, model: Layer, decay: float) -> None:
         self.decay = decay
-        self.updates = 0
-        self._average: dict[str, Tensor] = {}
-        self.rebuild(model)
-
-    def rebuild(self, model: Layer) -> None:
-        """Start anew from the model as it is, after its parameters were replaced."""
         self.updates = 0
         self._average = {
             name: tensor.detach().clone()

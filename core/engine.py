@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -58,23 +57,21 @@ class Engine:
         self.val_loader = build_loader(run, "val", self.rank, self.world)
         paddle.seed(self.seed)
         self.model = self.task.build_model()
-        self.windows = Windows(recipe, checkpoint.load_pretrained(self.task, self.model))
+        self.windows = Windows(recipe)
         self.steps_per_epoch = len(self.train_loader) // self.config.accumulate
         if self.steps_per_epoch == 0:
             raise ConfigError("train.accumulate: an epoch has fewer batches than one step needs")
         self._order = order_settings(run, self.world, len(self.train_loader.dataset))
         self.epochs = self.config.epochs
         self.total_steps = self.epochs * self.steps_per_epoch
-        self.epoch = 0  # epochs finished
-        self.step = 0  # optimizer steps finished
+        self.epoch, self.step = 0, 0  # epochs and optimizer steps finished
         self.best: float | None = None
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
         self.evaluated = False
         self.best_report = ""  # the metric's table, of the best epoch
         self.stop = False
-        self.ema = Ema(self.model, self.config.ema_decay) if self.config.ema_decay else None
-        self._optimizer = self._build_optimizer()
+        self._optimizer, self.ema = self._build_updaters()
         self._inputs = [spec.name for spec in self.task.input_spec()]
 
     def train(self, resume: bool = False) -> dict[str, float]:
@@ -88,6 +85,9 @@ class Engine:
         every = self.config.eval_every
         if resume:
             self._resume()
+        else:
+            self.windows.carry(checkpoint.load_pretrained(self.task, self.model))
+            self._optimizer, self.ema = self._build_updaters()
         try:
             for hook in self.hooks:
                 hook.before_training(self)
@@ -127,10 +127,12 @@ class Engine:
         with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
             yield
 
-    def _build_optimizer(self) -> Optimizer:
+    def _build_updaters(self) -> tuple[Optimizer, Ema | None]:
         parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
         distributed.broadcast_from_first([*self.model.state_dict().values(), *parameters.values()])
-        return Optimizer(parameters, self.config.optimizer, self.config.clip_norm)
+        optimizer = Optimizer(parameters, self.config.optimizer, self.config.clip_norm)
+        decay = self.config.ema_decay
+        return optimizer, Ema(self.model, decay) if decay else None
 
     def _open_epoch(self) -> None:
         # what is random depends on the epoch alone, so that a resumed run agrees; first for what
@@ -140,9 +142,7 @@ class Engine:
         paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
         replaced = self.windows.before_epoch(self.epoch)
         if changed or replaced:
-            self._optimizer = self._build_optimizer()
-            if self.ema:
-                self.ema.rebuild(self.model)
+            self._optimizer, self.ema = self._build_updaters()
         if edited or replaced:  # a model of another structure does not compete with this one
             self.best, self.best_epoch = None, self.epoch
 
@@ -155,16 +155,11 @@ class Engine:
             rank=self.rank,
             world=self.world,
             save_dir=self.save_dir,
-            calibration=self._calibration,
+            calibration=lambda samples: self.train_loader.some(samples, self.epoch),
             evaluate=lambda model: evaluate_model(self.task, model, self.val_loader).compute(),
             teacher_config=self._teacher_config,
             resuming=resuming,
         )
-
-    def _calibration(self, samples: int) -> Iterator[Batch]:
-        batches = -(-samples // (self.config.batch_size * self.world))
-        with contextlib.closing(self.train_loader.epoch(self.epoch)) as stream:
-            yield from itertools.islice(stream, batches)
 
     def _train_epoch(self) -> None:
         self.model.train()
@@ -248,9 +243,8 @@ class Engine:
         )
         assign(self.model, load_arrays(weights), str(weights))
         self._amp.load_state_dict(state["amp"])
-        self._optimizer = self._build_optimizer()
+        self._optimizer, self.ema = self._build_updaters()
         self._optimizer.load_state_dict(state["optimizer"])
-        if self.ema and state["ema"]:
-            self.ema.rebuild(self.model)
+        if self.ema:
             self.ema.load_state_dict(state["ema"])
         log.info("resumed %s after epoch %d", folder, self.epoch)

@@ -23,13 +23,16 @@ class Windows:
 
     Args:
         recipe: Strategies with their windows.
-        edits: Edits that the model already carries.
     """
 
-    def __init__(self, recipe: Recipe, edits: list[Edit]) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._finished = list(edits)
+        self._finished: list[Edit] = []
         self._live: dict[int, Strategy] = {}  # position in the recipe -> strategy, by phase
+
+    def carry(self, edits: list[Edit]) -> None:
+        """Note edits that the model brought along, before any window opens."""
+        self._finished = list(edits)
 
     def cross(self, epoch: int, model: Layer, make_context: MakeContext) -> tuple[bool, bool]:
         """Open and close windows at the beginning of an epoch.

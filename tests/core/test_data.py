@@ -157,6 +157,12 @@ def test_no_worker_stays_behind(taken: int) -> None:
     assert not alive
 
 
+def test_some_samples_for_calibration() -> None:
+    loader = Loader(Numbers(20), batch_size=3, train=True, seed=4)
+    seen = [batch["index"].numpy().tolist() for batch in loader.some(7, 1)]
+    assert seen == collect(loader, 1)["index"][:3]
+
+
 def test_too_little_data_is_refused() -> None:
     with pytest.raises(DataError, match="the data set is empty"):
         Loader(Numbers(0), batch_size=2, train=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,10 +183,16 @@ def test_pretrained_takes_a_checkpoint_with_its_edits(toy_settings: Any, tmp_pat
     settings = toy_settings(epochs=1)
     settings["model"] = {"pretrained": str(tmp_path / "first" / "latest")}
     engine = make_engine(settings, tmp_path / "second")
-    assert engine.model.head.weight.shape == [2, 1]
     engine.train()
+    assert engine.model.head.weight.shape == [2, 1]
     _, model = checkpoint.restore(tmp_path / "second" / "latest" / "model.pdparams")
     assert model.head.weight.shape == [2, 1]
+    # the first checkpoint is not needed any more
+    shutil.rmtree(tmp_path / "first")
+    settings["train"]["epochs"] = 2
+    resumed = make_engine(settings, tmp_path / "second")
+    resumed.train(resume=True)
+    assert [kind for kind, _ in resumed.windows.edits()] == [NARROW]
 
 
 def test_best_is_forgotten_when_the_structure_changes(toy_settings: Any, tmp_path: Path) -> None:
