@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import _codecs
 import collections
+import io
 import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import paddle
@@ -29,8 +30,7 @@ def load_arrays(path: str | Path) -> dict[str, Any]:
         CheckpointError: The file is broken, or holds anything but arrays and plain values.
     """
     try:
-        with open(path, "rb") as file:
-            content = _ArrayUnpickler(file).load()
+        content = _ArrayUnpickler(Path(path).read_bytes()).load()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except _RefusedError as error:
@@ -107,11 +107,15 @@ class _RefusedError(Exception):
     pass
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays and plain containers only."""
+class _ArrayUnpickler(pickle._Unpickler):
+    """Unpickles arrays and plain containers only.
 
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file, encoding="latin1")
+    The unpickler written in Python, from memory: the one written in C can be made to fill the
+    machine by one wrong byte (the index of a memo), reading from a file by one wrong length.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
         if module in ("numpy.core.multiarray", "numpy._core.multiarray"):

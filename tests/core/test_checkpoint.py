@@ -94,6 +94,15 @@ def test_broken_files_are_named(tmp_path: Path) -> None:
         weights_path(tmp_path / "gone")
 
 
+def test_one_wrong_byte_does_not_fill_the_machine(tmp_path: Path) -> None:
+    # LONG_BINPUT with the largest index: the C unpickler would allocate 34 GB and touch them all
+    spoilt = pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f"
+    (tmp_path / "x.pdparams").write_bytes(spoilt + pickle.STOP)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert load_arrays(tmp_path / "x.pdparams") == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
 def test_assign_is_strict_and_changes_nothing_on_failure() -> None:
     net = small_net()
     good = {name: t.numpy() + 1 for name, t in net.state_dict().items()}
