@@ -124,7 +124,12 @@ class Loader:
             num_workers=min(self.num_workers, self.steps),
             worker_init_fn=_start_worker,
         )
+        handler = signal.getsignal(signal.SIGCHLD)
         batches = iter(loader)
+        if self.num_workers:
+            # Paddle leaves a handler behind that corrupts memory when other children end, and it
+            # asks after its own processes anyway while it waits for them
+            signal.signal(signal.SIGCHLD, handler)
         try:
             for batch in batches:
                 if _DEFECT in batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,12 @@ def test_no_worker_stays_behind(taken: int) -> None:
     stream.close()
     _, alive = psutil.wait_procs(mine, timeout=10)
     assert not alive
+
+
+def test_no_signal_handler_stays_behind() -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    collect(Loader(Numbers(6), batch_size=2, train=True, num_workers=1))
+    assert signal.getsignal(signal.SIGCHLD) is before
 
 
 def test_some_samples_for_calibration() -> None:
