@@ -96,7 +96,6 @@ def test_decoder_has_the_widths_asked_for() -> None:
     [
         ("PPLCNet_x1_1", r"no network 'PPLCNet_x1_1' \(did you mean 'PPLCNet_x1_"),
         ("Nonsense", r"no network 'Nonsense', for instance PPLCNet_x1_0"),
-        ("SqueezeNet1_1", r"SqueezeNet1_1 cannot be followed .* at stride 4, 8, 16, 32; choose"),
         ("HRNet_W18_C", r"HRNet_W18_C cannot be followed .* at stride 8, 16, 32"),
         ("ViT_small_patch16_224", r"ViT_small_patch16_224 cannot be used: Input image size"),
     ],
