@@ -29,7 +29,7 @@ from core.errors import ExportError
 
 @dataclass(frozen=True)
 class Trace:
-    """A layer as a graph of operators in evaluation mode.
+    """A layer as a graph of operators.
 
     Attributes:
         program: In old IR; its variables of weights bear the weights' dotted paths in the layer.
@@ -57,10 +57,13 @@ def old_ir() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def evaluation_mode(layer: Layer) -> Iterator[None]:
-    """Put a layer in evaluation mode inside; each sublayer gets back the mode it had."""
+def evaluation_mode(layer: Layer, evaluation: bool = True) -> Iterator[None]:
+    """Put a layer in evaluation mode inside, or in training mode.
+
+    Each sublayer gets back the mode it had.
+    """
     modes = [(each, each.training) for each in layer.sublayers(include_self=True)]
-    layer.eval()
+    layer.eval() if evaluation else layer.train()
     try:
         yield
     finally:
@@ -68,8 +71,13 @@ def evaluation_mode(layer: Layer) -> Iterator[None]:
             each.training = training
 
 
-def trace(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = None) -> Trace:
-    """Trace a layer in evaluation mode without running it.
+def trace(
+    layer: Layer,
+    specs: Sequence[InputSpec],
+    model: Layer | None = None,
+    training: bool = False,
+) -> Trace:
+    """Trace a layer in evaluation mode without running it, or as it trains.
 
     The layer is called once with symbolic inputs, so Python decides branches and loops then:
     control flow that depends on values, not on shapes, is refused.
@@ -79,6 +87,7 @@ def trace(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = None) 
             `output`, `output_0`, `output_1`, ... or by the keys of the dict.
         specs: One per argument, with a name; None or -1 marks a free dimension.
         model: The part of the layer from which paths are counted, if the layer wraps one.
+        training: Trace it in training mode, with the heads that only training has.
 
     Raises:
         ExportError: The layer cannot be traced; the message begins with the path of the sublayer
@@ -86,7 +95,7 @@ def trace(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = None) 
     """
     weights = _name_by_path(layer, model or layer)
     names = _input_names(specs, weights)
-    with evaluation_mode(layer), _renamed(weights), old_ir():
+    with evaluation_mode(layer, not training), _renamed(weights), old_ir():
         program, startup = paddle.static.Program(), paddle.static.Program()
         try:
             with paddle.static.program_guard(program, startup), to_static_mode_guard(True):
@@ -97,7 +106,8 @@ def trace(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = None) 
                 outputs = _output_variables(_call(layer, inputs, model or layer))
         finally:
             ProgramTranslator.get_instance()._params_recorder.pop(program)
-        _set_evaluation(program)
+        if not training:
+            _set_evaluation(program)
         used = {name: weights[name] for name in weights if program.global_block().has_var(name)}
         for name in used:
             # a plain tensor attribute is a weight of the file as well

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from paddle import Tensor
 from paddle.inference import Config, create_predictor
 from paddle.nn import Layer
 from paddle.static import InputSpec
@@ -33,9 +34,9 @@ from core.trace import trace
 
 Shape = tuple[int, ...]
 
-_CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv3d", "deformable_conv", "fused_conv2d")
-_TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose")
-_PRODUCTS = MappingProxyType({"matmul_v2": "trans_x", "matmul": "transpose_X", "bmm": ""})
+CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv3d", "deformable_conv", "fused_conv2d")
+TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose")
+PRODUCTS = MappingProxyType({"matmul_v2": "trans_x", "matmul": "transpose_X", "bmm": ""})
 
 
 def size_bytes(files: Sequence[Path]) -> dict[str, int]:
@@ -50,14 +51,18 @@ def size_mb(files: Sequence[Path]) -> float:
 
 def count_parameters(layer: Layer) -> int:
     """Count the numbers that training changes, frozen ones included."""
+    return sum(math.prod(tensor.shape) for tensor in counted_parameters(layer).values())
+
+
+def counted_parameters(layer: Layer) -> dict[str, Tensor]:
+    """Return what `count_parameters` counts, by dotted path."""
     # paddle.nn.BatchNorm, unlike BatchNorm2D, keeps its running statistics as parameters
     statistics = {
         id(tensor)
         for each in layer.sublayers(include_self=True)
         for tensor in (getattr(each, "_mean", None), getattr(each, "_variance", None))
     }
-    counted = [tensor for tensor in layer.parameters() if id(tensor) not in statistics]
-    return sum(math.prod(tensor.shape) for tensor in counted)
+    return {path: t for path, t in layer.named_parameters() if id(t) not in statistics}
 
 
 def count_stored(files: Sequence[Path]) -> int:
@@ -80,7 +85,7 @@ def count_macs_of_files(files: Sequence[Path], inputs: Sequence[np.ndarray]) -> 
     """
     graph = Graph.from_files(files[0], files[1])
     counted = [
-        op for op in graph.operators if op.type in (*_CONVOLUTIONS, *_TRANSPOSED, *_PRODUCTS)
+        op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)
     ]
     names = sorted({name for op in counted for name in _measured(op)})
     return sum(macs_by_operator(graph, _run_shapes(graph, inputs, names)))
@@ -101,24 +106,24 @@ def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
 
 
 def _macs(op: Any, shapes: Mapping[str, Shape]) -> int:
-    if op.type in _CONVOLUTIONS:
+    if op.type in CONVOLUTIONS:
         kernel = shapes[only(op.inputs, "Filter")]  # [out, in / groups, height, width]
         return _size(op, shapes, _output(op)) * math.prod(kernel[1:])
-    if op.type in _TRANSPOSED:
+    if op.type in TRANSPOSED:
         kernel = shapes[only(op.inputs, "Filter")]  # [in, out / groups, height, width]
         return _size(op, shapes, only(op.inputs, "Input")) * math.prod(kernel[1:])
-    if op.type in _PRODUCTS:
+    if op.type in PRODUCTS:
         left = shapes[only(op.inputs, "X")]
-        across = attribute(op, _PRODUCTS[op.type], False) and len(left) > 1
+        across = attribute(op, PRODUCTS[op.type], False) and len(left) > 1
         return _size(op, shapes, _output(op)) * left[-2 if across else -1]
     return 0
 
 
 def _measured(op: Any) -> list[str]:
     """Return the variables whose shapes `_macs` asks for."""
-    if op.type in _TRANSPOSED:
+    if op.type in TRANSPOSED:
         return [only(op.inputs, "Input")]
-    if op.type in _PRODUCTS:
+    if op.type in PRODUCTS:
         return [only(op.inputs, "X"), _output(op)]
     return [_output(op)]
 

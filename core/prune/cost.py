@@ -1,0 +1,132 @@
+"""What a model costs as a function of the channels that are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.export.report import CONVOLUTIONS, PRODUCTS, TRANSPOSED
+from core.prune.graph import Graph, Operator
+from core.prune.labels import Array
+
+AxisLabels = Mapping[str, Mapping[int, Array]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Multiply-accumulates of one operator: a constant times the sizes of these axes."""
+
+    operator: Operator
+    constant: float
+    axes: tuple[int, ...]  # positions in `Cost`
+
+
+class Cost:
+    """Multiply-accumulates and parameters, the definitions being those of `core.export.report`.
+
+    Args:
+        work: Per operator.
+        weights: Constant and axes of every parameter.
+        axes: Labels of each axis that they name.
+    """
+
+    def __init__(
+        self,
+        work: Sequence[Work],
+        weights: Mapping[str, tuple[float, tuple[int, ...]]],
+        axes: Sequence[Array],
+    ) -> None:
+        self.work, self.weights = list(work), dict(weights)
+        self._flat = np.concatenate(axes) if axes else np.zeros(0, np.int64)
+        ends = np.cumsum([len(axis) for axis in axes])
+        self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64) if axes else ends
+
+    def sizes(self, keep: Array) -> Array:
+        """Return how long each axis is when the channels of this mask are kept."""
+        kept = keep[self._flat].astype(np.int64)
+        return np.add.reduceat(kept, self._starts) if kept.size else kept
+
+    def macs(self, keep: Array) -> int:
+        """Return the multiply-accumulates of one input."""
+        return int(sum(self.macs_by_operator(keep)))
+
+    def macs_by_operator(self, keep: Array) -> list[float]:
+        """Return the multiply-accumulates of each entry of `work`."""
+        sizes = self.sizes(keep).tolist()
+        return [w.constant * math.prod(sizes[axis] for axis in w.axes) for w in self.work]
+
+    def parameters(self, keep: Array) -> int:
+        """Return the number of parameters."""
+        sizes = self.sizes(keep).tolist()
+        counts = [c * math.prod(sizes[axis] for axis in axes) for c, axes in self.weights.values()]
+        return int(sum(counts))
+
+
+def measure_cost(
+    graph: Graph,
+    activations: AxisLabels,
+    weights: AxisLabels,
+    parameters: Mapping[str, Sequence[int]],
+) -> Cost:
+    """Count what each operator of a graph costs.
+
+    Args:
+        graph: In evaluation mode.
+        activations: Labels of its variables.
+        weights: Labels of parameters and buffers.
+        parameters: Shapes of those to count.
+    """
+    axes: list[Array] = []
+    known: dict[tuple[str, int], int] = {}
+
+    def factors(
+        name: str, dimensions: Sequence[int], shape: Sequence[int]
+    ) -> tuple[float, list[int]]:
+        labelled = (weights if name in weights else activations).get(name, {})
+        constant, found = 1.0, []
+        for axis in dimensions:
+            if axis not in labelled:
+                constant *= shape[axis]
+                continue
+            if (name, axis) not in known:
+                known[name, axis] = len(axes)
+                axes.append(labelled[axis])
+            found.append(known[name, axis])
+        return constant, found
+
+    work = []
+    for op in graph.operators:
+        constant, places = 1.0, []
+        for name, dimensions in _dimensions(op, graph):
+            part, found = factors(name, dimensions, graph.shapes[name])
+            constant *= part
+            places += found
+        if places or constant != 1.0:
+            work.append(Work(op, constant, tuple(places)))
+    counted = {}
+    for name, shape in parameters.items():
+        constant, found = factors(name, range(len(shape)), shape)
+        counted[name] = (constant, tuple(found))
+    return Cost(work, counted, axes)
+
+
+def _dimensions(op: Operator, graph: Graph) -> list[tuple[str, Sequence[int]]]:
+    """Return the axes whose sizes, multiplied, are the multiply-accumulates of an operator."""
+    if op.type in CONVOLUTIONS:
+        out, kernel = op.output("Output"), op.input("Filter")
+        inner = range(1, len(graph.shapes[kernel]))
+        return [(out, range(len(graph.shapes[out]))), (kernel, inner)]
+    if op.type in TRANSPOSED:
+        x, kernel = op.input("Input"), op.input("Filter")
+        inner = range(1, len(graph.shapes[kernel]))
+        return [(x, range(len(graph.shapes[x]))), (kernel, inner)]
+    if op.type in PRODUCTS:
+        x, out = op.input("X"), op.output("Out")
+        across = bool(op.attribute(PRODUCTS[op.type])) if PRODUCTS[op.type] else False
+        rank = len(graph.shapes[x])
+        inner_axis = rank - (2 if across and rank > 1 else 1)
+        return [(out, range(len(graph.shapes[out]))), (x, [inner_axis])]
+    return []

@@ -1,0 +1,247 @@
+"""Cut channels out of a live model, check that it still fits together, and do it again elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.base.framework import EagerParamBase
+from paddle.nn import Layer
+from paddle.nn.layer import conv, norm
+from paddle.static import InputSpec
+
+from core.channels import ChannelShuffle, ChannelSplit
+from core.errors import CheckpointError, ExportError
+from core.prune.analysis import Analysis, TracedLabels
+from core.prune.graph import Graph, Operator, TraceError, trace_operators
+from core.prune.labels import Array
+from core.strategy import Record
+
+Undo = Callable[[], None]
+Indices = dict[str, dict[int, list[int]]]  # weight -> axis -> positions that are kept
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What a cut does to a model, in plain numbers.
+
+    Attributes:
+        kept: Positions kept on each axis of each weight that gets smaller.
+        settings: New values of attributes, by layer.
+    """
+
+    kept: Indices
+    settings: dict[str, dict[str, Any]]
+
+    def to_record(self) -> Record:
+        """Return it as plain JSON; equal lists of positions are written once."""
+        lists: dict[str, int] = {}
+        weights: dict[str, dict[str, int]] = {}
+        for name, axes in self.kept.items():
+            for axis, positions in axes.items():
+                place = lists.setdefault(json.dumps(positions), len(lists))
+                weights.setdefault(name, {})[str(axis)] = place
+        positions = [json.loads(text) for text in lists]
+        return {"positions": positions, "weights": weights, "settings": self.settings}
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Edit:
+        """Read what `to_record` wrote."""
+        positions = record["positions"]
+        kept = {
+            name: {int(axis): positions[place] for axis, place in axes.items()}
+            for name, axes in record["weights"].items()
+        }
+        return Edit(kept, dict(record["settings"]))
+
+
+def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> Edit:
+    """Work out what keeping these labels means for every weight and layer."""
+    kept: Indices = {}
+    for name, axes in analysis.weights.items():
+        for axis, labels in axes.items():
+            mask = keep[labels]
+            if not mask.all():
+                kept.setdefault(name, {})[axis] = np.flatnonzero(mask).tolist()
+    settings: dict[str, dict[str, Any]] = {}
+    layers = dict(model.named_sublayers())
+    for setting in analysis.settings:
+        count = int(keep[setting.labels].sum())
+        if count == len(setting.labels):
+            continue
+        own = settings.setdefault(setting.layer, {})
+        if setting.position is None:
+            own[setting.attribute] = count
+        else:
+            value = own.get(setting.attribute, getattr(layers[setting.layer], setting.attribute))
+            own[setting.attribute] = [*value]
+            own[setting.attribute][setting.position] = count
+    for moved in analysis.rearrangements:
+        together = np.concatenate(moved.inputs)
+        if keep[together].all():
+            continue
+        layer = layers[moved.layer]
+        if isinstance(layer, ChannelSplit):
+            settings[moved.layer] = {"sizes": [int(keep[part].sum()) for part in moved.parts]}
+        elif isinstance(layer, ChannelShuffle):
+            place = np.cumsum(keep[together]) - 1
+            old = layer.positions(len(together))
+            order = [int(place[position]) for position in old if keep[together[position]]]
+            settings[moved.layer] = {"order": layer.simplified(order)}
+    return Edit(kept, settings)
+
+
+def apply_edit(model: Layer, edit: Edit) -> Undo:
+    """Cut a model; weights that get smaller become new tensors.
+
+    Returns:
+        A function that puts the very tensors and numbers back that the model had.
+
+    Raises:
+        CheckpointError: The model has no such weights or layers, or they are too small.
+    """
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    layers = dict(model.named_sublayers(include_self=True))
+    unknown = [name for name in edit.kept if name not in tensors]
+    unknown += [name for name in edit.settings if name not in layers]
+    if unknown:
+        raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
+    smaller = {id(tensors[name]): _select(name, tensors[name], edit.kept[name]) for name in edit.kept}
+    changes: list[tuple[dict[str, Any], str, Any]] = []  # a dict, a key, what it held
+
+    def change(held: dict[str, Any], key: str, value: Any) -> None:
+        changes.append((held, key, held[key]))
+        held[key] = value
+
+    for layer in layers.values():
+        for held in (layer._parameters, layer._buffers):
+            for key, tensor in held.items():
+                if tensor is not None and id(tensor) in smaller:
+                    change(held, key, smaller[id(tensor)])
+    for path, settings in edit.settings.items():
+        for name, value in settings.items():
+            change(vars(layers[path]), name, value)
+    for layer in layers.values():
+        for name, value in _sizes(layer).items():
+            change(vars(layer), name, value)
+
+    def undo() -> None:
+        for held, key, value in reversed(changes):
+            held[key] = value
+
+    return undo
+
+
+def _select(name: str, tensor: Tensor, axes: Mapping[int, list[int]]) -> Tensor:
+    values = tensor.numpy()
+    for axis, positions in axes.items():
+        if axis >= values.ndim or max(positions) >= values.shape[axis]:
+            raise CheckpointError(
+                f"{name}: channel {max(positions)} is kept on axis {axis}, "
+                f"its shape is {list(tensor.shape)}"
+            )
+        values = values.take(positions, axis)
+    if not isinstance(tensor, EagerParamBase):
+        smaller = paddle.to_tensor(values, stop_gradient=tensor.stop_gradient)
+        smaller.name, smaller.persistable = tensor.name, tensor.persistable
+        return smaller
+    parameter = EagerParamBase(
+        shape=list(values.shape), dtype=tensor.dtype, name=tensor.name
+    )
+    parameter.set_value(values)
+    for name in ("optimize_attr", "regularizer", "do_model_average", "need_clip", "is_distributed"):
+        setattr(parameter, name, getattr(tensor, name))
+    parameter.stop_gradient = tensor.stop_gradient
+    return parameter
+
+
+def _sizes(layer: Layer) -> dict[str, int]:
+    """Return the numbers that a layer prints, and some code asks for, as its weights have them."""
+    weight = layer._parameters.get("weight")
+    if isinstance(layer, conv._ConvNd):
+        ends = ("_in_channels", "_out_channels")
+        transposed = isinstance(layer, paddle.nn.Conv2DTranspose)
+        names = ends if transposed else reversed(ends)
+        return dict(zip(names, (weight.shape[0], weight.shape[1] * layer._groups)))
+    if isinstance(layer, norm._BatchNormBase):
+        return {"_num_features": layer._mean.shape[0]}
+    if isinstance(layer, paddle.nn.GroupNorm) and weight is not None:
+        return {"_num_channels": weight.shape[0]}
+    if isinstance(layer, paddle.nn.PReLU):
+        return {"_num_parameters": layer._weight.shape[0]}
+    return {}
+
+
+@contextlib.contextmanager
+def cut_for_now(model: Layer, edit: Edit) -> Iterator[None]:
+    """Cut a model inside; afterwards it is whole again, with the very tensors it had."""
+    undo = apply_edit(model, edit)
+    try:
+        yield
+    finally:
+        undo()
+
+
+def check_cut(
+    model: Layer, specs: Sequence[InputSpec], analysis: Analysis, keep: Array
+) -> dict[tuple[bool, int], str]:
+    """Trace a cut model again and compare every tensor with what the analysis foresaw.
+
+    Code may hold numbers of channels that no graph shows (`x.reshape([0, 64, -1])`).
+
+    Returns:
+        The operators that turned out to do so, by mode and position, each with what was found;
+        empty if all is well.
+    """
+    layers = dict(model.named_sublayers())
+    for expected in _distinct(analysis.graphs):
+        try:
+            found = trace_operators(model, specs, expected.training)
+        except TraceError as error:
+            own = [op.index for op in expected.graph.operators if op.layer == error.layer]
+            return {(expected.training, index): str(error) for index in own}
+        ours, theirs = (_outside(graph, layers) for graph in (expected.graph, found))
+        if [op.type for op in ours] != [op.type for op in theirs]:
+            raise ExportError(f"{type(model).__name__}: runs other operators once it is pruned")
+        for one, two in zip(ours, theirs):
+            wrong = _misfit(one, two, expected, found, keep)
+            if wrong:
+                return {(expected.training, one.index): wrong}
+    return {}
+
+
+def _distinct(graphs: Sequence[TracedLabels]) -> Sequence[TracedLabels]:
+    """Leave out the trace in training mode where it is that in evaluation mode."""
+    train, evaluation = graphs
+    types = [[op.type for op in each.graph.operators] for each in graphs]
+    return [evaluation] if types[0] == types[1] else [train, evaluation]
+
+
+def _outside(graph: Graph, layers: Mapping[str, Layer]) -> list[Operator]:
+    inside = {
+        index
+        for call in graph.calls
+        if isinstance(layers.get(call.layer), (ChannelSplit, ChannelShuffle))
+        for index in range(call.first, call.end)
+    }
+    return [op for op in graph.operators if op.index not in inside]
+
+
+def _misfit(
+    one: Operator, two: Operator, expected: TracedLabels, found: Graph, keep: Array
+) -> str:
+    for slot in ("Out", "Output", "Y"):
+        for name, other in zip(one.outputs.get(slot, ()), two.outputs.get(slot, ())):
+            shape = list(expected.graph.shapes.get(name) or ())
+            for axis, labels in expected.activations.get(name, {}).items():
+                shape[axis] = int(keep[labels].sum())
+            now = list(found.shapes.get(other) or ())
+            if shape != now:
+                return f"{one.type} puts out {now} instead of {shape}"
+    return ""

@@ -1,0 +1,173 @@
+"""The operators of a traced model, each with the layer that called it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paddle.base.framework import default_main_program  # of the old IR
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.errors import ExportError
+from core.trace import Trace, trace
+
+Shape = tuple[int, ...]
+Names = Mapping[str, Sequence[str]]
+_UNREAD = frozenset(("op_callstack", "op_namescope", "op_device", "op_role", "op_role_var"))
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator; `layer` is the dotted path of the innermost layer whose forward called it."""
+
+    index: int
+    type: str
+    inputs: Names
+    outputs: Names
+    layer: str
+    attributes: Mapping[str, Any]
+
+    def attribute(self, name: str) -> Any:
+        """Return an attribute; None if the operator has none of that name."""
+        return self.attributes.get(name)
+
+    def input(self, slot: str) -> str:
+        """Return the only variable in a slot; an empty string if it holds none."""
+        names = self.inputs.get(slot, ())
+        return names[0] if len(names) == 1 else ""
+
+    def output(self, slot: str) -> str:
+        """Return the only variable in a slot; an empty string if it holds none."""
+        names = self.outputs.get(slot, ())
+        return names[0] if len(names) == 1 else ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer: the variables that went in and came out."""
+
+    layer: str
+    first: int  # position of its first operator
+    end: int  # position after its last operator
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced model.
+
+    Attributes:
+        operators: In the order they run.
+        calls: Of every layer, the inner ones first.
+        weights: Dotted paths of the parameters and buffers that the operators read.
+        inputs: Variables that are fed.
+        outputs: Variable of each output by its name.
+        shapes: Of every variable and weight, for the traced input.
+    """
+
+    operators: list[Operator]
+    calls: list[Call]
+    weights: frozenset[str]
+    inputs: tuple[str, ...]
+    outputs: Mapping[str, str]
+    shapes: Mapping[str, Shape]
+
+
+class TraceError(ExportError):
+    """The model cannot be traced; `layer` is where it failed."""
+
+    def __init__(self, message: str, layer: str) -> None:
+        super().__init__(message)
+        self.layer = layer
+
+
+def trace_operators(model: Layer, specs: Sequence[InputSpec], training: bool) -> Graph:
+    """Trace a model and note which layer called which operator.
+
+    Args:
+        model: Any network whose control flow does not depend on values.
+        specs: Of the inputs, without free dimensions.
+        training: As it trains, with all its heads, or as it is evaluated.
+
+    Raises:
+        TraceError: It cannot be traced.
+    """
+    calls: list[Call] = []
+    open_calls: list[tuple[str, int]] = []
+    with _listening(model, calls, open_calls):
+        try:
+            traced = trace(model, specs, training=training)
+        except ExportError as error:
+            layer = open_calls[-1][0] if open_calls else ""
+            raise TraceError(str(error), layer) from error
+    return _read(traced, calls)
+
+
+@contextlib.contextmanager
+def _listening(
+    model: Layer, calls: list[Call], open_calls: list[tuple[str, int]]
+) -> Iterator[None]:
+    def position() -> int:
+        size: int = default_main_program().desc.block(0).op_size()
+        return size
+
+    handles = []
+
+    def listen(path: str, layer: Layer) -> None:
+        def before(_layer: Layer, _inputs: Any) -> None:
+            open_calls.append((path, position()))
+
+        def after(_layer: Layer, inputs: Any, outputs: Any) -> None:
+            _, first = open_calls.pop()
+            calls.append(Call(path, first, position(), _names(inputs), _names(outputs)))
+
+        handles.append(layer.register_forward_pre_hook(before))
+        handles.append(layer.register_forward_post_hook(after))
+
+    try:
+        for path, layer in model.named_sublayers(include_self=True):
+            listen(path, layer)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if isinstance(value, (list, tuple)):
+        return tuple(name for part in value for name in _names(part))
+    if isinstance(value, Mapping):
+        return _names(list(value.values()))
+    return (value.name,) if hasattr(value, "name") else ()
+
+
+def _read(traced: Trace, calls: list[Call]) -> Graph:
+    block = traced.program.desc.block(0)
+    owners = _owners(calls, block.op_size())
+    operators = []
+    names: set[str] = {*traced.inputs, *traced.outputs.values()}
+    for index in range(block.op_size()):
+        op = block.op(index)
+        inputs = {slot: tuple(op.input(slot)) for slot in op.input_names()}
+        outputs = {slot: tuple(op.output(slot)) for slot in op.output_names()}
+        attributes = {name: op.attr(name) for name in op.attr_names() if name not in _UNREAD}
+        names.update(name for slot in (inputs, outputs) for part in slot.values() for name in part)
+        operators.append(Operator(index, op.type(), inputs, outputs, owners[index], attributes))
+    shapes: dict[str, Shape] = {}
+    for name in names:
+        variable = block.find_var(name.encode())
+        if variable is not None:
+            shapes[name] = tuple(variable.shape())
+    weights = frozenset(traced.weights)
+    return Graph(operators, calls, weights, traced.inputs, dict(traced.outputs), shapes)
+
+
+def _owners(calls: list[Call], count: int) -> list[str]:
+    owners = [""] * count
+    for call in reversed(calls):  # the inner calls, which ended earlier, have the last word
+        owners[call.first : call.end] = [call.layer] * (call.end - call.first)
+    return owners
