@@ -119,9 +119,7 @@ def load_pretrained(task: Task, model: Layer) -> list[Edit]:
         if reinit:
             raise ConfigError("model.reinit: has no meaning without model.pretrained")
         return []
-    source = task.pretrained_url() if wanted is True else str(wanted)
-    is_url = source.startswith(("http://", "https://"))
-    path = weights_path(_download(source) if is_url else source)
+    path = locate(task, wanted)
     description = load_description(path)
     edits = description.edits if description else []
     replay(model, edits)
@@ -131,6 +129,18 @@ def load_pretrained(task: Task, model: Layer) -> list[Edit]:
     assign(model, weights, str(path), reinit)
     log.info("loaded %s%s", path, f", but for {', '.join(reinit)}" if reinit else "")
     return edits
+
+
+def locate(task: Task, wanted: bool | str) -> Path:
+    """Return the weights file behind a path or URL, or behind `true`: the published weights.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be downloaded.
+        ConfigError: `true`, but no published weights are known.
+    """
+    source = task.pretrained_url() if wanted is True else str(wanted)
+    is_url = source.startswith(("http://", "https://"))
+    return weights_path(_download(source) if is_url else source)
 
 
 def restore(path: str | Path, task: Task | None = None) -> tuple[Task, Layer]:

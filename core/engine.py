@@ -37,7 +37,7 @@ class Engine:
         recipe: Strategies and their windows; empty for plain training.
         save_dir: Where checkpoints and logs go.
         hooks: Called at few points; see `core.hooks`.
-        teacher_config: What `--distill_config` said, for the strategies.
+        teachers: What each `--distill_config` said, for the strategies.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Engine:
         recipe: Recipe,
         save_dir: Path,
         hooks: Sequence[Hook] = (),
-        teacher_config: dict[str, Any] | None = None,
+        teachers: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.task, self.config, self.seed = run.task, run.train, run.seed
         self.save_dir, self.hooks = save_dir, hooks
         self.rank, self.world = distributed.initialize()
-        self._teacher_config = teacher_config
+        self._teachers = tuple(teachers)
         self._amp = Amp(self.config.amp, run.device)
         self.train_loader = build_loader(run, "train", self.rank, self.world)
         self.val_loader = build_loader(run, "val", self.rank, self.world)
@@ -68,9 +68,8 @@ class Engine:
         self.best: float | None = None
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
-        self.evaluated = False
+        self.evaluated = self.stop = False
         self.best_report = ""  # the metric's table, of the best epoch
-        self.stop = False
         self._optimizer, self.ema = self._build_updaters()
         self._inputs = [spec.name for spec in self.task.input_spec()]
 
@@ -86,7 +85,7 @@ class Engine:
         if resume:
             self._resume()
         else:
-            self.windows.carry(checkpoint.load_pretrained(self.task, self.model))
+            self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self._context)
             self._optimizer, self.ema = self._build_updaters()
         try:
             for hook in self.hooks:
@@ -130,7 +129,8 @@ class Engine:
     def _build_updaters(self) -> tuple[Optimizer, Ema | None]:
         parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
         distributed.broadcast_from_first([*self.model.state_dict().values(), *parameters.values()])
-        optimizer = Optimizer(parameters, self.config.optimizer, self.config.clip_norm)
+        kind = self.windows.optimizer(self.config.optimizer)
+        optimizer = Optimizer(parameters, kind, self.config.clip_norm)
         decay = self.config.ema_decay
         return optimizer, Ema(self.model, decay) if decay else None
 
@@ -157,7 +157,7 @@ class Engine:
             save_dir=self.save_dir,
             calibration=lambda samples: self.train_loader.some(samples, self.epoch),
             evaluate=lambda model: evaluate_model(self.task, model, self.val_loader).compute(),
-            teacher_config=self._teacher_config,
+            teachers=self._teachers,
             resuming=resuming,
         )
 
@@ -194,12 +194,12 @@ class Engine:
     def _losses(self, batch: Batch) -> Losses:
         with self._amp.cast():
             outputs = self.task.name_outputs(self.model(*[batch[name] for name in self._inputs]))
-            losses = self.task.losses(outputs, batch)
-            return losses | self.windows.losses(batch, outputs)
+            return self.windows.losses(self.task.losses(outputs, batch), batch, outputs)
 
     def _check(self, losses: Losses, terms: dict[str, float]) -> Tensor:
-        """Add the terms up; name the one that is not finite."""
-        total = paddle.add_n([term.astype("float32") for term in losses.values()])
+        """Add up the terms that carry a gradient; name the one that is not finite."""
+        trains = [term.astype("float32") for term in losses.values() if not term.stop_gradient]
+        self.watched = {name for name, term in losses.items() if term.stop_gradient}
         for name, term in losses.items():
             value = float(term)
             if not math.isfinite(value):
@@ -208,7 +208,7 @@ class Engine:
                     "lower train.learning_rate, set train.clip_norm, or look at the data"
                 )
             terms[name] = terms.get(name, 0.0) + value / self.config.accumulate
-        return total
+        return paddle.add_n(trains)
 
     def _evaluate(self) -> dict[str, float]:
         with self.best_weights():
@@ -218,7 +218,7 @@ class Engine:
         sign = 1.0 if metric.higher_is_better else -1.0
         if self.best is None or sign * value > sign * self.best:
             self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
-        return metrics
+        return metrics | self.windows.evaluate()
 
     def _resume(self) -> None:
         folder = self.save_dir / "latest"

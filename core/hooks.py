@@ -66,9 +66,8 @@ class Progress(Hook):
         self._bar.update(self._images)
         self._bar.set_description(f"epoch {engine.epoch + 1}/{engine.epochs}", refresh=False)
         best = "" if engine.best is None else f" best {engine.best:.4f}@{engine.best_epoch}"
-        self._bar.set_postfix_str(
-            f"loss {sum(terms.values()):.4f} lr {rate:.2e}{best}", refresh=False
-        )
+        loss = sum(value for name, value in terms.items() if name not in engine.watched)
+        self._bar.set_postfix_str(f"loss {loss:.4f} lr {rate:.2e}{best}", refresh=False)
         if self._bar.disable and time.monotonic() - self._last_line > LOG_SECONDS:
             self._last_line = time.monotonic()
             log.info("step %d/%d %s", engine.step, engine.total_steps, self._summary(engine))

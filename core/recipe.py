@@ -13,7 +13,12 @@ from core.errors import ConfigError
 from core.strategy import Phase, Strategy, StrategyConfig
 
 # kind -> module:class. A new strategy is one folder in core/ and one line here.
-KINDS: Mapping[str, str] = MappingProxyType({})
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "distill": "core.distill.strategy:Distill",
+        "mutual": "core.distill.mutual:Mutual",
+    }
+)
 
 
 @dataclass(frozen=True)

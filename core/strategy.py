@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from paddle import Tensor
 from paddle.nn import Layer
 
+from core.optim import OptimizerConfig
 from core.task import Batch, Losses, Outputs, Task
 
 Record = dict[str, Any]  # plain JSON: the edits that `replay` makes again on a fresh model
@@ -37,7 +38,7 @@ class Context:
     save_dir: Path
     calibration: Callable[[int], Iterator[Batch]]  # batches of about so many training samples
     evaluate: Callable[[Layer], dict[str, float]]  # the task's metric on the validation split
-    teacher_config: dict[str, Any] | None = None  # what `--distill_config` said
+    teachers: tuple[dict[str, Any], ...] = ()  # what each `--distill_config` said
     resuming: bool = False  # the edits have been replayed: add hooks, edit nothing
 
 
@@ -73,6 +74,15 @@ class Strategy:
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    def check(self, context: Context) -> None:
+        """Refuse what would fail when the window opens; called before training, keeps nothing.
+
+        Not called for a window that opens with the training: `attach` follows at once.
+
+        Raises:
+            UserError: A setting or a file is wrong.
+        """
+
     def attach(self, model: Layer, context: Context) -> None:
         """Edit the model in place and add hooks; called again, without edits, after a resume.
 
@@ -80,12 +90,23 @@ class Strategy:
         """
 
     def losses(self, batch: Batch, outputs: Outputs) -> Losses:
-        """Return extra, already weighted loss terms for one training step."""
+        """Return extra, already weighted loss terms for one training step.
+
+        A term that carries no gradient is logged, but not added to the loss.
+        """
         return {}
 
-    def parameters(self) -> list[Tensor]:
-        """Return what the strategy trains itself and the model does not hold."""
-        return []
+    def task_weight(self) -> float:
+        """Return the factor on the task's own loss terms."""
+        return 1.0
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return by path what the strategy trains itself and the model does not hold."""
+        return {}
+
+    def optimizer(self) -> OptimizerConfig | None:
+        """Return the optimizer for the window, None for the one of the run."""
+        return None
 
     def before_epoch(self, epoch: int) -> bool:
         """Prepare an epoch; True says that the model's parameters were replaced."""
@@ -93,6 +114,10 @@ class Strategy:
 
     def after_step(self) -> None:
         """Act after each optimizer step."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Return metrics of whatever else the strategy trains, after the model was evaluated."""
+        return {}
 
     def detach(self, model: Layer) -> None:
         """Drop hooks, keep the edits."""

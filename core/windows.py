@@ -11,6 +11,7 @@ from paddle.nn import Layer
 
 from core.checkpoint import Edit
 from core.errors import ConfigError
+from core.optim import OptimizerConfig
 from core.recipe import Recipe, Step
 from core.strategy import Context, Phase, Strategy
 from core.task import Batch, Losses, Outputs
@@ -30,9 +31,12 @@ class Windows:
         self._finished: list[Edit] = []
         self._live: dict[int, Strategy] = {}  # position in the recipe -> strategy, by phase
 
-    def carry(self, edits: list[Edit]) -> None:
-        """Note edits that the model brought along, before any window opens."""
+    def begin(self, edits: list[Edit], make_context: MakeContext) -> None:
+        """Note edits that the model brought along, and check the windows that open later."""
         self._finished = list(edits)
+        for step in self._recipe.steps:
+            if step.start > 0:
+                step.build().check(make_context(step, False))
 
     def cross(self, epoch: int, model: Layer, make_context: MakeContext) -> tuple[bool, bool]:
         """Open and close windows at the beginning of an epoch.
@@ -73,11 +77,13 @@ class Windows:
         replaced = [strategy.before_epoch(epoch) for strategy in self._live.values()]
         return any(replaced)
 
-    def losses(self, batch: Batch, outputs: Outputs) -> Losses:
-        """Return the extra terms of all strategies."""
-        terms: Losses = {}
-        for strategy in self._live.values():
-            terms |= strategy.losses(batch, outputs)
+    def losses(self, own: Losses, batch: Batch, outputs: Outputs) -> Losses:
+        """Return the task's own terms, weighted, and the extra terms of all strategies."""
+        weight = math.prod(strategy.task_weight() for strategy in self._live.values())
+        terms = own if weight == 1.0 else {name: term * weight for name, term in own.items()}
+        for position, strategy in self._live.items():
+            for name, term in strategy.losses(batch, outputs).items():
+                terms[f"{name}@{position}" if name in terms else name] = term
         return terms
 
     def after_step(self) -> None:
@@ -88,10 +94,35 @@ class Windows:
     def parameters(self) -> dict[str, Tensor]:
         """Return what the strategies train themselves, under names that no model path has."""
         return {
-            f"strategies.{position}:{i}": tensor
+            f"strategies.{position}:{name}": tensor
             for position, strategy in self._live.items()
-            for i, tensor in enumerate(strategy.parameters())
+            for name, tensor in strategy.parameters().items()
         }
+
+    def optimizer(self, default: OptimizerConfig) -> OptimizerConfig:
+        """Return the optimizer that an open window asks for, else the one of the run.
+
+        Raises:
+            ConfigError: Two open windows ask for one.
+        """
+        asked = {
+            position: config
+            for position, strategy in self._live.items()
+            if (config := strategy.optimizer()) is not None
+        }
+        if len(asked) > 1:
+            first, second = list(asked)[:2]
+            raise ConfigError(
+                f"strategies.{second}.optimizer: strategies.{first} asks for one at the same time"
+            )
+        return next(iter(asked.values()), default)
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metrics of what the strategies train beside the model."""
+        metrics: dict[str, float] = {}
+        for strategy in self._live.values():
+            metrics |= strategy.evaluate()
+        return metrics
 
     def learning_rate_scale(self) -> float:
         """Return the product of what the open windows ask for."""

@@ -13,6 +13,7 @@ import yaml
 
 from core import cli
 from core.config import load_yaml, merge, parse_overrides
+from core.distill.teacher import read_teachers
 from core.distributed import initialize
 from core.engine import Engine
 from core.errors import ConfigError
@@ -21,6 +22,8 @@ from core.recipe import read_recipe, recipe_epochs
 from core.run import read_run
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
+TEACHER = "teacher."  # begins an override that is for the teacher
+Teachers = list[dict[str, Any]]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,30 +36,40 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--slim", metavar="RECIPE", help="recipe: a YAML file, or the name of one in configs/slim"
     )
-    parser.add_argument("--distill_config", metavar="YML", help="config of the teacher")
+    parser.add_argument(
+        "--distill_config",
+        action="append",
+        default=[],
+        metavar="TEACHER",
+        help="config of a teacher, or its checkpoint; may be repeated. Without --slim this is the "
+        "recipe distill. -o teacher.weights=PATH sets the weights of the only teacher",
+    )
     parser.add_argument("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
     parser.add_argument("--resume", action="store_true", help="go on from SAVE_DIR/latest")
     parser.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars")
     return parser.parse_args()
 
 
-def read_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the config of the run and the recipe; the recipe's epochs go before the config's."""
+def read_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Teachers]:
+    """Return the config of the run, the recipe, whose epochs go before its own, and teachers."""
     settings, recipe = load_yaml(arguments.config), {}
-    if arguments.slim:
-        named = RECIPES / f"{arguments.slim}.yml"
-        recipe = load_yaml(named if named.is_file() else arguments.slim)
+    slim = arguments.slim or ("distill" if arguments.distill_config else None)
+    if slim:
+        named = RECIPES / f"{slim}.yml"
+        recipe = load_yaml(named if named.is_file() else slim)
         epochs = recipe_epochs(recipe)
         settings = merge(settings, {"train": {"epochs": epochs}} if epochs else {})
-    return merge(settings, parse_overrides(arguments.override)), recipe
+    of_teacher = [each for each in arguments.override if each.startswith(TEACHER)]
+    own = [each for each in arguments.override if each not in of_teacher]
+    teachers = read_teachers(arguments.distill_config, [e[len(TEACHER) :] for e in of_teacher])
+    return merge(settings, parse_overrides(own)), recipe, teachers
 
 
 def main() -> None:
     arguments = parse_arguments()
-    settings, recipe_settings = read_settings(arguments)
-    teacher = load_yaml(arguments.distill_config) if arguments.distill_config else None
+    settings, recipe_settings, teachers = read_settings(arguments)
     run = read_run(settings)
-    recipe = read_recipe(recipe_settings, run.train.epochs, teacher is not None)
+    recipe = read_recipe(recipe_settings, run.train.epochs, bool(teachers))
     paddle.set_device(run.device)
     save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)
     try:
@@ -65,7 +78,7 @@ def main() -> None:
         raise ConfigError(f"save_dir: {save_dir} cannot be written: {error.strerror}") from error
     rank, _ = initialize()
     hooks = standard_hooks(run.train, save_dir, rank, arguments.use_vdl)
-    engine = Engine(run, recipe, save_dir, hooks, teacher)
+    engine = Engine(run, recipe, save_dir, hooks, teachers)
     if rank == 0:
         (save_dir / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
     engine.train(resume=arguments.resume)

@@ -160,6 +160,8 @@ def _terms(function: Loss, logits: Tensor, label: Tensor, ignore_index: int) -> 
 
 
 def _one_per_head(key: str, given: tuple[Any, ...], names: list[str]) -> tuple[Any, ...]:
+    if len(names) == 1 and not paddle.is_grad_enabled():
+        return given[:1]  # a network in evaluation mode, a teacher say, has its main head alone
     if given and len(given) != len(names):
         raise ConfigError(
             f"{key}: expected {len(names)} entries, one for each output of the network "

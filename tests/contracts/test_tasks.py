@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from paddle.base.proto.framework_pb2 import ProgramDesc
 
 import tasks
 from core import checkpoint
 from core.config import load_yaml, merge, to_mapping
 from core.data import Loader
 from core.deploy.predictor import load_predictor
+from core.distill.teacher import read_teachers
 from core.engine import Engine
 from core.evaluation import eager_forward, evaluate, evaluate_model
 from core.export.package import export
@@ -60,10 +62,21 @@ class Trained:
         return next(iter(loader.epoch()))
 
 
-def make_engine(settings: dict[str, Any], save_dir: Path, hooks: Any = ()) -> Engine:
+def make_engine(
+    settings: dict[str, Any],
+    save_dir: Path,
+    hooks: Any = (),
+    steps: Any = ({"kind": LISTEN},),
+    teachers: Any = (),
+) -> Engine:
     run = read_run(settings)
-    recipe = read_recipe({"strategies": [{"kind": LISTEN}]}, run.train.epochs, False)
-    return Engine(run, recipe, save_dir, [Checkpoints(), *hooks])
+    recipe = read_recipe({"strategies": list(steps)}, run.train.epochs, bool(teachers))
+    return Engine(run, recipe, save_dir, [Checkpoints(), *hooks], teachers)
+
+
+class StopAfterOne(Hook):
+    def after_epoch(self, engine: Engine) -> None:
+        engine.stop = True
 
 
 @pytest.fixture(scope="module", params=DEMOS, ids=DEMOS.keys())
@@ -159,16 +172,49 @@ def test_a_checkpoint_alone_restores_the_model(trained: Trained) -> None:
 
 
 def test_resume_continues_exactly(trained: Trained, tmp_path: Path) -> None:
-    class StopAfterOne(Hook):
-        def after_epoch(self, engine: Engine) -> None:
-            engine.stop = True
-
     make_engine(trained.settings, tmp_path, [StopAfterOne()]).train()
     make_engine(trained.settings, tmp_path).train(resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
         straight = load_arrays(trained.save_dir / "latest" / name)
         resumed = load_arrays(tmp_path / "latest" / name)
         assert_same(straight, resumed)
+
+
+@pytest.mark.parametrize("kind", ["distill", "mutual"])
+def test_students_learn_from_others_and_ship_alone(
+    trained: Trained, tmp_path: Path, kind: str
+) -> None:
+    """Train, resume in the middle of the window, restore and export; the others stay behind."""
+    settings = merge(trained.settings, {"train": {"epochs": 3}})
+    teachers = read_teachers([str(trained.save_dir / "latest")]) if kind == "distill" else ()
+    options = {"steps": [{"kind": kind, "end_epoch": 2}], "teachers": teachers}
+    straight = make_engine(settings, tmp_path / "straight", **options)
+    straight.train()
+    make_engine(settings, tmp_path / "halves", [StopAfterOne()], **options).train()
+    make_engine(settings, tmp_path / "halves", **options).train(resume=True)
+    for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+        whole, resumed = (
+            load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves")
+        )
+        assert_same(whole, resumed)
+    task, model = checkpoint.restore(tmp_path / "halves" / "latest")
+    plain = task.build_model()
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    export(task, model, tmp_path / "exported")
+    export(task, plain, tmp_path / "plain")
+    assert graph_of(tmp_path / "exported") == graph_of(tmp_path / "plain")
+    if kind == "mutual":
+        _, peer = checkpoint.restore(tmp_path / "halves" / "peer_1" / "latest")
+        assert any(
+            (peer.state_dict()[name] != value).any() for name, value in model.state_dict().items()
+        )
+
+
+def graph_of(folder: Path) -> tuple[list[str], int]:
+    """Return the operators of an exported model and the bytes of its weights."""
+    program = ProgramDesc.FromString((folder / "model.pdmodel").read_bytes())
+    operators = [operator.type for operator in program.blocks[0].ops]
+    return operators, (folder / "model.pdiparams").stat().st_size
 
 
 def test_the_export_measures_and_predicts_alone(trained: Trained, tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ class Listen(Strategy):
     def losses(self, batch: Any, outputs: Any) -> dict[str, paddle.Tensor]:
         return {"loss_listen": 0.01 * ((self._caught.mean() - self.offset) ** 2).mean()}
 
-    def parameters(self) -> list[paddle.Tensor]:
-        return [self.offset]
+    def parameters(self) -> dict[str, paddle.Tensor]:
+        return {"offset": self.offset}
 
     def after_step(self) -> None:
         self.steps += 1

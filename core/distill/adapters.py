@@ -1,0 +1,60 @@
+"""Small trained layers between a student's features and a teacher's; they end with the window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+
+def resize(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps [N, C, H, W]; corners stay corners, as points of heatmaps want it."""
+    if list(values.shape[2:]) == list(size):
+        return values
+    return F.interpolate(values, list(size), mode="bilinear", align_corners=True)
+
+
+class Adapter(nn.Layer):
+    """Give a student's features the channels and the size of a teacher's.
+
+    Args:
+        channels: Of the student.
+        wanted: Of the teacher; the same number needs no weights.
+        is_map: Maps [N, C, H, W], or else vectors [N, C].
+    """
+
+    def __init__(self, channels: int, wanted: int, is_map: bool) -> None:
+        super().__init__()
+        self.project: nn.Layer | None = None
+        if channels != wanted:
+            make = nn.Conv2D(channels, wanted, 1) if is_map else nn.Linear(channels, wanted)
+            self.project = make
+
+    def forward(self, values: Tensor, like: Tensor) -> Tensor:
+        if self.project is not None:
+            values = self.project(values)
+        return resize(values, like.shape[2:]) if values.ndim == 4 else values
+
+
+class Generator(nn.Layer):
+    """Hide a random share of the places and generate the map anew (MGD).
+
+    Args:
+        channels: Of the map.
+        masked: Share of the places that is set to zero.
+    """
+
+    def __init__(self, channels: int, masked: float) -> None:
+        super().__init__()
+        self.masked = masked
+        self.first = nn.Conv2D(channels, channels, 3, padding=1)
+        self.second = nn.Conv2D(channels, channels, 3, padding=1)
+
+    def forward(self, values: Tensor) -> Tensor:
+        samples, _, height, width = values.shape
+        draw = paddle.rand([samples, 1, height, width])
+        kept = (draw >= self.masked).astype(values.dtype)
+        generated: Tensor = self.second(F.relu(self.first(values * kept)))
+        return generated

@@ -1,0 +1,111 @@
+"""Answers of a teacher on disk, found by the content of what it was shown."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+from core.errors import ConfigError, FileError
+from core.task import Arrays, Batch, Dataset
+
+log = logging.getLogger(__name__)
+
+PROBES = 3  # samples drawn twice to find out whether they vary
+
+
+class AnswerCache:
+    """Keeps the answers to single samples, one file each.
+
+    The name of a file is a digest of the sample, so an answer can never belong to another picture.
+    Files are written aside and renamed; one that cannot be read (the zip format has a checksum) is
+    made anew.
+
+    Args:
+        folder: Where the files go; one teacher and set of layers each.
+
+    Raises:
+        FileError: The folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{folder}: cannot be written: {error.strerror}") from error
+
+    def answer(self, inputs: Sequence[Tensor], ask: Callable[[], Batch]) -> Batch:
+        """Return the answers to a batch, asking only if one of its samples is new.
+
+        Args:
+            inputs: What the network is shown, each [N, ...].
+            ask: Runs it on the whole batch.
+        """
+        files = [self._file(inputs, index) for index in range(inputs[0].shape[0])]
+        known = [self._read(file) for file in files]
+        found = [arrays for arrays in known if arrays is not None]
+        if len(found) == len(files):
+            stacked = {key: np.stack([arrays[key] for arrays in found]) for key in found[0]}
+            return {key: paddle.to_tensor(value) for key, value in stacked.items()}
+        answers = ask()
+        arrays = {key: value.numpy() for key, value in answers.items()}
+        for index, (file, old) in enumerate(zip(files, known)):
+            if old is None:
+                self._write(file, {key: value[index] for key, value in arrays.items()})
+        return answers
+
+    def _file(self, inputs: Sequence[Tensor], index: int) -> Path:
+        digest = hashlib.sha256()
+        for values in inputs:
+            digest.update(str(values.shape[1:]).encode() + values[index].numpy().tobytes())
+        return self._folder / f"{digest.hexdigest()[:32]}.npz"
+
+    def _read(self, file: Path) -> Arrays | None:
+        try:
+            with np.load(file, allow_pickle=False) as content:
+                return {key: content[key] for key in content.files}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
+            log.warning("%s: broken, made anew: %s", file, error)
+            return None
+
+    def _write(self, file: Path, arrays: Arrays) -> None:
+        try:
+            descriptor, draft = tempfile.mkstemp(suffix=".draft", dir=self._folder)
+            with os.fdopen(descriptor, "wb") as stream:
+                np.savez(stream, **arrays)
+            os.replace(draft, file)
+        except OSError as error:
+            raise FileError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def check_not_random(dataset: Dataset, setting: str) -> None:
+    """Refuse a cache where the training pictures are never the same twice.
+
+    Samples are drawn and put together with two generators each and compared.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    for index in range(min(PROBES, len(dataset))):
+        draws = []
+        for seed in range(2):
+            rng = np.random.default_rng(seed)
+            draws.append(dataset.collate([dataset.sample(index, rng)] * 2, rng))
+        for name, value in draws[0].items():
+            if not np.array_equal(value, draws[1][name], equal_nan=value.dtype.kind == "f"):
+                raise ConfigError(
+                    f"{setting}: the training data are augmented at random ({name} differs from "
+                    "draw to draw), so answers would never be used again; turn the augmentation "
+                    "or the cache off"
+                )
