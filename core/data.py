@@ -151,6 +151,23 @@ class Loader:
         with contextlib.closing(self.epoch(number)) as stream:
             yield from itertools.islice(stream, batches)
 
+    def share(self, part: float) -> Loader:
+        """Return a loader of a random share of evaluation data, the same one every time."""
+        if part >= 1:
+            return self
+        count = max(1, round(part * len(self.dataset)))
+        chosen = np.random.default_rng(self.seed).permutation(len(self.dataset))[:count]
+        return Loader(
+            _Part(self.dataset, sorted(chosen.tolist())),
+            batch_size=self.batch_size,
+            train=False,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            on_error=self.on_error,
+            rank=self.rank,
+            world=self.world,
+        )
+
     def _note(self, broken: list[str]) -> None:
         for message in broken:
             if self.on_error == "fail":
@@ -181,6 +198,23 @@ class Loader:
 _BROKEN = "broken items"
 _DEFECT = "defect"
 _NOTHING = "nothing"  # Paddle takes a batch without any array for the end of the data
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some items of a data set."""
+
+    whole: Dataset
+    items: list[int]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        return self.whole.sample(self.items[index], rng)
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        return self.whole.collate(samples, rng)
 
 
 class _Readable(paddle.io.Dataset):

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from core import checkpoint, distributed
 from core.amp import Amp
 from core.ema import Ema
 from core.errors import CheckpointError, ConfigError, TrainingError
-from core.evaluation import evaluate_model
+from core.evaluation import evaluate_model, measure
 from core.hooks import Hook
 from core.optim import Optimizer, learning_rate
 from core.recipe import Recipe, Step
@@ -140,7 +141,7 @@ class Engine:
         paddle.seed(self.seed + 1000003 * self.epoch)
         changed, edited = self.windows.cross(self.epoch, self.model, self._context)
         paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
-        replaced = self.windows.before_epoch(self.epoch)
+        replaced = self.windows.before_epoch(self.epoch, self.model, self._context)
         if changed or replaced:
             self._optimizer, self.ema = self._build_updaters()
         if edited or replaced:  # a model of another structure does not compete with this one
@@ -156,7 +157,7 @@ class Engine:
             world=self.world,
             save_dir=self.save_dir,
             calibration=lambda samples: self.train_loader.some(samples, self.epoch),
-            evaluate=lambda model: evaluate_model(self.task, model, self.val_loader).compute(),
+            evaluate=partial(measure, self.task, self.val_loader),
             teachers=self._teachers,
             resuming=resuming,
         )
@@ -229,10 +230,9 @@ class Engine:
             raise CheckpointError(f"{folder}: training cannot go on from it")
         state = load_arrays(training)
         for key, value in self._order.items():
-            if state["order"][key] != value:
-                raise ConfigError(
-                    f"{key}: the run to resume has {state['order'][key]}, got {value}"
-                )
+            old = state["order"][key]
+            if old != value:
+                raise ConfigError(f"{key}: the run to resume has {old}, got {value}")
         paddle.seed(self.seed)
         self.model = self.task.build_model()
         checkpoint.replay(self.model, description.edits)

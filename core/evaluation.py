@@ -45,6 +45,11 @@ def evaluate(task: Task, run: Forward, loader: Loader, progress: bool = False) -
     return metric
 
 
+def measure(task: Task, loader: Loader, model: Layer, share: float = 1.0) -> dict[str, float]:
+    """Return the metrics of an eager model on a random share of the data, always the same one."""
+    return evaluate_model(task, model, loader.share(share)).compute()
+
+
 def evaluate_model(task: Task, model: Layer, loader: Loader, progress: bool = False) -> Metric:
     """Evaluate an eager model in evaluation mode, then put it back in the mode it was in."""
     was_training = model.training

@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, whatever happens while they are written."""
+"""Files and folders that are there whole or not at all, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -73,16 +73,33 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file, with its folder.
+    """Write a small file, with its folder; it is there whole or not at all.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, with its folder; it is there whole or not at all.
 
     Raises:
         FileError: It cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(handle, "wb") as file:
+                file.write(content)
+            os.chmod(draft, 0o644)
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
     except OSError as error:
-        raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+        raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _sibling(folder: Path, suffix: str) -> Path:

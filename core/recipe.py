@@ -15,6 +15,7 @@ from core.strategy import Phase, Strategy, StrategyConfig
 # kind -> module:class. A new strategy is one folder in core/ and one line here.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
+        "prune": "core.prune.strategy:Prune",
         "distill": "core.distill.strategy:Distill",
         "mutual": "core.distill.mutual:Mutual",
     }
@@ -119,8 +120,7 @@ def _read_step(entry: Any, index: int, epochs: int) -> Step:
     config = read(strategy.Config, settings, path)
     end = config.end_epoch
     if end is None:
-        # pruning cuts when its window opens; what follows is fine-tuning
-        end = config.start_epoch + 1 if strategy.phase == Phase.SHAPE else epochs
+        end = strategy.default_end(config, epochs)
     step = Step(kind, strategy, config, config.start_epoch, end)
     window = f"[{step.start}, {step.end})"
     if step.start >= epochs or step.end > epochs:

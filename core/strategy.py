@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from paddle import Tensor
 from paddle.nn import Layer
@@ -25,6 +25,12 @@ class Phase(IntEnum):
     LOSS = 2  # only listens, so it must tap the layers that are really there
 
 
+class Evaluate(Protocol):
+    """Measures a model, on all validation data or on a random share of them."""
+
+    def __call__(self, model: Layer, share: float = 1.0) -> dict[str, float]: ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What the engine offers to a strategy when it attaches."""
@@ -37,7 +43,7 @@ class Context:
     world: int
     save_dir: Path
     calibration: Callable[[int], Iterator[Batch]]  # batches of about so many training samples
-    evaluate: Callable[[Layer], dict[str, float]]  # the task's metric on the validation split
+    evaluate: Evaluate  # the task's metric on the validation split
     teachers: tuple[dict[str, Any], ...] = ()  # what each `--distill_config` said
     resuming: bool = False  # the edits have been replayed: add hooks, edit nothing
 
@@ -73,6 +79,12 @@ class Strategy:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    @classmethod
+    def default_end(cls, config: StrategyConfig, epochs: int) -> int:
+        """Return the first epoch after the window where the recipe gives no `end_epoch`."""
+        # pruning cuts when its window opens; what follows is fine-tuning
+        return config.start_epoch + 1 if cls.phase == Phase.SHAPE else epochs
 
     def check(self, context: Context) -> None:
         """Refuse what would fail when the window opens; called before training, keeps nothing.

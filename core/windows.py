@@ -72,10 +72,18 @@ class Windows:
             self._finished.extend(self._edit_of(position, strategy))
         self._live = {}
 
-    def before_epoch(self, epoch: int) -> bool:
-        """Announce an epoch; True says that parameters were replaced."""
-        replaced = [strategy.before_epoch(epoch) for strategy in self._live.values()]
-        return any(replaced)
+    def before_epoch(self, epoch: int, model: Layer, make_context: MakeContext) -> bool:
+        """Announce an epoch; True says that parameters were replaced.
+
+        Strategies that listen come last and are attached again to what the others changed.
+        """
+        replaced = False
+        for position, strategy in self._live.items():
+            if replaced and strategy.phase == Phase.LOSS:
+                strategy.detach(model)
+                strategy.attach(model, make_context(self._recipe.steps[position], True))
+            replaced |= strategy.before_epoch(epoch)
+        return replaced
 
     def losses(self, own: Losses, batch: Batch, outputs: Outputs) -> Losses:
         """Return the task's own terms, weighted, and the extra terms of all strategies."""

@@ -102,7 +102,7 @@ def export(
         graph = Graph.from_trace(trace(layer, specs, model))
         folded = fold_batch_norms(graph)
         _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
-        _write(graph, partial, wanted, opset)
+        write_files(graph, partial, wanted, opset)
         batches = parity.real_batches(task, specs)
         expected = [parity.run_eager(layer, batch) for batch in batches]
         description = Description(
@@ -149,7 +149,14 @@ def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
     return [InputSpec(shape, first.dtype, first.name), *specs[1:]]
 
 
-def _write(graph: Graph, folder: Path, formats: Sequence[Format], opset: int) -> None:
+def write_files(
+    graph: Graph, folder: Path, formats: Sequence[Format], opset: int = onnx.OPSET
+) -> None:
+    """Write the model files of a graph; ONNX is made from Paddle's, which are always written.
+
+    Raises:
+        ExportError: An operator has no counterpart in ONNX.
+    """
     graph.write(folder / MODEL, folder / PARAMS)
     if "onnx" in formats:
         (folder / ONNX).write_bytes(onnx.convert(folder / MODEL, folder / PARAMS, opset))

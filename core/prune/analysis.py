@@ -270,15 +270,17 @@ def _group(
             families.setdefault(family, []).append(axis)
     members: dict[int, list[Axis]] = {}
     for name, by in weights.items():
-        for axis, own in by.items():
+        for dimension, own in by.items():
             for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
-                members.setdefault(family, []).append((name, axis))
+                members.setdefault(family, []).append((name, dimension))
     narrow_of: dict[int, list[Array]] = {}
     for own in narrow:
         for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
             narrow_of.setdefault(family, []).append(own)
     groups = [
-        _make_group(axes, producers, members[family], set(norms), narrow_of.get(family, ()), weights)
+        _make_group(
+            axes, producers, members[family], set(norms), narrow_of.get(family, ()), weights
+        )
         for family, axes in families.items()
     ]
     return groups, fixed

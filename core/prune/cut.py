@@ -1,4 +1,4 @@
-"""Cut channels out of a live model, check that it still fits together, and do it again elsewhere."""
+"""Cut channels out of a live model, check that it still fits together, do it again elsewhere."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ def apply_edit(model: Layer, edit: Edit) -> Undo:
     unknown += [name for name in edit.settings if name not in layers]
     if unknown:
         raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
-    smaller = {id(tensors[name]): _select(name, tensors[name], edit.kept[name]) for name in edit.kept}
+    smaller = {
+        id(tensors[name]): _select(name, tensors[name], edit.kept[name]) for name in edit.kept
+    }
     changes: list[tuple[dict[str, Any], str, Any]] = []  # a dict, a key, what it held
 
     def change(held: dict[str, Any], key: str, value: Any) -> None:
@@ -126,10 +128,10 @@ def apply_edit(model: Layer, edit: Edit) -> Undo:
                     change(held, key, smaller[id(tensor)])
     for path, settings in edit.settings.items():
         for name, value in settings.items():
-            change(vars(layers[path]), name, value)
+            change(layers[path].__dict__, name, value)
     for layer in layers.values():
         for name, value in _sizes(layer).items():
-            change(vars(layer), name, value)
+            change(layer.__dict__, name, value)
 
     def undo() -> None:
         for held, key, value in reversed(changes):
@@ -151,9 +153,7 @@ def _select(name: str, tensor: Tensor, axes: Mapping[int, list[int]]) -> Tensor:
         smaller = paddle.to_tensor(values, stop_gradient=tensor.stop_gradient)
         smaller.name, smaller.persistable = tensor.name, tensor.persistable
         return smaller
-    parameter = EagerParamBase(
-        shape=list(values.shape), dtype=tensor.dtype, name=tensor.name
-    )
+    parameter = EagerParamBase(shape=list(values.shape), dtype=tensor.dtype, name=tensor.name)
     parameter.set_value(values)
     for name in ("optimize_attr", "regularizer", "do_model_average", "need_clip", "is_distributed"):
         setattr(parameter, name, getattr(tensor, name))
@@ -233,9 +233,7 @@ def _outside(graph: Graph, layers: Mapping[str, Layer]) -> list[Operator]:
     return [op for op in graph.operators if op.index not in inside]
 
 
-def _misfit(
-    one: Operator, two: Operator, expected: TracedLabels, found: Graph, keep: Array
-) -> str:
+def _misfit(one: Operator, two: Operator, expected: TracedLabels, found: Graph, keep: Array) -> str:
     for slot in ("Out", "Output", "Y"):
         for name, other in zip(one.outputs.get(slot, ()), two.outputs.get(slot, ())):
             shape = list(expected.graph.shapes.get(name) or ())

@@ -91,9 +91,7 @@ def _convolution(flow: Flow, op: Operator) -> None:
     flow.labels.put(op.output("Output"), {1: out})
 
 
-def _group(
-    flow: Flow, op: Operator, weight: str, groups: int, x: Array | None, out: Array
-) -> bool:
+def _group(flow: Flow, op: Operator, weight: str, groups: int, x: Array | None, out: Array) -> bool:
     """Join the channels of a grouped convolution; return whether whole groups go.
 
     Either whole groups go (in depthwise ones a group is a channel, with all the channels it is
@@ -393,9 +391,7 @@ def _reshape(flow: Flow, op: Operator) -> None:
     flow.labels.put(output, out)
 
 
-def _segments(
-    before: Sequence[int], after: Sequence[int]
-) -> list[tuple[list[int], list[int]]]:
+def _segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """Pair the axes that a reshape turns into each other, in the smallest pieces there are."""
     ins = [axis for axis, size in enumerate(before) if size != 1]
     outs = [axis for axis, size in enumerate(after) if size != 1]
@@ -531,9 +527,7 @@ def _pixel_shuffle(flow: Flow, op: Operator) -> None:
         flow.pin_inputs(op, "channels must be the second axis")
     elif x is not None:
         square = int(op.attribute("upscale_factor")) ** 2
-        flow.labels.put(
-            op.output("Out"), {1: flow.labels.join_columns(x.reshape(-1, square).T)}
-        )
+        flow.labels.put(op.output("Out"), {1: flow.labels.join_columns(x.reshape(-1, square).T)})
 
 
 def _pixel_unshuffle(flow: Flow, op: Operator) -> None:
@@ -568,20 +562,84 @@ def _expand(flow: Flow, op: Operator) -> None:
     flow.labels.put(output, out)
 
 
-_UNARY = (
-    "abs assign cast ceil celu clip cos dropout elu erf exp floor gelu hard_shrink hard_sigmoid "
-    "hard_swish label_smooth leaky_relu log log1p logsigmoid mish pow relu relu6 reciprocal round "
-    "rsqrt scale selu sigmoid sign silu sin softplus softshrink softsign sqrt square swish tanh "
-    "tanh_shrink thresholded_relu brelu isnan_v2 logical_not"
-).split()
-_BINARY = (
-    "elementwise_add elementwise_sub elementwise_mul elementwise_div elementwise_max "
-    "elementwise_min elementwise_pow elementwise_mod elementwise_floordiv greater_than less_than "
-    "greater_equal less_equal equal not_equal logical_and logical_or"
-).split()
-_CONSTANT = (
-    "shape fill_constant assign_value range fill_any_like gaussian_random uniform_random feed fetch"
-).split()
+_UNARY = [
+    "abs",
+    "assign",
+    "cast",
+    "ceil",
+    "celu",
+    "clip",
+    "cos",
+    "dropout",
+    "elu",
+    "erf",
+    "exp",
+    "floor",
+    "gelu",
+    "hard_shrink",
+    "hard_sigmoid",
+    "hard_swish",
+    "label_smooth",
+    "leaky_relu",
+    "log",
+    "log1p",
+    "logsigmoid",
+    "mish",
+    "pow",
+    "relu",
+    "relu6",
+    "reciprocal",
+    "round",
+    "rsqrt",
+    "scale",
+    "selu",
+    "sigmoid",
+    "sign",
+    "silu",
+    "sin",
+    "softplus",
+    "softshrink",
+    "softsign",
+    "sqrt",
+    "square",
+    "swish",
+    "tanh",
+    "tanh_shrink",
+    "thresholded_relu",
+    "brelu",
+    "isnan_v2",
+    "logical_not",
+]
+_BINARY = [
+    "elementwise_add",
+    "elementwise_sub",
+    "elementwise_mul",
+    "elementwise_div",
+    "elementwise_max",
+    "elementwise_min",
+    "elementwise_pow",
+    "elementwise_mod",
+    "elementwise_floordiv",
+    "greater_than",
+    "less_than",
+    "greater_equal",
+    "less_equal",
+    "equal",
+    "not_equal",
+    "logical_and",
+    "logical_or",
+]
+_CONSTANT = [
+    "shape",
+    "fill_constant",
+    "assign_value",
+    "range",
+    "fill_any_like",
+    "gaussian_random",
+    "uniform_random",
+    "feed",
+    "fetch",
+]
 _INTERPOLATION = [f"{kind}_interp_v2" for kind in ("nearest", "bilinear", "bicubic", "linear")]
 _POOLING = ["pool2d", "max_pool2d_with_index", "pool3d"]
 _REDUCTION = [f"reduce_{kind}" for kind in ("mean", "sum", "max", "min", "prod")]

@@ -1,0 +1,71 @@
+"""Batch normalization statistics, estimated anew from data."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+from paddle.nn.layer.norm import _BatchNormBase
+
+from core.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+def reestimate(model: Layer, batches: Iterable[Sequence[Tensor]]) -> int:
+    """Replace the running statistics of all batch norms by averages over these batches.
+
+    After weights were cut or rounded the old statistics describe other activations. The model runs
+    in training mode, without gradients and without dropout; its modes are put back.
+
+    Args:
+        model: Changed in place.
+        batches: Inputs of the model.
+
+    Returns:
+        How many norms were estimated; frozen ones (`use_global_stats`) keep theirs.
+
+    Raises:
+        DataError: There are no batches.
+    """
+    norms = [layer for layer in model.sublayers() if is_batch_norm(layer)]
+    norms = [norm for norm in norms if not norm._use_global_stats]
+    if not norms:
+        return 0
+    count = 0
+    with _averaging(model, norms), paddle.no_grad():
+        for count, inputs in enumerate(batches, start=1):
+            for norm in norms:
+                norm._momentum = (count - 1) / count  # the mean of all batches so far
+            model(*inputs)
+    if count == 0:
+        raise DataError("calibration: no batches to estimate batch norms on")
+    _log.info("estimated the statistics of %d batch norms on %d batches", len(norms), count)
+    return len(norms)
+
+
+def is_batch_norm(layer: Layer) -> bool:
+    """Tell batch norms, old and new, from other layers."""
+    return isinstance(layer, (_BatchNormBase, paddle.nn.BatchNorm))
+
+
+@contextlib.contextmanager
+def _averaging(model: Layer, norms: Sequence[Layer]) -> Iterator[None]:
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    momenta = [(norm, norm._momentum) for norm in norms]
+    dropouts = (paddle.nn.Dropout, paddle.nn.Dropout2D, paddle.nn.AlphaDropout)
+    model.train()
+    for layer in model.sublayers():
+        if isinstance(layer, dropouts):
+            layer.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+        for norm, momentum in momenta:
+            norm._momentum = momentum

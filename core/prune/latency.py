@@ -1,0 +1,119 @@
+"""Milliseconds of a model as a function of the channels that are kept, and of the model itself."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.deploy.layer_model import LayerShape
+from core.deploy.lookup import Lookup, whole_model_ms
+from core.deploy.predictor import Backend, format_of
+from core.export.fold import fold_batch_norms
+from core.export.graph import Graph
+from core.export.package import write_files
+from core.export.report import CONVOLUTIONS, TRANSPOSED
+from core.prune.analysis import Analysis, TracedLabels
+from core.prune.graph import Operator
+from core.prune.labels import Array
+from core.task import Task
+from core.trace import evaluation_mode, trace
+
+
+class Latency:
+    """Predicts milliseconds from a lookup per layer shape.
+
+    Only convolutions and products with weights are looked up; what lies between them is taken to
+    shrink alike, and `scale` makes the prediction for the whole model what was measured.
+
+    Args:
+        analysis: Of the model.
+        lookup: Of the runtime to aim at.
+        measured_ms: Of the whole model.
+    """
+
+    def __init__(self, analysis: Analysis, lookup: Lookup, measured_ms: float) -> None:
+        self.analysis, self._lookup = analysis, lookup
+        self._traced = analysis.graphs[-1]
+        self.scale = 1.0
+        self.correct(analysis.keep_all(), measured_ms)
+
+    def correct(self, keep: Array, measured_ms: float) -> None:
+        """Scale predictions so that they agree with a measurement of the model cut like this."""
+        self.scale *= measured_ms / max(self.predict(keep), 1e-9)
+
+    def predict(self, keep: Array) -> float:
+        """Return the milliseconds of the model when the channels of this mask are kept."""
+        shapes = []
+        for operator in self._traced.graph.operators:
+            shape = layer_shape(operator, self._traced, self.analysis, keep)
+            if shape is not None:
+                shapes.append(shape)
+        return self.scale * self._lookup.predict(shapes)
+
+
+def layer_shape(
+    op: Operator, traced: TracedLabels, analysis: Analysis, keep: Array
+) -> LayerShape | None:
+    """Return what an operator looks like when these channels are kept; None if it is no layer."""
+
+    def size(name: str) -> list[int]:
+        shape = list(traced.graph.shapes[name])
+        labelled = analysis.weights.get(name) or traced.activations.get(name, {})
+        for axis, labels in labelled.items():
+            shape[axis] = int(keep[labels].sum())
+        return shape
+
+    if op.type in (*CONVOLUTIONS, *TRANSPOSED):
+        x, out, kernel = (size(op.input("Input")), size(op.output("Output")), op.input("Filter"))
+        if len(x) != 4 or kernel not in traced.graph.weights:
+            return None
+        filters = size(kernel)
+        transposed = op.type in TRANSPOSED
+        padding = [int(pad) for pad in op.attribute("paddings")]
+        return LayerShape(
+            kind="conv2d_transpose" if transposed else "conv2d",
+            in_channels=x[1],
+            out_channels=out[1],
+            size=(x[2], x[3]),
+            kernel=(filters[2], filters[3]),
+            stride=_pair(op, "strides"),
+            padding=(padding[0], padding[1]) if len(padding) == 2 else tuple(padding),  # type: ignore[arg-type]
+            dilation=_pair(op, "dilations"),
+            groups=out[1] // filters[1] if transposed else x[1] // filters[1],
+        )
+    if op.type == "matmul_v2" and op.input("Y") in traced.graph.weights:
+        x, out = size(op.input("X")), size(op.output("Out"))
+        return LayerShape("matmul", x[-1], out[-1], (int(np.prod(x[:-1])), 1))
+    return None
+
+
+def _pair(op: Operator, name: str) -> tuple[int, int]:
+    first, second = (int(value) for value in op.attribute(name))
+    return first, second
+
+
+def measure_ms(
+    task: Task, model: Layer, specs: Sequence[InputSpec], backend: Backend, threads: int
+) -> float:
+    """Export a model for a moment and measure it in a runtime, for one input.
+
+    Raises:
+        ExportError: It cannot be exported, or the runtime cannot run it.
+    """
+    layer = task.deploy_model(model, "raw")
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as place, evaluation_mode(model), evaluation_mode(layer):
+        folder = Path(place)
+        graph = Graph.from_trace(trace(layer, specs, model))
+        fold_batch_norms(graph)
+        inputs = [
+            generator.normal(size=spec.shape).astype(graph.dtype(name))
+            for spec, name in zip(specs, graph.inputs)
+        ]
+        write_files(graph, folder, ["paddle", format_of(backend)])
+        return whole_model_ms(folder, inputs, backend, threads)

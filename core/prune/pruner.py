@@ -1,0 +1,149 @@
+"""Cut a model to a plan, whatever its code holds that no graph shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.errors import ConfigError, ExportError
+from core.layers import match
+from core.prune.analysis import Analysis, Pins, analyze_graphs
+from core.prune.cut import Edit, Undo, apply_edit, check_cut, plan_edit
+from core.prune.graph import trace_operators
+from core.prune.labels import Array
+from core.task import Task
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A cut that was made: the model before, what was kept, and the way back."""
+
+    analysis: Analysis
+    keep: Array
+    edit: Edit
+    undo: Undo = field(repr=False)
+
+    @property
+    def macs(self) -> tuple[int, int]:
+        """Multiply-accumulates before and after."""
+        cost = self.analysis.cost
+        return cost.macs(self.analysis.keep_all()), cost.macs(self.keep)
+
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Numbers of parameters before and after."""
+        cost = self.analysis.cost
+        return cost.parameters(self.analysis.keep_all()), cost.parameters(self.keep)
+
+
+class Pruner:
+    """A model, traced once, that can be cut.
+
+    Args:
+        model: Traced in both modes.
+        specs: Of its inputs, without free dimensions.
+        never_prune: Layers that keep their output channels, each with the reason.
+    """
+
+    def __init__(
+        self, model: Layer, specs: Sequence[InputSpec], never_prune: Mapping[str, str] = {}
+    ) -> None:
+        self._model, self._specs = model, list(specs)
+        self._graphs = [trace_operators(model, specs, training) for training in (True, False)]
+        self._pins = Pins(layers=dict(never_prune))
+        self.analysis = analyze_graphs(model, self._graphs, self._pins)
+
+    def cut(self, plan: Callable[[Analysis], Array]) -> Cut:
+        """Cut the model to what a plan keeps.
+
+        The cut model is traced again. Where its code turns out to hold fixed numbers of channels,
+        the cut is undone, those channels are pinned and the plan is asked anew.
+
+        Args:
+            plan: Turns an analysis into the mask of labels to keep.
+
+        Raises:
+            ExportError: The cut model cannot be run for reasons that pinning does not mend.
+        """
+        while True:
+            keep = plan(self.analysis)
+            edit = plan_edit(self._model, self.analysis, keep)
+            undo = apply_edit(self._model, edit)
+            try:
+                found = check_cut(self._model, self._specs, self.analysis, keep)
+            except BaseException:
+                undo()
+                raise
+            if not found:
+                return Cut(self.analysis, keep, edit, undo)
+            undo()
+            self._pin(found)
+
+    def probe(self) -> None:
+        """Find fixed numbers in the model's code by cutting a channel of every group for a moment.
+
+        Raises:
+            ExportError: As `cut`.
+        """
+
+        def one_of_each(analysis: Analysis) -> Array:
+            keep = analysis.keep_all()
+            for group in analysis.groups:
+                held = {int(part[0]) for part in group.keep_one if len(part) == 1}
+                free = [unit for unit in range(len(group)) if unit not in held]
+                if len(group) > 1 and free:
+                    keep[group.units[free[len(free) // 2]]] = False
+            return keep
+
+        self.cut(one_of_each).undo()
+
+    def _pin(self, found: Mapping[tuple[bool, int], str]) -> None:
+        known = self._pins.operators
+        if not set(found) - known:
+            raise ExportError(f"{next(iter(found.values()))}; pinning its channels did not help")
+        _log.info("channels stay where code holds their number: %s", next(iter(found.values())))
+        self._pins = Pins(self._pins.layers, known | set(found))
+        self.analysis = analyze_graphs(self._model, self._graphs, self._pins)
+
+
+def build_pruner(task: Task, model: Layer, never_prune: Sequence[str] = ()) -> Pruner:
+    """Trace a task's model at the size of its validation images.
+
+    Args:
+        task: Tells the inputs and, in its hints, which layers must not be pruned.
+        model: Its model.
+        never_prune: Globs of further layers.
+
+    Raises:
+        ConfigError: A glob matches nothing.
+        ExportError: The model cannot be traced.
+    """
+    names = [path for path, _ in model.named_sublayers()]
+    reasons = {}
+    hinted = task.slim_hints(model).never_prune
+    if hinted:
+        for path in match(hinted, names, "slim_hints.never_prune"):
+            reasons[path] = "the task needs its channels"
+    if never_prune:
+        for path in match(never_prune, names, "never_prune"):
+            reasons[path] = "never_prune"
+    return Pruner(model, fixed_specs(task), reasons)
+
+
+def fixed_specs(task: Task) -> list[InputSpec]:
+    """Return the task's inputs for one image; a size that is free is that of the first image."""
+    specs = task.input_spec()
+    if all(size is not None and size > 0 for spec in specs for size in spec.shape[1:]):
+        return [InputSpec([1, *spec.shape[1:]], spec.dtype, spec.name) for spec in specs]
+    sample = task.build_dataset("val").sample(0, np.random.default_rng(0))
+    missing = [spec.name for spec in specs if spec.name not in sample]
+    if missing:
+        raise ConfigError(f"{missing[0]}: the data set has no such input")
+    return [InputSpec([1, *sample[s.name].shape], s.dtype, s.name) for s in specs]

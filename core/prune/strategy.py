@@ -1,0 +1,377 @@
+"""Pruning as a strategy of a recipe: cut trained weights, then let training mend them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from paddle import Tensor
+from paddle.nn import Layer
+
+from core.deploy.lookup import Lookup
+from core.deploy.predictor import Backend
+from core.distributed import gather
+from core.errors import ConfigError
+from core.norms import reestimate
+from core.prune import plan
+from core.prune.analysis import Analysis
+from core.prune.criteria import Aggregate, Criterion, mean_gradients, score
+from core.prune.cut import Edit, apply_edit
+from core.prune.labels import Array
+from core.prune.latency import Latency, measure_ms
+from core.prune.pruner import Cut, Pruner, build_pruner, fixed_specs
+from core.prune.report import layer_table, render
+from core.prune.sensitivity import Sensitivity, measure, ratios_in_steps
+from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
+
+Allocation = Literal["uniform", "sensitive", "global"]
+TARGETS = (
+    "target_ratio",
+    "target_parameters_ratio",
+    "target_latency_ratio",
+    "target_latency_ms",
+    "pruned_ratio",
+)
+CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
+_LATENCY_CLOSE, _LATENCY_TRIES = 0.03, 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PruneConfig(StrategyConfig):
+    """How much to cut, by which measure, and which channels go first. Give exactly one target.
+
+    Attributes:
+        target_ratio: Share of the multiply-accumulates (FLOPs) to remove.
+        target_parameters_ratio: Share of the parameters to remove.
+        target_latency_ratio: Share of the latency, measured on this machine, to remove.
+        target_latency_ms: Latency to come down to.
+        pruned_ratio: Share of the channels of every layer to remove; or shares by glob or regular
+            expression on weights, the first that matches deciding.
+        allocation: How a target is spread: the same share in every layer, shares by measured
+            sensitivity, or one ranking of all channels.
+        criterion: What the importance of a channel is.
+        aggregate: How the scores of several layers that make the same channels become one.
+        round_to: Channels per group are a multiple of it afterwards, or as many as before.
+        max_ratio: No layer loses a larger share of its channels.
+        pruned_params: Globs or regular expressions: only channels that such weights make.
+        never_prune: Globs of layers that keep their output channels, beside those of the task.
+        num_steps: Cuts that together reach the target.
+        every_epochs: Epochs of training between them.
+        delta_rate: Sensitivity is measured at this ratio, twice, three times it and so on.
+        eval_rate: Share of the validation data to measure it on.
+        sensitivities_file: JSON to keep it in; what is there already is reused.
+        backend: Runtime to measure latency in.
+        threads: Of that runtime.
+        calibration_samples: Training images for batch norm statistics and `taylor`; 0 leaves the
+            statistics as they are.
+    """
+
+    target_ratio: float | None = None
+    target_parameters_ratio: float | None = None
+    target_latency_ratio: float | None = None
+    target_latency_ms: float | None = None
+    pruned_ratio: float | dict[str, float] | None = None
+    allocation: Allocation = "uniform"
+    criterion: Criterion = "l1_norm"
+    aggregate: Aggregate = "mean"
+    round_to: int = 1
+    max_ratio: float = 0.9
+    pruned_params: tuple[str, ...] = ("*",)
+    never_prune: tuple[str, ...] = ()
+    num_steps: int = 1
+    every_epochs: int = 1
+    delta_rate: float = 0.2
+    eval_rate: float = 1.0
+    sensitivities_file: str | None = None
+    backend: Backend = "onnxruntime"
+    threads: int = 1
+    calibration_samples: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{given[1] if given else 'target_ratio'}: give exactly one of "
+                f"{', '.join(TARGETS)}, got {' and '.join(given) or 'none'}"
+            )
+        for name in TARGETS[:3]:
+            _check_ratio(name, getattr(self, name))
+        if isinstance(self.pruned_ratio, dict):
+            for pattern, ratio in self.pruned_ratio.items():
+                _check_ratio(f"pruned_ratio.{pattern}", ratio)
+        else:
+            _check_ratio("pruned_ratio", self.pruned_ratio)
+        if self.target_latency_ms is not None and self.target_latency_ms <= 0:
+            raise ValueError(f"target_latency_ms: expected > 0, got {self.target_latency_ms}")
+        for name in ("round_to", "num_steps", "every_epochs", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        _check_ratio("max_ratio", self.max_ratio)
+        _check_ratio("delta_rate", self.delta_rate)
+        if not 0 < self.eval_rate <= 1:
+            raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
+        if self.calibration_samples < (1 if self.criterion == "taylor" else 0):
+            raise ValueError(f"calibration_samples: too few, got {self.calibration_samples}")
+        if self.pruned_ratio is not None and (self.allocation, self.num_steps) != ("uniform", 1):
+            raise ValueError("pruned_ratio: says by itself what each layer loses, in one step")
+
+
+def _check_ratio(name: str, ratio: float | None) -> None:
+    if ratio is not None and not 0 < ratio < 1:
+        raise ValueError(f"{name}: expected 0 < ratio < 1, got {ratio}")
+
+
+class Prune(Strategy):
+    """Removes channels when its window opens, and again every few epochs if asked to."""
+
+    Config = PruneConfig
+    phase = Phase.SHAPE
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.config: PruneConfig = config
+        self._cuts: list[Record] = []
+
+    @classmethod
+    def default_end(cls, config: StrategyConfig, epochs: int) -> int:
+        """Stay until the last cut is made; what follows is fine-tuning."""
+        assert isinstance(config, PruneConfig)
+        return config.start_epoch + (config.num_steps - 1) * config.every_epochs + 1
+
+    def check(self, context: Context) -> None:
+        """Trace the model and read the patterns, long before the window opens."""
+        self._prepare(context, context.task.build_model())
+
+    def attach(self, model: Layer, context: Context) -> None:
+        self._model, self._context = model, context
+        if context.resuming:
+            return
+        if context.epoch == 0 and not context.task.config.model.pretrained:
+            raise ConfigError(
+                "prune: would rank the channels of random weights; name trained ones in "
+                "model.pretrained, or prune later with start_epoch"
+            )
+        self._cut()
+
+    def before_epoch(self, epoch: int) -> bool:
+        config = self.config
+        due = config.start_epoch + len(self._cuts) * config.every_epochs
+        if epoch < due or len(self._cuts) >= config.num_steps:
+            return False
+        self._cut()
+        return True
+
+    def record(self) -> Record | None:
+        return {"cuts": list(self._cuts)} if self._cuts else None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"cuts": list(self._cuts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._cuts = list(state["cuts"])
+
+    @staticmethod
+    def replay(model: Layer, record: Record) -> None:
+        for cut in record["cuts"]:
+            apply_edit(model, Edit.from_record(cut))
+
+    def _prepare(self, context: Context, model: Layer) -> Pruner:
+        pruner = build_pruner(context.task, model, self.config.never_prune)
+        plan.choose_groups(pruner.analysis, self.config.pruned_params)
+        if isinstance(self.config.pruned_ratio, dict):
+            plan.ratios_by_layer(pruner.analysis, self.config.pruned_ratio)
+        return pruner
+
+    def _cut(self) -> None:
+        config, model = self.config, self._model
+        pruner = self._prepare(self._context, model)
+        planner = Planner(config, self._context, model, pruner, step=len(self._cuts))
+        cut = planner.cut()
+        self._cuts.append(cut.edit.to_record())
+        _log.info("pruned\n%s", render(layer_table(cut)))
+        planner.tell(cut)
+        if config.calibration_samples:
+            reestimate(model, self._inputs())
+
+    def _inputs(self) -> Iterator[Sequence[Tensor]]:
+        names = [spec.name for spec in self._context.task.input_spec()]
+        for batch in self._context.calibration(self.config.calibration_samples):
+            yield [batch[name] for name in names]
+
+
+class Planner:
+    """Turns the settings of one cut into what each group loses.
+
+    Args:
+        config: Of the strategy.
+        context: For data, metric and the other processes.
+        model: To cut.
+        pruner: Of the model.
+        step: Number of cuts made before.
+    """
+
+    def __init__(
+        self, config: PruneConfig, context: Context, model: Layer, pruner: Pruner, step: int
+    ) -> None:
+        self._config, self._context, self._model = config, context, model
+        self._pruner, self._step = pruner, step
+        self._gradients: dict[str, Array] | None = None
+        self._told = ""
+
+    def cut(self) -> Cut:
+        """Choose and cut."""
+        if self._latency_target:
+            return self._cut_to_latency()
+        return self._pruner.cut(self._plan)
+
+    def tell(self, cut: Cut) -> None:
+        """Log what was asked for and what was reached; warn where they differ."""
+        (macs, macs_left), (all_, all_left) = cut.macs, cut.parameters
+        reached = {
+            "target_ratio": 1 - macs_left / macs,
+            "target_parameters_ratio": 1 - all_left / all_,
+        }
+        for fixed in cut.analysis.fixed:
+            _log.debug("%s keeps %d channels: %s", fixed.layer, fixed.channels, fixed.reason)
+        name = next((key for key in reached if getattr(self._config, key) is not None), None)
+        if name is not None:
+            wanted = self._share(getattr(self._config, name))
+            level = logging.INFO if abs(reached[name] - wanted) <= CLOSE else logging.WARNING
+            _log.log(
+                level,
+                "prune step %d of %d: %s asked to remove %.1f %%, removed %.1f %%",
+                *(self._step + 1, self._config.num_steps),
+                *(name, 100 * wanted, 100 * reached[name]),
+            )
+        else:
+            _log.info(
+                "prune: removed %.1f %% of the MACs and %.1f %% of the parameters%s",
+                *(100 * reached["target_ratio"], 100 * reached["target_parameters_ratio"]),
+                self._told,
+            )
+
+    @property
+    def _latency_target(self) -> bool:
+        config = self._config
+        return config.target_latency_ms is not None or config.target_latency_ratio is not None
+
+    def _share(self, target: float) -> float:
+        return plan.step_share(target, self._config.num_steps)
+
+    def _ranking(self, analysis: Analysis) -> plan.Ranking:
+        config, context = self._config, self._context
+        if config.criterion == "taylor" and self._gradients is None:
+            batches = context.calibration(config.calibration_samples)
+            own = mean_gradients(context.task, self._model, batches)
+            shared = gather(own)
+            self._gradients = {name: sum(g[name] for g in shared) / len(shared) for name in own}
+        scores = score(
+            *(self._model, analysis.groups, analysis.weights, config.criterion, config.aggregate),
+            seed=context.seed + self._step,
+            gradients=self._gradients,
+        )
+        chosen = plan.choose_groups(analysis, config.pruned_params)
+        return plan.Ranking(analysis, scores, config.round_to, config.max_ratio, chosen)
+
+    def _plan(self, analysis: Analysis) -> Array:
+        config, cost = self._config, analysis.cost
+        ranking = self._ranking(analysis)
+        whole = analysis.keep_all()
+        if config.target_ratio is not None:
+            measure_of: plan.Measure = cost.macs
+            limit = cost.macs(whole) * (1 - self._share(config.target_ratio))
+        elif config.target_parameters_ratio is not None:
+            measure_of = cost.parameters
+            limit = cost.parameters(whole) * (1 - self._share(config.target_parameters_ratio))
+        else:
+            ratio = config.pruned_ratio
+            assert ratio is not None
+            per_layer = ratio if isinstance(ratio, dict) else {"*": ratio}
+            counts = ranking.counts(plan.ratios_by_layer(analysis, per_layer))
+            return self._agree(ranking.keep(counts))
+        return self._agree(ranking.keep(self._allocate(ranking, measure_of, limit)))
+
+    def _agree(self, keep: Array) -> Array:
+        """Take the choice of the first process, so that all cut the same."""
+        return np.asarray(gather(keep)[0])
+
+    def _allocate(self, ranking: plan.Ranking, measure_of: plan.Measure, limit: float) -> list[int]:
+        if self._config.allocation == "uniform":
+            return plan.uniform(ranking, measure_of, limit)
+        if self._config.allocation == "global":
+            return plan.global_order(ranking, measure_of, limit)
+        found = self.sensitivity(ranking)
+        losses = []
+        for group in ranking.analysis.groups:
+            curve = found.curves.get(group.name)
+            losses.append([] if curve is None else list(zip(curve.ratios, curve.losses)))
+        return plan.by_loss(ranking, measure_of, limit, losses)
+
+    def sensitivity(self, ranking: plan.Ranking) -> Sensitivity:
+        """Measure the loss of every group, or read it."""
+        config, context = self._config, self._context
+        metric = context.task.build_metric()
+        file = Path(config.sensitivities_file) if config.sensitivities_file else None
+        found = measure(
+            self._model,
+            ranking,
+            ratios_in_steps(config.delta_rate),
+            lambda model: context.evaluate(model, config.eval_rate)[metric.primary],
+            metric.primary,
+            metric.higher_is_better,
+            settings=f"{config.criterion} {config.aggregate} {config.round_to} {config.eval_rate}",
+            file=file or context.save_dir / "sensitivities.json",
+        )
+        _log.info("sensitivity\n%s", render(found.table()))
+        return found
+
+    def _cut_to_latency(self) -> Cut:
+        """Cut to a predicted latency, measure the model, correct the prediction, and again."""
+        config, context = self._config, self._context
+        specs = fixed_specs(context.task)
+
+        def milliseconds() -> float:
+            own = measure_ms(context.task, self._model, specs, config.backend, config.threads)
+            return float(gather(own)[0])
+
+        before = milliseconds()
+        if config.target_latency_ms is not None:
+            goal = config.target_latency_ms
+        else:
+            assert config.target_latency_ratio is not None
+            goal = before * (1 - config.target_latency_ratio)
+        goal = before * (goal / before) ** (1 / (config.num_steps - self._step))
+        if goal >= before:
+            raise ConfigError(
+                f"target_latency_ms: expected less than the {before:.2f} ms the model takes "
+                f"in {config.backend}, got {goal:.2f}"
+            )
+        lookup = Lookup(config.backend, config.threads, context.save_dir / "latency.json")
+        predictor: Latency | None = None
+
+        def to_goal(analysis: Analysis) -> Array:
+            nonlocal predictor
+            if predictor is None or predictor.analysis is not analysis:
+                predictor = Latency(analysis, lookup, before)
+            ranking = self._ranking(analysis)
+            return self._agree(ranking.keep(self._allocate(ranking, predictor.predict, goal)))
+
+        for attempt in range(_LATENCY_TRIES):
+            cut = self._pruner.cut(to_goal)
+            after = milliseconds()
+            _log.info("latency %.2f ms, goal %.2f ms, before %.2f ms", after, goal, before)
+            if abs(after - goal) <= _LATENCY_CLOSE * before or attempt == _LATENCY_TRIES - 1:
+                break
+            cut.undo()
+            assert predictor is not None
+            predictor.correct(cut.keep, after)
+        if after > goal + _LATENCY_CLOSE * before:
+            _log.warning("latency: %.2f ms were asked for, %.2f ms reached", goal, after)
+        self._told = f"; {before:.2f} -> {after:.2f} ms in {config.backend}, asked for {goal:.2f}"
+        return cut
