@@ -155,7 +155,7 @@ def _write_onnx(
         "layer",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape.input_shape)],
         [
-            helper.make_tensor_value_info(f"mean_{index}", TensorProto.FLOAT, None)
+            helper.make_tensor_value_info(f"mean_{index}", TensorProto.FLOAT, _mean_shape(shape))
             for index in range(copies)
         ],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
@@ -186,8 +186,7 @@ def _write_paddle(
         layer, product, mean = f"layer_{index}", f"product_{index}", f"mean_{index}"
         for name in (layer, product):
             graph.variables[name] = variable(name, (*full, shape.out_channels, *space), _FLOAT)
-        pooled = (1, shape.out_channels, *(1 for _ in space))
-        graph.variables[mean] = variable(mean, pooled, _FLOAT)
+        graph.variables[mean] = variable(mean, _mean_shape(shape), _FLOAT)
         graph.operators += [
             _paddle_layer(shape, f"weight_{index}", product),
             operator(
@@ -227,6 +226,10 @@ def _paddle_mean(layer: str, mean: str, matmul: bool) -> Any:
     made = operator("pool2d", {"X": layer}, {"Out": mean}, kind)
     _add_integers(made, "ksize", [1, 1])
     return made
+
+
+def _mean_shape(shape: LayerShape) -> tuple[int, ...]:
+    return (1, shape.out_channels) if shape.kind == "matmul" else (1, shape.out_channels, 1, 1)
 
 
 def _add_integers(made: Any, name: str, values: Sequence[int]) -> None:

@@ -10,8 +10,8 @@ With one thread, the clock is the processor time of this process, which stands s
 programs have the core; a clock on the wall beside busy programs may show several times too much.
 Other threads of this process are counted, though: nothing else should run in it meanwhile.
 
-Channel counts are not interpolated: time over channels has steps at the blocks of the runtime (8
-or 16 numbers), and a count between them may be the slowest of all. `benchmarks/lookup.py` shows
+Every channel count is measured, none is interpolated: the runtimes work in blocks of channels, and
+one channel less than a full block may take longer than the block. `benchmarks/lookup.py` shows
 that, and compares sums of layers with whole networks.
 """
 
