@@ -84,15 +84,10 @@ def dkd(
     counts = valid.astype(student.dtype)
     target = F.one_hot(paddle.where(valid, label, paddle.zeros_like(label)), classes)
     target = target.astype(student.dtype)
-    p, q = (F.softmax(logits / temperature, axis=1) for logits in (student, teacher))
-    p_target, q_target = (p * target).sum(axis=1), (q * target).sum(axis=1)
-    tckd = _binary_kl(q_target, p_target)
-    # the target class drops out of the softmax over the others
-    log_p, log_q = (
-        F.log_softmax(logits / temperature - 1000.0 * target, axis=1)
-        for logits in (student, teacher)
-    )
-    nckd = (log_q.exp() * (log_q - log_p) * (1 - target)).sum(axis=1)
+    p_target, p_rest, p_others = _split(student / temperature, target)
+    q_target, q_rest, q_others = _split(teacher / temperature, target)
+    tckd = q_target.exp() * (q_target - p_target) + q_rest.exp() * (q_rest - p_rest)
+    nckd = (q_others.exp() * (q_others - p_others) * (1 - target)).sum(axis=1)
     rows = (alpha * tckd + beta * nckd) * counts
     return rows.sum() / counts.sum().clip(min=1.0) * temperature**2
 
@@ -156,9 +151,12 @@ def _as_rows(logits: Tensor) -> Tensor:
     return logits.flatten(2).transpose([0, 2, 1]).reshape([-1, logits.shape[1]])
 
 
-def _binary_kl(wanted: Tensor, got: Tensor) -> Tensor:
-    wanted, got = (x.clip(min=EPSILON, max=1 - EPSILON) for x in (wanted, got))
-    return wanted * (wanted / got).log() + (1 - wanted) * ((1 - wanted) / (1 - got)).log()
+def _split(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities: of the target, of all others together, of each among the others."""
+    everything = F.log_softmax(logits, axis=1)
+    without = everything - 1000.0 * target  # far enough to vanish from a sum of exponentials
+    rest = paddle.logsumexp(without, axis=1)
+    return (everything * target).sum(axis=1), rest, without - rest.unsqueeze(1)
 
 
 def _correlation(one: Tensor, other: Tensor, axis: int) -> Tensor:

@@ -90,6 +90,9 @@ class Comparison:
                 if pair.term.fits == "adapt":
                     adapter = Adapter(ours[1], theirs[1], len(ours) == 4)
                     self._layers[f"{pair.name}.{index}"] = adapter
+            if isinstance(pair.term, Fsp):
+                _check_section(pair.where, pair.student, student)
+                _check_section(pair.where, pair.teacher, teacher)
             if isinstance(pair.term, Mgd):
                 generator = Generator(shapes[0][1][1], pair.term.masked)
                 self._layers[f"{pair.name}.generator"] = generator
@@ -261,16 +264,12 @@ def _check_shapes(
         raise ConfigError(f"{pair.where}: as many channels are needed; {both}")
     if not term.adapter and ours[1:] != theirs[1:]:
         raise ConfigError(f"{pair.where}: the shapes differ and adapter is false; {both}")
-    if isinstance(term, Fsp):
-        _check_section(pair, student)
-        _check_section(pair, teacher)
 
 
-def _check_section(pair: Pair, side: Side) -> None:
-    paths = pair.student if side.title == "student" else pair.teacher
+def _check_section(where: str, paths: Sequence[str], side: Side) -> None:
     first, second = (side.shapes[path] for path in paths)
     if first[2:] != second[2:]:
         raise ConfigError(
-            f"{pair.where}: the ends of a section have one height and width; in the {side.title} "
+            f"{where}: the ends of a section have one height and width; in the {side.title} "
             f"{paths[0]} is {first}, {paths[1]} is {second}"
         )

@@ -42,7 +42,10 @@ def look_at(title: str, task: Task, model: Layer, inputs: list[Tensor]) -> Side:
 
         return layer.register_forward_post_hook(hook)
 
-    buffers = {name: value.clone() for name, value in model.named_buffers() if value is not None}
+    # Paddle's batch norm keeps its statistics as parameters without gradient
+    statistics = [value for value in model.parameters() if value.stop_gradient]
+    statistics += [value for value in model.buffers() if value is not None]
+    before = [value.clone() for value in statistics]
     handles = [note(path, layer) for path, layer in model.named_sublayers()]
     try:
         with paddle.no_grad():
@@ -50,9 +53,8 @@ def look_at(title: str, task: Task, model: Layer, inputs: list[Tensor]) -> Side:
     finally:
         for handle in handles:
             handle.remove()
-        for name, value in model.named_buffers():
-            if value is not None:
-                value.set_value(buffers[name])
+        for value, old in zip(statistics, before):
+            value.set_value(old)
     named = {OUTPUT + name: list(value.shape) for name, value in outputs.items()}
     return Side(title, task.slim_hints(model).distill_points, {**shapes, **named})
 
