@@ -75,6 +75,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Read a number above 0, up to 1, as the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got {text!r}")
+    return value
+
+
 def chosen_task(arguments: argparse.Namespace, described: Described | None = None) -> Task | None:
     """Build the task of `-c`, else the one that the model describes, with `-o` on top.
 

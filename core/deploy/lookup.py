@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -36,7 +35,8 @@ from core.config import read, suggest
 from core.deploy.environment import environment
 from core.deploy.layer_model import LayerShape, write_layer_model
 from core.deploy.predictor import BACKENDS, Backend, Predictor, format_of, load_predictor
-from core.errors import ConfigError, ExportError, FileError
+from core.errors import ConfigError, ExportError
+from core.files import write_text
 
 Measure = Callable[[LayerShape, Backend, int], float]
 Clock = Callable[[], float]
@@ -225,7 +225,7 @@ class Lookup:
                 others.append(table)
         own = _Table(self._backend, self._threads, self._machine, dict(sorted(known.items())))
         content = _Content(FORMAT_VERSION, (*others, own))
-        _replace_text(cache, json.dumps(asdict(content), indent=1) + "\n")
+        write_text(cache, json.dumps(asdict(content), indent=1) + "\n")
 
     def _is_like_ours(self, table: _Table) -> bool:
         return (table.backend, table.threads) == (self._backend, self._threads)
@@ -281,19 +281,3 @@ def _read_tables(cache: Path) -> tuple[_Table, ...]:
         raise ExportError(
             f"{cache}: not a table of measured layers ({error}); remove it to measure again"
         ) from error
-
-
-def _replace_text(path: Path, text: str) -> None:
-    """Write a file that is there whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-    except OSError as error:
-        raise FileError(f"{path}: cannot be written: {error.strerror}") from error

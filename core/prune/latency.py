@@ -10,7 +10,7 @@ import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.deploy.layer_model import LayerShape
+from core.deploy.layer_model import LayerShape, Pair
 from core.deploy.lookup import Lookup, whole_model_ms
 from core.deploy.predictor import Backend, format_of
 from core.export.fold import fold_batch_norms
@@ -74,7 +74,6 @@ def layer_shape(
             return None
         filters = size(kernel)
         transposed = op.type in TRANSPOSED
-        padding = [int(pad) for pad in op.attribute("paddings")]
         return LayerShape(
             kind="conv2d_transpose" if transposed else "conv2d",
             in_channels=x[1],
@@ -82,7 +81,7 @@ def layer_shape(
             size=(x[2], x[3]),
             kernel=(filters[2], filters[3]),
             stride=_pair(op, "strides"),
-            padding=(padding[0], padding[1]) if len(padding) == 2 else tuple(padding),  # type: ignore[arg-type]
+            padding=_padding(op, (x[2], x[3]), (filters[2], filters[3])),
             dilation=_pair(op, "dilations"),
             groups=out[1] // filters[1] if transposed else x[1] // filters[1],
         )
@@ -92,7 +91,23 @@ def layer_shape(
     return None
 
 
-def _pair(op: Operator, name: str) -> tuple[int, int]:
+def _padding(op: Operator, size: Pair, kernel: Pair) -> tuple[int, int, int, int]:
+    """Return top, bottom, left, right; `SAME` and `VALID` are worked out from the sizes."""
+    algorithm = op.attribute("padding_algorithm")
+    if algorithm == "VALID":
+        return 0, 0, 0, 0
+    given = [int(pad) for pad in op.attribute("paddings")]
+    if algorithm != "SAME":
+        top, bottom, left, right = given if len(given) == 4 else np.repeat(given, 2).tolist()
+        return top, bottom, left, right
+    pads = []
+    for length, width, stride in zip(size, kernel, _pair(op, "strides")):
+        missing = max((-(-length // stride) - 1) * stride + width - length, 0)
+        pads += [missing // 2, missing - missing // 2]
+    return pads[0], pads[1], pads[2], pads[3]
+
+
+def _pair(op: Operator, name: str) -> Pair:
     first, second = (int(value) for value in op.attribute(name))
     return first, second
 

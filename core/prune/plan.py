@@ -17,7 +17,7 @@ from core.prune.labels import Array
 
 Measure = Callable[[Array], float]  # what a mask of kept labels costs
 _log = logging.getLogger(__name__)
-TOLERANCE = 0.005  # share of the whole by which a target may be missed before single channels move
+CLOSE = 0.01  # share of the whole by which a plan may miss its limit
 
 
 class Ranking:
@@ -161,11 +161,10 @@ def by_loss(
     worst = max((loss for _, top in curves for loss in top), default=0.0)
 
     def counts(share: float) -> list[int]:
-        # beyond the worst loss that was measured, all groups go on to their last ratio and past it
-        allowed = worst * min(1.0, share * 2)
-        extra = max(0.0, share * 2 - 1)
-        ratios = [_ratio_for(curve, allowed) for curve in curves]
-        return ranking.counts([ratio + extra * (1 - ratio) for ratio in ratios])
+        # first what costs nothing, then what costs ever more, then on to what was not measured
+        free, paid, beyond = (min(max(3 * share - third, 0.0), 1.0) for third in range(3))
+        ratios = [_ratio_for(curve, worst * paid) * free for curve in curves]
+        return ranking.counts([ratio + beyond * (1 - ratio) for ratio in ratios])
 
     return _search(ranking, measure, limit, counts)
 
@@ -225,20 +224,39 @@ def _search(
     return _settle(ranking, measure, limit, best)
 
 
-def _settle(ranking: Ranking, measure: Measure, limit: float, counts: list[int]) -> list[int]:
-    """Move groups by one step while that brings the measure nearer to the limit."""
+def _settle(ranking: Ranking, measure: Measure, limit: float, planned: list[int]) -> list[int]:
+    """Move single groups while that brings the measure nearer to the limit.
+
+    Groups stay within one step of the plan if that is close enough, else within two, four, ...
+    """
     whole = measure(ranking.analysis.keep_all())
-    counts = list(counts)
+    most = max((len(steps) for steps in ranking.steps), default=1)
+    counts, reach = planned, 1
+    while True:
+        found = _move(ranking, measure, limit, planned, reach)
+        gap, best = (abs(measure(ranking.keep(each)) - limit) for each in (found, counts))
+        if gap < best:
+            counts, best = found, gap
+        if best <= CLOSE * whole or reach >= most:
+            return counts
+        reach *= 2
+
+
+def _move(
+    ranking: Ranking, measure: Measure, limit: float, planned: list[int], reach: int
+) -> list[int]:
+    counts = list(planned)
+    centres = [steps.index(count) for steps, count in zip(ranking.steps, planned)]
     value = measure(ranking.keep(counts))
-    for _ in range(200):
-        if abs(value - limit) <= TOLERANCE * whole:
-            break
+    for _ in range(len(counts) * reach):
         moves = []
         for group, steps in enumerate(ranking.steps):
-            place = steps.index(counts[group]) + (1 if value > limit else -1)
-            if 0 <= place < len(steps):
-                changed = [*counts[:group], steps[place], *counts[group + 1 :]]
-                moves.append((abs(measure(ranking.keep(changed)) - limit), group, steps[place]))
+            now, towards = steps.index(counts[group]), 1 if value > limit else -1
+            for place in range(now + towards, now + towards * (reach + 1), towards):
+                if 0 <= place < len(steps) and abs(place - centres[group]) <= reach:
+                    changed = [*counts[:group], steps[place], *counts[group + 1 :]]
+                    gap = abs(measure(ranking.keep(changed)) - limit)
+                    moves.append((gap, group, steps[place]))
         if not moves or min(moves)[0] >= abs(value - limit):
             break
         _, group, step = min(moves)

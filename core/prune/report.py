@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
-from core.prune.analysis import Analysis
+from core.prune.analysis import Analysis, Axis
 from core.prune.pruner import Cut
 
 
@@ -69,11 +69,12 @@ def group_table(analysis: Analysis) -> Table:
     """List the groups: how many channels, who makes them, what is cut with them."""
     table = Table(title="channels that can be cut", show_lines=True)
     for column in ("group", "channels", "made by", "cut with them"):
-        table.add_column(column, justify="right" if column == "channels" else "left")
+        justify: JustifyMethod = "right" if column == "channels" else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for group in analysis.groups:
-        makers = [name for name, _ in group.producers]
-        others = [f"{name}[{axis}]" for name, axis in group.members if name not in makers]
-        table.add_row(group.name, str(len(group)), "\n".join(makers), _shortened(others))
+        makers = _layers(group.producers)
+        others = [layer for layer in _layers(group.members) if layer not in makers]
+        table.add_row(group.name, str(len(group)), _shortened(makers), _shortened(others))
     return table
 
 
@@ -81,12 +82,17 @@ def fixed_table(analysis: Analysis) -> Table:
     """List the channels that stay, each layer with the reason."""
     table = Table(title="channels that stay")
     for column in ("layer", "channels", "why"):
-        table.add_column(column, justify="right" if column == "channels" else "left")
+        justify: JustifyMethod = "right" if column == "channels" else "left"
+        table.add_column(column, justify=justify, overflow="fold")
     for fixed in analysis.fixed:
         table.add_row(fixed.layer, str(fixed.channels), str(fixed.reason))
     return table
 
 
-def _shortened(names: Sequence[str], most: int = 12) -> str:
+def _layers(axes: Iterable[Axis]) -> list[str]:
+    return list(dict.fromkeys(name.rpartition(".")[0] for name, _ in axes))
+
+
+def _shortened(names: Sequence[str], most: int = 8) -> str:
     more = [f"... and {len(names) - most} more"] if len(names) > most else []
     return "\n".join([*names[:most], *more])
