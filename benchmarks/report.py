@@ -7,6 +7,7 @@ import datetime
 import json
 import logging
 import os
+import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,6 +55,17 @@ same files in one process and nothing else: what no loader can go below.
 img/s | peer img/s |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
+DISTILLATION = """
+## Distillation
+
+Written by `python benchmarks/distill.py`: a distilled step beside the student's own step and the
+teacher's answer, in turns on the same batches of one process, with the loss that the task's hints
+choose. Processor milliseconds per step, as median over the repeats; the ratio is distilled /
+(student + teacher), with the smallest and the largest. The teacher's loss on the truth is logged.
+
+| task | student | teacher | student ms | teacher ms | distilled ms | ratio |
+| --- | --- | --- | ---: | ---: | ---: | ---: |"""
+
 
 def main(
     script: str,
@@ -61,8 +73,12 @@ def main(
     name: str,
     sides: tuple[str, ...],
     measure: Callable[[Job], dict[str, float]],
+    networks: dict[str, dict[str, str]] | None = None,
 ) -> None:
-    """Compare the sides on every task, or measure the one job that a parent asks for."""
+    """Compare the sides on every task, or measure the one job that a parent asks for.
+
+    `networks` names those of each task where they are not the job's own.
+    """
     arguments = _parse(description)
     if arguments.job:
         logging.basicConfig(level=logging.INFO)  # as the tools do
@@ -74,11 +90,12 @@ def main(
     if arguments.data is None:
         draw_pictures(root, PICTURES)
     for task in [arguments.task] if arguments.task else TASKS:
-        if task == "keypoint":
+        if task == "keypoint" and "peer" in sides:
             from peers import install_paddledet
 
             install_paddledet(arguments.work_dir)
         entry = _compare(script, task, sides, root.resolve(), arguments)
+        entry |= {"networks": networks[task]} if networks else {}
         row = f"{task}, {entry['data']}" if arguments.data else task
         record(name, {row: entry}, page)
 
@@ -151,10 +168,15 @@ def page() -> Iterator[str]:
     if loader:
         yield LOADER
         yield from map(_loader_row, loader, loader.values())
+    distillation = load("distillation")
+    if distillation:
+        yield DISTILLATION
+        yield from map(_distillation_row, distillation, distillation.values())
     yield ""
-    for title, entries in (("Training", training), ("Loader", loader)):
+    titled = (("Training", training), ("Loader", loader), ("Distillation", distillation))
+    for title, entries in titled:
         for task, entry in entries.items():
-            steps = f"{entry['steps']} steps, " if title == "Training" else ""
+            steps = "" if title == "Loader" else f"{entry['steps']} steps, "
             yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
 
 
@@ -184,9 +206,23 @@ def _loader_row(task: str, entry: Entry) -> str:
     return f"| {' | '.join(columns)} |"
 
 
+def _distillation_row(task: str, entry: Entry) -> str:
+    turns = entry["measured"]["distilled"]
+    ratios = [t["distilled"] / (t["student"] + t["teacher"]) for t in turns]
+    size = "x".join(map(str, entry["input"]))
+    columns = [
+        task,
+        f"{entry['networks']['student']} {size}, batch {entry['batch_size']}",
+        entry["networks"]["teacher"],
+        *(f"{median(turns, name):.0f}" for name in ("student", "teacher", "distilled")),
+        f"**{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})**",
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
 def _circumstances(entry: Entry) -> str:
     machine = entry["environment"]
-    repeats = len(entry["measured"]["ours"])
+    repeats = len(next(iter(entry["measured"].values())))
     low, high = sorted(entry["load_average"])
     return (
         f"{entry['data']} pictures, loader processes: {entry['workers']}, repeats: {repeats}, "

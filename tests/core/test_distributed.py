@@ -15,7 +15,10 @@ import pytest
 import yaml
 from paddle import nn
 
+from core import checkpoint
+from core.config import merge
 from core.distributed import SyncBatchNorm, gather, synchronized_batch_norm
+from core.run import read_run
 from core.weights import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,19 +36,34 @@ def launch(arguments: list[str], tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + logs
 
 
+def teach(settings: Any, tmp_path: Path) -> list[str]:
+    """Save a wider network as a teacher; its features need an adapter, which is trained too."""
+    paddle.seed(7)
+    task = read_run(merge(settings, {"model": {"width": 6}})).task
+    checkpoint.save(
+        tmp_path / "teacher", checkpoint.describe(task), task.build_model().state_dict()
+    )
+    losses = [{"kind": "l2", "student": "conv"}, {"kind": "l2"}]
+    recipe = {"strategies": [{"kind": "distill", "losses": losses, "end_epoch": 2}]}
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump(recipe))
+    return ["--slim", "recipe.yml", "--distill_config", str(tmp_path / "teacher")]
+
+
+@pytest.mark.parametrize("distilled", [False, True], ids=["plain", "distilled"])
 def test_two_processes_equal_one_with_the_same_global_batch(
-    toy_settings: Any, tmp_path: Path
+    toy_settings: Any, tmp_path: Path, distilled: bool
 ) -> None:
     script = str(ROOT / "tools" / "train.py")
     settings = toy_settings(epochs=3, batch_size=4, sync_bn=True)
     settings["device"] = "cpu"
+    extra = teach(settings, tmp_path) if distilled else []
     (tmp_path / "two.yml").write_text(yaml.safe_dump(settings))
     settings["train"] |= {"batch_size": 8}
     (tmp_path / "one.yml").write_text(yaml.safe_dump(settings))
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "plugins")}
     one = [sys.executable, script, "-c", str(tmp_path / "one.yml"), "--save_dir", "one"]
-    subprocess.run(one, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    launch([script, "-c", str(tmp_path / "two.yml"), "--save_dir", "two"], tmp_path)
+    subprocess.run(one + extra, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    launch([script, "-c", str(tmp_path / "two.yml"), "--save_dir", "two", *extra], tmp_path)
     weights = {n: load_arrays(tmp_path / n / "latest" / "model.pdparams") for n in ("one", "two")}
     for name, value in weights["one"].items():
         np.testing.assert_allclose(weights["two"][name], value, atol=2e-5, err_msg=name)
