@@ -273,8 +273,12 @@ def _group(
         for dimension, own in by.items():
             for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
                 members.setdefault(family, []).append((name, dimension))
+    # no axis may lose all it has, be it one of several that a depthwise convolution ties together
+    whole = {own.tobytes(): own for by in weights.values() for own in by.values()}
     narrow_of: dict[int, list[Array]] = {}
-    for own in narrow:
+    for own in [*narrow, *whole.values()]:
+        if any(reasons[unit] is not None for unit in own.tolist()):
+            continue
         for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
             narrow_of.setdefault(family, []).append(own)
     groups = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from core.errors import ExportError
 from core.export.report import CONVOLUTIONS, PRODUCTS, TRANSPOSED
 from core.prune.graph import Graph, Operator
 from core.prune.labels import Array
@@ -78,6 +79,9 @@ def measure_cost(
         activations: Labels of its variables.
         weights: Labels of parameters and buffers.
         parameters: Shapes of those to count.
+
+    Raises:
+        ExportError: What an operator costs depends on values.
     """
     axes: list[Array] = []
     known: dict[tuple[str, int], int] = {}
@@ -98,9 +102,14 @@ def measure_cost(
         return constant, found
 
     work = []
-    for op in graph.operators:
+    for op in _used(graph):
         constant, places = 1.0, []
         for name, dimensions in _dimensions(op, graph):
+            if -1 in graph.shapes[name]:
+                raise ExportError(
+                    f"{op.layer or op.type}: the shape of this {op.type} depends on values, "
+                    "not on shapes"
+                )
             part, found = factors(name, dimensions, graph.shapes[name])
             constant *= part
             places += found
@@ -111,6 +120,16 @@ def measure_cost(
         constant, found = factors(name, range(len(shape)), shape)
         counted[name] = (constant, tuple(found))
     return Cost(work, counted, axes)
+
+
+def _used(graph: Graph) -> list[Operator]:
+    """Leave out what no output needs: a deployed model does not run it."""
+    needed, used = set(graph.outputs.values()), []
+    for op in reversed(graph.operators):
+        if any(not needed.isdisjoint(names) for names in op.outputs.values()):
+            needed.update(name for names in op.inputs.values() for name in names)
+            used.append(op)
+    return used[::-1]
 
 
 def _dimensions(op: Operator, graph: Graph) -> list[tuple[str, Sequence[int]]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddle.base.framework import EagerParamBase
 from paddle.nn import Layer
 from paddle.nn.layer import conv, norm
@@ -24,6 +24,7 @@ from core.prune.labels import Array
 from core.strategy import Record
 
 Undo = Callable[[], None]
+_TRANSPOSED = (nn.Conv1DTranspose, nn.Conv2DTranspose, nn.Conv3DTranspose)
 Indices = dict[str, dict[int, list[int]]]  # weight -> axis -> positions that are kept
 
 
@@ -164,16 +165,17 @@ def _select(name: str, tensor: Tensor, axes: Mapping[int, list[int]]) -> Tensor:
 def _sizes(layer: Layer) -> dict[str, int]:
     """Return the numbers that a layer prints, and some code asks for, as its weights have them."""
     weight = layer._parameters.get("weight")
-    if isinstance(layer, conv._ConvNd):
+    if isinstance(layer, conv._ConvNd) and weight is not None:
         ends = ("_in_channels", "_out_channels")
-        transposed = isinstance(layer, paddle.nn.Conv2DTranspose)
-        names = ends if transposed else reversed(ends)
+        names = ends if isinstance(layer, _TRANSPOSED) else reversed(ends)
         return dict(zip(names, (weight.shape[0], weight.shape[1] * layer._groups)))
     if isinstance(layer, norm._BatchNormBase):
         return {"_num_features": layer._mean.shape[0]}
-    if isinstance(layer, paddle.nn.GroupNorm) and weight is not None:
+    if isinstance(layer, norm._InstanceNormBase) and layer.scale is not None:
+        return {"_num_features": layer.scale.shape[0]}
+    if isinstance(layer, nn.GroupNorm) and weight is not None:
         return {"_num_channels": weight.shape[0]}
-    if isinstance(layer, paddle.nn.PReLU):
+    if isinstance(layer, nn.PReLU):
         return {"_num_parameters": layer._weight.shape[0]}
     return {}
 

@@ -12,6 +12,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
+from core.prune.sizes import settle_sizes
 from core.trace import Trace, trace
 
 Shape = tuple[int, ...]
@@ -147,6 +148,7 @@ def _names(value: Any) -> tuple[str, ...]:
 
 def _read(traced: Trace, calls: list[Call]) -> Graph:
     block = traced.program.desc.block(0)
+    settle_sizes(block)
     owners = _owners(calls, block.op_size())
     operators = []
     names: set[str] = {*traced.inputs, *traced.outputs.values()}

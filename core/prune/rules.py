@@ -79,7 +79,7 @@ def _convolution(flow: Flow, op: Operator) -> None:
     if not _is_plain(flow, op, weight):
         return
     groups = int(op.attribute("groups") or 1)
-    x = flow.labels.get(op.input("Input"), 1)
+    x = _second_axis(flow, op, op.input("Input"))
     out = flow.labels.get(weight, 0)
     assert out is not None
     dense = True
@@ -117,7 +117,7 @@ def _transposed_convolution(flow: Flow, op: Operator) -> None:
     if not _is_plain(flow, op, weight):
         return
     groups = int(op.attribute("groups") or 1)
-    x = flow.labels.get(op.input("Input"), 1)
+    x = _second_axis(flow, op, op.input("Input"))
     per_group = flow.labels.get(weight, 1) if groups == 1 or flow.shape(weight)[1] > 1 else None
     if groups == 1:
         assert per_group is not None
@@ -145,6 +145,14 @@ def _is_plain(flow: Flow, op: Operator, weight: str) -> bool:
         flow.pin(op, flow.labels.get(weight, 0), "channels must be the second axis")
         return False
     return True
+
+
+def _second_axis(flow: Flow, op: Operator, name: str) -> Array | None:
+    """Return the labels of channels, and keep what other axes hold."""
+    for axis, labels in flow.labels.axes(name).items():
+        if axis != 1:
+            flow.pin(op, labels, "channels must be the second axis")
+    return flow.labels.get(name, 1)
 
 
 def _feed(flow: Flow, op: Operator, weight: str, axis: int, x: Array | None) -> None:
@@ -376,6 +384,9 @@ def _reshape(flow: Flow, op: Operator) -> None:
     name, output = op.input("X"), op.output("Out")
     axes = flow.labels.axes(name)
     before, after = flow.shape(name), flow.shape(output)
+    if axes and -1 in (*before, *after):
+        flow.pin_inputs(op, "its shape depends on values")
+        return
     out: dict[int, Array | None] = {}
     for ins, outs in _segments(before, after):
         labelled = [axis for axis in ins if axis in axes and before[axis] > 1]
@@ -444,21 +455,24 @@ def _spatial(flow: Flow, op: Operator) -> None:
     if layout not in (None, "NCHW", "AnyLayout", "NCDHW", "NCL", "NCW"):
         flow.pin_inputs(op, "channels must be the second axis")
         return
+    channels = _second_axis(flow, op, name)
     for slot in ("Out", "Mask"):
-        flow.labels.put(op.output(slot), {1: flow.labels.get(name, 1)})
+        flow.labels.put(op.output(slot), {1: channels})
 
 
 def _pad(flow: Flow, op: Operator) -> None:
     name = op.input("X")
-    axes = dict(flow.labels.axes(name))
+    axes: dict[int, Array | None] = dict(flow.labels.axes(name))
     if op.type == "pad":
         paddings = list(op.attribute("paddings"))
         for axis in list(axes):
             if any(paddings[2 * axis : 2 * axis + 2]):
                 flow.pin(op, axes.pop(axis), "it pads channels")
-    elif op.type == "pad3d" and op.attribute("data_format") != "NCDHW":
+    elif op.attribute("data_format") != "NCDHW":
         flow.pin_inputs(op, "channels must be the second axis")
         return
+    else:
+        axes = {1: _second_axis(flow, op, name)}
     flow.labels.put(op.output("Out"), axes)
 
 
@@ -522,7 +536,7 @@ def _outer(flow: Flow, name: str, axis: int) -> Array | None:
 
 
 def _pixel_shuffle(flow: Flow, op: Operator) -> None:
-    x = flow.labels.get(op.input("X"), 1)
+    x = _second_axis(flow, op, op.input("X"))
     if op.attribute("data_format") != "NCHW":
         flow.pin_inputs(op, "channels must be the second axis")
     elif x is not None:
@@ -531,7 +545,7 @@ def _pixel_shuffle(flow: Flow, op: Operator) -> None:
 
 
 def _pixel_unshuffle(flow: Flow, op: Operator) -> None:
-    x = flow.labels.get(op.input("X"), 1)
+    x = _second_axis(flow, op, op.input("X"))
     if op.attribute("data_format") != "NCHW":
         flow.pin_inputs(op, "channels must be the second axis")
     elif x is not None:
@@ -540,7 +554,7 @@ def _pixel_unshuffle(flow: Flow, op: Operator) -> None:
 
 
 def _channel_shuffle(flow: Flow, op: Operator) -> None:
-    x = flow.labels.get(op.input("X"), 1)
+    x = _second_axis(flow, op, op.input("X"))
     if op.attribute("data_format") != "NCHW":
         flow.pin_inputs(op, "channels must be the second axis")
     elif x is not None:
