@@ -281,9 +281,10 @@ def _group(
             continue
         for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
             narrow_of.setdefault(family, []).append(own)
+    free_units = {unit for unit, reason in reasons.items() if reason is None}
     groups = [
         _make_group(
-            axes, producers, members[family], set(norms), narrow_of.get(family, ()), weights
+            axes, producers, members[family], set(norms), narrow_of.get(family, ()), free_units
         )
         for family, axes in families.items()
     ]
@@ -296,13 +297,12 @@ def _make_group(
     members: Sequence[Axis],
     norms: set[str],
     narrow: Sequence[Array],
-    weights: AxisLabels,
+    free: set[int],
 ) -> Group:
     dense = [axis for axis in made_by if producers[axis][1]] or list(made_by)
     every = np.concatenate([producers[axis][0] for axis in made_by])
     order = {unit: place for place, unit in reversed(list(enumerate(every.tolist())))}
-    own = np.concatenate([weights[name][axis] for name, axis in made_by])
-    units = np.array(sorted(set(own.tolist()), key=order.__getitem__), dtype=np.int64)
+    units = np.array(sorted(free & set(order), key=order.__getitem__), dtype=np.int64)
     place = {unit: index for index, unit in enumerate(units.tolist())}
     sets = {frozenset(place[u] for u in part.tolist() if u in place) for part in narrow}
     return Group(
