@@ -3,6 +3,7 @@
     python benchmarks/results.py RUN_DIR [RUN_DIR ...]    # measure runs, write the page again
     python benchmarks/results.py                          # write the page again only
     python benchmarks/results.py --published CONFIG WEIGHTS ROOT    # weights trained elsewhere
+    python benchmarks/results.py --compare NAME RUN_DIR RUN_DIR ... # one table of several runs
 
 For each run the best checkpoint is evaluated again, exported, evaluated as exported model in each
 runtime, and timed. The measurements lie in docs/results/<name>.json.
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compare
 import yaml
 from paddle.nn import Layer
 
@@ -127,7 +129,11 @@ def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of the page."""
     yield INTRODUCTION
     for name, entry in sorted(entries.items()):
-        yield from section(name, entry)
+        if "rows" in entry:
+            yield from compare.section(name, entry)
+    for name, entry in sorted(entries.items()):
+        if "rows" not in entry:
+            yield from section(name, entry)
     machines = {entry["environment"]["cpu"] for entry in entries.values()}
     yield f"\nMeasured on: {'; '.join(sorted(machines))}."
 
@@ -167,10 +173,14 @@ def main() -> None:
         metavar=("CONFIG", "WEIGHTS", "ROOT"),
         help="weights trained elsewhere, with the config and the data to measure them on",
     )
+    parser.add_argument("--compare", metavar="NAME", help="put the runs side by side instead")
     arguments = parser.parse_args()
     folder = DOCS / "results"
     folder.mkdir(parents=True, exist_ok=True)
-    for run in arguments.runs:
+    if arguments.compare:
+        content = json.dumps(compare.compare(arguments.runs, command), indent=1)
+        (folder / f"{arguments.compare}.json").write_text(content + "\n", encoding="utf-8")
+    for run in arguments.runs if not arguments.compare else ():
         logging.info("measuring %s", run.name)
         content = json.dumps(measure_run(run), indent=1)
         (folder / f"{run.name}.json").write_text(content + "\n", encoding="utf-8")

@@ -48,6 +48,26 @@ def reestimate(model: Layer, batches: Iterable[Sequence[Tensor]]) -> int:
     return len(norms)
 
 
+@contextlib.contextmanager
+def statistics_kept(model: Layer) -> Iterator[None]:
+    """Put back modes and running statistics that are changed inside."""
+    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
+    values = [(tensor, tensor.clone()) for tensor in _statistics(model)]
+    try:
+        yield
+    finally:
+        for tensor, value in values:
+            tensor.set_value(value)
+        for layer, training in modes:
+            layer.training = training
+
+
+def _statistics(model: Layer) -> list[Tensor]:
+    buffers = [tensor for tensor in model.buffers() if tensor is not None]
+    # paddle.nn.BatchNorm keeps them as parameters
+    return buffers + [tensor for tensor in model.parameters() if tensor.stop_gradient]
+
+
 def is_batch_norm(layer: Layer) -> bool:
     """Tell batch norms, old and new, from other layers."""
     return isinstance(layer, (_BatchNormBase, paddle.nn.BatchNorm))

@@ -7,7 +7,7 @@ several layers, each divided by its mean so that all weigh alike, are aggregated
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
@@ -16,6 +16,7 @@ import paddle
 from paddle.nn import Layer
 
 from core.errors import DataError
+from core.norms import statistics_kept
 from core.prune.analysis import Axis, Group
 from core.prune.labels import Array
 from core.task import Batch, Task
@@ -157,7 +158,7 @@ def mean_gradients(task: Task, model: Layer, batches: Iterable[Batch]) -> dict[s
     inputs = [spec.name for spec in task.input_spec()]
     sums = {name: np.zeros(p.shape, np.float64) for name, p in parameters.items()}
     count = 0
-    with _as_it_was(model):
+    with statistics_kept(model):
         model.train()
         for batch in batches:
             outputs = task.name_outputs(model(*[batch[name] for name in inputs]))
@@ -170,29 +171,3 @@ def mean_gradients(task: Task, model: Layer, batches: Iterable[Batch]) -> dict[s
     if count == 0:
         raise DataError("calibration: no batches to take gradients on")
     return {name: total / count for name, total in sums.items()}
-
-
-class _as_it_was:  # noqa: N801 - reads like the function it is
-    """Put back modes and running statistics that a pass in training mode changes."""
-
-    def __init__(self, model: Layer) -> None:
-        self._model = model
-
-    def __enter__(self) -> None:
-        self._modes = [(each, each.training) for each in self._model.sublayers(include_self=True)]
-        self._values = {name: t.numpy() for name, t in _statistics(self._model)}
-
-    def __exit__(self, *_error: object) -> None:
-        for name, tensor in _statistics(self._model):
-            tensor.set_value(self._values[name])
-        for layer, training in self._modes:
-            layer.training = training
-
-
-def _statistics(model: Layer) -> Iterator[tuple[str, paddle.Tensor]]:
-    for name, tensor in model.named_buffers():
-        if tensor is not None:
-            yield name, tensor
-    for name, tensor in model.named_parameters():
-        if tensor.stop_gradient:
-            yield name, tensor

@@ -140,7 +140,7 @@ def ratios_by_layer(analysis: Analysis, pruned_ratio: Mapping[str, float]) -> li
 def uniform(ranking: Ranking, measure: Measure, limit: float) -> list[int]:
     """Remove the same share from every group until the measure is down at the limit."""
     groups = len(ranking.analysis.groups)
-    return _search(ranking, measure, limit, lambda share: ranking.counts([share] * groups))
+    return reach(ranking, measure, limit, lambda share: ranking.counts([share] * groups))
 
 
 def by_loss(
@@ -166,7 +166,7 @@ def by_loss(
         ratios = [_ratio_for(curve, worst * paid) * free for curve in curves]
         return ranking.counts([ratio + beyond * (1 - ratio) for ratio in ratios])
 
-    return _search(ranking, measure, limit, counts)
+    return reach(ranking, measure, limit, counts)
 
 
 def _envelope(curve: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
@@ -202,10 +202,10 @@ def global_order(ranking: Ranking, measure: Measure, limit: float) -> list[int]:
         below = [int((score[order] < bar).sum()) for score, order in zip(scaled, ranking.orders)]
         return [ranking.nearest(index, count) for index, count in enumerate(below)]
 
-    return _search(ranking, measure, limit, counts)
+    return reach(ranking, measure, limit, counts)
 
 
-def _search(
+def reach(
     ranking: Ranking, measure: Measure, limit: float, counts: Callable[[float], list[int]]
 ) -> list[int]:
     """Find the share for which the measure comes closest to the limit, then move single steps."""
@@ -231,29 +231,29 @@ def _settle(ranking: Ranking, measure: Measure, limit: float, planned: list[int]
     """
     whole = measure(ranking.analysis.keep_all())
     most = max((len(steps) for steps in ranking.steps), default=1)
-    counts, reach = planned, 1
+    counts, steps = planned, 1
     while True:
-        found = _move(ranking, measure, limit, planned, reach)
+        found = _move(ranking, measure, limit, planned, steps)
         gap, best = (abs(measure(ranking.keep(each)) - limit) for each in (found, counts))
         if gap < best:
             counts, best = found, gap
-        if best <= CLOSE * whole or reach >= most:
+        if best <= CLOSE * whole or steps >= most:
             return counts
-        reach *= 2
+        steps *= 2
 
 
 def _move(
-    ranking: Ranking, measure: Measure, limit: float, planned: list[int], reach: int
+    ranking: Ranking, measure: Measure, limit: float, planned: list[int], far: int
 ) -> list[int]:
     counts = list(planned)
     centres = [steps.index(count) for steps, count in zip(ranking.steps, planned)]
     value = measure(ranking.keep(counts))
-    for _ in range(len(counts) * reach):
+    for _ in range(len(counts) * far):
         moves = []
         for group, steps in enumerate(ranking.steps):
             now, towards = steps.index(counts[group]), 1 if value > limit else -1
-            for place in range(now + towards, now + towards * (reach + 1), towards):
-                if 0 <= place < len(steps) and abs(place - centres[group]) <= reach:
+            for place in range(now + towards, now + towards * (far + 1), towards):
+                if 0 <= place < len(steps) and abs(place - centres[group]) <= far:
                     changed = [*counts[:group], steps[place], *counts[group + 1 :]]
                     gap = abs(measure(ranking.keep(changed)) - limit)
                     moves.append((gap, group, steps[place]))

@@ -101,7 +101,6 @@ def measure(
 
     Raises:
         DataError: The file is broken.
-        ConfigError: The metric is 0, so no share of it can be lost.
         FileError: The file cannot be written.
     """
     key = _fingerprint(model, f"{metric} {settings}")
@@ -109,9 +108,10 @@ def measure(
     known = [] if file is None else [s for s in load(file) if s.fingerprint == key]
     found = known[0] if known else Sensitivity(key, metric, evaluate(model))
     if found.baseline == 0:
-        raise ConfigError(
-            f"{metric}: is 0 before anything is cut, so no share of it can be lost; "
-            "start from trained weights"
+        _log.warning(
+            "%s is 0 before anything is cut: sensitivity tells nothing; "
+            "start from trained weights, or raise eval_rate",
+            metric,
         )
     reused = 0
     names = [group.name for group in ranking.analysis.groups]
@@ -149,7 +149,7 @@ def _measure_group(
             with cut_for_now(model, edit):
                 value = evaluate(model)
             lost = baseline - value if higher_is_better else value - baseline
-            by_count[count] = lost / abs(baseline)
+            by_count[count] = lost / (abs(baseline) or 1.0)
         losses.append(by_count[count])
     return Curve(tuple(ratios), tuple(losses))
 

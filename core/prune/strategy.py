@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,19 +16,20 @@ from core.deploy.lookup import Lookup
 from core.deploy.predictor import Backend
 from core.distributed import gather
 from core.errors import ConfigError
-from core.norms import reestimate
+from core.norms import reestimate, statistics_kept
 from core.prune import plan
 from core.prune.analysis import Analysis
 from core.prune.criteria import Aggregate, Criterion, mean_gradients, score
-from core.prune.cut import Edit, apply_edit
+from core.prune.cut import Edit, apply_edit, cut_for_now, plan_edit
 from core.prune.labels import Array
 from core.prune.latency import Latency, measure_ms
 from core.prune.pruner import Cut, Pruner, build_pruner, fixed_specs
 from core.prune.report import layer_table, render
+from core.prune.search import anneal
 from core.prune.sensitivity import Sensitivity, measure, ratios_in_steps
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
 
-Allocation = Literal["uniform", "sensitive", "global"]
+Allocation = Literal["uniform", "sensitive", "global", "search"]
 TARGETS = (
     "target_ratio",
     "target_parameters_ratio",
@@ -53,7 +54,7 @@ class PruneConfig(StrategyConfig):
         pruned_ratio: Share of the channels of every layer to remove; or shares by glob or regular
             expression on weights, the first that matches deciding.
         allocation: How a target is spread: the same share in every layer, shares by measured
-            sensitivity, or one ranking of all channels.
+            sensitivity, one ranking of all channels, or shares found by simulated annealing.
         criterion: What the importance of a channel is.
         aggregate: How the scores of several layers that make the same channels become one.
         round_to: Channels per group are a multiple of it afterwards, or as many as before.
@@ -63,7 +64,8 @@ class PruneConfig(StrategyConfig):
         num_steps: Cuts that together reach the target.
         every_epochs: Epochs of training between them.
         delta_rate: Sensitivity is measured at this ratio, twice, three times it and so on.
-        eval_rate: Share of the validation data to measure it on.
+        eval_rate: Share of the validation data to measure it on, and to search with.
+        search_steps: Plans that the search tries.
         sensitivities_file: JSON to keep it in; what is there already is reused.
         backend: Runtime to measure latency in.
         threads: Of that runtime.
@@ -87,6 +89,7 @@ class PruneConfig(StrategyConfig):
     every_epochs: int = 1
     delta_rate: float = 0.2
     eval_rate: float = 1.0
+    search_steps: int = 24
     sensitivities_file: str | None = None
     backend: Backend = "onnxruntime"
     threads: int = 1
@@ -109,7 +112,7 @@ class PruneConfig(StrategyConfig):
             _check_ratio("pruned_ratio", self.pruned_ratio)
         if self.target_latency_ms is not None and self.target_latency_ms <= 0:
             raise ValueError(f"target_latency_ms: expected > 0, got {self.target_latency_ms}")
-        for name in ("round_to", "num_steps", "every_epochs", "threads"):
+        for name in ("round_to", "num_steps", "every_epochs", "threads", "search_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         _check_ratio("max_ratio", self.max_ratio)
@@ -197,12 +200,14 @@ class Prune(Strategy):
         _log.info("pruned\n%s", render(layer_table(cut)))
         planner.tell(cut)
         if config.calibration_samples:
-            reestimate(model, self._inputs())
+            reestimate(model, inputs_of(self._context, config.calibration_samples))
 
-    def _inputs(self) -> Iterator[Sequence[Tensor]]:
-        names = [spec.name for spec in self._context.task.input_spec()]
-        for batch in self._context.calibration(self.config.calibration_samples):
-            yield [batch[name] for name in names]
+
+def inputs_of(context: Context, samples: int) -> Iterator[Sequence[Tensor]]:
+    """Yield the model's inputs for about so many training samples."""
+    names = [spec.name for spec in context.task.input_spec()]
+    for batch in context.calibration(samples):
+        yield [batch[name] for name in names]
 
 
 class Planner:
@@ -306,12 +311,34 @@ class Planner:
             return plan.uniform(ranking, measure_of, limit)
         if self._config.allocation == "global":
             return plan.global_order(ranking, measure_of, limit)
+        if self._config.allocation == "search":
+            seed = self._context.seed + self._step
+            steps = self._config.search_steps
+            return anneal(ranking, measure_of, limit, self._worth(ranking), steps, seed)
         found = self.sensitivity(ranking)
         losses = []
         for group in ranking.analysis.groups:
             curve = found.curves.get(group.name)
             losses.append([] if curve is None else list(zip(curve.ratios, curve.losses)))
         return plan.by_loss(ranking, measure_of, limit, losses)
+
+    def _worth(self, ranking: plan.Ranking) -> Callable[[Array], float]:
+        """Return what a mask is worth: the metric after the cut, with new batch norm statistics.
+
+        That ranks plans as training would (Li et al.: "EagleEye", ECCV 2020).
+        """
+        config, context, model = self._config, self._context, self._model
+        metric = context.task.build_metric()
+        sign = 1.0 if metric.higher_is_better else -1.0
+
+        def worth(keep: Array) -> float:
+            edit = plan_edit(model, ranking.analysis, keep)
+            with statistics_kept(model), cut_for_now(model, edit):
+                if config.calibration_samples:
+                    reestimate(model, inputs_of(context, config.calibration_samples))
+                return sign * context.evaluate(model, config.eval_rate)[metric.primary]
+
+        return worth
 
     def sensitivity(self, ranking: plan.Ranking) -> Sensitivity:
         """Measure the loss of every group, or read it."""

@@ -24,8 +24,10 @@ from core.distill.teacher import read_teachers
 from core.engine import Engine
 from core.evaluation import eager_forward, evaluate, evaluate_model
 from core.export.package import export
+from core.export.report import count_macs, count_parameters
 from core.hooks import Checkpoints, Hook
 from core.layers import match, tap
+from core.prune.pruner import fixed_specs
 from core.recipe import KINDS, read_recipe
 from core.run import Run, read_run
 from core.task import Task, build_task
@@ -208,6 +210,64 @@ def test_students_learn_from_others_and_ship_alone(
         assert any(
             (peer.state_dict()[name] != value).any() for name, value in model.state_dict().items()
         )
+
+
+@pytest.mark.parametrize("recipe", ["prune", "prune_sensitive", "prune_latency"])
+def test_a_pruned_network_is_smaller_and_loads_alone(
+    trained: Trained, tmp_path: Path, recipe: str
+) -> None:
+    """The recipes as they ship: train, resume, restore, export, and be a teacher."""
+    steps = load_yaml(ROOT / "configs" / "slim" / f"{recipe}.yml")["strategies"]
+    settings = merge(trained.settings, {"train": {"epochs": 3}, "model": {"pretrained": None}})
+    settings["model"]["pretrained"] = str(trained.save_dir / "latest")
+    straight = make_engine(settings, tmp_path / "straight", steps=steps)
+    straight.train()
+    task, model = checkpoint.restore(tmp_path / "straight" / "latest")
+    whole = trained.task.build_model()
+    assert count_parameters(model) < count_parameters(whole)
+    if recipe == "prune":
+        specs = fixed_specs(task)
+        shapes = [tuple(spec.shape) for spec in specs]
+        before, after = (count_macs(each, shapes, specs) for each in (whole, model))
+        assert 1 - after / before == pytest.approx(0.5, abs=0.02)
+        make_engine(settings, tmp_path / "halves", [StopAfterOne()], steps=steps).train()
+        make_engine(settings, tmp_path / "halves", steps=steps).train(resume=True)
+        for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+            one, two = (load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves"))
+            assert_same(one, two)
+        export(task, model, tmp_path / "exported", formats=("paddle", "onnx"))
+        plain = tmp_path / "plain"
+        export(trained.task, whole, plain)
+        sizes = [(f / "model.pdiparams").stat().st_size for f in (tmp_path / "exported", plain)]
+        assert sizes[0] < sizes[1]
+        teachers = read_teachers([str(tmp_path / "straight" / "latest")])
+        learn = merge(trained.settings, {"train": {"epochs": 1}})
+        options = {"steps": [{"kind": "distill"}], "teachers": teachers}
+        make_engine(learn, tmp_path / "taught", **options).train()
+
+
+def test_a_student_is_pruned_while_it_learns(trained: Trained, tmp_path: Path) -> None:
+    """Two cuts inside a distillation window; the taps and adapters follow, resume is exact."""
+    settings = merge(trained.settings, {"train": {"epochs": 3}})
+    steps = [
+        {"kind": "distill"},
+        {"kind": "prune", "start_epoch": 1, "target_ratio": 0.3, "num_steps": 2},
+    ]
+    teachers = read_teachers([str(trained.save_dir / "latest")])
+    make_engine(settings, tmp_path / "straight", steps=steps, teachers=teachers).train()
+
+    class StopAfterTwo(Hook):
+        def after_epoch(self, engine: Engine) -> None:
+            engine.stop = engine.epoch == 2
+
+    options = {"steps": steps, "teachers": teachers}
+    make_engine(settings, tmp_path / "halves", [StopAfterTwo()], **options).train()
+    make_engine(settings, tmp_path / "halves", **options).train(resume=True)
+    for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+        one, two = (load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves"))
+        assert_same(one, two)
+    _, model = checkpoint.restore(tmp_path / "halves" / "latest")
+    assert count_parameters(model) < count_parameters(trained.task.build_model())
 
 
 def graph_of(folder: Path) -> tuple[list[str], int]:

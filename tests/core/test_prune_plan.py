@@ -25,6 +25,7 @@ from core.prune.plan import (
     step_share,
     uniform,
 )
+from core.prune.search import anneal
 
 
 class Residual(nn.Layer):
@@ -213,6 +214,23 @@ def test_sensitivity_decides_who_gives(model: nn.Layer, analysis: Analysis) -> N
     assert analysis.cost.macs(ranking.keep(counts)) == pytest.approx(whole * 0.92, rel=0.02)
     limit = analysis.cost.macs(ranking.keep([6, 3]))  # 0.8 of what is free, 0.2 of what hurts
     assert by_loss(ranking, analysis.cost.macs, limit, [free, hurts]) == [6, 3]
+
+
+def test_annealing_finds_what_is_worth_more(model: nn.Layer, analysis: Analysis) -> None:
+    ranking = Ranking(analysis, scores(model, analysis))
+    whole = analysis.cost.macs(analysis.keep_all())
+    limit, tried = whole * 0.6, []
+
+    def worth(keep: Any) -> float:  # a channel of the first group is worth ten of the other
+        tried.append(analysis.cost.macs(keep))
+        first, alone = (int(keep[group.units].sum()) for group in analysis.groups)
+        return 10.0 * first + alone
+
+    even = uniform(ranking, analysis.cost.macs, limit)
+    counts = anneal(ranking, analysis.cost.macs, limit, worth, steps=30, seed=0)
+    assert worth(ranking.keep(counts)) > worth(ranking.keep(even))
+    assert anneal(ranking, analysis.cost.macs, limit, worth, steps=30, seed=0) == counts
+    assert max(tried) <= limit + 0.1 * whole
 
 
 @given(target=st.floats(0.01, 0.95), steps=st.integers(1, 8))

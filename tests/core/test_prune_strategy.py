@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,11 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
         [prune()],
         [prune(num_steps=2, every_epochs=2)],
         [prune(criterion="taylor"), {"kind": LISTEN}],
-        [prune(criterion="random", num_steps=3), {"kind": LISTEN}],
+        [prune(criterion="random", num_steps=3, allocation="search", search_steps=2)],
         [prune(target_ratio=0.2), prune(target_ratio=0.2, start_epoch=2)],
         [prune(), {"kind": "outside.strategies:Round", "start_epoch": 2}],
     ],
-    ids=["one", "steps", "taylor+listen", "random steps+listen", "twice", "then a grid"],
+    ids=["one", "steps", "taylor+listen", "random search in steps", "twice", "then a grid"],
 )
 def test_resume_is_exact(settings: Any, tmp_path: Path, strategies: Any) -> None:
     straight = run(settings, tmp_path / "straight", *strategies)
@@ -229,6 +230,20 @@ def test_sensitivity_is_kept_and_reused(
     assert entry["curves"]["conv"]["ratios"] == [0.25, 0.5, 0.75]
     run(settings, tmp_path / "b", recipe)
     assert "sensitivity of 1 groups, 1 of them measured before" in caplog.text
+
+
+def test_search_leaves_statistics_alone_and_never_ends_worse(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = prune(allocation="search", search_steps=3)
+    one, two = (run(settings, tmp_path / name, recipe) for name in ("a", "b"))
+    assert one.model.conv.weight.shape[0] == 8
+    for name, value in one.model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), two.model.state_dict()[name].numpy())
+    found = re.search(r"search: (\S+) with equal shares, (\S+) with the best", caplog.text)
+    assert found is not None
+    assert float(found[2]) >= float(found[1])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""`tools/sensitivity.py` as a user calls it: JSON, table, picture, groups, wrong calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*words: object) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT / "tests" / "plugins"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy")
+    config = ROOT / "tests" / "plugins" / "outside" / "toy" / "demo.yml"
+    done = call(
+        *("tools/train.py", "-c", config, "-o", f"data.root={folder / 'data'}"),
+        *("-o", "train.epochs=1", "-o", "model.width=8", "--save_dir", folder / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run" / "best_model"
+
+
+@pytest.mark.chain
+def test_it_measures_draws_and_reuses(weights: Path, tmp_path: Path) -> None:
+    words = ("tools/sensitivity.py", "--weights", weights, "--save_dir", tmp_path)
+    done = call(*words, "--delta_rate", 0.25)
+    assert done.returncode == 0, done.stderr
+    assert "-25%" in done.stdout
+    assert "conv" in done.stdout
+    [measured] = json.loads((tmp_path / "sensitivities.json").read_text())["measurements"]
+    assert measured["metric"] == "mae"
+    assert measured["curves"]["conv"]["ratios"] == [0.25, 0.5, 0.75]
+    assert cv2.imread(str(tmp_path / "sensitivity.png")).shape[2] == 3
+    again = call(*words, "--delta_rate", 0.25)
+    assert "1 of them measured before" in again.stderr
+
+
+@pytest.mark.chain
+def test_it_lists_groups_and_what_stays(weights: Path) -> None:
+    done = call("tools/sensitivity.py", "--weights", weights, "--print_groups")
+    assert done.returncode == 0, done.stderr
+    assert "channels that can be cut" in done.stdout
+    assert "channels that stay" in done.stdout
+    assert "head" in done.stdout
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--params", "covn*"], "error: pruned_params: 'covn*' matches no weight"),
+        (["--delta_rate", "0"], "expected a number above 0"),
+        (["--criterion", "l1"], "invalid choice: 'l1'"),
+    ],
+)
+def test_wrong_calls(weights: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    done = call("tools/sensitivity.py", "--weights", weights, "--save_dir", tmp_path, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.chain
+def test_a_broken_file_and_a_folder_that_cannot_be_written(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "sensitivities.json").write_text("{")
+    words = ("tools/sensitivity.py", "--weights", weights, "--save_dir")
+    done = call(*words, tmp_path)
+    assert done.returncode == 2
+    assert "sensitivities.json: not a file of sensitivities" in done.stderr
+    done = call(*words, "/proc/nowhere")
+    assert done.returncode == 2
+    assert "cannot be written" in done.stderr
