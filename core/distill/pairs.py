@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
@@ -98,22 +99,15 @@ class Comparison:
                 self._layers[f"{pair.name}.generator"] = generator
 
     def losses(self, student: Batch, teacher: Batch, batch: Batch) -> Losses:
-        """Return the weighted terms by name.
+        """Return the weighted terms by name, computed in single precision even under AMP.
 
         Args:
             student: What the student's layers returned, by path.
             teacher: Likewise.
             batch: The batch they were given.
         """
-        terms: Losses = {}
-        for pair in self.pairs:
-            ours, theirs = [], []
-            for index, (own, other) in enumerate(zip(pair.student, pair.teacher)):
-                one, two = self._fit(pair, index, student[own], teacher[other])
-                ours.append(one)
-                theirs.append(two)
-            terms[pair.name] = pair.term.compute(ours, theirs, batch) * pair.term.weight
-        return terms
+        with paddle.amp.auto_cast(enable=False):
+            return {pair.name: self._term(pair, student, teacher, batch) for pair in self.pairs}
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the weights of the adapters by path."""
@@ -132,6 +126,14 @@ class Comparison:
         for name, tensor in self.parameters().items():
             if name in state and list(state[name].shape) == list(tensor.shape):
                 tensor.set_value(state[name])
+
+    def _term(self, pair: Pair, student: Batch, teacher: Batch, batch: Batch) -> Tensor:
+        fitted = [
+            self._fit(pair, index, student[own], teacher[other])
+            for index, (own, other) in enumerate(zip(pair.student, pair.teacher))
+        ]
+        ours, theirs = zip(*fitted)
+        return pair.term.compute(ours, theirs, batch) * pair.term.weight
 
     def _fit(self, pair: Pair, index: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         if pair.term.fits == "classes":

@@ -151,9 +151,10 @@ class Distill(Imitation):
             self._teachers = [Teacher(each, context.task) for each in context.teachers]
         batch, student = self._open(model, context)
         self._task = context.task
-        kept = self.state_dict()
+        kept = [lesson.comparison.state_dict() for lesson in self._lessons]
         self._lessons = [self._lesson(each, batch, student, context) for each in self._teachers]
-        self.load_state_dict(kept)
+        for lesson, state in zip(self._lessons, kept):
+            lesson.comparison.load(state)
         used = [path for lesson in self._lessons for path in lesson.student_paths]
         self._taps = Taps(model, used)
         if first_time and not context.resuming:
@@ -190,11 +191,19 @@ class Distill(Imitation):
             lesson.close()
 
     def state_dict(self) -> dict[str, Any]:
-        return {str(n): lesson.comparison.state_dict() for n, lesson in enumerate(self._lessons)}
+        return {
+            "teachers": [lesson.teacher.fingerprint for lesson in self._lessons],
+            "adapters": [lesson.comparison.state_dict() for lesson in self._lessons],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for number, lesson in enumerate(self._lessons):
-            lesson.comparison.load(state.get(str(number), {}))
+        if state["teachers"] != [lesson.teacher.fingerprint for lesson in self._lessons]:
+            raise ConfigError(
+                "distill_config: the run to resume had other teachers, or the same with other "
+                "weights"
+            )
+        for lesson, adapters in zip(self._lessons, state["adapters"]):
+            lesson.comparison.load(adapters)
 
     def _lesson(self, teacher: Teacher, batch: Batch, student: Side, context: Context) -> _Lesson:
         inputs = teacher.inputs(batch)
@@ -244,7 +253,7 @@ class _Lesson:
     def digest(self) -> str:
         """Return a name for answers of this teacher at these layers."""
         layers = hashlib.sha256("\n".join(sorted(set(self._paths))).encode()).hexdigest()[:8]
-        return f"{self.teacher.fingerprint()}-{layers}"
+        return f"{self.teacher.fingerprint}-{layers}"
 
     def close(self) -> None:
         """Stop listening to the teacher."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
@@ -113,8 +114,9 @@ class Teacher:
         """Return the network as one that takes the student's inputs, to be measured."""
         return _AsStudent(self)
 
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """Return what identifies the network's answers: a digest of weights and scale."""
+        """What identifies the network's answers: a digest of weights and scale."""
         digest = hashlib.sha256(repr(self._scale).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.numpy().tobytes())

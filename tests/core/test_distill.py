@@ -231,6 +231,18 @@ def test_resume_equals_training_straight(
     assert states(tmp_path / "straight") == states(tmp_path / "halves")
 
 
+def test_resume_wants_the_same_teacher(toy_settings: Any, teacher: str, tmp_path: Path) -> None:
+    steps = [{"kind": "distill"}]
+    make_engine(
+        toy_settings(), tmp_path / "out", steps, read_teachers([teacher]), [Watch(1)]
+    ).train()
+    settings = merge(toy_settings(epochs=1), {"data": {"root": str(tmp_path / "data")}})
+    train_alone(settings, tmp_path / "other")
+    other = read_teachers([str(tmp_path / "other" / "latest")])
+    with pytest.raises(ConfigError, match=r"^distill_config: the run to resume had other teach"):
+        make_engine(toy_settings(), tmp_path / "out", steps, other).train(resume=True)
+
+
 def test_taps_and_adapters_follow_the_edits(
     toy_settings: Any, teacher: str, tmp_path: Path
 ) -> None:
