@@ -111,6 +111,12 @@ def apply_edit(model: Layer, edit: Edit) -> Undo:
     layers = dict(model.named_sublayers(include_self=True))
     unknown = [name for name in edit.kept if name not in tensors]
     unknown += [name for name in edit.settings if name not in layers]
+    unknown += [
+        f"{path}.{name}"
+        for path, settings in edit.settings.items()
+        for name in settings
+        if path in layers and name not in layers[path].__dict__
+    ]
     if unknown:
         raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
     smaller = {
