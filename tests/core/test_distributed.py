@@ -49,14 +49,23 @@ def teach(settings: Any, tmp_path: Path) -> list[str]:
     return ["--slim", "recipe.yml", "--distill_config", str(tmp_path / "teacher")]
 
 
-@pytest.mark.parametrize("distilled", [False, True], ids=["plain", "distilled"])
+def cut(settings: Any, tmp_path: Path) -> list[str]:
+    """Prune the second epoch's model in both processes."""
+    settings["model"] = {"width": 8}
+    step = {"kind": "prune", "start_epoch": 1, "target_ratio": 0.5, "calibration_samples": 0}
+    steps = [step | {"allocation": "sensitive"}]
+    (tmp_path / "recipe.yml").write_text(yaml.safe_dump({"strategies": steps}))
+    return ["--slim", "recipe.yml"]
+
+
+@pytest.mark.parametrize("extras", [None, teach, cut], ids=["plain", "distilled", "pruned"])
 def test_two_processes_equal_one_with_the_same_global_batch(
-    toy_settings: Any, tmp_path: Path, distilled: bool
+    toy_settings: Any, tmp_path: Path, extras: Any
 ) -> None:
     script = str(ROOT / "tools" / "train.py")
     settings = toy_settings(epochs=3, batch_size=4, sync_bn=True)
     settings["device"] = "cpu"
-    extra = teach(settings, tmp_path) if distilled else []
+    extra = extras(settings, tmp_path) if extras else []
     (tmp_path / "two.yml").write_text(yaml.safe_dump(settings))
     settings["train"] |= {"batch_size": 8}
     (tmp_path / "one.yml").write_text(yaml.safe_dump(settings))
