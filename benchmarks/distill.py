@@ -18,7 +18,7 @@ import report
 from comparison import Job
 
 NETWORKS = {
-    "cls": {"student": "MobileNetV3_small_x1_0", "teacher": "ResNet50_vd"},
+    "cls": {"student": "MobileNetV3_small_x1_0", "teacher": "MobileNetV3_large_x1_0"},
     "seg": {"student": "FastSCNN", "teacher": "BiSeNetV2"},
     "keypoint": {"student": "lite_hrnet_18", "teacher": "hrnet_w32"},
 }

@@ -24,6 +24,8 @@ from core.task import Batch, Losses, Outputs
 
 log = logging.getLogger(__name__)
 
+TRUTH_EVERY = 10  # batches: the teacher's loss is only watched, so a sample of it says enough
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -86,7 +88,7 @@ class DistillConfig(ImitationConfig):
     """Settings of distillation.
 
     Attributes:
-        teacher_truth: Log the teacher's own loss on each batch; it has no gradient.
+        teacher_truth: Log the teacher's own loss, of every tenth batch; it has no gradient.
         cache: Keep the teachers' answers under `teacher_cache` of the save folder; only without
             random augmentation.
     """
@@ -144,6 +146,7 @@ class Distill(Imitation):
         super().__init__(config)
         self._teachers: list[Teacher] = []
         self._lessons: list[_Lesson] = []
+        self._batches = 0  # of the epoch
 
     def attach(self, model: Layer, context: Context) -> None:
         first_time = not self._teachers
@@ -174,9 +177,16 @@ class Distill(Imitation):
                 weight = self._factor * lesson.teacher.teaching.weight
                 terms[f"distill{suffix}.{name}"] = term * weight
             if self.config.teacher_truth:
-                for name, term in self._teacher_truth(lesson, answers, batch).items():
+                if self._batches % TRUTH_EVERY == 0:
+                    lesson.truth = self._teacher_truth(lesson, answers, batch)
+                for name, term in lesson.truth.items():
                     terms[f"teacher{suffix}.{name}"] = term
+        self._batches += 1
         return terms
+
+    def before_epoch(self, epoch: int) -> bool:
+        self._batches = 0
+        return super().before_epoch(epoch)
 
     def parameters(self) -> dict[str, Tensor]:
         return {
@@ -236,6 +246,7 @@ class _Lesson:
 
     def __init__(self, teacher: Teacher, comparison: Comparison, side: Side) -> None:
         self.teacher, self.comparison, self.side = teacher, comparison, side
+        self.truth: Losses = {}  # the teacher's own, of the batch that was last asked
         self.student_paths = [path for pair in comparison.pairs for path in pair.student]
         self._paths = [path for pair in comparison.pairs for path in pair.teacher]
         self._taps = Taps(teacher.model, [*self._paths, side.main_output])
