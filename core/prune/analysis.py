@@ -133,7 +133,10 @@ def analyze(model: Layer, specs: Sequence[InputSpec], pins: Pins = Pins()) -> An
 def analyze_graphs(model: Layer, graphs: Sequence[Graph], pins: Pins = Pins()) -> Analysis:
     """Group the channels of a model traced in training mode and in evaluation mode."""
     weights = {
-        name: graph.shapes[name] for graph in graphs for name in graph.weights if graph.shapes[name]
+        name: graph.shapes[name]
+        for graph in graphs
+        for name in graph.weights - _computed(graph)
+        if graph.shapes[name]
     }
     labels = Labels(weights)
     layers = dict(model.named_sublayers())
@@ -151,6 +154,16 @@ def analyze_graphs(model: Layer, graphs: Sequence[Graph], pins: Pins = Pins()) -
             labels.pin(own, Reason(layer, "", pins.layers[layer]))
     parameters = {path: tuple(t.shape) for path, t in counted_parameters(model).items()}
     return _finish(flow, traced, rearrangements[-1], parameters)
+
+
+def _computed(graph: Graph) -> set[str]:
+    """Return what operators put out anew, such as the kernel of a weight norm."""
+    return {
+        name
+        for op in graph.operators
+        for name in {name for names in op.outputs.values() for name in names}
+        - {name for names in op.inputs.values() for name in names}
+    }
 
 
 def _walk(

@@ -143,6 +143,7 @@ def _is_plain(flow: Flow, op: Operator, weight: str) -> bool:
     if op.attribute("data_format") not in ("NCHW", "AnyLayout", "NCDHW"):
         flow.pin_inputs(op, "channels must be the second axis")
         flow.pin(op, flow.labels.get(weight, 0), "channels must be the second axis")
+        flow.producers.setdefault((weight, 0), True)
         return False
     return True
 
@@ -623,6 +624,7 @@ _UNARY = [
     "brelu",
     "isnan_v2",
     "logical_not",
+    "fill_any_like",
 ]
 _BINARY = [
     "elementwise_add",
@@ -648,7 +650,6 @@ _CONSTANT = [
     "fill_constant",
     "assign_value",
     "range",
-    "fill_any_like",
     "gaussian_random",
     "uniform_random",
     "feed",
