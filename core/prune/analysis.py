@@ -12,9 +12,10 @@ from paddle.static import InputSpec
 from core.channels import ChannelShuffle, ChannelSplit
 from core.export.report import counted_parameters
 from core.prune.cost import Cost, measure_cost
+from core.prune.flow import Flow, Setting
 from core.prune.graph import Call, Graph, trace_operators
 from core.prune.labels import Array, Labels, Reason
-from core.prune.rules import Flow, Setting, apply_rule
+from core.prune.rules import apply_rule
 
 Axis = tuple[str, int]  # a weight and one of its axes
 AxisLabels = Mapping[str, Mapping[int, Array]]  # of tensors, by name and axis
