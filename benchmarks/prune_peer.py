@@ -224,7 +224,7 @@ def _measures(model: Layer, specs: list[InputSpec]) -> dict[str, float]:
     }
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((line for line in lines if not set(line) <= set("-=")), "")
     return f"{type(error).__name__}: {told}"[:240]
@@ -235,7 +235,7 @@ def main() -> None:
     try:
         result: dict[str, Any] = {"cuts": _prune(job)}
     except Exception as error:  # noqa: BLE001 - whatever it fails with is the result
-        result = {"error": _in_a_line(error)}
+        result = {"error": in_a_line(error)}
     Path(sys.argv[2]).write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The command line of training.py and loader.py, and the page that both write."""
+"""The command line of training.py and loader.py, and the page that all benchmarks write."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from comparison import DOCS, TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
+from prune_page import pruning
 
 Entry = dict[str, Any]
 PICTURES = 320
 INTRODUCTION = """\
-# Speed of training and of the loader
+# Benchmarks
 
 Written by `python benchmarks/training.py` and `python benchmarks/loader.py`, not by hand.
 
@@ -137,14 +138,14 @@ def _compare(
         "workers": workers,
         "steps": arguments.steps,
         "measured": measured,
-        "revision": _revision(),
+        "revision": revision(),
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
 
 
-def _revision() -> str:
+def revision() -> str:
     """Return the commit that was measured; `-dirty` if files differed from it."""
     git = ["git", "-C", str(DOCS.parent), "describe", "--always", "--dirty"]
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
@@ -178,6 +179,7 @@ def page() -> Iterator[str]:
         for task, entry in entries.items():
             steps = "" if title == "Loader" else f"{entry['steps']} steps, "
             yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
+    yield from pruning(load("prune"))
 
 
 def _training_row(task: str, entry: Entry) -> str:
