@@ -426,7 +426,7 @@ ONE = (
     Turned, Heads, Unflatten,
 )  # fmt: skip
 TWO = (Join, Join, Join, TogetherAndApart)
-FIXED = (Heads, Unflatten, Turned)
+FIXED = (Heads, Unflatten, Turned, ShuffleByShape)
 
 
 class Random(Layer):
