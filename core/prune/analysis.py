@@ -13,7 +13,7 @@ from core.channels import ChannelShuffle, ChannelSplit
 from core.export.report import counted_parameters
 from core.prune.cost import Cost, measure_cost
 from core.prune.flow import Flow, Setting
-from core.prune.graph import Call, Graph, trace_operators
+from core.prune.graph import Call, Graph, trace_modes
 from core.prune.labels import Array, Labels, Reason
 from core.prune.rules import apply_rule
 
@@ -127,23 +127,22 @@ def analyze(model: Layer, specs: Sequence[InputSpec], pins: Pins = Pins()) -> An
     Raises:
         ExportError: The model cannot be traced.
     """
-    graphs = [trace_operators(model, specs, training) for training in (True, False)]
-    return analyze_graphs(model, graphs, pins)
+    return analyze_graphs(model, trace_modes(model, specs), pins)
 
 
-def analyze_graphs(model: Layer, graphs: Sequence[Graph], pins: Pins = Pins()) -> Analysis:
-    """Group the channels of a model traced in training mode and in evaluation mode."""
+def analyze_graphs(model: Layer, graphs: Mapping[bool, Graph], pins: Pins = Pins()) -> Analysis:
+    """Group the channels of a model traced by `trace_modes`."""
     weights = {
         name: graph.shapes[name]
-        for graph in graphs
+        for graph in graphs.values()
         for name in graph.weights - _computed(graph)
         if graph.shapes[name]
     }
     labels = Labels(weights)
     layers = dict(model.named_sublayers())
-    flow = Flow(graphs[0], labels)
+    flow = Flow(graphs[False], labels)
     traced, rearrangements = [], []
-    for graph, training in zip(graphs, (True, False)):
+    for training, graph in graphs.items():
         flow.graph, labels.activations = graph, {}
         rearrangements.append(_walk(flow, layers, pins, training))
         traced.append((graph, training, labels.activations))

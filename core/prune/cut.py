@@ -208,7 +208,7 @@ def check_cut(
         empty if all is well.
     """
     layers = dict(model.named_sublayers())
-    for expected in _distinct(analysis.graphs):
+    for expected in analysis.graphs:
         try:
             found = trace_operators(model, specs, expected.training)
         except TraceError as error:
@@ -224,13 +224,6 @@ def check_cut(
             if wrong:
                 return {(expected.training, one.index): wrong}
     return {}
-
-
-def _distinct(graphs: Sequence[TracedLabels]) -> Sequence[TracedLabels]:
-    """Leave out the trace in training mode where it is that in evaluation mode."""
-    train, evaluation = graphs
-    types = [[op.type for op in each.graph.operators] for each in graphs]
-    return [evaluation] if types[0] == types[1] else [train, evaluation]
 
 
 def _outside(graph: Graph, layers: Mapping[str, Layer]) -> list[Operator]:

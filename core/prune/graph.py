@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 from paddle.base.framework import default_main_program  # of the old IR
@@ -106,6 +109,39 @@ def trace_operators(model: Layer, specs: Sequence[InputSpec], training: bool) ->
             layer = open_calls[-1][0] if open_calls else ""
             raise TraceError(str(error), layer) from error
     return _read(traced, calls)
+
+
+def trace_modes(model: Layer, specs: Sequence[InputSpec]) -> dict[bool, Graph]:
+    """Trace a model as it trains (True) and as it is evaluated (False).
+
+    Networks without heads that only training has are the same in both; they are traced once, as
+    evaluated. That is so if no code around their layers speaks of `training`.
+
+    Raises:
+        TraceError: It cannot be traced.
+    """
+    modes = (True, False) if _speaks_of_training(model) else (False,)
+    return {training: trace_operators(model, specs, training) for training in modes}
+
+
+def _speaks_of_training(model: Layer) -> bool:
+    classes = {base for layer in model.sublayers(include_self=True) for base in type(layer).mro()}
+    modules = {each.__module__ for each in classes if each is not object}
+    own = [name for name in modules if not name.startswith("paddle.") and name in sys.modules]
+    return any(_mentions(value, name) for name in own for value in vars(sys.modules[name]).values())
+
+
+def _mentions(value: Any, module: str) -> bool:
+    """Tell whether the code of a function, or of a class, of a module reads `training`."""
+    if isinstance(value, type) and value.__module__ == module:
+        return any(_mentions(each, module) for each in vars(value).values())
+    code = getattr(inspect.unwrap(value) if callable(value) else value, "__code__", None)
+    codes = [code] if isinstance(code, CodeType) else []
+    for each in codes:
+        if "training" in each.co_names:
+            return True
+        codes += [const for const in each.co_consts if isinstance(const, CodeType)]
+    return False
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from core.prune.labels import Array
 
 Measure = Callable[[Array], float]  # what a mask of kept labels costs
 _log = logging.getLogger(__name__)
+EXACT = 0.0005  # share of the whole that is not worth moving a channel for
 CLOSE = 0.01  # share of the whole by which a plan may miss its limit
 
 
@@ -245,10 +246,12 @@ def _settle(ranking: Ranking, measure: Measure, limit: float, planned: list[int]
 def _move(
     ranking: Ranking, measure: Measure, limit: float, planned: list[int], far: int
 ) -> list[int]:
-    counts = list(planned)
+    counts, whole = list(planned), measure(ranking.analysis.keep_all())
     centres = [steps.index(count) for steps, count in zip(ranking.steps, planned)]
     value = measure(ranking.keep(counts))
     for _ in range(len(counts) * far):
+        if abs(value - limit) <= EXACT * whole:
+            break
         moves = []
         for group, steps in enumerate(ranking.steps):
             now, towards = steps.index(counts[group]), 1 if value > limit else -1

@@ -14,7 +14,7 @@ from core.errors import ConfigError, ExportError
 from core.layers import match
 from core.prune.analysis import Analysis, Pins, analyze_graphs
 from core.prune.cut import Edit, Undo, apply_edit, check_cut, plan_edit
-from core.prune.graph import trace_operators
+from core.prune.graph import trace_modes
 from core.prune.labels import Array
 from core.task import Task
 
@@ -56,7 +56,7 @@ class Pruner:
         self, model: Layer, specs: Sequence[InputSpec], never_prune: Mapping[str, str] = {}
     ) -> None:
         self._model, self._specs = model, list(specs)
-        self._graphs = [trace_operators(model, specs, training) for training in (True, False)]
+        self._graphs = trace_modes(model, specs)
         self._pins = Pins(layers=dict(never_prune))
         self.analysis = analyze_graphs(model, self._graphs, self._pins)
 

@@ -68,7 +68,7 @@ def felt(analysis: Analysis) -> Array:
     - reductions (mean, maximum, ...) over channels;
     - products of two activations that add up over channels.
     """
-    graph, axes = analysis.graphs[1].graph, analysis.graphs[1].activations
+    graph, axes = analysis.graphs[-1].graph, analysis.graphs[-1].activations
     found = [np.zeros(0, np.int64)]
     for op in graph.operators:
         x = op.input("X")

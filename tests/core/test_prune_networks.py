@@ -130,7 +130,7 @@ def test_numbers_in_code_are_found_and_pinned() -> None:
     keep = random_keep(analysis, rng, (0.5,))
     with cut_for_now(model, plan_edit(model, analysis, keep)):
         found = check_cut(model, SPECS, analysis, keep)
-    owner = {op.index: op.layer for op in analysis.graphs[1].graph.operators}
+    owner = {op.index: op.layer for op in analysis.graphs[-1].graph.operators}
     assert {owner[index] for _, index in found} == {"head.gc_block"}
     again = analyze(model, SPECS, Pins(operators=frozenset(found)))
     fixed = {each.layer: each.reason for each in again.fixed}
