@@ -26,7 +26,7 @@ from core.prune.latency import Latency, measure_ms
 from core.prune.pruner import Cut, Pruner, build_pruner, fixed_specs
 from core.prune.report import layer_table, render
 from core.prune.search import anneal
-from core.prune.sensitivity import Sensitivity, measure, ratios_in_steps
+from core.prune.sensitivity import Sensitivity, measure, plot, ratios_in_steps
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
 
 Allocation = Literal["uniform", "sensitive", "global", "search"]
@@ -356,6 +356,8 @@ class Planner:
             file=file or context.save_dir / "sensitivities.json",
         )
         _log.info("sensitivity\n%s", render(found.table()))
+        if context.rank == 0:
+            plot(found, context.save_dir / "sensitivity.png")
         return found
 
     def _cut_to_latency(self) -> Cut:

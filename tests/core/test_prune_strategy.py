@@ -228,6 +228,7 @@ def test_sensitivity_is_kept_and_reused(
     assert "sensitivity of 1 groups, 0 of them measured before" in caplog.text
     [entry] = json.loads(file.read_text())["measurements"]
     assert entry["curves"]["conv"]["ratios"] == [0.25, 0.5, 0.75]
+    assert (tmp_path / "a" / "sensitivity.png").is_file()
     run(settings, tmp_path / "b", recipe)
     assert "sensitivity of 1 groups, 1 of them measured before" in caplog.text
 
