@@ -30,6 +30,7 @@ from paddle.static import InputSpec
 
 from core.errors import ExportError
 from core.export.graph import Graph, attribute, only
+from core.sizes import settle_sizes
 from core.trace import trace
 
 Shape = tuple[int, ...]
@@ -73,7 +74,9 @@ def count_stored(files: Sequence[Path]) -> int:
 def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]) -> int:
     """Count the multiply-accumulates of a layer for inputs of these shapes, batch included."""
     fixed = [InputSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, specs)]
-    graph = Graph.from_trace(trace(layer, fixed))
+    traced = trace(layer, fixed)
+    settle_sizes(traced.program.desc.block(0))
+    graph = Graph.from_trace(traced)
     return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
 
 
@@ -84,9 +87,7 @@ def count_macs_of_files(files: Sequence[Path], inputs: Sequence[np.ndarray]) -> 
     a run tells.
     """
     graph = Graph.from_files(files[0], files[1])
-    counted = [
-        op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)
-    ]
+    counted = [op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)]
     names = sorted({name for op in counted for name in _measured(op)})
     return sum(macs_by_operator(graph, _run_shapes(graph, inputs, names)))
 

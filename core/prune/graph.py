@@ -15,7 +15,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
-from core.prune.sizes import settle_sizes
+from core.sizes import settle_sizes
 from core.trace import Trace, trace
 
 Shape = tuple[int, ...]

@@ -111,3 +111,18 @@ def test_unknown_shapes_are_not_guessed():
     graph = Graph.from_trace(trace(Upsampling(), spec))
     with pytest.raises(ExportError, match="depends on values"):
         report.macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables})
+
+
+def test_sizes_that_code_computes_are_counted() -> None:
+    class Enlarged(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2D(3, 4, 3, padding=1)
+            self.head = nn.Linear(4 * 12 * 16, 5)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            y = nn.functional.interpolate(x, paddle.shape(x)[2:] * 2, mode="bilinear")
+            return self.head(self.conv(y).flatten(1))
+
+    macs = report.count_macs(Enlarged(), [(1, 3, 6, 8)], [InputSpec([1, 3, 6, 8], "float32", "x")])
+    assert macs == 4 * 12 * 16 * 3 * 9 + 4 * 12 * 16 * 5
