@@ -18,7 +18,8 @@ from core.engine import Engine
 from core.errors import CheckpointError, ConfigError
 from core.export.package import export
 from core.hooks import Checkpoints, Hook
-from core.prune.strategy import TARGETS, Prune, PruneConfig
+from core.prune.config import TARGETS, PruneConfig
+from core.prune.strategy import Prune
 from core.recipe import read_recipe
 from core.run import read_run
 from core.weights import load_arrays
@@ -186,7 +187,7 @@ def test_latency_comes_down_to_a_target(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loop of predicting, cutting, measuring and correcting, with a clock of our own."""
-    from core.prune import strategy as module
+    from core.prune import planner as module
 
     def measure_ms(task: Any, model: Any, specs: Any, backend: Any, threads: Any) -> float:
         return 2.0 + 0.5 * float(model.conv.weight.shape[0])  # 10 ms of 16 channels

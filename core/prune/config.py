@@ -1,0 +1,107 @@
+"""Settings of pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.deploy.predictor import Backend
+from core.prune.criteria import Aggregate, Criterion
+from core.strategy import StrategyConfig
+
+Allocation = Literal["uniform", "sensitive", "global", "search"]
+TARGETS = (
+    "target_ratio",
+    "target_parameters_ratio",
+    "target_latency_ratio",
+    "target_latency_ms",
+    "pruned_ratio",
+)
+
+
+@dataclass(frozen=True)
+class PruneConfig(StrategyConfig):
+    """How much to cut, by which measure, and which channels go first. Give exactly one target.
+
+    Attributes:
+        target_ratio: Share of the multiply-accumulates (FLOPs) to remove.
+        target_parameters_ratio: Share of the parameters to remove.
+        target_latency_ratio: Share of the latency, measured on this machine, to remove.
+        target_latency_ms: Latency to come down to.
+        pruned_ratio: Share of the channels of every layer to remove; or shares by glob or regular
+            expression on weights, the first that matches deciding.
+        allocation: How a target is spread: the same share in every layer, shares by measured
+            sensitivity, one ranking of all channels, or shares found by simulated annealing.
+        criterion: What the importance of a channel is.
+        aggregate: How the scores of several layers that make the same channels become one.
+        round_to: Channels per group are a multiple of it afterwards, or as many as before.
+        max_ratio: No layer loses a larger share of its channels.
+        pruned_params: Globs or regular expressions: only channels that such weights make.
+        never_prune: Globs of layers that keep their output channels, beside those of the task.
+        num_steps: Cuts that together reach the target.
+        every_epochs: Epochs of training between them.
+        delta_rate: Sensitivity is measured at this ratio, twice, three times it and so on.
+        eval_rate: Share of the validation data to measure it on, and to search with.
+        search_steps: Plans that the search tries.
+        sensitivities_file: JSON to keep it in; what is there already is reused.
+        backend: Runtime to measure latency in.
+        threads: Of that runtime.
+        calibration_samples: Training images for batch norm statistics and `taylor`; 0 leaves the
+            statistics as they are.
+    """
+
+    target_ratio: float | None = None
+    target_parameters_ratio: float | None = None
+    target_latency_ratio: float | None = None
+    target_latency_ms: float | None = None
+    pruned_ratio: float | dict[str, float] | None = None
+    allocation: Allocation = "uniform"
+    criterion: Criterion = "l1_norm"
+    aggregate: Aggregate = "mean"
+    round_to: int = 1
+    max_ratio: float = 0.9
+    pruned_params: tuple[str, ...] = ("*",)
+    never_prune: tuple[str, ...] = ()
+    num_steps: int = 1
+    every_epochs: int = 1
+    delta_rate: float = 0.2
+    eval_rate: float = 1.0
+    search_steps: int = 24
+    sensitivities_file: str | None = None
+    backend: Backend = "onnxruntime"
+    threads: int = 1
+    calibration_samples: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = [name for name in TARGETS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{given[1] if given else 'target_ratio'}: give exactly one of "
+                f"{', '.join(TARGETS)}, got {' and '.join(given) or 'none'}"
+            )
+        for name in TARGETS[:3]:
+            _check_ratio(name, getattr(self, name))
+        if isinstance(self.pruned_ratio, dict):
+            for pattern, ratio in self.pruned_ratio.items():
+                _check_ratio(f"pruned_ratio.{pattern}", ratio)
+        else:
+            _check_ratio("pruned_ratio", self.pruned_ratio)
+        if self.target_latency_ms is not None and self.target_latency_ms <= 0:
+            raise ValueError(f"target_latency_ms: expected > 0, got {self.target_latency_ms}")
+        for name in ("round_to", "num_steps", "every_epochs", "threads", "search_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        _check_ratio("max_ratio", self.max_ratio)
+        _check_ratio("delta_rate", self.delta_rate)
+        if not 0 < self.eval_rate <= 1:
+            raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
+        if self.calibration_samples < (1 if self.criterion == "taylor" else 0):
+            raise ValueError(f"calibration_samples: too few, got {self.calibration_samples}")
+        if self.pruned_ratio is not None and (self.allocation, self.num_steps) != ("uniform", 1):
+            raise ValueError("pruned_ratio: says by itself what each layer loses, in one step")
+
+
+def _check_ratio(name: str, ratio: float | None) -> None:
+    if ratio is not None and not 0 < ratio < 1:
+        raise ValueError(f"{name}: expected 0 < ratio < 1, got {ratio}")
