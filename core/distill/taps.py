@@ -12,6 +12,7 @@ from paddle.nn import Layer
 
 from core.errors import ConfigError
 from core.layers import get
+from core.norms import statistics_kept
 from core.task import Batch, DistillPoint, Outputs, Task
 
 OUTPUT = "@"  # begins the name of a named output of the task, where others are layer paths
@@ -42,19 +43,13 @@ def look_at(title: str, task: Task, model: Layer, inputs: list[Tensor]) -> Side:
 
         return layer.register_forward_post_hook(hook)
 
-    # Paddle's batch norm keeps its statistics as parameters without gradient
-    statistics = [value for value in model.parameters() if value.stop_gradient]
-    statistics += [value for value in model.buffers() if value is not None]
-    before = [value.clone() for value in statistics]
     handles = [note(path, layer) for path, layer in model.named_sublayers()]
     try:
-        with paddle.no_grad():
+        with paddle.no_grad(), statistics_kept(model):
             outputs = task.name_outputs(model(*inputs))
     finally:
         for handle in handles:
             handle.remove()
-        for value, old in zip(statistics, before):
-            value.set_value(old)
     named = {OUTPUT + name: list(value.shape) for name, value in outputs.items()}
     return Side(title, task.slim_hints(model).distill_points, {**shapes, **named})
 
