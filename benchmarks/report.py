@@ -146,9 +146,12 @@ def _compare(
 
 
 def revision() -> str:
-    """Return the commit that was measured; `-dirty` if files differed from it."""
-    git = ["git", "-C", str(DOCS.parent), "describe", "--always", "--dirty"]
-    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    """Return the commit that was measured; `-dirty` if files differed, but for these documents."""
+    git = ["git", "-C", str(DOCS.parent)]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    changes = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!docs"]
+    dirty = "-dirty" if subprocess.run(changes, capture_output=True).returncode else ""
+    return f"{head.stdout.strip()}{dirty}" if head.stdout else "unknown"
 
 
 def _input_size(settings: Entry) -> list[int]:
