@@ -11,6 +11,7 @@ names that are taken).
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -54,6 +55,21 @@ def old_ir() -> Iterator[None]:
         paddle.pir_utils.OldIrGuard(),
     ):
         yield
+
+
+@contextlib.contextmanager
+def _short_stacks() -> Iterator[None]:
+    """Let Paddle note no Python stack with each operator: nobody reads it, and it costs a fifth."""
+    missing = object()
+    limit = getattr(sys, "tracebacklimit", missing)
+    sys.tracebacklimit = 0
+    try:
+        yield
+    finally:
+        if limit is missing:
+            del sys.tracebacklimit
+        else:
+            sys.tracebacklimit = limit  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -139,7 +155,8 @@ def name_outputs(outputs: Any) -> dict[str, Any]:
 
 def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
     try:
-        return layer(*inputs)
+        with _short_stacks():
+            return layer(*inputs)
     except Exception as error:  # whatever the layer's own code raises
         where = _failing_layer(layer, model, error.__traceback__)
         lines = str(error).strip().splitlines() or [""]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import paddle
 import pytest
 from paddle import nn
@@ -174,3 +177,19 @@ def test_old_batch_norm_is_in_evaluation_mode():
 def test_bad_specifications(specs, message):
     with pytest.raises(ExportError, match=message):
         trace(net(), specs)
+
+
+@pytest.mark.parametrize("before", [None, 7])
+def test_the_length_of_stacks_is_put_back(before: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(nn.Layer):
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            raise ValueError("broken")
+
+    monkeypatch.delattr(sys, "tracebacklimit", raising=False)
+    if before is not None:
+        monkeypatch.setattr(sys, "tracebacklimit", before, raising=False)
+    spec = [InputSpec([1, 3], "float32", "x")]
+    trace(nn.Linear(3, 2), spec)
+    with pytest.raises(ExportError, match="Broken: cannot be traced: ValueError: broken"):
+        trace(Broken(), spec)
+    assert getattr(sys, "tracebacklimit", None) == before
