@@ -86,6 +86,14 @@ def share(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """Read a number between 0 and 1, as the type of an argument."""
+    value = share(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text!r}")
+    return value
+
+
 def chosen_task(arguments: argparse.Namespace, described: Described | None = None) -> Task | None:
     """Build the task of `-c`, else the one that the model describes, with `-o` on top.
 

@@ -156,7 +156,7 @@ class Loader:
         if part >= 1:
             return self
         count = max(1, round(part * len(self.dataset)))
-        chosen = np.random.default_rng(self.seed).permutation(len(self.dataset))[:count]
+        chosen = np.random.default_rng(0).permutation(len(self.dataset))[:count]
         return Loader(
             _Part(self.dataset, sorted(chosen.tolist())),
             batch_size=self.batch_size,

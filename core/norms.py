@@ -44,7 +44,7 @@ def reestimate(model: Layer, batches: Iterable[Sequence[Tensor]]) -> int:
             model(*inputs)
     if count == 0:
         raise DataError("calibration: no batches to estimate batch norms on")
-    _log.info("estimated the statistics of %d batch norms on %d batches", len(norms), count)
+    _log.debug("estimated the statistics of %d batch norms on %d batches", len(norms), count)
     return len(norms)
 
 

@@ -10,6 +10,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from core.checkpoint import Edit
+from core.config import to_mapping
 from core.errors import ConfigError
 from core.optim import OptimizerConfig
 from core.recipe import Recipe, Step
@@ -147,6 +148,7 @@ class Windows:
         """Return what an exact continuation needs."""
         return {
             "finished": len(self._finished),
+            "recipe": self._described(),
             "live": [
                 [p, self._recipe.steps[p].kind, s.state_dict()] for p, s in self._live.items()
             ],
@@ -179,6 +181,7 @@ class Windows:
                 f"slim: the interrupted run had {[kind for _, kind in saved] or 'no strategy'} "
                 f"at work in epoch {epoch + 1}, this recipe does not"
             )
+        self._check_same_recipe(state["recipe"])
         self._finished, self._live = edits[: state["finished"]], {}
         for position, _, own in state["live"]:
             step = self._recipe.steps[position]
@@ -186,6 +189,23 @@ class Windows:
             strategy.attach(model, make_context(step, True))
             strategy.load_state_dict(own)
             self._live[position] = strategy
+
+    def _described(self) -> list[dict[str, Any]]:
+        return [{"kind": step.kind, **to_mapping(step.config)} for step in self._recipe.steps]
+
+    def _check_same_recipe(self, saved: list[dict[str, Any]]) -> None:
+        for position, (old, new) in enumerate(zip(saved, self._described())):
+            for key in old.keys() | new.keys():
+                if old.get(key) != new.get(key):
+                    raise ConfigError(
+                        f"strategies.{position}.{key}: the run to resume has {old.get(key)!r}, "
+                        f"got {new.get(key)!r}"
+                    )
+        if len(saved) != len(self._recipe.steps):
+            raise ConfigError(
+                f"slim: the run to resume has {len(saved)} strategies, this recipe "
+                f"{len(self._recipe.steps)}"
+            )
 
     def _edit_of(self, position: int, strategy: Strategy) -> list[Edit]:
         record = strategy.record()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import core.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -31,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--print_groups", action="store_true", help="list the channels and stop")
     parser.add_argument("--criterion", choices=get_args(Criterion), default="l1_norm")
     parser.add_argument(
-        "--delta_rate", type=cli.share, default=0.2, help="ratios are this, twice this, ... (0.2)"
+        "--delta_rate", type=cli.part, default=0.2, help="ratios are this, twice this, ... (0.2)"
     )
     parser.add_argument(
         "--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)"
@@ -48,11 +49,13 @@ def main() -> None:
     chosen = cli.chosen_task(arguments, cli.described_by(arguments.weights))
     task, model = checkpoint.restore(arguments.weights, chosen)
     pruner, console = build_pruner(task, model), Console()
+    file = arguments.save_dir / "sensitivities.json"
     pruner.probe()
     if arguments.print_groups:
         console.print(group_table(pruner.analysis))
         console.print(fixed_table(pruner.analysis))
         return
+    sensitivity.save(file, sensitivity.load(file))  # what cannot be read or written is told now
     data = task.config.data
     common = {"num_workers": data.num_workers, "on_error": data.on_error}
     gradients = None
@@ -63,21 +66,16 @@ def main() -> None:
         gradients = mean_gradients(task, model, loader.some(GRADIENT_SAMPLES))
     groups, weights = pruner.analysis.groups, pruner.analysis.weights
     scores = score(model, groups, weights, arguments.criterion, gradients=gradients)
-    ranking = Ranking(
-        pruner.analysis, scores, chosen=choose_groups(pruner.analysis, arguments.params)
-    )
-    metric = task.build_metric()
+    chosen_groups = choose_groups(pruner.analysis, arguments.params, "--params")
+    ranking = Ranking(pruner.analysis, scores, max_ratio=1.0, chosen=chosen_groups)
     batch_size, val = arguments.batch_size, task.build_dataset("val")
     loader = Loader(val, batch_size=batch_size, train=False, **common)
     found = sensitivity.measure(
         model,
         ranking,
         sensitivity.ratios_in_steps(arguments.delta_rate),
-        lambda cut: measure_metric(task, loader, cut, arguments.eval_rate)[metric.primary],
-        metric.primary,
-        metric.higher_is_better,
-        settings=f"{arguments.criterion} {arguments.eval_rate}",
-        file=arguments.save_dir / "sensitivities.json",
+        sensitivity.task_meter(task, partial(measure_metric, task, loader), arguments.eval_rate),
+        file,
     )
     console.print(found.table())
     sensitivity.plot(found, arguments.save_dir / "sensitivity.png")

@@ -19,7 +19,7 @@ from core.task import Arrays, Batch, Dataset
 
 log = logging.getLogger(__name__)
 
-PROBES = 3  # samples drawn twice to find out whether they vary
+PROBES, DRAWS = 3, 8  # samples, and how often each is drawn to find out whether it varies
 
 
 class AnswerCache:
@@ -92,20 +92,23 @@ class AnswerCache:
 def check_not_random(dataset: Dataset, setting: str) -> None:
     """Refuse a cache where the training pictures are never the same twice.
 
-    Samples are drawn and put together with two generators each and compared.
+    Samples are drawn and put together with several generators each and compared.
 
     Raises:
         ConfigError: They differ.
     """
     for index in range(min(PROBES, len(dataset))):
-        draws = []
-        for seed in range(2):
-            rng = np.random.default_rng(seed)
-            draws.append(dataset.collate([dataset.sample(index, rng)] * 2, rng))
-        for name, value in draws[0].items():
-            if not np.array_equal(value, draws[1][name], equal_nan=value.dtype.kind == "f"):
+        first, *others = (_draw(dataset, index, seed) for seed in range(DRAWS))
+        for name, value in first.items():
+            floating = value.dtype.kind == "f"
+            if not all(np.array_equal(value, other[name], floating) for other in others):
                 raise ConfigError(
                     f"{setting}: the training data are augmented at random ({name} differs from "
                     "draw to draw), so answers would never be used again; turn the augmentation "
                     "or the cache off"
                 )
+
+
+def _draw(dataset: Dataset, index: int, seed: int) -> Arrays:
+    generator = np.random.default_rng([index, seed])
+    return dataset.collate([dataset.sample(index, generator)] * 2, generator)

@@ -157,6 +157,7 @@ def _layers(
         for side in (student, teacher):
             if output not in side.shapes:
                 raise _nothing(f"{where}.key", term.key, side, OUTPUT)
+            _check_kind(term, output, side, f"{where}.key")
         return [((output,), (output,))]
     if isinstance(term, Fsp):
         ours = tuple(_only(glob, student, f"{where}.student") for glob in term.student)
@@ -188,15 +189,21 @@ def _find(term: Term, glob: str | None, side: Side, where: str) -> list[str]:
     found = fnmatch.filter([path for path in side.shapes if not path.startswith(OUTPUT)], glob)
     if not found:
         raise _nothing(where, glob, side)
-    kinds = {point.layer: point.output for point in side.points}
     for path in found:
-        is_heatmap = kinds.get(path) == "heatmap"
-        if is_heatmap and term.points == ("class_logits",):
-            raise ConfigError(
-                f"{where}: {path} is a heatmap, {term.kind} is for class probabilities; "
-                "heatmaps take l1, l2, smooth_l1 or dist_mse"
-            )
+        _check_kind(term, path, side, where)
     return found
+
+
+def _check_kind(term: Term, path: str, side: Side, where: str) -> None:
+    """Refuse probabilities of what is a heatmap: a point of the task, or its only output."""
+    kinds = {point.layer: point.output for point in side.points}
+    outputs_are_heatmaps = "heatmap" in kinds.values() and "class_logits" not in kinds.values()
+    is_heatmap = kinds.get(path) == "heatmap" or (path.startswith(OUTPUT) and outputs_are_heatmaps)
+    if is_heatmap and term.points == ("class_logits",):
+        raise ConfigError(
+            f"{where}: {path.removeprefix(OUTPUT)} is a heatmap, {term.kind} is for class "
+            "probabilities; heatmaps take l1, l2, smooth_l1 or dist_mse"
+        )
 
 
 def _only(glob: str, side: Side, where: str) -> str:

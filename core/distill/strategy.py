@@ -43,7 +43,7 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         for name in ("end_factor", "warmup_epochs"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
     def factor(self, epoch: int, start: int, end: int) -> float:
@@ -79,7 +79,7 @@ class ImitationConfig(StrategyConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("weight", "truth_weight"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -13,6 +14,8 @@ from core.distill import feature_losses, losses
 from core.errors import ConfigError
 from core.task import Batch
 
+# settings of single terms that must be above 0
+POSITIVE = ("temperature", "student_temperature", "teacher_temperature", "delta", "power")
 Tensors = Sequence[Tensor]  # one of each layer that a term looks at
 
 
@@ -41,8 +44,12 @@ class Term:
     adapter: bool = True
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
+        if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+        for name in POSITIVE:
+            value = getattr(self, name, 1.0)
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name}: expected > 0, got {value}")
         if self.key is not None and (self.student is not None or self.teacher is not None):
             raise ValueError("key: names an output in place of layers; leave out student, teacher")
 
@@ -61,12 +68,6 @@ class SoftLabel(Term):
     form: Literal["kl", "cross_entropy"] = "kl"
     student_temperature: float = 1.0
     teacher_temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("student_temperature", "teacher_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: expected > 0, got {getattr(self, name)}")
 
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
         temperatures = self.student_temperature, self.teacher_temperature

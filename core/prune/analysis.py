@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from paddle.nn import Layer
@@ -72,6 +72,7 @@ class Analysis:
     Attributes:
         groups: What can be cut.
         fixed: What cannot.
+        makers: Layers that make channels.
         weights: Labels of each labelled axis of parameters and buffers.
         settings: What layers must be told.
         rearrangements: Layers that deal channels out.
@@ -82,6 +83,7 @@ class Analysis:
 
     groups: list[Group]
     fixed: list[Fixed]
+    makers: frozenset[str]
     weights: AxisLabels
     settings: list[Setting]
     rearrangements: list[Rearrangement]
@@ -108,7 +110,7 @@ class Pins:
     """Channels to keep for reasons that no rule knows.
 
     Attributes:
-        layers: Paths of layers whose own output channels stay, each with why.
+        layers: Paths of layers that keep the channels they or layers in them make, with why.
         operators: (training, position) of operators that turned out to hold fixed numbers.
     """
 
@@ -148,12 +150,21 @@ def analyze_graphs(model: Layer, graphs: Mapping[bool, Graph], pins: Pins = Pins
         traced.append((graph, training, labels.activations))
     for (weight, axis), _ in flow.producers.items():
         layer = weight.rpartition(".")[0]
-        if layer in pins.layers:
+        why = next((pins.layers[path] for path in _upwards(layer) if path in pins.layers), None)
+        if why is not None:
             own = labels.get(weight, axis)
             assert own is not None
-            labels.pin(own, Reason(layer, "", pins.layers[layer]))
+            labels.pin(own, Reason(layer, "", why))
+    # a layer without the attribute takes the number from its input, or the check will tell
+    flow.settings = [s for s in flow.settings if hasattr(layers.get(s.layer), s.attribute)]
     parameters = {path: tuple(t.shape) for path, t in counted_parameters(model).items()}
     return _finish(flow, traced, rearrangements[-1], parameters)
+
+
+def _upwards(path: str) -> list[str]:
+    """Return a layer's path and those of all layers around it."""
+    parts = path.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _computed(graph: Graph) -> set[str]:
@@ -242,6 +253,7 @@ def _finish(
     return Analysis(
         groups=groups,
         fixed=fixed,
+        makers=frozenset(weight.rpartition(".")[0] for weight, _ in producers),
         weights=weights,
         settings=list(settings.values()),
         rearrangements=moved,
@@ -301,7 +313,18 @@ def _group(
         )
         for family, axes in families.items()
     ]
-    return groups, fixed
+    return _told_apart(groups), fixed
+
+
+def _told_apart(groups: Sequence[Group]) -> list[Group]:
+    """Name groups of one layer by their weights."""
+    names = [group.name for group in groups]
+    return [
+        replace(group, name=next(iter(group.producers))[0])
+        if names.count(group.name) > 1
+        else group
+        for group in groups
+    ]
 
 
 def _make_group(

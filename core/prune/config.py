@@ -35,7 +35,7 @@ class PruneConfig(StrategyConfig):
         criterion: What the importance of a channel is.
         aggregate: How the scores of several layers that make the same channels become one.
         round_to: Channels per group are a multiple of it afterwards, or as many as before.
-        max_ratio: No layer loses a larger share of its channels.
+        max_ratio: No layer loses a larger share of its channels in one cut.
         pruned_params: Globs or regular expressions: only channels that such weights make.
         never_prune: Globs of layers that keep their output channels, beside those of the task.
         num_steps: Cuts that together reach the target.
@@ -98,6 +98,18 @@ class PruneConfig(StrategyConfig):
             raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
         if self.calibration_samples < (1 if self.criterion == "taylor" else 0):
             raise ValueError(f"calibration_samples: too few, got {self.calibration_samples}")
+        most = self.pruned_ratio
+        if isinstance(most, dict):
+            most = max(most.values(), default=0.0)
+        if most is not None and not 0 < most <= self.max_ratio:
+            raise ValueError(
+                f"pruned_ratio: expected ratios up to max_ratio, {self.max_ratio}, got {most}"
+            )
+        last = self.start_epoch + (self.num_steps - 1) * self.every_epochs + 1
+        if self.end_epoch is not None and self.end_epoch < last:
+            raise ValueError(
+                f"end_epoch: {self.num_steps} cuts last until epoch {last}, got {self.end_epoch}"
+            )
         if self.pruned_ratio is not None and (self.allocation, self.num_steps) != ("uniform", 1):
             raise ValueError("pruned_ratio: says by itself what each layer loses, in one step")
 

@@ -69,7 +69,7 @@ def score(
         groups: Of its analysis.
         weights: Labels of its weights.
         criterion: What to measure. `bn_scale` falls back on `l1_norm` for groups without batch
-            normalization, and says so.
+            normalization, `taylor` for those with frozen weights, and both say so.
         aggregate: How the scores of several layers become one.
         seed: Of `random`.
         gradients: Of the parameters, from `mean_gradients`; for `taylor`.
@@ -86,16 +86,22 @@ def score(
             for name in group.norms:
                 values = np.abs(tensors[name].numpy().astype(np.float64))
                 per_layer.append(_by_unit(group, weights[name][0], values))
-            if not per_layer:
-                without.append(group.name)
+        of_filters: Criterion = criterion
+        frozen = [name for name, _ in group.producers if name not in (gradients or {})]
+        if (criterion == "bn_scale" and not per_layer) or (criterion == "taylor" and frozen):
+            of_filters = "l1_norm"
+            without.append(group.name)
         if not per_layer:
             per_layer = [
-                _by_unit(group, labels, _rate(tensors, axis, criterion, gradients))
+                _by_unit(group, labels, _rate(tensors, axis, of_filters, gradients))
                 for axis, labels in group.producers.items()
             ]
         scores.append(_aggregate(per_layer, aggregate))
     if without:
-        _log.warning("bn_scale: ranked by l1_norm, for want of batch norms: %s", ", ".join(without))
+        lacking = "batch norms" if criterion == "bn_scale" else "gradients (frozen weights)"
+        _log.warning(
+            "%s: ranked by l1_norm, for want of %s: %s", criterion, lacking, ", ".join(without)
+        )
     return scores
 
 

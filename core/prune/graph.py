@@ -115,19 +115,25 @@ def trace_modes(model: Layer, specs: Sequence[InputSpec]) -> dict[bool, Graph]:
     """Trace a model as it trains (True) and as it is evaluated (False).
 
     Networks without heads that only training has are the same in both; they are traced once, as
-    evaluated. That is so if no code around their layers speaks of `training`.
+    evaluated. That is so if evaluation reads all parameters, no class has its own `train` or
+    `eval`, and no code around the layers speaks of `training`.
 
     Raises:
         TraceError: It cannot be traced.
     """
-    modes = (True, False) if _speaks_of_training(model) else (False,)
-    return {training: trace_operators(model, specs, training) for training in modes}
+    evaluated = trace_operators(model, specs, training=False)
+    unread = {path for path, _ in model.named_parameters()} - evaluated.weights
+    if unread or _speaks_of_training(model):
+        return {True: trace_operators(model, specs, training=True), False: evaluated}
+    return {False: evaluated}
 
 
 def _speaks_of_training(model: Layer) -> bool:
     classes = {base for layer in model.sublayers(include_self=True) for base in type(layer).mro()}
     modules = {each.__module__ for each in classes if each is not object}
     own = [name for name in modules if not name.startswith("paddle.") and name in sys.modules]
+    if any({"train", "eval"} & set(vars(each)) for each in classes if each.__module__ in own):
+        return True
     return any(_mentions(value, name) for name in own for value in vars(sys.modules[name]).values())
 
 

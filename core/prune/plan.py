@@ -42,10 +42,10 @@ class Ranking:
     ) -> None:
         self.analysis, self.scores, self.round_to = analysis, list(scores), round_to
         groups = analysis.groups
-        free = set(range(len(groups)) if chosen is None else chosen)
+        self.chosen = list(range(len(groups)) if chosen is None else chosen)
         self.orders = [_order(group, score) for group, score in zip(groups, scores)]
         self.steps = [
-            _steps(len(group), len(order), round_to, max_ratio) if index in free else [0]
+            _steps(len(group), len(order), round_to, max_ratio) if index in self.chosen else [0]
             for index, (group, order) in enumerate(zip(groups, self.orders))
         ]
 
@@ -91,8 +91,10 @@ def _steps(size: int, can_go: int, round_to: int, max_ratio: float) -> list[int]
     return [n for n in range(most + 1) if n == 0 or (size - n) % round_to == 0]
 
 
-def choose_groups(analysis: Analysis, patterns: Sequence[str]) -> list[int]:
+def choose_groups(analysis: Analysis, patterns: Sequence[str], key: str) -> list[int]:
     """Return the groups of which a producing weight matches a glob or a regular expression.
+
+    `key` is the setting the patterns come from, for the message.
 
     Raises:
         ConfigError: A pattern matches nothing that can be pruned.
@@ -101,15 +103,14 @@ def choose_groups(analysis: Analysis, patterns: Sequence[str]) -> list[int]:
     names = sorted({name for maker in makers for name in maker})
     wanted: set[str] = set()
     for pattern in patterns:
-        wanted.update(_matches(pattern, names))
-    chosen = [index for index, maker in enumerate(makers) if wanted & set(maker)]
-    _log.info("pruned_params: %d of %d weights, %d groups", len(wanted), len(names), len(chosen))
-    return chosen
+        wanted.update(_matches(pattern, names, key))
+    _log.debug("%s: matched %d of %d weights", key, len(wanted), len(names))
+    return [index for index, maker in enumerate(makers) if wanted & set(maker)]
 
 
-def _matches(pattern: str, names: Sequence[str]) -> list[str]:
+def _matches(pattern: str, names: Sequence[str], key: str) -> list[str]:
     try:
-        return match([pattern], names, "pruned_params")
+        return match([pattern], names, key)
     except ConfigError:
         try:
             found = [name for name in names if re.fullmatch(pattern, name)]
@@ -117,7 +118,7 @@ def _matches(pattern: str, names: Sequence[str]) -> list[str]:
             found = []
         if not found:
             raise ConfigError(
-                f"pruned_params: {pattern!r} matches no weight that can be pruned, neither as a "
+                f"{key}: {pattern!r} matches no weight that can be pruned, neither as a "
                 f"glob nor as a regular expression{suggest(pattern, names[:200])}"
             ) from None
         return found
@@ -133,7 +134,7 @@ def ratios_by_layer(analysis: Analysis, pruned_ratio: Mapping[str, float]) -> li
     """
     ratios: dict[int, float] = {}
     for pattern, ratio in pruned_ratio.items():
-        for index in choose_groups(analysis, [pattern]):
+        for index in choose_groups(analysis, [pattern], "pruned_ratio"):
             ratios.setdefault(index, ratio)
     return [ratios.get(index, 0.0) for index in range(len(analysis.groups))]
 

@@ -24,11 +24,18 @@ from core.prune.latency import Latency, measure_ms
 from core.prune.pruner import Cut, Pruner, fixed_specs
 from core.prune.report import render
 from core.prune.search import anneal
-from core.prune.sensitivity import Sensitivity, measure, plot, ratios_in_steps
+from core.prune.sensitivity import (
+    Sensitivity,
+    measure,
+    plot,
+    ratios_in_steps,
+    task_meter,
+)
 from core.strategy import Context
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
-_LATENCY_CLOSE, _LATENCY_TRIES = 0.03, 5
+MS_CLOSE = 0.03  # likewise of a latency, which is measured
+LATENCY_TRIES = 5
 _log = logging.getLogger(__name__)
 
 
@@ -48,55 +55,65 @@ class Planner:
         model: To cut.
         pruner: Of the model.
         step: Number of cuts made before.
+        start: What the model cost before the first of them: `macs`, `parameters`, and `ms` if
+            latency is the target. Filled in by the first cut, so that each step aims at what is
+            left to remove, whatever those before it reached.
     """
 
     def __init__(
-        self, config: PruneConfig, context: Context, model: Layer, pruner: Pruner, step: int
+        self,
+        config: PruneConfig,
+        context: Context,
+        model: Layer,
+        pruner: Pruner,
+        step: int,
+        start: dict[str, float],
     ) -> None:
         self._config, self._context, self._model = config, context, model
-        self._pruner, self._step = pruner, step
+        self._pruner, self._step, self._start = pruner, step, start
         self._gradients: dict[str, Array] | None = None
         self._told = ""
 
     def cut(self) -> Cut:
         """Choose and cut."""
-        if self._latency_target:
+        cost, whole = self._pruner.analysis.cost, self._pruner.analysis.keep_all()
+        self._start.setdefault("macs", cost.macs(whole))
+        self._start.setdefault("parameters", cost.parameters(whole))
+        if self._config.target_latency_ms or self._config.target_latency_ratio:
             return self._cut_to_latency()
         return self._pruner.cut(self._plan)
 
     def tell(self, cut: Cut) -> None:
-        """Log what was asked for and what was reached; warn where they differ."""
-        (macs, macs_left), (all_, all_left) = cut.macs, cut.parameters
+        """Log what was asked for up to here and what was reached; warn where they differ."""
+        config = self._config
         reached = {
-            "target_ratio": 1 - macs_left / macs,
-            "target_parameters_ratio": 1 - all_left / all_,
+            "target_ratio": 1 - cut.macs[1] / self._start["macs"],
+            "target_parameters_ratio": 1 - cut.parameters[1] / self._start["parameters"],
         }
         for fixed in cut.analysis.fixed:
             _log.debug("%s keeps %d channels: %s", fixed.layer, fixed.channels, fixed.reason)
-        name = next((key for key in reached if getattr(self._config, key) is not None), None)
+        name = next((key for key in reached if getattr(config, key) is not None), None)
         if name is not None:
-            wanted = self._share(getattr(self._config, name))
+            wanted = 1 - self._left(1 - getattr(config, name))
             level = logging.INFO if abs(reached[name] - wanted) <= CLOSE else logging.WARNING
             _log.log(
                 level,
                 "prune step %d of %d: %s asked to remove %.1f %%, removed %.1f %%",
-                *(self._step + 1, self._config.num_steps),
+                *(self._step + 1, config.num_steps),
                 *(name, 100 * wanted, 100 * reached[name]),
             )
-        else:
-            _log.info(
-                "prune: removed %.1f %% of the MACs and %.1f %% of the parameters%s",
-                *(100 * reached["target_ratio"], 100 * reached["target_parameters_ratio"]),
-                self._told,
-            )
+        if config.pruned_ratio is not None:
+            self._told = f"; asked for pruned_ratio {config.pruned_ratio}"
+        _log.info(
+            "prune: in all, %.1f %% of the MACs and %.1f %% of the parameters are removed%s",
+            *(100 * reached["target_ratio"], 100 * reached["target_parameters_ratio"]),
+            self._told,
+        )
 
-    @property
-    def _latency_target(self) -> bool:
-        config = self._config
-        return config.target_latency_ms is not None or config.target_latency_ratio is not None
-
-    def _share(self, target: float) -> float:
-        return plan.step_share(target, self._config.num_steps)
+    def _left(self, whole: float) -> float:
+        """Return the share that is left after this step if `whole` is to be left in the end."""
+        each = 1 - plan.step_share(1 - whole, self._config.num_steps)
+        return float(each ** (self._step + 1))
 
     def _ranking(self, analysis: Analysis) -> plan.Ranking:
         config, context = self._config, self._context
@@ -110,26 +127,23 @@ class Planner:
             seed=context.seed + self._step,
             gradients=self._gradients,
         )
-        chosen = plan.choose_groups(analysis, config.pruned_params)
+        chosen = plan.choose_groups(analysis, config.pruned_params, "pruned_params")
         return plan.Ranking(analysis, scores, config.round_to, config.max_ratio, chosen)
 
     def _plan(self, analysis: Analysis) -> Array:
         config, cost = self._config, analysis.cost
         ranking = self._ranking(analysis)
-        whole = analysis.keep_all()
         if config.target_ratio is not None:
-            measure_of: plan.Measure = cost.macs
-            limit = cost.macs(whole) * (1 - self._share(config.target_ratio))
-        elif config.target_parameters_ratio is not None:
-            measure_of = cost.parameters
-            limit = cost.parameters(whole) * (1 - self._share(config.target_parameters_ratio))
-        else:
-            ratio = config.pruned_ratio
-            assert ratio is not None
-            per_layer = ratio if isinstance(ratio, dict) else {"*": ratio}
-            counts = ranking.counts(plan.ratios_by_layer(analysis, per_layer))
-            return self._agree(ranking.keep(counts))
-        return self._agree(ranking.keep(self._allocate(ranking, measure_of, limit)))
+            limit = self._start["macs"] * self._left(1 - config.target_ratio)
+            return self._agree(ranking.keep(self._allocate(ranking, cost.macs, limit)))
+        if config.target_parameters_ratio is not None:
+            limit = self._start["parameters"] * self._left(1 - config.target_parameters_ratio)
+            return self._agree(ranking.keep(self._allocate(ranking, cost.parameters, limit)))
+        ratio = config.pruned_ratio
+        assert ratio is not None
+        per_layer = ratio if isinstance(ratio, dict) else {"*": ratio}
+        counts = ranking.counts(plan.ratios_by_layer(analysis, per_layer))
+        return self._agree(ranking.keep(counts))
 
     def _agree(self, keep: Array) -> Array:
         """Take the choice of the first process, so that all cut the same."""
@@ -172,16 +186,13 @@ class Planner:
     def sensitivity(self, ranking: plan.Ranking) -> Sensitivity:
         """Measure the loss of every group, or read it."""
         config, context = self._config, self._context
-        metric = context.task.build_metric()
         file = Path(config.sensitivities_file) if config.sensitivities_file else None
         found = measure(
             self._model,
-            ranking,
+            # measured as asked, rounded when it is used: so the file serves any rounding
+            plan.Ranking(ranking.analysis, ranking.scores, max_ratio=1.0, chosen=ranking.chosen),
             ratios_in_steps(config.delta_rate),
-            lambda model: context.evaluate(model, config.eval_rate)[metric.primary],
-            metric.primary,
-            metric.higher_is_better,
-            settings=f"{config.criterion} {config.aggregate} {config.round_to} {config.eval_rate}",
+            task_meter(context.task, context.evaluate, config.eval_rate),
             file=file or context.save_dir / "sensitivities.json",
         )
         _log.info("sensitivity\n%s", render(found.table()))
@@ -189,27 +200,34 @@ class Planner:
             plot(found, context.save_dir / "sensitivity.png")
         return found
 
+    def _milliseconds(self) -> float:
+        config, task = self._config, self._context.task
+        specs = fixed_specs(task)
+        own = measure_ms(task, self._model, specs, config.backend, config.threads)
+        return float(gather(own)[0])
+
+    def _goal(self) -> float:
+        """Return the milliseconds this step aims at."""
+        config, first = self._config, self._start["ms"]
+        if config.target_latency_ratio is not None:
+            return first * self._left(1 - config.target_latency_ratio)
+        assert config.target_latency_ms is not None
+        if config.target_latency_ms >= first:
+            raise ConfigError(
+                f"target_latency_ms: expected less than the {first:.2f} ms the model takes in "
+                f"{config.backend}, got {config.target_latency_ms:.2f}"
+            )
+        return first * self._left(config.target_latency_ms / first)
+
     def _cut_to_latency(self) -> Cut:
         """Cut to a predicted latency, measure the model, correct the prediction, and again."""
         config, context = self._config, self._context
-        specs = fixed_specs(context.task)
-
-        def milliseconds() -> float:
-            own = measure_ms(context.task, self._model, specs, config.backend, config.threads)
-            return float(gather(own)[0])
-
-        before = milliseconds()
-        if config.target_latency_ms is not None:
-            goal = config.target_latency_ms
-        else:
-            assert config.target_latency_ratio is not None
-            goal = before * (1 - config.target_latency_ratio)
-        goal = before * (goal / before) ** (1 / (config.num_steps - self._step))
-        if goal >= before:
-            raise ConfigError(
-                f"target_latency_ms: expected less than the {before:.2f} ms the model takes "
-                f"in {config.backend}, got {goal:.2f}"
-            )
+        before = self._milliseconds()
+        self._start.setdefault("ms", before)
+        goal, close = self._goal(), MS_CLOSE * self._start["ms"]
+        if before <= goal:
+            _log.info("latency: %.2f ms, no need to cut to %.2f ms", before, goal)
+            return self._pruner.cut(lambda analysis: analysis.keep_all())
         lookup = Lookup(config.backend, config.threads, context.save_dir / "latency.json")
         predictor: Latency | None = None
 
@@ -220,16 +238,16 @@ class Planner:
             ranking = self._ranking(analysis)
             return self._agree(ranking.keep(self._allocate(ranking, predictor.predict, goal)))
 
-        for attempt in range(_LATENCY_TRIES):
+        for attempt in range(LATENCY_TRIES):
             cut = self._pruner.cut(to_goal)
-            after = milliseconds()
+            after = self._milliseconds()
             _log.info("latency %.2f ms, goal %.2f ms, before %.2f ms", after, goal, before)
-            if abs(after - goal) <= _LATENCY_CLOSE * before or attempt == _LATENCY_TRIES - 1:
+            if abs(after - goal) <= close or attempt == LATENCY_TRIES - 1:
                 break
             cut.undo()
             assert predictor is not None
             predictor.correct(cut.keep, after)
-        if after > goal + _LATENCY_CLOSE * before:
+        if abs(after - goal) > close:
             _log.warning("latency: %.2f ms were asked for, %.2f ms reached", goal, after)
         self._told = f"; {before:.2f} -> {after:.2f} ms in {config.backend}, asked for {goal:.2f}"
         return cut

@@ -119,10 +119,10 @@ def build_pruner(task: Task, model: Layer, never_prune: Sequence[str] = ()) -> P
     Args:
         task: Tells the inputs and, in its hints, which layers must not be pruned.
         model: Its model.
-        never_prune: Globs of further layers.
+        never_prune: Globs of further layers; one that is named protects all layers in it.
 
     Raises:
-        ConfigError: A glob matches nothing.
+        ConfigError: A glob matches nothing, or nothing that makes channels.
         ExportError: The model cannot be traced.
     """
     names = [path for path, _ in model.named_sublayers()]
@@ -134,7 +134,14 @@ def build_pruner(task: Task, model: Layer, never_prune: Sequence[str] = ()) -> P
     if never_prune:
         for path in match(never_prune, names, "never_prune"):
             reasons[path] = "never_prune"
-    return Pruner(model, fixed_specs(task), reasons)
+    pruner = Pruner(model, fixed_specs(task), reasons)
+    for glob in never_prune:
+        inside = [f"{path}." for path in match([glob], names, "never_prune")]
+        if not any(f"{maker}.".startswith(tuple(inside)) for maker in pruner.analysis.makers):
+            raise ConfigError(
+                f"never_prune: {glob!r} names no layer that makes channels, nor one around such"
+            )
+    return pruner
 
 
 def fixed_specs(task: Task) -> list[InputSpec]:

@@ -17,14 +17,15 @@ from paddle.nn import Layer
 from rich.table import Table
 from tqdm import tqdm
 
-from core.config import read
+from core.config import read, to_mapping
 from core.errors import ConfigError, DataError
 from core.files import write_bytes, write_text
 from core.prune.cut import cut_for_now, plan_edit
 from core.prune.plan import Ranking
+from core.task import Task
 
-Evaluate = Callable[[Layer], float]
 FORMAT = 1
+_OF_NO_MATTER = ("num_workers", "on_error", "download")  # settings of data that change no metric
 _log = logging.getLogger(__name__)
 
 
@@ -76,26 +77,58 @@ def ratios_in_steps(delta_rate: float) -> list[float]:
     return [round(delta_rate * (index + 1), 6) for index in range(count)]
 
 
+@dataclass(frozen=True)
+class Meter:
+    """How a model is measured.
+
+    Attributes:
+        metric: Name of the metric.
+        higher_is_better: Its sense.
+        value: Returns the metric of a model.
+        conditions: What it depends on beside the weights, for the fingerprint.
+    """
+
+    metric: str
+    higher_is_better: bool
+    value: Callable[[Layer], float]
+    conditions: str
+
+
+def task_meter(
+    task: Task, evaluate: Callable[[Layer, float], dict[str, float]], share: float
+) -> Meter:
+    """Measure the task's metric on a share of its validation data.
+
+    Args:
+        task: Tells metric and data.
+        evaluate: Returns all metrics of a model on a share of the data.
+        share: Of the data.
+    """
+    metric, settings = task.build_metric(), to_mapping(task.config)
+    data = {key: value for key, value in settings["data"].items() if key not in _OF_NO_MATTER}
+    told = {"data": data, "evaluation": settings.get("evaluation"), "share": share}
+    return Meter(
+        metric.primary,
+        metric.higher_is_better,
+        lambda model: evaluate(model, share)[metric.primary],
+        json.dumps(told, sort_keys=True),
+    )
+
+
 def measure(
     model: Layer,
     ranking: Ranking,
     ratios: Sequence[float],
-    evaluate: Evaluate,
-    metric: str,
-    higher_is_better: bool,
-    settings: str = "",
+    meter: Meter,
     file: Path | None = None,
 ) -> Sensitivity:
     """Measure the metric with each group cut at each ratio, one at a time.
 
     Args:
         model: Cut and made whole again.
-        ranking: Groups, and which of their channels go first.
+        ranking: Groups, and which of their channels go first; its steps should not be rounded.
         ratios: Shares of a group's channels.
-        evaluate: Returns the metric.
-        metric: Its name.
-        higher_is_better: Its sense.
-        settings: Whatever else the losses depend on, for the fingerprint.
+        meter: Measures the model.
         file: JSON in which to find and to keep measurements, group by group, so that an
             interrupted measurement goes on where it was.
 
@@ -103,31 +136,33 @@ def measure(
         DataError: The file is broken.
         FileError: The file cannot be written.
     """
-    key = _fingerprint(model, f"{metric} {settings}")
-    others = [] if file is None else [s for s in load(file) if s.fingerprint != key]
-    known = [] if file is None else [s for s in load(file) if s.fingerprint == key]
-    found = known[0] if known else Sensitivity(key, metric, evaluate(model))
+    key = _fingerprint(model, ranking, meter)
+    stored = [] if file is None else load(file)
+    others = [each for each in stored if each.fingerprint != key]
+    found = next((each for each in stored if each.fingerprint == key), None)
+    if found is None:
+        found = Sensitivity(key, meter.metric, meter.value(model))
     if found.baseline == 0:
         _log.warning(
             "%s is 0 before anything is cut: sensitivity tells nothing; "
             "start from trained weights, or raise eval_rate",
-            metric,
+            meter.metric,
         )
-    reused = 0
-    names = [group.name for group in ranking.analysis.groups]
     wanted = [index for index, steps in enumerate(ranking.steps) if len(steps) > 1]
-    for index in tqdm(wanted, desc="sensitivity", disable=None):
-        curve = found.curves.get(names[index])
-        if curve is not None and set(ratios) <= set(curve.ratios):
-            reused += 1
-            continue
-        found.curves[names[index]] = _measure_group(
-            model, ranking, index, sorted(ratios), evaluate, found.baseline, higher_is_better
-        )
+    names = {index: ranking.analysis.groups[index].name for index in wanted}
+    missing = [index for index in wanted if not _covers(found.curves.get(names[index]), ratios)]
+    for index in tqdm(missing, desc="sensitivity", disable=None):
+        losses = _measure_group(model, ranking, index, sorted(ratios), meter, found.baseline)
+        found.curves[names[index]] = Curve(tuple(sorted(ratios)), tuple(losses))
         if file is not None:
             save(file, [*others, found])
+    reused = len(wanted) - len(missing)
     _log.info("sensitivity of %d groups, %d of them measured before", len(wanted), reused)
     return found
+
+
+def _covers(curve: Curve | None, ratios: Sequence[float]) -> bool:
+    return curve is not None and set(ratios) <= set(curve.ratios)
 
 
 def _measure_group(
@@ -135,10 +170,9 @@ def _measure_group(
     ranking: Ranking,
     index: int,
     ratios: Sequence[float],
-    evaluate: Evaluate,
+    meter: Meter,
     baseline: float,
-    higher_is_better: bool,
-) -> Curve:
+) -> list[float]:
     losses, by_count = [], {0: 0.0}
     for ratio in ratios:
         count = ranking.nearest(index, round(len(ranking.analysis.groups[index]) * ratio))
@@ -147,18 +181,20 @@ def _measure_group(
             counts[index] = count
             edit = plan_edit(model, ranking.analysis, ranking.keep(counts))
             with cut_for_now(model, edit):
-                value = evaluate(model)
-            lost = baseline - value if higher_is_better else value - baseline
+                value = meter.value(model)
+            lost = baseline - value if meter.higher_is_better else value - baseline
             by_count[count] = lost / (abs(baseline) or 1.0)
         losses.append(by_count[count])
-    return Curve(tuple(ratios), tuple(losses))
+    return losses
 
 
-def _fingerprint(model: Layer, settings: str) -> str:
-    digest = hashlib.sha256(settings.encode())
+def _fingerprint(model: Layer, ranking: Ranking, meter: Meter) -> str:
+    """Digest what the losses depend on: weights, order of the channels, metric and data."""
+    digest = hashlib.sha256(f"{meter.metric} {meter.conditions}".encode())
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
+    for group, order in zip(ranking.analysis.groups, ranking.orders):
+        digest.update(group.name.encode() + order.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -30,6 +30,7 @@ class Prune(Strategy):
         super().__init__(config)
         self.config: PruneConfig = config
         self._cuts: list[Record] = []
+        self._start: dict[str, float] = {}  # what the model cost before the first cut
 
     @classmethod
     def default_end(cls, config: StrategyConfig, epochs: int) -> int:
@@ -64,10 +65,10 @@ class Prune(Strategy):
         return {"cuts": list(self._cuts)} if self._cuts else None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cuts": list(self._cuts)}
+        return {"cuts": list(self._cuts), "start": dict(self._start)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._cuts = list(state["cuts"])
+        self._cuts, self._start = list(state["cuts"]), dict(state["start"])
 
     @staticmethod
     def replay(model: Layer, record: Record) -> None:
@@ -76,7 +77,8 @@ class Prune(Strategy):
 
     def _prepare(self, context: Context, model: Layer) -> Pruner:
         pruner = build_pruner(context.task, model, self.config.never_prune)
-        plan.choose_groups(pruner.analysis, self.config.pruned_params)
+        chosen = plan.choose_groups(pruner.analysis, self.config.pruned_params, "pruned_params")
+        _log.info("pruned_params: %d of %d groups", len(chosen), len(pruner.analysis.groups))
         if isinstance(self.config.pruned_ratio, dict):
             plan.ratios_by_layer(pruner.analysis, self.config.pruned_ratio)
         return pruner
@@ -84,10 +86,12 @@ class Prune(Strategy):
     def _cut(self) -> None:
         config, model = self.config, self._model
         pruner = self._prepare(self._context, model)
-        planner = Planner(config, self._context, model, pruner, step=len(self._cuts))
+        step = len(self._cuts)
+        planner = Planner(config, self._context, model, pruner, step, self._start)
         cut = planner.cut()
         self._cuts.append(cut.edit.to_record())
         _log.info("pruned\n%s", render(layer_table(cut)))
         planner.tell(cut)
         if config.calibration_samples:
-            reestimate(model, inputs_of(self._context, config.calibration_samples))
+            count = reestimate(model, inputs_of(self._context, config.calibration_samples))
+            _log.info("estimated the statistics of %d batch norms anew", count)

@@ -14,6 +14,7 @@ from outside.toy import Config, DataConfig, Task
 from paddle import nn
 from paddle.static import InputSpec
 
+from core.channels import ChannelSplit
 from core.errors import ConfigError, DataError
 from core.prune.analysis import Analysis, analyze
 from core.prune.criteria import fpgm, l1_norm, l2_norm, mean_gradients, score
@@ -186,6 +187,9 @@ def test_uniform_takes_the_same_share_and_global_the_least_important(
     ranked = global_order(ranking, analysis.cost.macs, whole * 0.95)
     assert ranked[1] > 0
     assert ranked[0] == 0
+    # scores of another scale are the same scores
+    scaled = Ranking(analysis, [rated[0] * 1e-3, rated[1]])
+    assert global_order(scaled, analysis.cost.macs, whole * 0.95) == ranked
 
 
 def test_steps_respect_rounding_limits_and_what_must_stay(
@@ -193,6 +197,8 @@ def test_steps_respect_rounding_limits_and_what_must_stay(
 ) -> None:
     ranking = Ranking(analysis, scores(model, analysis), round_to=4, max_ratio=0.8, chosen=[1])
     assert ranking.steps == [[0], [0, 4, 8, 12]]
+    ranking = Ranking(analysis, scores(model, analysis), max_ratio=0.3)
+    assert [steps[-1] for steps in ranking.steps] == [2, 4]  # of 8 and of 16
     everything = Ranking(analysis, scores(model, analysis), max_ratio=0.99)
     keep = everything.keep([len(group) for group in analysis.groups])
     assert [int(keep[group.units].sum()) for group in analysis.groups] == [1, 1]
@@ -238,6 +244,25 @@ def test_annealing_finds_what_is_worth_more() -> None:
     assert max(abs(macs - limit) for macs in tried) <= 0.05 * whole
 
 
+def test_annealing_cools_down() -> None:
+    """Late in the search a much worse plan is left again; only the start point is worth much."""
+    paddle.seed(5)
+    chain = nn.Sequential(nn.Conv2D(3, 32, 3), nn.Conv2D(32, 32, 3), nn.Conv2D(32, 4, 3))
+    found = analyze(chain, [InputSpec([1, 3, 12, 12], "float32", "x")])
+    ranking = Ranking(found, scores(chain, found))
+    limit = found.cost.macs(found.keep_all()) * 0.5
+    even = ranking.keep(uniform(ranking, found.cost.macs, limit))
+    far: list[int] = []
+
+    def worth(keep: Any) -> float:
+        far.append(int((keep != even).sum()))
+        return 1.0 if far[-1] == 0 else 1.0 - 0.2 * far[-1]
+
+    counts = anneal(ranking, found.cost.macs, limit, worth, steps=40, seed=1)
+    assert (ranking.keep(counts) == even).all()
+    assert max(far[-15:]) <= 2 * max(far[1:4])  # a walk that took every step would be far away
+
+
 @given(target=st.floats(0.01, 0.95), steps=st.integers(1, 8))
 def test_steps_multiply_to_the_target(target: float, steps: int) -> None:
     share = step_share(target, steps)
@@ -245,12 +270,43 @@ def test_steps_multiply_to_the_target(target: float, steps: int) -> None:
 
 
 def test_patterns_are_globs_or_expressions_and_a_miss_is_an_error(analysis: Analysis) -> None:
-    assert choose_groups(analysis, ["*"]) == [0, 1]
-    assert choose_groups(analysis, ["alone.*"]) == [1]
-    assert choose_groups(analysis, [r"(first|second)\.weight"]) == [0]
+    assert choose_groups(analysis, ["*"], "pruned_params") == [0, 1]
+    assert choose_groups(analysis, ["alone.*"], "pruned_params") == [1]
+    assert choose_groups(analysis, [r"(first|second)\.weight"], "pruned_params") == [0]
     assert ratios_by_layer(analysis, {"second*": 0.25, "*": 0.5}) == [0.25, 0.5]
     for wrong in ("alnoe.weight", "head.*", "("):
         with pytest.raises(ConfigError, match=r"pruned_params: .* matches no weight"):
-            choose_groups(analysis, [wrong])
+            choose_groups(analysis, [wrong], "pruned_params")
     with pytest.raises(ConfigError, match=r"did you mean 'alone\.weight'"):
-        choose_groups(analysis, ["alnoe.weight"])
+        choose_groups(analysis, ["alnoe.weight"], "pruned_params")
+
+
+def test_units_that_must_stay_are_not_in_the_order() -> None:
+    class Halves(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.split = nn.Conv2D(3, 6, 1), ChannelSplit([2, 4])
+            self.left, self.right = nn.Conv2D(2, 3, 1), nn.Conv2D(4, 3, 1)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            left, right = self.split(self.conv(x))
+            return self.left(left) + self.right(right)
+
+    paddle.seed(0)
+    network = Halves()
+    found = analyze(network, [InputSpec([1, 3, 4, 4], "float32", "x")])
+    [group] = found.groups
+    ranking = Ranking(found, [np.arange(6.0)], max_ratio=1.0)
+    assert ranking.orders[0].tolist() == [0, 2, 3, 4]  # the last of each part stays
+    kept = found.weights["conv.weight"][0]
+    assert np.flatnonzero(ranking.keep([4])[kept]).tolist() == [1, 5]
+    assert len(group) == 6
+
+
+def test_taylor_ranks_frozen_layers_by_their_weights(
+    model: nn.Layer, analysis: Analysis, caplog: pytest.LogCaptureFixture
+) -> None:
+    gradients = {"alone.weight": np.ones(model.alone.weight.shape)}
+    found = scores(model, analysis, "taylor", gradients=gradients)
+    np.testing.assert_array_equal(found[0], scores(model, analysis)[0])
+    assert "for want of gradients (frozen weights): first" in caplog.text

@@ -140,6 +140,24 @@ def test_steps_together_reach_the_target(settings: Any, tmp_path: Path) -> None:
     assert widths == [64, 32, 32, 16]
 
 
+def test_a_later_step_makes_up_for_what_an_earlier_one_missed(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    recipe = prune(target_ratio=0.5, num_steps=2, round_to=8)  # 16 -> 8 or nothing
+    engine = run(settings, tmp_path / "run", recipe)
+    assert engine.model.conv.weight.shape[0] == 8
+    assert "prune step 2 of 2: target_ratio asked to remove 50.0 %, removed 50.0 %" in caplog.text
+
+
+def test_resume_refuses_another_recipe(settings: Any, tmp_path: Path) -> None:
+    run(settings, tmp_path / "run", prune(num_steps=3), hooks=[StopAfter(2)])
+    with pytest.raises(
+        ConfigError, match=r"strategies\.0\.target_ratio: the run to resume has 0\.5"
+    ):
+        run(settings, tmp_path / "run", prune(num_steps=3, target_ratio=0.7), resume=True)
+
+
 def test_a_pruned_checkpoint_is_pruned_again(settings: Any, tmp_path: Path) -> None:
     run(settings, tmp_path / "first", prune())
     start = {"model": {"pretrained": str(tmp_path / "first" / "latest")}}
@@ -206,6 +224,11 @@ def test_latency_comes_down_to_a_target(
     config = {"kind": "prune", "start_epoch": 1, "target_latency_ms": 4.0}
     engine = run(settings, tmp_path / "b", config)
     assert engine.model.conv.weight.shape[0] == 4
+    # 10 -> 6 ms in two steps of the same share: 10 * 0.6 ** (1 / 2) is 7.75 ms
+    engine = run(
+        settings, tmp_path / "two", prune(target_latency_ratio=0.4, num_steps=2, round_to=1)
+    )
+    assert engine.model.conv.weight.shape[0] == 8
     with pytest.raises(ConfigError, match=r"target_latency_ms: expected less than the 10.00 ms"):
         run(settings, tmp_path / "c", config | {"target_latency_ms": 11.0})
 
@@ -263,6 +286,12 @@ def test_search_leaves_statistics_alone_and_never_ends_worse(
         ({"criterion": "taylor", "calibration_samples": 0}, "calibration_samples: too few"),
         ({"target_ratio": None, "pruned_ratio": {"*": 2.0}}, r"pruned_ratio.\*: expected 0 <"),
         ({"target_ratio": None, "pruned_ratio": 0.5, "num_steps": 2}, "pruned_ratio: says by"),
+        (
+            {"num_steps": 3, "every_epochs": 2, "end_epoch": 4},
+            "end_epoch: 3 cuts last until epoch 5",
+        ),
+        ({"target_ratio": None, "pruned_ratio": 0.95}, "pruned_ratio: expected ratios up to max"),
+        ({"target_ratio": None, "pruned_ratio": {}}, "pruned_ratio: expected ratios up to max"),
         ({"target_ratio": None, "target_latency_ms": -1.0}, "target_latency_ms: expected > 0"),
     ],
 )
@@ -277,7 +306,8 @@ def test_what_cannot_be_done_is_said_before_training(settings: Any, tmp_path: Pa
     for options, message in (
         ({"pruned_params": ["covn*"]}, "pruned_params: 'covn\\*' matches no weight"),
         ({"never_prune": ["covn"]}, "never_prune: 'covn' matches nothing .did you mean 'conv'"),
-        ({"pruned_ratio": {"heda": 0.5}}, "pruned_params: 'heda' matches no weight"),
+        ({"pruned_ratio": {"heda": 0.5}}, "pruned_ratio: 'heda' matches no weight"),
+        ({"never_prune": ["norm"]}, "never_prune: 'norm' names no layer that makes channels"),
     ):
         with pytest.raises(ConfigError, match=message):
             run(settings, tmp_path / "a", prune(start_epoch=3, **options))

@@ -51,6 +51,16 @@ def test_it_measures_draws_and_reuses(weights: Path, tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "sensitivity.png")).shape[2] == 3
     again = call(*words, "--delta_rate", 0.25)
     assert "1 of them measured before" in again.stderr
+    # a recipe finds them too, whatever it rounds to
+    step = {"kind": "prune", "target_ratio": 0.5, "allocation": "sensitive", "delta_rate": 0.25}
+    step |= {"sensitivities_file": str(tmp_path / "sensitivities.json"), "round_to": 4}
+    (tmp_path / "recipe.yml").write_text(json.dumps({"strategies": [step]}))
+    done = call(
+        *("tools/train.py", "-c", weights.parent / "config.yml", "--save_dir", tmp_path / "run"),
+        *("-o", f"model.pretrained={weights}", "--slim", tmp_path / "recipe.yml"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sensitivity of 1 groups, 1 of them measured before" in done.stderr
 
 
 @pytest.mark.chain
@@ -66,8 +76,9 @@ def test_it_lists_groups_and_what_stays(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--params", "covn*"], "error: pruned_params: 'covn*' matches no weight"),
+        (["--params", "covn*"], "error: --params: 'covn*' matches no weight"),
         (["--delta_rate", "0"], "expected a number above 0"),
+        (["--delta_rate", "1"], "expected a number above 0 and below 1"),
         (["--criterion", "l1"], "invalid choice: 'l1'"),
     ],
 )
