@@ -63,7 +63,8 @@ def command(log: Path) -> str:
     """Return how the run was started, with folders of this machine cut to their names."""
     lines = log.read_text(encoding="utf-8").splitlines()
     called = [line.partition("command: ")[2] for line in lines if "command: " in line]
-    words = [word for word in shlex.split(called[0]) if word != "--resume"] if called else []
+    # the last one: it went on from the others, or began anew
+    words = [word for word in shlex.split(called[-1]) if word != "--resume"] if called else []
     return shlex.join(word if "/" not in word else _short(word) for word in words)
 
 
