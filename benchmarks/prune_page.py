@@ -12,25 +12,26 @@ PRUNING = """
 Written by `python benchmarks/prune.py --peer l1_norm`: networks with random weights, cut to a share
 of their multiply-accumulates as `configs/slim/prune.yml` does it (L1 norm, the same share of every
 layer, channels in steps of 4). "Seconds" is processor time on one core for tracing, grouping,
-ranking, cutting and tracing again to check. "Removed" is counted in the exported network.
-Parameters and checkpoint: before -> after. "Works": a step of training with the task's loss moves
-the weights; the checkpoint, restored from its path alone, answers bit for bit the same; the export
-is within 1e-4 of the eager model in Paddle Inference, ONNX Runtime and OpenVINO, the largest
-difference is shown. Latency: ONNX Runtime, one thread, the shortest of runs that take turns, by the
-processor's clock; the ratio is to the whole network.
+ranking, cutting and tracing again to check; "hints", apart, is what the task takes to find the
+layers that must stay (where it shows -, it is within "seconds"). "Removed" is counted in the
+exported network. Parameters and checkpoint: before -> after. "Works": a step of training with the
+task's loss moves the weights; the checkpoint, restored from its path alone, answers bit for bit the
+same; the export is within 1e-4 of the eager model in Paddle Inference, ONNX Runtime and OpenVINO,
+the largest difference is shown. Latency: ONNX Runtime, one thread, the shortest of runs that take
+turns, by the processor's clock; the ratio is to the whole network.
 
-| network, input | M MACs | asked | removed | seconds | M parameters | checkpoint MB | works | ms \
-| ratio |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"""
+| network, input | M MACs | asked | removed | seconds | hints | M parameters | checkpoint MB \
+| works | ms | ratio |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"""
 BESIDE = """
 ### Beside PaddleSlim 2.6.0
 
 The same weights, half of the channels of every convolution: all that both can be asked for.
 PaddleSlim runs in a process of its own, where it is given back one name that Paddle 3.1 no longer
-has, and the old IR; it has at most 200 seconds. Checkpoint MB: whole network, ours pruned, its own
-pruned (it saves backups of what it cut). "Same channels" counts the axes of weights on which both
-keep the same positions; for groups that several layers make, ours is told to rank by the first
-layer (`aggregate: first`), as PaddleSlim does.
+has, and the old IR; it has 200 seconds of processor time. Checkpoint MB: whole network, ours
+pruned, its own pruned (it saves backups of what it cut). "Same channels" counts the axes of weights
+on which both keep the same positions; for groups that several layers make, ours is told to rank by
+the first layer (`aggregate: first`), as PaddleSlim does.
 
 | network | pruner | ours s | peer s | ours removes MACs | peer removes MACs | ours M parameters | \
 peer M parameters | checkpoint MB | same channels |
@@ -44,7 +45,7 @@ def pruning(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield PRUNING
     for network, entry in entries.items():
         if "error" in entry:
-            yield f"| {network} | failed: {entry['error']} |{' |' * 8}"
+            yield f"| {network} | failed: {entry['error']} |{' |' * 9}"
             continue
         for asked, cut in entry["cuts"].items():
             yield _row(network, entry, float(asked), cut)
@@ -70,6 +71,7 @@ def _row(network: str, entry: Entry, asked: float, cut: Entry) -> str:
         f"{asked:.0%}",
         f"{cut['removed']:.1%}" if "removed" in cut else "-",
         f"{cut['seconds']:.2f}",
+        f"{cut['hints_seconds']:.2f}" if "hints_seconds" in cut else "-",
         _pair(whole, cut, "parameters"),
         _pair(whole, cut, "checkpoint_bytes"),
         works,

@@ -3,7 +3,10 @@
 PaddleSlim 2.6.0 reads graphs of the old IR, calls a function of Paddle by a name that 3.1 no longer
 has, and leaves a process other than it was; so it is only ever run as a child:
 
-    FLAGS_enable_pir_api=0 python benchmarks/prune_peer.py JOB RESULT      # both JSON
+    FLAGS_enable_pir_api=0 python benchmarks/prune_peer.py JOB RESULT [SECONDS]
+
+JOB is the JSON of a `PeerJob`, RESULT a file to write, and after so many seconds of processor time
+the process ends.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ import core.startup  # isort: skip  # noqa: F401
 import dataclasses
 import fnmatch
 import json
+import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -67,6 +73,10 @@ class PeerError(RuntimeError):
 def run_peer(job: PeerJob, limit: float = LIMIT_SECONDS) -> list[dict[str, Any]]:
     """Return one entry per criterion and ratio.
 
+    Args:
+        job: What to prune.
+        limit: Seconds of processor time that the process may take, for all it does.
+
     Raises:
         PeerError: It failed, or took too long.
     """
@@ -74,17 +84,15 @@ def run_peer(job: PeerJob, limit: float = LIMIT_SECONDS) -> list[dict[str, Any]]
         result = Path(folder, "result.json")
         command = [sys.executable, os.path.abspath(__file__), json.dumps(dataclasses.asdict(job))]
         variables = {"FLAGS_enable_pir_api": "0", "OMP_NUM_THREADS": "1"}
-        try:
-            done = subprocess.run(
-                [*command, str(result)],
-                env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-                cwd=folder,
-                capture_output=True,
-                text=True,
-                timeout=limit,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise PeerError(f"not done after {limit:g} s") from error
+        done = subprocess.run(
+            [*command, str(result), str(math.ceil(limit))],
+            env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == -signal.SIGXCPU:
+            raise PeerError(f"not done after {limit:g} s of processor time")
         if not result.is_file():
             raise PeerError((done.stderr.strip().splitlines() or ["no word"])[-1])
         found = json.loads(result.read_text(encoding="utf-8"))
@@ -232,6 +240,8 @@ def in_a_line(error: Exception) -> str:
 
 def main() -> None:
     job = PeerJob(**json.loads(sys.argv[1]))
+    if len(sys.argv) > 3:
+        resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]), resource.RLIM_INFINITY))
     try:
         result: dict[str, Any] = {"cuts": _prune(job)}
     except Exception as error:  # noqa: BLE001 - whatever it fails with is the result
