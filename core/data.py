@@ -20,6 +20,7 @@ from core.errors import DataError
 from core.task import Arrays, Dataset, Sample
 
 OnError = Literal["fail", "skip"]
+THREAD_SECONDS = 0.1
 
 
 def stack(samples: list[Sample]) -> Arrays:
@@ -144,6 +145,11 @@ class Loader:
         finally:
             # dropped half-way, Paddle's iterator would leave its processes behind
             batches._try_shutdown_all()
+            # a process forked for the next epoch while this thread still frees memory would inherit
+            # a lock that nobody opens any more; where the thread only waits, it holds none
+            thread = getattr(batches, "_thread", None)
+            if thread is not None:
+                thread.join(THREAD_SECONDS)
 
     def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
         """Yield about so many samples of an epoch, for calibration."""
