@@ -16,7 +16,9 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.config import load_yaml
+from core.deploy.predictor import BACKENDS
 from core.errors import CheckpointError, ExportError
+from core.export.package import export
 from core.export.report import count_macs, count_parameters
 from core.prune.analysis import Pins, analyze
 from core.prune.cut import Edit, apply_edit, check_cut, cut_for_now, plan_edit
@@ -199,3 +201,20 @@ def test_a_record_of_other_layers_names_the_layer() -> None:
     edit = Edit({}, {"0": {"_groups": 4}})
     with pytest.raises(CheckpointError, match=r"^0._groups: "):
         apply_edit(nn.Sequential(nn.Linear(3, 4)), edit)
+
+
+def test_a_cut_lite_hrnet_answers_alike_in_every_runtime(tmp_path: Path) -> None:
+    """Its heatmaps begin as zeros, which hide whatever a runtime does wrong with its shuffles."""
+    settings = load_yaml(CONFIGS / "keypoint/lite_hrnet_18_lsp.yml")
+    data = {**settings["data"], "root": str(tmp_path / "none"), "input_size": [64, 64]}
+    task = build_task("keypoint", {"model": settings["model"], "data": data})
+    paddle.seed(1)
+    model, rng = task.build_model(), np.random.default_rng(1)
+    for weight in model.parameters():
+        if weight.ndim == 4:
+            scale = math.prod(weight.shape[1:]) ** -0.5
+            weight.set_value(rng.normal(scale=scale, size=weight.shape).astype("float32"))
+    Pruner(model, SPECS).cut(lambda analysis: random_keep(analysis, rng, (0.5,)))
+
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"))
+    assert {difference.runtime for difference in made.differences} == set(BACKENDS)
