@@ -1,0 +1,310 @@
+"""Choose the range of a grid from the activations that one layer reads during calibration.
+
+All kinds answer with the `absmax` of `core.quant.table.Grid`. The first two keep a number or two,
+the others a histogram of fixed size, from which any number of bits can be asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import paddle
+
+from core.errors import ConfigError, DataError
+from core.quant.table import Grid
+
+BINS = 4096  # on either side of zero; 64 KB per layer in all
+# Below this the steps of a grid are no normal float32 any more, so such tensors count as zero;
+# every grid holds zero exactly, and one that ends at 1 spoils the least if other values come.
+SMALLEST = 1e-30
+ABSMAX_OF_ZEROS = 1.0
+DEFAULT_PERCENTILE = 99.99
+_STEPS_PER_OCTAVE = 32
+
+
+class Observer:
+    """See batches of one tensor and say where its grid should end.
+
+    Args:
+        name: Path of the layer that reads the tensor; errors begin with it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lowest = math.inf  # of all values so far; tells whether any was negative
+        self.largest = 0.0  # magnitude
+
+    def observe(self, x: paddle.Tensor | np.ndarray) -> None:
+        """Take in a batch of any shape.
+
+        Raises:
+            DataError: The batch is empty or holds values that are not finite.
+        """
+        if 0 in x.shape:
+            raise DataError(f"{self.name}: cannot calibrate on an empty tensor {list(x.shape)}")
+        if isinstance(x, paddle.Tensor):
+            x = x if x.dtype == paddle.float32 else x.astype("float32")
+        else:
+            x = np.asarray(x, np.float32)
+        low, high = float(x.min()), float(x.max())  # a sixth of the time of abs().max()
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise DataError(
+                f"{self.name}: expected finite activations, got values from {low} to {high}"
+            )
+        self.lowest = min(self.lowest, low)
+        largest = max(-low, high)
+        self.largest = max(self.largest, largest)
+        self._observe(x, largest)
+
+    def absmax(self, bits: int, signed: bool) -> float:
+        """Return the value of the highest step of a grid, at most the largest magnitude seen.
+
+        A tensor of zeros gets 1.
+
+        Raises:
+            DataError: No batch was seen, or some values are negative and the grid is unsigned.
+        """
+        if math.isinf(self.lowest):
+            raise DataError(f"{self.name}: no activations were seen during calibration")
+        if not signed and self.lowest < 0:
+            raise DataError(
+                f"{self.name}: an unsigned grid is for tensors that are never negative, but the "
+                f"lowest value seen is {self.lowest:g}"
+            )
+        if self.largest < SMALLEST:
+            return ABSMAX_OF_ZEROS
+        return min(self._absmax(Grid(self.largest, bits, signed)), self.largest)
+
+    def _observe(self, x: Any, largest: float) -> None:
+        """Take in a checked batch in float32 and its largest magnitude."""
+
+    def _absmax(self, whole: Grid) -> float:
+        """Answer, given the grid that ends at the largest magnitude."""
+        raise NotImplementedError
+
+
+class AbsMaxObserver(Observer):
+    """The largest magnitude of all: nothing is clipped."""
+
+    def _absmax(self, whole: Grid) -> float:
+        return whole.absmax
+
+
+class AverageObserver(Observer):
+    """The mean over the batches of each batch's largest magnitude."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._sum, self._batches = 0.0, 0
+
+    def _observe(self, x: Any, largest: float) -> None:
+        self._sum += largest
+        self._batches += 1
+
+    def _absmax(self, whole: Grid) -> float:
+        return self._sum / self._batches
+
+
+class Histogram:
+    """Counts of values in bins as wide as a power of two, with exact zeros apart.
+
+    Bin i covers [i width, (i + 1) width), for i from -BINS to BINS - 1. If a batch goes beyond, the
+    width doubles until it fits, and pairs of bins become one. As edges are always multiples of the
+    width, that loses nothing: the counts are those of a histogram made of all values at once with
+    the last width, whatever the order of the batches. At least half of the bins on one side are
+    within the largest magnitude.
+    """
+
+    def __init__(self) -> None:
+        self.zeros = 0
+        self.counts = np.zeros(2 * BINS, np.int64)
+        self._exponent: int | None = None
+
+    @property
+    def width(self) -> float:
+        """Return the width of a bin."""
+        return 2.0 ** (self._exponent or 0)
+
+    @property
+    def magnitudes(self) -> np.ndarray:
+        """Return the counts [BINS] of both signs together, by magnitude."""
+        return np.asarray(self.counts[BINS:] + self.counts[BINS - 1 :: -1])
+
+    def add(self, values: np.ndarray, largest: float) -> None:
+        """Count values, whose largest magnitude is known."""
+        # frexp: largest < 2 ** exponent
+        needed = math.frexp(max(largest, SMALLEST))[1] - int(math.log2(BINS))
+        if self._exponent is None:
+            self._exponent = needed
+        while self._exponent < needed:
+            halves = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.pad(halves, BINS // 2)
+            self._exponent += 1
+        zeros = int(np.count_nonzero(values == 0))
+        bins = np.floor(values.ravel() * np.float32(2.0**-self._exponent)).astype(np.int32)
+        bins += BINS
+        self.counts += np.bincount(bins, minlength=2 * BINS)
+        self.counts[BINS] -= zeros
+        self.zeros += zeros
+
+
+class HistogramObserver(Observer):
+    """What the kinds with a histogram have in common."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.histogram = Histogram()
+
+    def _observe(self, x: Any, largest: float) -> None:
+        values = x.numpy() if isinstance(x, paddle.Tensor) else x
+        self.histogram.add(values, largest)
+
+
+class PercentileObserver(HistogramObserver):
+    """The magnitude that a share of all values does not exceed, rounded up to the end of its bin.
+
+    If that is zero, since almost all values are, it is the largest magnitude.
+
+    Args:
+        name: Path of the layer.
+        percentile: The share in percent, greater than 0 and at most 100.
+    """
+
+    def __init__(self, name: str, percentile: float = DEFAULT_PERCENTILE) -> None:
+        super().__init__(name)
+        if not 0 < percentile <= 100:
+            raise ConfigError(f"percentile: expected more than 0 and up to 100, got {percentile}")
+        self.percentile = percentile
+
+    def _absmax(self, whole: Grid) -> float:
+        magnitudes = self.histogram.magnitudes
+        # the 1e-9 takes back what the product has too much: 99.99 % of 10000 is not 9999.000000001
+        total = self.histogram.zeros + int(magnitudes.sum())
+        rank = math.ceil(self.percentile / 100 * total - 1e-9) - self.histogram.zeros
+        if rank <= 0:
+            return whole.absmax
+        index = int(np.searchsorted(np.cumsum(magnitudes), rank))
+        return (index + 1) * self.histogram.width
+
+
+class EntropyObserver(HistogramObserver):
+    """The range in which the values look most like their rounded selves, by KL divergence.
+
+    Migacz, "8-bit inference with TensorRT", GTC 2017: of the histogram of magnitudes, the first n
+    bins are kept, with all beyond added to the last; that is compared with the same bins merged
+    into as many groups as the grid has steps, each group spread evenly over its bins that are not
+    empty. The n of the smallest divergence wins, the largest n among equals. Exact zeros are left
+    out: all grids hold them without error, and the many behind a ReLU would outweigh the rest.
+    """
+
+    def _absmax(self, whole: Grid) -> float:
+        magnitudes = self.histogram.magnitudes
+        used = int(np.flatnonzero(magnitudes)[-1]) + 1
+        levels = whole.highest + 1
+        ends = np.arange(used, levels - 1, -1)  # from the largest, so that it wins ties
+        best = ends[np.argmin(_divergences(magnitudes, ends, levels))]
+        return float(best) * self.histogram.width
+
+
+def _divergences(counts: np.ndarray, ends: np.ndarray, levels: int) -> np.ndarray:
+    """Return the KL divergence between clipped counts and those merged into levels, for each end.
+
+    With C of all T values in a group of f bins that are not empty, and S of them not clipped, of
+    K in all: sum p log(p / q) = sum p log p - sum C / T log(S / f / K). Running sums make that
+    a few lookups per group instead of a pass through all bins for each end.
+    """
+    total = counts.sum()
+    starts = np.arange(levels + 1) * ends[:, None] // levels
+    sums = np.concatenate([[0], np.cumsum(counts)])
+    kept = np.diff(sums[starts])
+    filled = np.diff(np.concatenate([[0], np.cumsum(counts > 0)])[starts])
+    outliers = total - sums[ends]
+    last = counts[ends - 1]
+    filled[:, -1] += (last == 0) & (outliers > 0)
+    clipped = kept.copy()
+    clipped[:, -1] += outliers
+    # a last group of outliers alone: nothing is spread where they are, and the divergence infinite
+    lost = (kept[:, -1] == 0) & (outliers > 0)
+    share = np.where(kept > 0, kept, 1) / np.maximum(filled, 1)
+    cross = (clipped * np.log(share)).sum(axis=1)
+    own = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])[ends - 1] + _x_log_x(last + outliers)
+    divergence = (own - cross) / total - np.log(total / np.maximum(sums[ends], 1))
+    return np.where(lost, np.inf, divergence)
+
+
+def _x_log_x(counts: np.ndarray) -> np.ndarray:
+    return np.asarray(counts * np.log(np.maximum(counts, 1)))
+
+
+class _ErrorObserver(HistogramObserver):
+    """The range of the smallest error, rounding and clipping together, over the histogram.
+
+    Candidates are the largest magnitude and 32 per octave below it, down to where a step is as
+    narrow as a bin. The values of a bin count as its centre; the distance between a value and its
+    rounded self changes no faster than the value, so no error is off by more than half a bin.
+    """
+
+    power = 1
+
+    def _absmax(self, whole: Grid) -> float:
+        width, counts = self.histogram.width, self.histogram.counts
+        filled = np.flatnonzero(counts)
+        values = (filled - BINS + 0.5) * width
+        weights = counts[filled].astype(np.float64)
+        octaves = max(0.0, math.log2(whole.step / width))
+        candidates = whole.absmax * 2.0 ** -np.arange(0, octaves, 1 / _STEPS_PER_OCTAVE)
+        errors = [
+            weights
+            @ np.abs(values - _round(values, Grid(each, whole.bits, whole.signed))) ** self.power
+            for each in candidates
+        ]
+        return float(candidates[np.argmin(errors)])
+
+
+def _round(values: np.ndarray, grid: Grid) -> np.ndarray:
+    return np.asarray(np.clip(np.rint(values / grid.step), grid.lowest, grid.highest) * grid.step)
+
+
+class SquaredErrorObserver(_ErrorObserver):
+    """The range of the smallest mean squared error."""
+
+    power = 2
+
+
+class EarthMoverObserver(_ErrorObserver):
+    """The range of the smallest earth mover's distance between the values and their rounded selves.
+
+    On a line the cheapest transport keeps the order, and rounding does; so the distance is the mean
+    absolute error (Vallender, 1973: the integral of the difference of the distribution functions).
+    """
+
+    power = 1
+
+
+OBSERVERS: Mapping[str, type[Observer]] = MappingProxyType(
+    {
+        "abs_max": AbsMaxObserver,
+        "avg": AverageObserver,
+        "percentile": PercentileObserver,
+        "kl": EntropyObserver,
+        "mse": SquaredErrorObserver,
+        "emd": EarthMoverObserver,
+    }
+)
+
+
+def build_observer(kind: str, name: str, percentile: float = DEFAULT_PERCENTILE) -> Observer:
+    """Make an observer of a kind for a layer.
+
+    Raises:
+        ConfigError: The kind is unknown, or the percentile out of range.
+    """
+    if kind not in OBSERVERS:
+        raise ConfigError(f"observer: expected one of {', '.join(OBSERVERS)}, got {kind!r}")
+    if kind == "percentile":
+        return PercentileObserver(name, percentile)
+    return OBSERVERS[kind](name)
