@@ -160,6 +160,7 @@ class Engine:
             evaluate=partial(measure, self.task, self.val_loader),
             teachers=self._teachers,
             resuming=resuming,
+            steps_per_epoch=self.steps_per_epoch,
         )
 
     def _train_epoch(self) -> None:

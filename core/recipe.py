@@ -11,11 +11,13 @@ from typing import Any
 from core.config import read, suggest
 from core.errors import ConfigError
 from core.strategy import Phase, Strategy, StrategyConfig
+from core.task import Task
 
 # kind -> module:class. A new strategy is one folder in core/ and one line here.
 KINDS: Mapping[str, str] = MappingProxyType(
     {
         "prune": "core.prune.strategy:Prune",
+        "qat": "core.quant.strategy:Qat",
         "distill": "core.distill.strategy:Distill",
         "mutual": "core.distill.mutual:Mutual",
     }
@@ -80,6 +82,28 @@ def recipe_epochs(mapping: Mapping[str, Any]) -> int | None:
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs: expected 1 or more, got {epochs}")
     return epochs
+
+
+def suggested_epochs(mapping: Mapping[str, Any], task: Task, epochs: int) -> int | None:
+    """Return how long a recipe that quantizes from the first epoch on should train.
+
+    Args:
+        mapping: A recipe without `epochs`.
+        task: Suggests a share of normal training.
+        epochs: Of normal training.
+
+    Returns:
+        None if the recipe does something else.
+    """
+    entries = mapping.get("strategies")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+            continue
+        strategy = strategy_class(entry["kind"], f"strategies.{index}")
+        if strategy.phase == Phase.GRID and not entry.get("start_epoch"):
+            share = task.slim_hints(task.build_model()).qat_budget.epochs_scale
+            return max(1, round(epochs * share))
+    return None
 
 
 def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> Recipe:

@@ -46,23 +46,31 @@ class Context:
     evaluate: Evaluate  # the task's metric on the validation split
     teachers: tuple[dict[str, Any], ...] = ()  # what each `--distill_config` said
     resuming: bool = False  # the edits have been replayed: add hooks, edit nothing
+    steps_per_epoch: int = 1
+
+    def inputs(self, samples: int) -> Iterator[list[Tensor]]:
+        """Yield the model's inputs for about so many training samples."""
+        names = [spec.name for spec in self.task.input_spec()]
+        for batch in self.calibration(samples):
+            yield [batch[name] for name in names]
 
 
 @dataclass(frozen=True)
 class StrategyConfig:
     """Settings every strategy has: its window [start_epoch, end_epoch) and its learning rate.
 
-    `end_epoch: null` means the end of training. `learning_rate_scale` applies inside the window.
+    `end_epoch: null` means the end of training. `learning_rate_scale` applies inside the window;
+    null is what the strategy has by itself, 1 for most.
     """
 
     start_epoch: int = 0
     end_epoch: int | None = None
-    learning_rate_scale: float = 1.0
+    learning_rate_scale: float | None = None
 
     def __post_init__(self) -> None:
         if self.start_epoch < 0:
             raise ValueError(f"start_epoch: expected 0 or more, got {self.start_epoch}")
-        if self.learning_rate_scale <= 0:
+        if self.learning_rate_scale is not None and self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected > 0, got {self.learning_rate_scale}")
 
 
@@ -115,6 +123,11 @@ class Strategy:
     def parameters(self) -> dict[str, Tensor]:
         """Return by path what the strategy trains itself and the model does not hold."""
         return {}
+
+    def learning_rate_scale(self) -> float:
+        """Return the factor on the learning rate of the next step."""
+        scale: float | None = self.config.learning_rate_scale
+        return 1.0 if scale is None else scale
 
     def optimizer(self) -> OptimizerConfig | None:
         """Return the optimizer for the window, None for the one of the run."""

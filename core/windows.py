@@ -135,9 +135,7 @@ class Windows:
 
     def learning_rate_scale(self) -> float:
         """Return the product of what the open windows ask for."""
-        return math.prod(
-            float(strategy.config.learning_rate_scale) for strategy in self._live.values()
-        )
+        return math.prod(strategy.learning_rate_scale() for strategy in self._live.values())
 
     def edits(self) -> list[Edit]:
         """Return all edits the model carries, those of live strategies included."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import core.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from core.distributed import initialize
 from core.engine import Engine
 from core.errors import ConfigError
 from core.hooks import standard_hooks
-from core.recipe import read_recipe, recipe_epochs
+from core.recipe import read_recipe, recipe_epochs, suggested_epochs
 from core.run import read_run
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
@@ -65,10 +66,20 @@ def read_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
     return merge(settings, parse_overrides(own)), recipe, teachers
 
 
+def fixes_epochs(recipe: dict[str, Any], overrides: Sequence[str]) -> bool:
+    """Tell whether the recipe or the command line says how long to train."""
+    own = parse_overrides([each for each in overrides if not each.startswith(TEACHER)])
+    return recipe_epochs(recipe) is not None or "epochs" in own.get("train", {})
+
+
 def main() -> None:
     arguments = parse_arguments()
     settings, recipe_settings, teachers = read_settings(arguments)
     run = read_run(settings)
+    if not fixes_epochs(recipe_settings, arguments.override):
+        epochs = suggested_epochs(recipe_settings, run.task, run.train.epochs)
+        settings = merge(settings, {"train": {"epochs": epochs}} if epochs else {})
+        run = read_run(settings)
     recipe = read_recipe(recipe_settings, run.train.epochs, bool(teachers))
     paddle.set_device(run.device)
     save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)

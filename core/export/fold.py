@@ -69,6 +69,17 @@ def fold_batch_norms(graph: Graph) -> int:
     return folded
 
 
+def folded_norms(graph: Graph) -> dict[str, str]:
+    """Return the scale of the normalization that folding puts into each weight, by the weight.
+
+    The graph itself is not folded.
+    """
+    _flatten_biases(graph)
+    readers, writers = graph.readers(), _single_writers(graph)
+    patterns = [_find(graph, op, writers, readers) for op in graph.operators]
+    return {p.weight: only(p.norm.inputs, "Scale") for p in patterns if p is not None}
+
+
 def _flatten_biases(graph: Graph) -> None:
     """Add a bias per channel as it is, where the graph reshapes it to [1, C, 1, 1] first."""
     writers = _single_writers(graph)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from paddle import Tensor
 from paddle.nn import Layer
 
 from core.deploy.lookup import Lookup
@@ -37,13 +36,6 @@ CLOSE = 0.01  # share of the whole by which an achieved target may differ withou
 MS_CLOSE = 0.03  # likewise of a latency, which is measured
 LATENCY_TRIES = 5
 _log = logging.getLogger(__name__)
-
-
-def inputs_of(context: Context, samples: int) -> Iterator[Sequence[Tensor]]:
-    """Yield the model's inputs for about so many training samples."""
-    names = [spec.name for spec in context.task.input_spec()]
-    for batch in context.calibration(samples):
-        yield [batch[name] for name in names]
 
 
 class Planner:
@@ -178,7 +170,7 @@ class Planner:
             edit = plan_edit(model, ranking.analysis, keep)
             with statistics_kept(model), cut_for_now(model, edit):
                 if config.calibration_samples:
-                    reestimate(model, inputs_of(context, config.calibration_samples))
+                    reestimate(model, context.inputs(config.calibration_samples))
                 return sign * context.evaluate(model, config.eval_rate)[metric.primary]
 
         return worth

@@ -12,7 +12,7 @@ from core.norms import reestimate
 from core.prune import plan
 from core.prune.config import PruneConfig
 from core.prune.cut import Edit, apply_edit
-from core.prune.planner import Planner, inputs_of
+from core.prune.planner import Planner
 from core.prune.pruner import Pruner, build_pruner
 from core.prune.report import layer_table, render
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
@@ -93,5 +93,5 @@ class Prune(Strategy):
         _log.info("pruned\n%s", render(layer_table(cut)))
         planner.tell(cut)
         if config.calibration_samples:
-            count = reestimate(model, inputs_of(self._context, config.calibration_samples))
+            count = reestimate(model, self._context.inputs(config.calibration_samples))
             _log.info("estimated the statistics of %d batch norms anew", count)

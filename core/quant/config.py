@@ -1,0 +1,96 @@
+"""Settings of quantization-aware training; the names are those of the seeds' `quant_config`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from core.quant.quantizers import Rounding, WeightType
+from core.quant.table import BITS
+from core.strategy import StrategyConfig
+
+LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
+Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
+ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
+UNSIGNED = ("onnxruntime", "openvino")  # whose int8 kernels want what follows a ReLU unsigned
+
+
+@dataclass(frozen=True)
+class QatConfig(StrategyConfig):
+    """How to train with rounded weights and activations.
+
+    Attributes:
+        weight_quantize_type: A grid for each output channel, or one for the weight.
+        activation_quantize_type: See `core.quant.quantizers.Rounding`.
+        activation_preprocess_type: PACT learns where activations are clipped.
+        weight_bits: 2 to 8. Files hold 8.
+        activation_bits: 2 to 8. Files hold 8.
+        dtype: Of the files; there is one.
+        window_size: Batches that `range_abs_max` looks back on.
+        moving_rate: Share of a moving average that stays with each batch.
+        quantizable_layer_type: Classes of layers to quantize.
+        never_quantize: Globs of layers that stay in float, beside those of the task.
+        target: Runtime on whose grid training rounds. For onnxruntime and openvino activations
+            that are never negative have grids without a sign.
+        observer: How calibration sets the grids of activations.
+        calibration_samples: Training images of the calibration.
+        warmup_epochs: Epochs over which the learning rate rises; null: what the task says.
+        freeze_bn_after: Epochs after which batch norms keep their statistics; null: never.
+        observer_off_after: Epochs after which grids keep their ends; null: never.
+    """
+
+    weight_quantize_type: WeightType = "channel_wise_abs_max"
+    activation_quantize_type: Literal[
+        "moving_average_abs_max", "range_abs_max", "abs_max", "lsq"
+    ] = "moving_average_abs_max"
+    activation_preprocess_type: Literal["PACT"] | None = None
+    weight_bits: int = 8
+    activation_bits: int = 8
+    dtype: Literal["int8"] = "int8"
+    window_size: int = 10000
+    moving_rate: float = 0.9
+    quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
+    never_quantize: tuple[str, ...] = ()
+    target: Target = "paddle"
+    observer: ObserverKind = "avg"
+    calibration_samples: int = 128
+    warmup_epochs: float | None = None
+    freeze_bn_after: int | None = None
+    observer_off_after: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) not in BITS:
+                raise ValueError(f"{name}: expected {BITS[0]} to {BITS[-1]}")
+        if not 0 <= self.moving_rate < 1:
+            raise ValueError(f"moving_rate: expected 0 or more and below 1, got {self.moving_rate}")
+        for name in ("window_size", "calibration_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("warmup_epochs", "freeze_bn_after", "observer_off_after"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {value}")
+        if not self.quantizable_layer_type:
+            raise ValueError("quantizable_layer_type: names no layer")
+        if self.activation_preprocess_type and self.activation_quantize_type == "lsq":
+            raise ValueError("activation_preprocess_type: lsq learns its grid itself; give one")
+
+    @property
+    def rounding(self) -> Rounding:
+        """Return how each layer is rounded."""
+        return Rounding(
+            weight_type=self.weight_quantize_type,
+            activation_type=self.activation_quantize_type,
+            pact=self.activation_preprocess_type is not None,
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            moving_rate=self.moving_rate,
+            window_size=self.window_size,
+        )
+
+    @property
+    def unsigned(self) -> bool:
+        """Tell whether activations that are never negative get grids without a sign."""
+        return self.target in UNSIGNED

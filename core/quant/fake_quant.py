@@ -1,0 +1,174 @@
+"""Rounding to a grid in eager mode, with gradients: on Paddle's own kernels, without its layers.
+
+All functions take float tensors and return float tensors of the same shape whose values lie on a
+grid of `core.quant.table`. Rounding is half to even and a signed grid reaches one step further
+below zero than above, as in `QuantizeLinear` of the file formats, so that training and files agree
+to the bit. Half precision is computed in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle import Tensor, _C_ops
+from paddle.autograd import PyLayer
+
+HALF_TO_EVEN = 0
+
+
+def highest_step(bits: int, signed: bool) -> int:
+    """Return the number of the highest step of a grid."""
+    return int(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
+
+
+def fake_quantize(x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
+    """Round activations to a grid; the gradient goes straight through (Bengio et al., 2013).
+
+    Args:
+        x: Activations of any shape; not negative where the grid is unsigned.
+        absmax: Highest value of the grid, float32 [1], greater than 0.
+        bits: 2 to 8.
+        signed: Whether the grid has steps below zero.
+    """
+    if x.stop_gradient or not paddle.is_grad_enabled():
+        return _rounded(x, absmax, bits, signed)
+    rounded: Tensor = _StraightThrough.apply(x, absmax, bits, signed)
+    return rounded
+
+
+def clip_and_fake_quantize(x: Tensor, threshold: Tensor, bits: int, signed: bool) -> Tensor:
+    """Round activations to a grid that ends at a learned threshold.
+
+    PACT (Choi et al., 2018), for signed activations symmetric: beyond the threshold the gradient
+    goes to the threshold and not to the activation.
+
+    Args:
+        x: Activations of any shape.
+        threshold: Trainable, float32 [1], greater than 0.
+        bits: 2 to 8.
+        signed: Whether the grid has steps below zero.
+    """
+    clipped: Tensor = _Pact.apply(x, threshold, bits, signed)
+    return clipped
+
+
+def fake_quantize_by_step(x: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
+    """Round activations to a grid whose step is learned.
+
+    LSQ (Esser et al., 2020): the gradient of the step counts roundings as well as clipping, and is
+    divided by sqrt(elements of x, highest step).
+
+    Args:
+        x: Activations of any shape.
+        step: Trainable distance between two values, float32 [1], greater than 0.
+        bits: 2 to 8.
+        signed: Whether the grid has steps below zero.
+    """
+    rounded: Tensor = _Lsq.apply(x, step, bits, signed)
+    return rounded
+
+
+def fake_quantize_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
+    """Round a weight to a symmetric grid that ends at its largest magnitude.
+
+    The gradient goes straight through. Where all weights are zero they stay zero.
+
+    Args:
+        weight: Of any shape.
+        bits: 2 to 8.
+        axis: 0 or 1: each index along it has a grid of its own; None: one grid for all.
+    """
+    if weight.stop_gradient or not paddle.is_grad_enabled():
+        return _rounded_weight(weight, bits, axis)
+    rounded: Tensor = _StraightThroughWeight.apply(weight, bits, axis)
+    return rounded
+
+
+def _rounded(x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
+    if x.dtype != paddle.float32:
+        return _rounded(x.astype("float32"), absmax, bits, signed).astype(x.dtype)
+    # the kernel knows signed grids only; of one bit more, an unsigned grid is the upper half
+    width = bits if signed else bits + 1
+    rounded: Tensor = _C_ops.fake_quantize_dequantize_moving_average_abs_max(
+        x, absmax, absmax, absmax, 0.0, width, True, HALF_TO_EVEN
+    )[0]
+    return rounded
+
+
+def _rounded_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
+    if weight.dtype != paddle.float32:
+        return _rounded_weight(weight.astype("float32"), bits, axis).astype(weight.dtype)
+    if axis is None:
+        rounded = _C_ops.fake_quantize_dequantize_abs_max(weight, bits, HALF_TO_EVEN)[0]
+    else:
+        rounded = _C_ops.fake_channel_wise_quantize_dequantize_abs_max(
+            weight, bits, HALF_TO_EVEN, axis
+        )[0]
+    result: Tensor = rounded
+    return result
+
+
+class _StraightThrough(PyLayer):
+    @staticmethod
+    def forward(context: Any, x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
+        return _rounded(x, absmax, bits, signed)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        return gradient
+
+
+class _StraightThroughWeight(PyLayer):
+    @staticmethod
+    def forward(context: Any, weight: Tensor, bits: int, axis: int | None) -> Tensor:
+        return _rounded_weight(weight, bits, axis)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        return gradient
+
+
+class _Pact(PyLayer):
+    @staticmethod
+    def forward(context: Any, x: Tensor, threshold: Tensor, bits: int, signed: bool) -> Tensor:
+        context.save_for_backward(x, threshold)
+        context.signed, context.to_x = signed, not x.stop_gradient
+        return _rounded(x, threshold, bits, signed)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        x, threshold = context.saved_tensor()
+        above, gradient32 = (x >= threshold).astype("float32"), gradient.astype("float32")
+        below = (x <= -threshold).astype("float32") if context.signed else 0.0
+        inside = 1.0 - above - below
+        to_threshold = (gradient32 * (above - below)).sum().reshape([1])
+        return _through(context, gradient, gradient32 * inside), to_threshold
+
+
+class _Lsq(PyLayer):
+    @staticmethod
+    def forward(context: Any, x: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
+        highest = highest_step(bits, signed)
+        context.save_for_backward(x, step)
+        context.signed, context.highest, context.to_x = signed, highest, not x.stop_gradient
+        context.rounded = _rounded(x, step * highest, bits, signed)
+        return context.rounded
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        x, step = context.saved_tensor()
+        highest, gradient32 = context.highest, gradient.astype("float32")
+        lowest = -highest - 1 if context.signed else 0
+        steps = x.astype("float32") / step
+        inside = ((steps >= lowest) & (steps <= highest)).astype("float32")
+        # on the grid: rounding error, in steps; beyond it: the number of the last step
+        share = context.rounded.astype("float32") / step - steps * inside
+        scale = (x.size * highest) ** -0.5
+        to_step = ((gradient32 * share).sum() * scale).reshape([1])
+        return _through(context, gradient, gradient32 * inside), to_step
+
+
+def _through(context: Any, gradient: Tensor, passed: Tensor) -> Tensor | None:
+    """Return what goes to the activations, which need not want any."""
+    return passed.astype(gradient.dtype) if context.to_x else None

@@ -1,0 +1,224 @@
+"""Choose the layers to quantize, put them on grids, and record it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import Layer
+
+from core.config import read
+from core.errors import ConfigError, DataError
+from core.layers import match
+from core.norms import is_batch_norm
+from core.quant.layers import Quantized, quantize, restore_float, why_not
+from core.quant.observers import build_observer
+from core.quant.quantizers import Rounding
+from core.strategy import Record
+from core.trace import evaluation_mode
+
+CANDIDATES = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which layers are quantized, and why the others are not.
+
+    Attributes:
+        layers: Paths, in the model's order.
+        left: Reason by path of the layers that stay in float.
+    """
+
+    layers: tuple[str, ...]
+    left: dict[str, str]
+
+
+def choose(
+    model: Layer,
+    rounding: Rounding,
+    kinds: Sequence[str],
+    never: Sequence[str],
+    key: str = "never_quantize",
+) -> Choice:
+    """Choose among convolutions and linear layers.
+
+    Args:
+        model: The float model.
+        rounding: How they would be rounded.
+        kinds: Names of the classes to quantize.
+        never: Globs on paths of layers that stay in float; one on a block spares all in it.
+        key: The setting the globs come from, for messages.
+
+    Raises:
+        ConfigError: A glob matches nothing, or nothing is left to quantize.
+    """
+    paths = [path for path, _ in model.named_sublayers()]
+    spared = set(match(never, paths, key)) if never else set()
+    chosen, left = [], {}
+    for path, layer in model.named_sublayers():
+        if not isinstance(layer, CANDIDATES):
+            continue
+        parents = {path[:end] for end in range(len(path)) if path[end] == "."} | {path}
+        reason = None
+        if spared & parents:
+            reason = key
+        elif type(layer).__name__ not in kinds and type(layer) in CANDIDATES:
+            reason = f"quantizable_layer_type has no {type(layer).__name__}"
+        else:
+            reason = why_not(layer, rounding)
+        if reason is None:
+            chosen.append(path)
+        else:
+            left[path] = reason
+    if not chosen:
+        raise ConfigError(f"{key}: no layer is left to quantize: {_some(left)}")
+    return Choice(tuple(chosen), left)
+
+
+def insert(
+    model: Layer,
+    choice: Choice,
+    rounding: Rounding,
+    batches: Iterable[Sequence[Tensor]],
+    observer: str,
+    unsigned: bool,
+    norms: dict[str, str],
+) -> Choice:
+    """Quantize the chosen layers in place; their grids begin where the observer says.
+
+    Layers that do not run in evaluation mode, such as heads for training, stay in float.
+
+    Args:
+        model: Changed in place; in case of an error it is as before.
+        choice: What to quantize.
+        rounding: How.
+        batches: Inputs of the model, for calibration.
+        observer: Kind of `core.quant.observers`.
+        unsigned: Whether inputs that are never negative get a grid from zero on.
+        norms: Path of the batch norm that files fold into a layer, by the layer's path; used where
+            a weight has one grid.
+
+    Returns:
+        What really was quantized.
+
+    Raises:
+        DataError: No batches, or activations that are not finite; names the layer.
+    """
+    one_grid = rounding.weight_type == "abs_max"
+    layers = {
+        path: quantize(model, path, rounding, norms.get(path) if one_grid else None)
+        for path in choice.layers
+    }
+    try:
+        _calibrate(model, layers, batches, observer, unsigned)
+    except BaseException:
+        for layer in layers.values():
+            if isinstance(layer, Quantized):
+                restore_float(layer)
+        raise
+    idle = {path for path, layer in layers.items() if not isinstance(layer, Quantized)}
+    left = choice.left | dict.fromkeys(idle, "does not run in evaluation")
+    if len(idle) == len(layers):
+        raise DataError("calibration: none of the chosen layers ran")
+    return Choice(tuple(path for path in choice.layers if path not in idle), left)
+
+
+def _calibrate(
+    model: Layer,
+    layers: dict[str, Quantized],
+    batches: Iterable[Sequence[Tensor]],
+    kind: str,
+    unsigned: bool,
+) -> None:
+    for path, layer in layers.items():
+        layer.input_quantizer.observer = build_observer(kind, path)
+    empty = True
+    try:
+        with evaluation_mode(model), paddle.no_grad():
+            for inputs in batches:
+                model(*inputs)
+                empty = False
+        if empty:
+            raise DataError("calibration: no data")
+        for layer in layers.values():
+            quantizer = layer.input_quantizer
+            seen, quantizer.observer = quantizer.observer, None
+            assert seen is not None
+            if seen.lowest == float("inf"):
+                restore_float(layer)
+                continue
+            nonnegative = seen.lowest >= 0
+            bits = quantizer.rounding.activation_bits
+            absmax = seen.absmax(bits, not (nonnegative and unsigned))
+            quantizer.begin(absmax, nonnegative, unsigned)
+    finally:
+        for layer in layers.values():
+            if isinstance(layer, Quantized):
+                layer.input_quantizer.observer = None
+
+
+def record_of(model: Layer, unsigned: bool) -> Record:
+    """Describe the quantized layers of a model as plain JSON."""
+    paths = {id(layer): path for path, layer in model.named_sublayers()}
+    layers, rounding = [], None
+    for path, layer in model.named_sublayers():
+        if isinstance(layer, Quantized):
+            rounding = layer.input_quantizer.rounding
+            norm = layer.__dict__["norm"]
+            layers.append(
+                {
+                    "path": path,
+                    "nonnegative": layer.input_quantizer.nonnegative,
+                    "norm": paths[id(norm)] if norm is not None else None,
+                }
+            )
+    assert rounding is not None
+    return {"rounding": dataclasses.asdict(rounding), "unsigned": unsigned, "layers": layers}
+
+
+def replay(model: Layer, record: Record) -> None:
+    """Quantize the recorded layers of a fresh model; grids come with the weights."""
+    rounding = read(Rounding, record["rounding"], "rounding")
+    for entry in record["layers"]:
+        quantize(
+            model,
+            entry["path"],
+            rounding,
+            entry["norm"],
+            entry["nonnegative"],
+            record["unsigned"],
+        )
+
+
+def norms_behind(model: Layer, folded: dict[str, str]) -> dict[str, str]:
+    """Turn names of weights, as an exported graph has them, into paths of layers.
+
+    Args:
+        model: Whose graph it is.
+        folded: Name of a norm's scale by name of the weight it is folded into.
+    """
+    norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
+    pairs = {w.rpartition(".")[0]: n.rpartition(".")[0] for w, n in folded.items()}
+    return {layer: norm for layer, norm in pairs.items() if norm in norms}
+
+
+def summary(choice: Choice) -> list[str]:
+    """Return lines for the log: how many layers are quantized, and why the others are not."""
+    lines = [f"quantized {len(choice.layers)} layers, {len(choice.left)} stay in float"]
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in choice.left.items():
+        by_reason.setdefault(reason, []).append(path)
+    lines += [f"  in float ({reason}): {_names(paths)}" for reason, paths in by_reason.items()]
+    return lines
+
+
+def _names(paths: Sequence[str], most: int = 6) -> str:
+    shown = ", ".join(paths[:most])
+    return shown if len(paths) <= most else f"{shown} and {len(paths) - most} more"
+
+
+def _some(left: dict[str, str]) -> str:
+    return "; ".join(f"{path}: {reason}" for path, reason in list(left.items())[:3]) or "none found"

@@ -1,0 +1,260 @@
+"""Convolutions and linear layers that round their inputs and weights.
+
+A layer is changed where it is: it stays the same object with the same parameters under the same
+paths, so whoever shares it, listens to it or has its weights keeps doing so. Only its class is
+another, and it gains an `InputQuantizer`. In a traced graph it is the float layer: how it is
+quantized is what `scales_of` says, from which each file format makes its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.nn import Layer
+
+from core.errors import CheckpointError, ExportError
+from core.layers import get
+from core.norms import is_batch_norm
+from core.quant.fake_quant import fake_quantize_weight
+from core.quant.quantizers import InputQuantizer, Rounding
+from core.quant.table import LayerScales
+
+QUANTIZER = "input_quantizer"
+
+
+class Quantized(Layer):
+    """What the quantized kinds of layers share.
+
+    Attributes:
+        input_quantizer: Rounds what the layer reads.
+        channel_axis: Of the weight's output channels.
+        norm: The batch norm that exports fold into the weight, where there is one grid for all of
+            the weight, which then must be that of the folded weight. Not a sublayer.
+    """
+
+    input_quantizer: InputQuantizer
+    channel_axis: int
+    weight: Tensor
+
+    def rounded_weight(self) -> Tensor:
+        """Return the weight on its grid."""
+        rounding = self.input_quantizer.rounding
+        if rounding.weight_type == "channel_wise_abs_max":
+            return fake_quantize_weight(self.weight, rounding.weight_bits, self.channel_axis)
+        norm: Layer | None = self.__dict__["norm"]
+        if norm is None:
+            return fake_quantize_weight(self.weight, rounding.weight_bits, None)
+        factor = self._folded(norm)
+        return fake_quantize_weight(self.weight * factor, rounding.weight_bits, None) / factor
+
+    def _folded(self, norm: Layer) -> Tensor:
+        """Return what a folded norm multiplies the weight by, in the weight's shape."""
+        with paddle.no_grad():
+            factor = norm.weight / paddle.sqrt(norm._variance + norm._epsilon)
+            # a channel that the norm silences may have any weight
+            factor = paddle.where(factor == 0, paddle.ones_like(factor), factor)
+            shape = [1] * self.weight.ndim
+            shape[self.channel_axis] = -1
+            return factor.reshape(shape)
+
+    def _rounds(self) -> bool:
+        return paddle.in_dynamic_mode() and not self.input_quantizer.passing
+
+
+class QuantizedConv2D(Quantized, nn.Conv2D):
+    """Convolution of rounded inputs with rounded weights."""
+
+    channel_axis = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x [N, C, H, W]."""
+        if not self._rounds():
+            return nn.Conv2D.forward(self, x)
+        x = self.input_quantizer(x)
+        weight = self.weight if self.input_quantizer.observer else self.rounded_weight()
+        padding = self._padding
+        if self._padding_mode != "zeros":
+            pads, padding = self._reversed_padding_repeated_twice, 0
+            x = F.pad(x, pads, mode=self._padding_mode, data_format=self._data_format)
+        return F.conv2d(
+            x,
+            weight,
+            self.bias,
+            stride=self._stride,
+            padding=padding,
+            dilation=self._dilation,
+            groups=self._groups,
+            data_format=self._data_format,
+        )
+
+
+class QuantizedConv2DTranspose(Quantized, nn.Conv2DTranspose):
+    """Transposed convolution of rounded inputs with rounded weights."""
+
+    channel_axis = 1
+
+    def forward(self, x: Tensor, output_size: Any = None) -> Tensor:
+        """Convolve x [N, C, H, W]."""
+        if not self._rounds():
+            return nn.Conv2DTranspose.forward(self, x, output_size)
+        x = self.input_quantizer(x)
+        weight = self.weight if self.input_quantizer.observer else self.rounded_weight()
+        return F.conv2d_transpose(
+            x,
+            weight,
+            self.bias,
+            stride=self._stride,
+            padding=self._padding,
+            output_padding=self.output_padding if output_size is None else 0,
+            dilation=self._dilation,
+            groups=self._groups,
+            output_size=output_size,
+            data_format=self._data_format,
+        )
+
+
+class QuantizedLinear(Quantized, nn.Linear):
+    """Product of rounded inputs with rounded weights."""
+
+    channel_axis = 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Multiply input [..., in_features]."""
+        if not self._rounds():
+            return nn.Linear.forward(self, input)
+        x = self.input_quantizer(input)
+        weight = self.weight if self.input_quantizer.observer else self.rounded_weight()
+        return F.linear(x, weight, self.bias)
+
+
+KINDS: Mapping[type[Layer], type[Quantized]] = MappingProxyType(
+    {
+        nn.Conv2D: QuantizedConv2D,
+        nn.Conv2DTranspose: QuantizedConv2DTranspose,
+        nn.Linear: QuantizedLinear,
+    }
+)
+_FLOAT = MappingProxyType({quantized: plain for plain, quantized in KINDS.items()})
+
+
+def why_not(layer: Layer, rounding: Rounding) -> str | None:
+    """Return why a layer that has a weight cannot be quantized; None if it can be."""
+    if isinstance(layer, Quantized):
+        return "is quantized already"
+    if type(layer) not in KINDS:
+        return f"{type(layer).__name__} is not a plain {' or '.join(k.__name__ for k in KINDS)}"
+    if not isinstance(layer, nn.Linear) and layer._data_format != "NCHW":
+        return f"its data format is {layer._data_format}"
+    by_channel = rounding.weight_type == "channel_wise_abs_max"
+    if isinstance(layer, nn.Conv2DTranspose) and layer._groups > 1 and by_channel:
+        return "a transposed convolution in groups has no axis of output channels"
+    return None
+
+
+def quantize(
+    model: Layer,
+    path: str,
+    rounding: Rounding,
+    norm: str | None = None,
+    nonnegative: bool = False,
+    unsigned: bool = False,
+) -> Quantized:
+    """Turn the layer at a path into a quantized one, in place.
+
+    Args:
+        model: Holds the layer.
+        path: Where it is.
+        rounding: How.
+        norm: Path of the batch norm that is folded into it in files; see `Quantized`.
+        nonnegative: See `InputQuantizer`.
+        unsigned: See `InputQuantizer`.
+
+    Raises:
+        CheckpointError: There is no such layer, or none that can be quantized.
+    """
+    layer = get(model, path)
+    reason = why_not(layer, rounding)
+    if reason is not None:
+        raise CheckpointError(f"{path}: cannot be quantized: {reason}")
+    quantizer = InputQuantizer(rounding, nonnegative, unsigned)
+    quantizer.training = layer.training
+    folded = None
+    if norm is not None:
+        folded = get(model, norm)
+        if not is_batch_norm(folded):
+            raise CheckpointError(f"{norm}: expected a batch norm, is {type(folded).__name__}")
+    layer.__class__ = KINDS[type(layer)]
+    layer.add_sublayer(QUANTIZER, quantizer)
+    layer.__dict__["norm"] = folded  # past Paddle's own bookkeeping: it belongs to another layer
+    assert isinstance(layer, Quantized)
+    return layer
+
+
+def restore_float(layer: Quantized) -> None:
+    """Make a quantized layer the float one again."""
+    del layer._sub_layers[QUANTIZER]
+    del layer.__dict__["norm"]
+    layer.__class__ = _FLOAT[type(layer)]
+
+
+def quantized_layers(model: Layer) -> dict[str, Quantized]:
+    """Return the quantized layers by path, each once."""
+    return {path: each for path, each in model.named_sublayers() if isinstance(each, Quantized)}
+
+
+def scales_of(model: Layer) -> list[LayerScales]:
+    """Return how each quantized layer of the model is quantized, for files.
+
+    Raises:
+        ExportError: A grid is not one; the message names the layer.
+    """
+    table = []
+    for path, layer in quantized_layers(model).items():
+        quantizer = layer.input_quantizer
+        try:
+            grid = quantizer.grid()
+        except ValueError as error:
+            raise ExportError(f"{path}: its inputs have no grid: {error}") from error
+        by_channel = quantizer.rounding.weight_type == "channel_wise_abs_max"
+        bits = quantizer.rounding.weight_bits
+        table.append(LayerScales(f"{path}.weight", grid, bits, by_channel))
+    return table
+
+
+@contextlib.contextmanager
+def on_grid(model: Layer, unsigned: bool) -> Iterator[None]:
+    """Let inputs that are never negative have grids of the wanted kind while the context is open.
+
+    Args:
+        model: With quantized layers.
+        unsigned: Grids from zero on; else grids with a sign.
+    """
+    quantizers = [layer.input_quantizer for layer in quantized_layers(model).values()]
+    before = [not quantizer.signed for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.use_unsigned(unsigned)
+        yield
+    finally:
+        for quantizer, own in zip(quantizers, before):
+            quantizer.use_unsigned(own)
+
+
+@contextlib.contextmanager
+def float_layers(model: Layer) -> Iterator[None]:
+    """Let all layers compute in float while the context is open."""
+    quantizers = [layer.input_quantizer for layer in quantized_layers(model).values()]
+    before = [quantizer.passing for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.passing = True
+        yield
+    finally:
+        for quantizer, passing in zip(quantizers, before):
+            quantizer.passing = passing

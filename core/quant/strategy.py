@@ -1,0 +1,161 @@
+"""Quantization-aware training as a strategy of a recipe: train with the rounding of the file."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import paddle
+from paddle.nn import Layer
+
+from core.distributed import gather
+from core.errors import ConfigError
+from core.export.fold import folded_norms
+from core.export.graph import Graph
+from core.norms import is_batch_norm
+from core.quant import insert
+from core.quant.config import QatConfig
+from core.quant.layers import quantized_layers
+from core.quant.quantizers import TINY
+from core.strategy import Context, Phase, Record, Strategy
+from core.task import QatBudget, Task
+from core.trace import evaluation_mode, trace
+
+_log = logging.getLogger(__name__)
+
+
+class Qat(Strategy):
+    """Rounds weights and activations while training goes on.
+
+    Jacob et al., CVPR 2018; grids begin where a calibration ends.
+    """
+
+    Config = QatConfig
+    phase = Phase.GRID
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.config: QatConfig = config
+        self._record: Record | None = None
+        self._steps = 0  # since the window opened
+        self._warmup = 0  # steps
+        self._scale = 1.0
+
+    def check(self, context: Context) -> None:
+        """Choose the layers, long before the window opens."""
+        self._choose(context.task.build_model(), context)
+
+    def attach(self, model: Layer, context: Context) -> None:
+        self._model, self._context = model, context
+        self._plan_rate(context, context.task.slim_hints(model).qat_budget)
+        if context.resuming:
+            self._record = insert.record_of(model, self.config.unsigned)
+            return
+        if context.epoch == 0 and not context.task.config.model.pretrained:
+            raise ConfigError(
+                "qat: would round random weights; name trained ones in model.pretrained, or "
+                "quantize later with start_epoch"
+            )
+        self._insert(model, context)
+
+    def before_epoch(self, epoch: int) -> bool:
+        config, done = self.config, epoch - self.config.start_epoch
+        if config.observer_off_after is not None and done >= config.observer_off_after:
+            for layer in quantized_layers(self._model).values():
+                layer.input_quantizer.tracking = False
+        if config.freeze_bn_after is not None and done >= config.freeze_bn_after:
+            for layer in self._model.sublayers():
+                if is_batch_norm(layer):
+                    layer._use_global_stats = True
+        return False
+
+    def after_step(self) -> None:
+        self._steps += 1
+        with paddle.no_grad():
+            for layer in quantized_layers(self._model).values():
+                for learned in layer.input_quantizer.parameters():
+                    if float(learned) < TINY:  # an optimizer may overshoot; a grid may not
+                        learned.set_value(paddle.full([1], TINY, "float32"))
+
+    def learning_rate_scale(self) -> float:
+        """Rise from nothing over the warm-up."""
+        if self._steps < self._warmup:
+            return self._scale * (self._steps + 1) / (self._warmup + 1)
+        return self._scale
+
+    def record(self) -> Record | None:
+        return self._record
+
+    def state_dict(self) -> dict[str, Any]:
+        quantizers = {
+            path: layer.input_quantizer.training_state()
+            for path, layer in quantized_layers(self._model).items()
+        }
+        return {"steps": self._steps, "quantizers": quantizers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._steps = int(state["steps"])
+        for path, layer in quantized_layers(self._model).items():
+            layer.input_quantizer.load_training_state(state["quantizers"][path])
+
+    @staticmethod
+    def replay(model: Layer, record: Record) -> None:
+        insert.replay(model, record)
+
+    def _plan_rate(self, context: Context, budget: QatBudget) -> None:
+        config = self.config
+        scale, warmup = config.learning_rate_scale, config.warmup_epochs
+        self._scale = budget.learning_rate_scale if scale is None else scale
+        if warmup is None:
+            # a tenth of the window, at most an epoch
+            epochs = context.end_epoch - config.start_epoch
+            warmup = min(1.0, 0.1 * epochs) if budget.warmup else 0.0
+        self._warmup = round(warmup * context.steps_per_epoch)
+        _log.info(
+            "qat: learning rate x %g (%s), %d steps of warm-up",
+            self._scale,
+            "as the task suggests" if scale is None else "learning_rate_scale",
+            self._warmup,
+        )
+
+    def _choose(self, model: Layer, context: Context) -> insert.Choice:
+        config = self.config
+        hints = context.task.slim_hints(model).never_quantize
+        own = insert.choose(
+            model, config.rounding, config.quantizable_layer_type, config.never_quantize
+        )
+        if not hints:
+            return own
+        spared = insert.choose(
+            model, config.rounding, config.quantizable_layer_type, hints, "never_quantize (task)"
+        )
+        both = tuple(path for path in own.layers if path in spared.layers)
+        return insert.Choice(both, spared.left | own.left)
+
+    def _insert(self, model: Layer, context: Context) -> None:
+        """Let the first process choose and calibrate, and the others do the same edits."""
+        config = self.config
+        if context.rank == 0:
+            choice = insert.insert(
+                model,
+                self._choose(model, context),
+                config.rounding,
+                context.inputs(config.calibration_samples),
+                config.observer,
+                config.unsigned,
+                norms_of(context.task, model),
+            )
+            _log.info("%s", "\n".join(insert.summary(choice)))
+            self._record = insert.record_of(model, config.unsigned)
+        self._record = gather(self._record)[0]
+        assert self._record is not None
+        if context.rank != 0:
+            insert.replay(model, self._record)  # the engine shares the values afterwards
+
+
+def norms_of(task: Task, model: Layer) -> dict[str, str]:
+    """Return the batch norm that files fold into each layer, by the layer's path."""
+    with evaluation_mode(model):
+        graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
+    return insert.norms_behind(model, folded_norms(graph))
+
