@@ -1,0 +1,340 @@
+"""Put a table of scales into a graph of Paddle's operators: int8 weights, quantized inputs.
+
+The pattern is that of Paddle's quantized models: `quantize_linear` and `dequantize_linear` in front
+of a layer, and the weight as int8 behind a `dequantize_linear` of its own. Runtimes that know it
+compute in int8; in others the same operators run one by one.
+
+Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word:
+
+- It multiplies a square weight by the scales of its rows, whatever the axis, and leaves the weight
+  of a transposed convolution int8 while it takes the `dequantize_linear` away. These weights are
+  cast and multiplied instead, which it folds into floats when it loads.
+- It knows one grid per tensor. It copies that of the output of a concatenation to the inputs, and
+  that of the input of an operator that moves or pools values to the output. Where grids differ, a
+  copy of the tensor is quantized, which it takes for another tensor.
+- If the output of a `scale` operator has a grid, it reads that of the input from memory that nobody
+  has written. There, too, a copy is quantized.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from paddle.base.proto import framework_pb2
+
+from core.errors import ExportError
+from core.export.graph import Graph, attribute, names_of, only, operator, variable
+from core.quant.table import LayerScales
+
+BITS = 8
+HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
+
+# slots of input and weight of what is quantized
+_LAYERS = MappingProxyType(
+    {
+        "conv2d": ("Input", "Filter"),
+        "depthwise_conv2d": ("Input", "Filter"),
+        "conv2d_transpose": ("Input", "Filter"),
+        "depthwise_conv2d_transpose": ("Input", "Filter"),
+        "matmul_v2": ("X", "Y"),
+    }
+)
+# through which Paddle Inference carries grids
+_CARRYING = (
+    *("concat", "transpose2", "reshape2", "pool2d", "slice"),
+    *("nearest_interp", "nearest_interp_v2"),
+)
+_COPY = re.compile(r"@\d+$")  # of a shared weight, as `fold_batch_norms` names it
+
+
+class Entries:
+    """The entries of a table by weight; it notes which were found."""
+
+    def __init__(self, table: Sequence[LayerScales]) -> None:
+        self._by_weight = {entry.weight: entry for entry in table}
+        self._missing = set(self._by_weight)
+        if len(self._by_weight) < len(table):
+            names = [entry.weight for entry in table]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ExportError(f"{twice}: the table of scales has two entries for it")
+        for entry in table:
+            for what, bits in (("weights", entry.weight_bits), ("inputs", entry.input.bits)):
+                if bits != BITS:
+                    raise ExportError(
+                        f"{entry.weight}: int8 files hold {what} of {BITS} bits, not of {bits}; "
+                        f"quantize this layer with {BITS} bits, or leave it in float"
+                    )
+
+    def find(self, weight: str) -> LayerScales | None:
+        """Return the entry of a weight, or of the weight that it is a copy of."""
+        for name in (weight, _COPY.sub("", weight)):
+            if name in self._by_weight:
+                self._missing.discard(name)
+                return self._by_weight[name]
+        return None
+
+    def check_all_found(self) -> None:
+        """Raise an ExportError that names a weight of which no layer was found."""
+        for name in self._by_weight:
+            if name in self._missing:
+                raise ExportError(
+                    f"{name}: no convolution or linear layer of the graph has this weight"
+                )
+
+
+def transposed_axis(weight: str, shape: Sequence[int], groups: int) -> int:
+    """Return the axis of output channels in a transposed convolution's weight.
+
+    It is [in, out / groups, h, w], so with groups one axis counts all of them only if depthwise.
+
+    Raises:
+        ExportError: There is no such axis.
+    """
+    if groups == 1:
+        return 1
+    if groups == shape[0] and shape[1] == 1:
+        return 0
+    raise ExportError(
+        f"{weight}: a transposed convolution of {groups} groups cannot have a scale for each "
+        "output channel in int8 files; use one for the whole weight"
+    )
+
+
+def quantize_weight(weight: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Round a weight to int8, half to even, on the grid of its largest magnitude.
+
+    Args:
+        weight: Of any shape.
+        axis: Of the channels that have a scale each; None for one scale.
+
+    Returns:
+        int8 in [-127, 127], and the largest magnitudes, float32 [channels] or [1]; 1 where all
+        weights are 0.
+    """
+    others = tuple(other for other in range(weight.ndim) if other != axis)
+    absmax = np.abs(weight).max(axis=others, keepdims=True).astype(np.float32)
+    absmax[absmax == 0] = 1
+    steps = np.rint(weight.astype(np.float64) * HIGHEST / absmax)
+    return steps.astype(np.int8), absmax.reshape(-1)
+
+
+def broadcast(scales: np.ndarray, rank: int, axis: int | None) -> np.ndarray:
+    """Shape the scales of a weight, [channels] or [1], for a product with the weight."""
+    shape = [1] * rank
+    shape[axis or 0] = -1
+    return scales.reshape(shape)
+
+
+def quantize_program(graph: Graph, table: Sequence[LayerScales]) -> Graph:
+    """Return a graph with the layers of the table in int8; the given one stays as it is.
+
+    Inputs are on the signed grid of their absmax whatever the table says: behind a ReLU, Paddle
+    Inference takes the unsigned one by itself. Weights keep their names.
+
+    Args:
+        graph: In float32, batch norms folded.
+        table: An entry for each layer to quantize.
+
+    Raises:
+        ExportError: An entry fits no layer, or cannot be stored in int8.
+    """
+    layers = _find_layers(graph, Entries(table))
+    made = replace(
+        graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
+    )
+    writer = _Writer(made, _choose_copies(graph, list(layers.values())))
+    by_weight = {layer.weight: layer for layer in reversed(layers.values())}
+    for original in graph.operators:
+        op = framework_pb2.OpDesc()
+        op.CopyFrom(original)
+        if id(original) in layers:
+            layer = layers[id(original)]
+            _read(op, _LAYERS[op.type][0], writer.quantize(layer.source, layer.absmax))
+        for slot in op.inputs:
+            slot.arguments[:] = [
+                writer.dequantize_weight(by_weight[name]) if name in by_weight else name
+                for name in slot.arguments
+            ]
+        made.operators.append(op)
+    return made
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What the table says of an operator; `axis` is that of the weight's scales."""
+
+    kind: str
+    source: str
+    weight: str
+    absmax: float
+    axis: int | None
+
+
+def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
+    """Return the layers of the table by the identity of their operator."""
+    layers = {}
+    for op in graph.operators:
+        source, slot = _LAYERS.get(op.type, ("", ""))
+        weight = only(op.inputs, slot)
+        if not _is_layer(graph, op, weight):
+            continue
+        entry = entries.find(weight)
+        if entry is not None:
+            axis = _axis(op, weight, graph.shape(weight)) if entry.per_channel else None
+            layers[id(op)] = _Layer(
+                op.type, only(op.inputs, source), weight, entry.input.absmax, axis
+            )
+    entries.check_all_found()
+    return layers
+
+
+def _is_layer(graph: Graph, op: Any, weight: str) -> bool:
+    if op.type not in _LAYERS or weight not in graph.weights:
+        return False
+    if op.type == "matmul_v2":
+        return graph.weights[weight].ndim == 2 and not attribute(op, "trans_x", False)
+    return True
+
+
+def _axis(op: Any, weight: str, shape: Sequence[int]) -> int:
+    """Return the axis of output channels."""
+    if op.type == "matmul_v2":
+        return 0 if attribute(op, "trans_y", False) else 1
+    if op.type.endswith("_transpose"):
+        return transposed_axis(weight, shape, attribute(op, "groups", 1))
+    return 0
+
+
+def _read(op: Any, parameter: str, name: str) -> None:
+    for slot in op.inputs:
+        if slot.parameter == parameter:
+            slot.arguments[:] = [name]
+
+
+def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, float]]:
+    """Return the tensors, with their absmax, of which a copy must be quantized (see above)."""
+    makers = {name: op.type for op in graph.operators for name in names_of(op.outputs)}
+    group = _carried_together(graph)
+    wanted = dict.fromkeys((layer.source, layer.absmax) for layer in layers)
+    grids: dict[str, set[float]] = {}
+    for tensor, absmax in wanted:
+        grids.setdefault(group.get(tensor, tensor), set()).add(absmax)
+    scaled = {group.get(name, name) for name, kind in makers.items() if kind == "scale"}
+    copies, seen = set(), set()
+    for tensor, absmax in wanted:
+        maker, root = makers.get(tensor), group.get(tensor, tensor)
+        ambiguous = maker in _CARRYING and (len(grids[root]) > 1 or root in scaled)
+        if tensor in seen or ambiguous or maker == "scale":
+            copies.add((tensor, absmax))
+        seen.add(tensor)
+    return copies
+
+
+def _carried_together(graph: Graph) -> dict[str, str]:
+    """Name, for each tensor that Paddle Inference carries grids to or from, one of its group."""
+    members: dict[str, set[str]] = {}
+    for op in graph.operators:
+        if op.type in _CARRYING:
+            names = names_of(op.inputs) + names_of(op.outputs)
+            joined = set(names).union(*(members.get(name, set()) for name in names))
+            members.update(dict.fromkeys(joined, joined))
+    return {name: min(joined) for name, joined in members.items()}
+
+
+@dataclass
+class _Writer:
+    """Adds operators, variables and weights to a graph.
+
+    Attributes:
+        graph: It is changed.
+        copies: The tensors, with their absmax, of which a copy is quantized.
+        dequantized: Name of the float values of each int8 weight.
+        rounded: Name of the rounded values of each quantized tensor, by tensor and absmax.
+    """
+
+    graph: Graph
+    copies: set[tuple[str, float]]
+    dequantized: dict[str, str] = field(default_factory=dict)
+    rounded: dict[tuple[str, float], str] = field(default_factory=dict)
+
+    def quantize(self, tensor: str, absmax: float) -> str:
+        """Return the name of a tensor's values rounded to a grid; they are computed once."""
+        key = tensor, absmax
+        if key not in self.rounded:
+            source = self._copy(tensor) if key in self.copies else tensor
+            scale = np.array([absmax], np.float32)
+            steps = self._variable(f"{source}@int8", self.graph.shape(tensor), "int8")
+            self._linear("quantize_linear", source, source, steps, scale, None)
+            self.rounded[key] = self._dequantize(steps, source, scale, None)
+        return self.rounded[key]
+
+    def dequantize_weight(self, layer: _Layer) -> str:
+        """Return the name of a weight's float values; it is replaced by int8 values once."""
+        name, axis = layer.weight, layer.axis
+        if name in self.dequantized:
+            return self.dequantized[name]
+        steps, absmax = quantize_weight(self.graph.weights[name], axis)
+        self._weight(name, steps)
+        square = axis == 1 and steps.shape[0] == steps.shape[1]
+        if square or layer.kind.endswith("_transpose"):
+            factor = absmax / np.float32(HIGHEST)
+            made = self._multiply(name, broadcast(factor, steps.ndim, axis))
+        else:
+            made = self._dequantize(name, name, absmax, axis)
+        self.dequantized[name] = made
+        return made
+
+    def _copy(self, tensor: str) -> str:
+        number = sum(name == tensor for name, _ in self.rounded) + 1
+        name = self._variable(f"{tensor}@copy{number}", self.graph.shape(tensor), "float32")
+        self.graph.operators.append(operator("assign", {"X": tensor}, {"Out": name}, {}))
+        return name
+
+    def _dequantize(self, steps: str, stem: str, absmax: np.ndarray, axis: int | None) -> str:
+        made = self._variable(f"{stem}@float", self.graph.shape(steps), "float32")
+        self._linear("dequantize_linear", steps, stem, made, absmax, axis)
+        return made
+
+    def _multiply(self, steps: str, factor: np.ndarray) -> str:
+        cast, made = (
+            self._variable(f"{steps}@{role}", self.graph.shape(steps), "float32")
+            for role in ("cast", "float")
+        )
+        self._weight(f"{steps}@scale", factor)
+        kinds = {"in_dtype": framework_pb2.VarType.INT8, "out_dtype": framework_pb2.VarType.FP32}
+        product = {"X": cast, "Y": f"{steps}@scale"}
+        self.graph.operators += [
+            operator("cast", {"X": steps}, {"Out": cast}, kinds),
+            operator("elementwise_mul", product, {"Out": made}, {"axis": -1}),
+        ]
+        return made
+
+    def _linear(
+        self, kind: str, source: str, stem: str, made: str, absmax: np.ndarray, axis: int | None
+    ) -> None:
+        self._weight(f"{stem}@scale", absmax)
+        self._weight(f"{stem}@zero_point", np.zeros(absmax.shape, np.int32))
+        inputs = {"X": source, "Scale": f"{stem}@scale", "ZeroPoint": f"{stem}@zero_point"}
+        attributes = {
+            "bit_length": BITS,
+            "is_test": True,
+            "only_observer": False,
+            "qmax": HIGHEST,
+            "qmin": -HIGHEST - 1,
+            "quant_axis": -1 if axis is None else axis,
+            "round_type": 0,  # half to even
+        }
+        self.graph.operators.append(operator(kind, inputs, {"Y": made}, attributes))
+
+    def _variable(self, name: str, shape: Sequence[int], dtype: str) -> str:
+        self.graph.variables[name] = variable(name, shape, np.dtype(dtype))
+        return name
+
+    def _weight(self, name: str, value: np.ndarray) -> None:
+        self.graph.weights[name] = value
+        self.graph.variables[name] = variable(name, value.shape, value.dtype, persistable=True)
