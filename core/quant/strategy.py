@@ -158,4 +158,3 @@ def norms_of(task: Task, model: Layer) -> dict[str, str]:
     with evaluation_mode(model):
         graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
     return insert.norms_behind(model, folded_norms(graph))
-
