@@ -1,0 +1,220 @@
+"""Put a table of scales into an ONNX graph: int8 weights, quantized inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from core.errors import ExportError
+from core.export.int8_program import HIGHEST, Entries, quantize_weight, transposed_axis
+from core.quant.table import Grid, LayerScales
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a runtime needs to be right and fast.
+
+    Attributes:
+        unsigned: Whether tensors on an unsigned grid are uint8; otherwise they are int8, on the
+            signed grid of the same absmax.
+        before_concat: Whether to quantize what a concatenation reads instead of what it makes,
+            where all that is made is quantized; the numbers are the same.
+    """
+
+    unsigned: bool
+    before_concat: bool
+
+
+PRESETS = MappingProxyType(
+    {
+        "openvino": Preset(unsigned=True, before_concat=True),
+        "onnxruntime": Preset(unsigned=True, before_concat=False),
+        "tensorrt": Preset(unsigned=False, before_concat=False),
+    }
+)
+
+
+def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Preset) -> ModelProto:
+    """Return a model with the layers of the table in int8; the given one stays as it is.
+
+    A weight becomes an int8 initializer of the same name with a DequantizeLinear behind. The input
+    of a layer passes a QuantizeLinear and a DequantizeLinear, one pair for each tensor and grid.
+    Zero points are 0, and biases stay float.
+
+    Args:
+        proto: As `core.export.onnx.convert` makes it: opset 13 or higher, weights as initializers.
+        table: An entry for each layer to quantize.
+        preset: One of `PRESETS`.
+
+    Raises:
+        ExportError: An entry fits no layer, or cannot be stored in int8, or the result does not
+            pass ONNX's checker.
+    """
+    layers = _find_layers(proto.graph, Entries(table), preset)
+    opened = _opened_concats(proto.graph, layers) if preset.before_concat else {}
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    writer = _Writer(weights, {layer.weight: layer.axis for layer in layers.values()}, opened)
+    for place, node in enumerate(proto.graph.node):
+        writer.add(node, layers.get(place))
+    made = ModelProto()
+    made.CopyFrom(proto)
+    made.graph.ClearField("node")
+    made.graph.ClearField("initializer")
+    made.graph.node.extend(writer.nodes)
+    made.graph.initializer.extend(writer.initializers.values())
+    try:
+        onnx.checker.check_model(made)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise ExportError(f"onnx: the int8 model is not valid: {reason}") from error
+    return made
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What the table says of a node; `axis` is that of the weight's scales."""
+
+    weight: str
+    grid: Grid
+    axis: int | None
+
+
+def _find_layers(graph: Any, entries: Entries, preset: Preset) -> dict[int, _Layer]:
+    """Return the layers of the table by the place of their node."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    layers = {}
+    for place, node in enumerate(graph.node):
+        name = node.input[1] if len(node.input) > 1 else ""
+        if not _is_layer(node, shapes.get(name, ())):
+            continue
+        entry = entries.find(name)
+        if entry is not None:
+            axis = _axis(node, name, shapes[name]) if entry.per_channel else None
+            grid = Grid(entry.input.absmax, signed=entry.input.signed or not preset.unsigned)
+            layers[place] = _Layer(name, grid, axis)
+    entries.check_all_found()
+    return layers
+
+
+def _is_layer(node: NodeProto, shape: Sequence[int]) -> bool:
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return len(shape) > 2
+    if node.op_type == "Gemm":
+        return len(shape) == 2 and not _attribute(node, "transA", 0)
+    return node.op_type == "MatMul" and len(shape) == 2
+
+
+def _axis(node: NodeProto, weight: str, shape: Sequence[int]) -> int:
+    """Return the axis of output channels."""
+    if node.op_type == "ConvTranspose":
+        return transposed_axis(weight, shape, _attribute(node, "group", 1))
+    if node.op_type == "Conv" or _attribute(node, "transB", 0):
+        return 0
+    return 1
+
+
+def _attribute(node: NodeProto, name: str, default: int) -> int:
+    return next((int(each.i) for each in node.attribute if each.name == name), default)
+
+
+def _opened_concats(graph: Any, layers: Mapping[int, _Layer]) -> dict[str, Grid]:
+    """Return the grid of each concatenation of which all readers read the same grid."""
+    fixed = {tensor.name for tensor in graph.initializer}
+    read: dict[str, set[Grid | None]] = {port.name: {None} for port in graph.output}
+    opened: dict[str, Grid] = {}
+    for place, node in reversed(list(enumerate(graph.node))):
+        grid = layers[place].grid if place in layers else None
+        if node.op_type == "Concat" and not fixed.intersection(node.input):
+            wanted = read.get(node.output[0], {None})
+            grid = next(iter(wanted)) if len(wanted) == 1 else None
+            if grid is not None:
+                opened[node.output[0]] = grid
+        for index, name in enumerate(node.input):
+            is_input = index == 0 or node.op_type == "Concat"
+            read.setdefault(name, set()).add(grid if is_input else None)
+    return opened
+
+
+@dataclass
+class _Writer:
+    """Collects the nodes and initializers of the int8 model.
+
+    Attributes:
+        weights: The float initializers.
+        axes: Axis of the scales of each weight to quantize.
+        opened: Grid of what comes from concatenations that read quantized tensors.
+        nodes: In the order they run.
+        initializers: By name, without floats that are int8 now.
+        rounded: Name of the rounded values of each quantized tensor.
+    """
+
+    weights: Mapping[str, TensorProto]
+    axes: Mapping[str, int | None]
+    opened: Mapping[str, Grid]
+    nodes: list[NodeProto] = field(default_factory=list)
+    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    rounded: dict[tuple[str, Grid], str] = field(default_factory=dict)
+    dequantized: dict[str, str] = field(default_factory=dict)
+
+    def add(self, original: NodeProto, layer: _Layer | None) -> None:
+        """Add a node of the float model, and in front what it needs."""
+        node = NodeProto()
+        node.CopyFrom(original)
+        if layer is not None:
+            node.input[0] = self._quantize(node.input[0], layer.grid)
+        elif node.op_type == "Concat" and node.output[0] in self.opened:
+            grid = self.opened[node.output[0]]
+            node.input[:] = [self._quantize(name, grid) for name in node.input]
+        for index, name in enumerate(node.input):
+            if name in self.axes:
+                node.input[index] = self._dequantize_weight(name)
+            elif name in self.weights:
+                self.initializers[name] = self.weights[name]
+        self.nodes.append(node)
+
+    def _quantize(self, tensor: str, grid: Grid) -> str:
+        """Return the name of a tensor's values rounded to a grid; they are computed once."""
+        if self.opened.get(tensor) == grid:
+            return tensor
+        key = tensor, grid
+        if key not in self.rounded:
+            number = sum(name == tensor for name, _ in self.rounded)
+            stem = f"{tensor}@{number + 1}" if number else tensor
+            steps = f"{stem}@{'int8' if grid.signed else 'uint8'}"
+            scale = self._constant(f"{stem}@scale", np.float32(grid.step))
+            dtype = np.int8 if grid.signed else np.uint8
+            zero = self._constant(f"zero_point@{dtype.__name__}", dtype(0))
+            self._node("QuantizeLinear", [tensor, scale, zero], steps)
+            self.rounded[key] = self._node(
+                "DequantizeLinear", [steps, scale, zero], f"{stem}@float"
+            )
+        return self.rounded[key]
+
+    def _dequantize_weight(self, name: str) -> str:
+        """Return the name of a weight's float values; it is replaced by int8 values once."""
+        if name not in self.dequantized:
+            axis = self.axes[name]
+            steps, absmax = quantize_weight(numpy_helper.to_array(self.weights[name]), axis)
+            scales = absmax / np.float32(HIGHEST) if axis is not None else absmax[0] / HIGHEST
+            inputs = [
+                self._constant(name, steps),
+                self._constant(f"{name}@scale", np.float32(scales)),
+                self._constant(f"{name}@zero_point", np.zeros(np.shape(scales), np.int8)),
+            ]
+            axes = {} if axis is None else {"axis": axis}
+            self.dequantized[name] = self._node("DequantizeLinear", inputs, f"{name}@float", **axes)
+        return self.dequantized[name]
+
+    def _constant(self, name: str, value: Any) -> str:
+        self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)
+        return name
+
+    def _node(self, kind: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
