@@ -28,6 +28,7 @@ from core.export.report import count_macs, count_parameters
 from core.hooks import Checkpoints, Hook
 from core.layers import match, tap
 from core.prune.pruner import fixed_specs
+from core.quant.layers import quantized_layers
 from core.recipe import KINDS, read_recipe
 from core.run import Run, read_run
 from core.task import Task, build_task
@@ -271,6 +272,45 @@ def test_a_student_is_pruned_while_it_learns(trained: Trained, tmp_path: Path) -
         assert_same(one, two)
     _, model = checkpoint.restore(tmp_path / "halves" / "latest")
     assert count_parameters(model) < count_parameters(trained.task.build_model())
+
+
+@pytest.mark.parametrize("recipe", ["distill_qat", "distill_prune_qat"])
+def test_a_student_learns_with_the_rounding_of_files(
+    trained: Trained, tmp_path: Path, recipe: str
+) -> None:
+    """Distilled, pruned and quantized in one run, interrupted while all are at work."""
+    steps = load_yaml(ROOT / "configs" / "slim" / f"{recipe}.yml")["strategies"]
+    for step in steps:
+        step["start_epoch"] = {"qat": 1}.get(step["kind"], 0)
+        if step["kind"] == "qat":
+            step["calibration_samples"] = 8
+    changes = {"train": {"epochs": 3}, "model": {"pretrained": None}}
+    settings = merge(trained.settings, changes)
+    settings["model"]["pretrained"] = str(trained.save_dir / "latest")
+    teachers = read_teachers([str(trained.save_dir / "latest")])
+    options = {"steps": steps, "teachers": teachers}
+    straight = make_engine(settings, tmp_path / "straight", **options)
+    straight.train()
+
+    class StopAfterTwo(Hook):
+        def after_epoch(self, engine: Engine) -> None:
+            engine.stop = engine.epoch == 2
+
+    make_engine(settings, tmp_path / "halves", [StopAfterTwo()], **options).train()
+    make_engine(settings, tmp_path / "halves", **options).train(resume=True)
+    for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+        one, two = (load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves"))
+        assert_same(one, two)
+    task, model = checkpoint.restore(tmp_path / "halves" / "latest")
+    pruned = "prune" in recipe
+    assert (count_parameters(model) < count_parameters(task.build_model())) == pruned
+    assert len(quantized_layers(model)) > 1
+    batch = {name: value.numpy() for name, value in trained.batch("val").items()}
+    straight.model.eval()
+    ours = task.infer(eager_forward(task, model), batch)
+    theirs = task.infer(eager_forward(task, straight.model), batch)
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name])
 
 
 def graph_of(folder: Path) -> tuple[list[str], int]:
