@@ -10,6 +10,7 @@ Everything in it is plain, so that other programs can read it; we read it back s
     preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
     report: {size_mb: ..., parameters: ..., macs: ..., input_shapes: [[1, 3, 512, 512]]}
     task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
+    quantization: {layers: 54, target: openvino}   # null: all is float
 """
 
 from __future__ import annotations
@@ -69,6 +70,14 @@ class Report:
     input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are
 
 
+@dataclass(frozen=True)
+class Quantization:
+    """What is in int8."""
+
+    layers: int
+    target: str  # runtime that the ONNX file is laid out for
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """The content of `deploy.yml`; a model from elsewhere has inputs and outputs only."""
@@ -81,6 +90,7 @@ class Description:
     preprocess: Preprocess | None = None
     report: Report | None = None
     task: TaskSettings | None = None
+    quantization: Quantization | None = None
 
 
 def write_description(description: Description, folder: Path) -> None:

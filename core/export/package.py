@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial as partial_of
 from pathlib import Path
 from typing import get_args
 
@@ -19,6 +20,7 @@ from core.deploy.description import (
     Description,
     Port,
     Preprocess,
+    Quantization,
     Report,
     TaskSettings,
     write_description,
@@ -35,7 +37,9 @@ from core.errors import ExportError
 from core.export import onnx, parity, report
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
+from core.export.int8 import TARGET, Rounded
 from core.files import replacing
+from core.quant.layers import quantized_layers
 from core.task import Arrays, Task
 from core.trace import evaluation_mode, trace
 
@@ -54,12 +58,14 @@ class Exported:
         description: Content of its `deploy.yml`.
         file_bytes: Size of each file.
         differences: How far each output is from the eager model, in each runtime.
+        float_bytes: Size that each file of a quantized model would have in float.
     """
 
     folder: Path
     description: Description
     file_bytes: dict[str, int]
     differences: list[parity.Difference]
+    float_bytes: dict[str, int]
 
 
 def export(
@@ -70,10 +76,12 @@ def export(
     ending: str = "raw",
     input_shape: Sequence[int] | None = None,
     opset: int = onnx.OPSET,
+    target: str = TARGET,
 ) -> Exported:
     """Export a model, compare it with the eager one, and put the folder in place.
 
     The folder appears whole or not at all; an earlier export of the same name is replaced then.
+    Quantized layers are int8 in the files, which are compared with the eager model on their grids.
 
     Args:
         task: Names inputs and ending, and reads the data to compare on.
@@ -84,6 +92,8 @@ def export(
         input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
             task's `input_spec` says.
         opset: Of ONNX.
+        target: Runtime that the ONNX file of a quantized model is laid out for, of
+            `core.export.qdq.PRESETS`; it runs in the others too.
 
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
@@ -102,8 +112,16 @@ def export(
         graph = Graph.from_trace(trace(layer, specs, model))
         folded = fold_batch_norms(graph)
         _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
-        write_files(graph, partial, wanted, opset)
         batches = parity.real_batches(task, specs)
+        write = partial_of(write_files, opset=opset)
+        files = MODEL, PARAMS, ONNX
+        quantized = quantized_layers(model)
+        rounded = Rounded(model, layer, graph, target, write, files) if quantized else None
+        if rounded is None:
+            write(graph, partial, wanted)
+            float_bytes = {}
+        else:
+            float_bytes = rounded.write(partial, wanted)
         expected = [parity.run_eager(layer, batch) for batch in batches]
         description = Description(
             trislim=importlib.metadata.version("trislim"),
@@ -113,14 +131,18 @@ def export(
             preprocess=_preprocess(task, graph),
             report=_report(model, layer, partial, batches[0], specs),
             task=TaskSettings(task.name, to_mapping(task.config)),
+            quantization=Quantization(len(quantized), target) if quantized else None,
         )
         write_description(description, partial)
         predictors = _predictors(partial, wanted)
         decided = parity.deciding_outputs(graph)
-        differences = parity.check(expected, predictors, batches, decided)
+        if rounded is None:
+            differences = parity.check(expected, predictors, batches, decided)
+        else:
+            differences = rounded.check(predictors, batches, decided)
         del predictors  # they may hold the files open, and the folder is about to be renamed
         sizes = report.size_bytes(sorted(partial.iterdir()))
-    return Exported(folder, description, sizes, differences)
+    return Exported(folder, description, sizes, differences, float_bytes)
 
 
 def _check_folder(folder: Path) -> None:

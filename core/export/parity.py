@@ -49,15 +49,23 @@ class Difference:
     output: str
     relative: float | None  # largest difference / largest eager value
     agreement: float | None  # share of equal elements, of an output that decides
+    # of quantized models `relative` is of the root mean squares, or the share of unequal decisions
+    effect: float | None = None  # the same between the rounded eager model and itself in float
+    limit: float = TOLERANCE
 
     @property
     def passes(self) -> bool:
         """Tell whether it is within the limits; not-a-number is not."""
         if self.agreement is not None:
             return self.agreement >= AGREEMENT
-        return self.relative is not None and self.relative <= TOLERANCE
+        return self.relative is not None and self.relative <= self.limit
 
     def __str__(self) -> str:
+        if self.effect is not None:
+            return (
+                f"differs by {self.relative:.1e}, rounding itself by {self.effect:.1e}; "
+                f"at most {self.limit:.1e} wanted"
+            )
         if self.agreement is not None:
             return f"{self.agreement:.2%} of elements equal, at least {AGREEMENT:.0%} wanted"
         return f"differs by {self.relative:.1e} of the largest, at most {TOLERANCE:.0e} wanted"
@@ -90,7 +98,7 @@ def check(
     """
     differences = []
     for predictor in predictors:
-        got = [_run(predictor, batch) for batch in batches]
+        got = [run(predictor, batch) for batch in batches]
         for name in expected[0]:
             pairs = [(want[name], have[name]) for want, have in zip(expected, got)]
             difference = _compare(predictor.backend, name, pairs, name in decided)
@@ -171,7 +179,12 @@ def _stack(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
     return columns
 
 
-def _run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:
+def run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:
+    """Run an exported model on a batch.
+
+    Raises:
+        ExportError: It fails; the message names the runtime.
+    """
     try:
         return predictor.run(*batch)
     except ExportError:
@@ -184,10 +197,17 @@ def _run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:
         ) from error
 
 
-def _compare(
-    runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], decided: bool
-) -> Difference:
-    counts: dict[str, float] = defaultdict(float)
+def check_alike(runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Refuse an output that cannot be compared.
+
+    Args:
+        runtime: Named in messages.
+        name: Of the output.
+        pairs: What the eager model and the runtime answered to each batch.
+
+    Raises:
+        ExportError: Another shape or type, or eager values that are not finite.
+    """
     for wanted, got in pairs:
         if got.shape != wanted.shape or got.dtype.kind != wanted.dtype.kind:
             raise ExportError(
@@ -196,6 +216,14 @@ def _compare(
             )
         if not np.isfinite(wanted).all():
             raise ExportError(f"{name}: the eager model itself puts out values that are not finite")
+
+
+def _compare(
+    runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], decided: bool
+) -> Difference:
+    check_alike(runtime, name, pairs)
+    counts: dict[str, float] = defaultdict(float)
+    for wanted, got in pairs:
         far = np.abs(got.astype(np.float64) - wanted)
         largest = float(np.abs(wanted.astype(np.float64)).max(initial=1e-12))
         worst = float(far.max(initial=0.0)) / largest
@@ -213,5 +241,7 @@ def summary(differences: Sequence[Difference]) -> Mapping[str, str]:
     lines: dict[str, list[str]] = defaultdict(list)
     for each in differences:
         figure = f"{each.agreement:.2%} equal" if each.relative is None else f"{each.relative:.1e}"
+        if each.effect is not None:
+            figure += f" (rounding itself {each.effect:.1e})"
         lines[each.runtime].append(f"{each.output} {figure}")
     return {runtime: ", ".join(parts) for runtime, parts in lines.items()}

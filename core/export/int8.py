@@ -1,0 +1,222 @@
+"""Files of a quantized model: int8 in each format from one table, compared with eager training.
+
+The float graph is traced, and batch norms folded, as for any export; then each format puts the
+table of scales into it. What a runtime then answers is compared with the eager model on the same
+grids. They agree to 1e-6 until a sum of other order falls to the other side of a rounding; from
+there on they are two roundings of one network, and drift apart layer by layer. Two that had nothing
+in common would differ by 1.4 times what rounding changes at all, which is the distance of the eager
+model from itself in float; so they must differ by less than that distance. A scale, weight or
+layout that is wrong costs many times as much.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+from paddle.nn import Layer
+
+from core.config import suggest
+from core.deploy.predictor import Backend, Format, Predictor, format_of, load_predictor
+from core.errors import ExportError
+from core.export import parity
+from core.export.graph import Graph, names_of
+from core.export.int8_program import quantize_program
+from core.export.qdq import PRESETS, Preset, quantize_onnx
+from core.quant.layers import float_layers, on_grid, quantized_layers, scales_of
+from core.quant.table import LayerScales
+from core.task import Arrays
+
+TARGET = "openvino"
+LIMIT = 1.0  # of the effect of rounding
+Write = Callable[[Graph, Path, Sequence[Format]], None]
+Batches = Sequence[Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A quantized model on its way into files.
+
+    Attributes:
+        model: With quantized layers, in evaluation mode.
+        layer: What is exported: the model with its ending.
+        graph: Of `layer`, in float, batch norms folded.
+        target: Of `PRESETS`.
+        write_float: Writes the files of a float graph.
+        names: Of the model files in a folder: program, parameters, ONNX.
+    """
+
+    model: Layer
+    layer: Layer
+    graph: Graph
+    target: str
+    write_float: Write
+    names: tuple[str, str, str]
+
+    def __post_init__(self) -> None:
+        if self.target not in PRESETS:
+            raise ExportError(
+                f"target: no preset {self.target!r}{suggest(self.target, list(PRESETS))}"
+            )
+
+    @property
+    def preset(self) -> Preset:
+        """Return what the ONNX file is laid out by."""
+        return PRESETS[self.target]
+
+    def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
+        """Write the int8 files; return the bytes that each would have in float."""
+        with tempfile.TemporaryDirectory() as place:
+            self.write_float(self.graph, Path(place), formats)
+            self._write(folder, formats, Path(place), None)
+            return {path.name: path.stat().st_size for path in sorted(Path(place).iterdir())}
+
+    def check(
+        self,
+        predictors: Sequence[Predictor],
+        batches: Batches,
+        decided: Sequence[str],
+    ) -> list[parity.Difference]:
+        """Compare each runtime with the eager model on the grids of its file.
+
+        Args:
+            predictors: Of the files that `write` made.
+            batches: Inputs.
+            decided: Outputs behind a decision, see `parity.deciding_outputs`.
+
+        Raises:
+            ExportError: A runtime differs by more than `LIMIT` of what rounding changed, or
+                misses an output; the message names the first layer whose rounding it is.
+        """
+        exact = self._eager(batches, "paddle", 0)
+        differences = []
+        for predictor in predictors:
+            wanted = self._eager(batches, predictor.backend, None)
+            found = [parity.run(predictor, batch) for batch in batches]
+            for each in compare(predictor.backend, wanted, found, exact, decided):
+                if not each.passes:
+                    where = self._first_drift(predictor.backend, batches, decided)
+                    raise ExportError(
+                        f"{predictor.backend}: output {each.output!r} of the int8 model {each}; "
+                        f"{where}"
+                    )
+                differences.append(each)
+        return differences
+
+    def answers(self, batches: Batches) -> list[Arrays]:
+        """Return what the eager model itself answers."""
+        return [parity.run_eager(self.layer, batch) for batch in batches]
+
+    def _eager(self, batches: Batches, backend: Backend, count: int | None) -> list[Arrays]:
+        """Answer with the first `count` layers rounded (None: all), as the file of a backend is."""
+        layers, kind = quantized_layers(self.model), format_of(backend)
+        rounded = {entry.weight for entry in self._table(kind)[:count]}
+        with on_grid(self.model, self._unsigned(kind)), float_layers(self.model):
+            for path, layer in layers.items():
+                layer.input_quantizer.passing = f"{path}.weight" not in rounded
+            return self.answers(batches)
+
+    def _unsigned(self, kind: Format) -> bool:
+        return kind == "onnx" and self.preset.unsigned
+
+    def _table(self, kind: Format) -> list[LayerScales]:
+        """Return the table of a format in the order in which the graph runs the layers."""
+        with on_grid(self.model, self._unsigned(kind)):
+            table = {entry.weight: entry for entry in scales_of(self.model)}
+        read = [name for op in self.graph.operators for name in names_of(op.inputs)]
+        order = list(dict.fromkeys(name.partition("@")[0] for name in read))
+        known = [table.pop(name) for name in order if name in table]
+        return known + list(table.values())
+
+    def _write(
+        self, folder: Path, formats: Sequence[Format], float_files: Path, count: int | None
+    ) -> None:
+        """Write files in which the first `count` layers are in int8, None: all."""
+        program, params, onnx_file = self.names
+        made = quantize_program(self.graph, self._table("paddle")[:count])
+        made.write(folder / program, folder / params)
+        if "onnx" in formats:
+            proto = onnx_format.load(float_files / onnx_file)
+            made = quantize_onnx(proto, self._table("onnx")[:count], self.preset)
+            (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
+
+    def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
+        """Say which layer the runtime rounds otherwise, by halving the layers in question."""
+        formats: list[Format] = ["paddle", "onnx"] if backend != "paddle" else ["paddle"]
+        exact = self._eager(batches, backend, 0)
+        table = self._table(format_of(backend))
+        good, bad = 0, len(table)
+        with tempfile.TemporaryDirectory() as place:
+            float_files = Path(place, "float")
+            float_files.mkdir()
+            self.write_float(self.graph, float_files, formats)
+            while bad - good > 1:
+                count = (good + bad) // 2
+                folder = Path(place, str(count))
+                folder.mkdir()
+                self._write(folder, formats, float_files, count)
+                predictor = load_predictor(folder, backend)
+                wanted = self._eager(batches, backend, count)
+                found = [parity.run(predictor, batch) for batch in batches]
+                passes = all(
+                    each.passes for each in compare(backend, wanted, found, exact, decided)
+                )
+                good, bad = (count, bad) if passes else (good, count)
+        layer = table[bad - 1].weight.rpartition(".")[0]
+        return (
+            f"with the layers before {layer} in int8 it agrees, with {layer} it does not; "
+            "name it in never_quantize, or export for another target"
+        )
+
+
+def compare(
+    backend: Backend,
+    wanted: Sequence[Arrays],
+    found: Sequence[Arrays],
+    exact: Sequence[Arrays],
+    decided: Sequence[str],
+) -> list[parity.Difference]:
+    """Set the distance of a runtime from the rounded model beside that of rounding from float.
+
+    Args:
+        backend: Named in what is returned.
+        wanted: Outputs of the rounded eager model for each batch.
+        found: Those of the runtime.
+        exact: Those of the eager model in float.
+        decided: Outputs behind a decision, of which equal elements are counted.
+
+    Raises:
+        ExportError: An output is missing or of another shape or type.
+    """
+    differences = []
+    for name in wanted[0]:
+        parity.check_alike(backend, name, [(w[name], f[name]) for w, f in zip(wanted, found)])
+        counted = name in decided or wanted[0][name].dtype.kind != "f"
+        measure = _unequal if counted else _distance
+        apart = measure([(f[name], w[name]) for f, w in zip(found, wanted)])
+        effect = measure([(w[name], e[name]) for w, e in zip(wanted, exact)])
+        limit = LIMIT * effect + (1 - parity.AGREEMENT if counted else parity.TOLERANCE)
+        differences.append(parity.Difference(backend, name, apart, None, effect, limit))
+    return differences
+
+
+def _distance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the root of the mean square of differences, relative to that of the values."""
+    apart = sum(float(((a.astype(np.float64) - b) ** 2).sum()) for a, b in pairs)
+    whole = sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)
+    distance = float((apart / max(whole, 1e-300)) ** 0.5)
+    return distance if np.isfinite(distance) else float("inf")
+
+
+def _unequal(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """Return the share of elements that are not equal (floats: within the tolerance)."""
+    count = sum(a.size for a, _ in pairs)
+    unequal = 0
+    for a, b in pairs:
+        limit = parity.TOLERANCE * float(np.abs(b).max(initial=0)) if b.dtype.kind == "f" else 0
+        unequal += int((~(np.abs(a.astype(np.float64) - b) <= limit)).sum())
+    return unequal / max(count, 1)
