@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -21,21 +21,28 @@ class Preset:
     """What a runtime needs to be right and fast.
 
     Attributes:
-        unsigned: Whether tensors on an unsigned grid are uint8; otherwise they are int8, on the
-            signed grid of the same absmax.
+        unsigned: Whether tensors on an unsigned grid are uint8 with zero point 0; otherwise they
+            are on the signed grid of the same absmax.
+        zero_point: Of signed grids: 0 in int8, or 128 in uint8, which are the same values.
         before_concat: Whether to quantize what a concatenation reads instead of what it makes,
             where all that is made is quantized; the numbers are the same.
     """
 
     unsigned: bool
+    zero_point: Literal[0, 128]
     before_concat: bool
 
 
+# - OpenVINO 2026.4 answers with errors of a third of the signal where a convolution of one group
+#   reads a concatenation in int8; in uint8 it is right, and as fast.
+# - ONNX Runtime has a ReLU done by the convolution before it only if the grid ends at 0. The same
+#   file should be right in OpenVINO, so its signed grids are those of OpenVINO.
+# - TensorRT knows no uint8 and no zero points.
 PRESETS = MappingProxyType(
     {
-        "openvino": Preset(unsigned=True, before_concat=True),
-        "onnxruntime": Preset(unsigned=True, before_concat=False),
-        "tensorrt": Preset(unsigned=False, before_concat=False),
+        "openvino": Preset(unsigned=True, zero_point=128, before_concat=True),
+        "onnxruntime": Preset(unsigned=True, zero_point=128, before_concat=False),
+        "tensorrt": Preset(unsigned=False, zero_point=0, before_concat=False),
     }
 )
 
@@ -45,7 +52,7 @@ def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Prese
 
     A weight becomes an int8 initializer of the same name with a DequantizeLinear behind. The input
     of a layer passes a QuantizeLinear and a DequantizeLinear, one pair for each tensor and grid.
-    Zero points are 0, and biases stay float.
+    Biases stay float.
 
     Args:
         proto: As `core.export.onnx.convert` makes it: opset 13 or higher, weights as initializers.
@@ -59,7 +66,8 @@ def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Prese
     layers = _find_layers(proto.graph, Entries(table), preset)
     opened = _opened_concats(proto.graph, layers) if preset.before_concat else {}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    writer = _Writer(weights, {layer.weight: layer.axis for layer in layers.values()}, opened)
+    axes = {layer.weight: layer.axis for layer in reversed(layers.values())}
+    writer = _Writer(weights, axes, opened, preset.zero_point)
     for place, node in enumerate(proto.graph.node):
         writer.add(node, layers.get(place))
     made = ModelProto()
@@ -149,14 +157,17 @@ class _Writer:
         weights: The float initializers.
         axes: Axis of the scales of each weight to quantize.
         opened: Grid of what comes from concatenations that read quantized tensors.
+        zero_point: Of signed grids.
         nodes: In the order they run.
         initializers: By name, without floats that are int8 now.
         rounded: Name of the rounded values of each quantized tensor.
+        dequantized: Name of the float values of each int8 weight.
     """
 
     weights: Mapping[str, TensorProto]
     axes: Mapping[str, int | None]
     opened: Mapping[str, Grid]
+    zero_point: int
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     rounded: dict[tuple[str, Grid], str] = field(default_factory=dict)
@@ -186,14 +197,15 @@ class _Writer:
         if key not in self.rounded:
             number = sum(name == tensor for name, _ in self.rounded)
             stem = f"{tensor}@{number + 1}" if number else tensor
-            steps = f"{stem}@{'int8' if grid.signed else 'uint8'}"
-            scale = self._constant(f"{stem}@scale", np.float32(grid.step))
-            dtype = np.int8 if grid.signed else np.uint8
-            zero = self._constant(f"zero_point@{dtype.__name__}", dtype(0))
-            self._node("QuantizeLinear", [tensor, scale, zero], steps)
-            self.rounded[key] = self._node(
-                "DequantizeLinear", [steps, scale, zero], f"{stem}@float"
-            )
+            zero = self.zero_point if grid.signed else 0
+            dtype = np.int8 if grid.signed and zero == 0 else np.uint8
+            steps = f"{stem}@{dtype.__name__}"
+            inputs = [
+                self._constant(f"{stem}@scale", np.float32(grid.step)),
+                self._constant(f"{zero}@{dtype.__name__}", dtype(zero)),
+            ]
+            self._node("QuantizeLinear", [tensor, *inputs], steps)
+            self.rounded[key] = self._node("DequantizeLinear", [steps, *inputs], f"{stem}@float")
         return self.rounded[key]
 
     def _dequantize_weight(self, name: str) -> str:
