@@ -113,6 +113,8 @@ def _find(
 ) -> _Pattern | None:
     if norm.type != "batch_norm" or attribute(norm, "data_layout", "NCHW") != "NCHW":
         return None
+    if not only(norm.inputs, "Scale") or not only(norm.inputs, "Bias"):
+        return None  # a norm without weights of its own
     frozen = attribute(norm, "is_test", False) and not attribute(
         norm, "trainable_statistics", False
     )

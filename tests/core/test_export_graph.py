@@ -116,6 +116,13 @@ def test_linear_on_sequences_is_not_folded():
     assert fold_batch_norms(graph) == 0
 
 
+def test_a_norm_without_weights_stays():
+    norm = nn.BatchNorm2D(4, weight_attr=False, bias_attr=False)
+    graph = build(nn.Sequential(nn.Conv2D(3, 4, 3), norm), (1, 3, 6, 6))
+    assert fold_batch_norms(graph) == 0
+    assert "batch_norm" in kinds(graph)
+
+
 def test_files_read_back_equal_and_weights_too(tmp_path):
     graph = build(randomize(nn.Sequential(nn.Conv2D(3, 4, 3), nn.Linear(4, 5))), (1, 3, 6, 6))
     files = write(graph, tmp_path)

@@ -1,0 +1,154 @@
+"""Quantized models become int8 files that answer like them, or the layer is named that does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from paddle.nn import Layer
+
+from core import checkpoint
+from core.deploy.predictor import BACKENDS, load_predictor
+from core.errors import ExportError
+from core.export import int8
+from core.export.package import export
+from core.quant import insert
+from core.quant.layers import float_layers, on_grid, quantized_layers
+from core.quant.quantizers import Rounding
+from core.task import Task, build_task
+
+
+class Deep(Layer):
+    """Every kind of layer that is quantized, behind activations with and without a sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2D(3, 16, 3, padding=1, bias_attr=False), nn.BatchNorm2D(16)
+        )
+        self.depthwise = nn.Conv2D(16, 16, 3, padding=1, groups=16)
+        self.up = nn.Conv2DTranspose(16, 8, 2, stride=2)
+        self.project = nn.Conv2D(8, 16, 1)
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = nn.functional.relu(self.stem(x))
+        y = nn.functional.hardswish(self.depthwise(y)) + y
+        y = nn.functional.relu(self.project(self.up(y)))
+        return self.head(y.mean([2, 3]))
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return build_task("outside.toy", {"data": {"root": str(tmp_path / "none")}})
+
+
+@pytest.fixture
+def model() -> Layer:
+    paddle.seed(0)
+    return quantized(Deep())
+
+
+def quantized(model: Layer, **rounding: Any) -> Layer:
+    """Calibrate on pictures like those that an export is compared on."""
+    model.eval()
+    kinds = ("Conv2D", "Conv2DTranspose", "Linear")
+    choice = insert.choose(model, Rounding(**rounding), kinds, ())
+    batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(3)]
+    norms = {"stem.0": "stem.1"}
+    insert.insert(model, choice, Rounding(**rounding), batches, "abs_max", False, norms)
+    return model
+
+
+@pytest.mark.parametrize("target", list(int8.PRESETS))
+@pytest.mark.parametrize(
+    "rounding",
+    [{}, {"weight_type": "abs_max"}, {"activation_type": "lsq"}, {"pact": True}],
+    ids=["plain", "one grid", "lsq", "pact"],
+)
+def test_files_answer_like_the_model_on_their_grids(
+    task: Task, tmp_path: Path, target: str, rounding: dict[str, Any]
+) -> None:
+    paddle.seed(0)
+    model = quantized(Deep(), **rounding)
+    before = {name: value.numpy() for name, value in model.state_dict().items()}
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"), target=target)
+    assert {each.runtime for each in made.differences} == set(BACKENDS)
+    assert all(each.effect is not None and each.effect > 0 for each in made.differences)
+    assert made.description.quantization is not None
+    assert made.description.quantization.layers == len(quantized_layers(model)) == 5
+    image = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    for backend in BACKENDS:
+        unsigned = backend != "paddle" and target != "tensorrt"
+        with on_grid(model, unsigned):
+            wanted = model(paddle.to_tensor(image)).numpy()
+        with float_layers(model):
+            effect = np.abs(model(paddle.to_tensor(image)).numpy() - wanted).max()
+        found = load_predictor(tmp_path / "out", backend).run(image)["level"]
+        assert np.abs(found - wanted).max() <= effect + 1e-4 * np.abs(wanted).max()
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[name])
+
+
+def test_the_files_are_small(task: Task, tmp_path: Path) -> None:
+    paddle.seed(0)
+    wide = nn.Sequential(
+        nn.Conv2D(3, 64, 3), nn.ReLU(), nn.Conv2D(64, 256, 3), nn.AdaptiveAvgPool2D(1),
+        nn.Flatten(), nn.Linear(256, 1),
+    )  # fmt: skip
+    made = export(task, quantized(wide), tmp_path / "out", ("paddle", "onnx"))
+    for name in ("model.pdiparams", "model.onnx"):
+        assert made.file_bytes[name] < 0.3 * made.float_bytes[name]
+    assert made.float_bytes["model.pdiparams"] > 4 * (64 * 27 + 256 * 64 * 9)
+
+
+@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
+def test_the_first_layer_that_drifts_is_named(
+    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """A runtime with a grid of its own for one layer."""
+    honest = int8.quantize_onnx
+
+    def other_grid(proto: Any, table: Any, preset: Any) -> Any:
+        bent = [
+            replace(each, input=replace(each.input, absmax=each.input.absmax / 9))
+            if each.weight == f"{wrong}.weight"
+            else each
+            for each in table
+        ]
+        return honest(proto, bent, preset)
+
+    monkeypatch.setattr(int8, "quantize_onnx", other_grid)
+    with pytest.raises(ExportError, match=f"in int8 it agrees, with {wrong} it does not"):
+        export(task, model, tmp_path / "out", ("paddle", "onnx"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_stored_is_refused(task: Task, tmp_path: Path, model: Layer) -> None:
+    with pytest.raises(ExportError, match=r"no preset 'openvio' .did you mean 'openvino'"):
+        export(task, model, tmp_path / "out", target="openvio")
+    model.head.input_quantizer.absmax.set_value(paddle.zeros([1]))
+    with pytest.raises(ExportError, match="head: its inputs have no grid: absmax: expected"):
+        export(task, model, tmp_path / "out")
+    four = quantized(Deep(), weight_bits=4)
+    with pytest.raises(ExportError, match="int8 files hold weights of 8 bits, not of 4"):
+        export(task, four, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_restored_checkpoint_exports_the_same_bytes(task: Task, tmp_path: Path) -> None:
+    model = task.build_model()
+    quantized(model)
+    edits = [("qat", insert.record_of(model, unsigned=False))]
+    description = checkpoint.describe(task, edits)
+    checkpoint.save(tmp_path / "saved", description, model.state_dict())
+    _, again = checkpoint.restore(tmp_path / "saved")
+    for name, each in (("one", model), ("two", again)):
+        export(task, each, tmp_path / name, ("paddle", "onnx"))
+    for file in ("model.pdmodel", "model.pdiparams", "model.onnx", "deploy.yml"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
