@@ -78,6 +78,29 @@ def choose(
     return Choice(tuple(chosen), left)
 
 
+def choose_with_hints(
+    model: Layer,
+    rounding: Rounding,
+    kinds: Sequence[str],
+    never: Sequence[str],
+    hints: Sequence[str],
+) -> Choice:
+    """Choose as `choose` does, and spare the layers that the task hints at too.
+
+    Raises:
+        ConfigError: A glob matches nothing, or nothing is left to quantize.
+    """
+    own = choose(model, rounding, kinds, never)
+    if not hints:
+        return own
+    spared = choose(model, rounding, kinds, hints, "never_quantize (task)")
+    both = tuple(path for path in own.layers if path in spared.layers)
+    left = spared.left | own.left
+    if not both:
+        raise ConfigError(f"never_quantize: no layer is left to quantize: {_some(left)}")
+    return Choice(both, left)
+
+
 def insert(
     model: Layer,
     choice: Choice,

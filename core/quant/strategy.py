@@ -120,17 +120,13 @@ class Qat(Strategy):
 
     def _choose(self, model: Layer, context: Context) -> insert.Choice:
         config = self.config
-        hints = context.task.slim_hints(model).never_quantize
-        own = insert.choose(
-            model, config.rounding, config.quantizable_layer_type, config.never_quantize
+        return insert.choose_with_hints(
+            model,
+            config.rounding,
+            config.quantizable_layer_type,
+            config.never_quantize,
+            context.task.slim_hints(model).never_quantize,
         )
-        if not hints:
-            return own
-        spared = insert.choose(
-            model, config.rounding, config.quantizable_layer_type, hints, "never_quantize (task)"
-        )
-        both = tuple(path for path in own.layers if path in spared.layers)
-        return insert.Choice(both, spared.left | own.left)
 
     def _insert(self, model: Layer, context: Context) -> None:
         """Let the first process choose and calibrate, and the others do the same edits."""

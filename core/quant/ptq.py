@@ -1,0 +1,364 @@
+"""Post-training quantization: a trained model on grids, from images alone, without training.
+
+Images are only run through the model; nothing needs labels or gradients. The order is: even out
+channels, estimate batch norms anew, choose layers, calibrate, correct biases, all but the middle
+two if asked for. What comes out is the model with quantized layers whose grids are fixed, which is
+saved, restored and exported like one from quantization-aware training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+from rich.table import Table
+from tqdm import tqdm
+
+from core.data import Loader, read_image, stack
+from core.deploy.predict import list_images
+from core.errors import CheckpointError, ConfigError, DataError
+from core.norms import reestimate
+from core.quant import insert
+from core.quant.bias_correction import bias_places, correct_biases, output_means
+from core.quant.config import UNSIGNED, LayerType, ObserverKind, Target
+from core.quant.equalize import equalize
+from core.quant.layers import float_layers, quantized_layers
+from core.quant.quantizers import Rounding, WeightType
+from core.quant.strategy import norms_of
+from core.quant.table import BITS
+from core.task import Arrays, Dataset, Sample, Task
+
+ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
+BATCH = 8
+# The means in float and on grids are of the same images, so their difference is known well from
+# few; they are kept in memory, since each layer runs them anew.
+IMAGES_TO_CORRECT = 64
+Batches = Callable[[], Iterable[Sequence[Tensor]]]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PtqConfig:
+    """How to quantize without training.
+
+    Attributes:
+        observer: How calibration sets the grids of activations.
+        weight_quantize_type: A grid for each output channel, or one for the weight.
+        weight_bits: 2 to 8. Files hold 8.
+        activation_bits: 2 to 8. Files hold 8.
+        quantizable_layer_type: Classes of layers to quantize.
+        never_quantize: Globs of layers that stay in float, beside those of the task.
+        target: Runtime on whose grids the eager model rounds. For onnxruntime and openvino
+            activations that are never negative have grids without a sign.
+        equalize: Even out the ranges of channels between layers first.
+        bias_correction: Give the layers' outputs the means they had in float, at the end.
+        reestimate_bn: Estimate the statistics of batch norms on the calibration images first.
+    """
+
+    observer: ObserverKind = "mse"
+    weight_quantize_type: WeightType = "channel_wise_abs_max"
+    weight_bits: int = 8
+    activation_bits: int = 8
+    quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
+    never_quantize: tuple[str, ...] = ()
+    target: Target = "paddle"
+    equalize: bool = False
+    bias_correction: bool = False
+    reestimate_bn: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) not in BITS:
+                raise ValueError(f"{name}: expected {BITS[0]} to {BITS[-1]}")
+        if not self.quantizable_layer_type:
+            raise ValueError("quantizable_layer_type: names no layer")
+
+    @property
+    def rounding(self) -> Rounding:
+        """Return how each layer is rounded."""
+        return Rounding(
+            weight_type=self.weight_quantize_type,
+            activation_type="fixed",
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+        )
+
+    @property
+    def unsigned(self) -> bool:
+        """Tell whether activations that are never negative get grids without a sign."""
+        return self.target in UNSIGNED
+
+
+def quantize_after_training(
+    task: Task, model: Layer, batches: Batches, config: PtqConfig, progress: bool = False
+) -> insert.Choice:
+    """Quantize a trained model in place.
+
+    The edit for a checkpoint is `("qat", insert.record_of(model, config.unsigned))`, behind those
+    that the model had.
+
+    Args:
+        task: Hints at layers that stay in float, and says what the inputs are.
+        model: In float. After an error its layers are in float again, but weights may have been
+            evened out and batch norms estimated anew.
+        batches: Starts anew through the calibration data, the model's inputs without labels.
+        config: How.
+        progress: Show how far the correction of biases is.
+
+    Returns:
+        What was quantized, and why the rest was not.
+
+    Raises:
+        CheckpointError: The model holds weights that are not finite; names the weight.
+        ConfigError: The model is quantized already, or nothing is left to quantize.
+        DataError: No batches, or activations that are not finite; names the layer.
+    """
+    if quantized_layers(model):
+        raise ConfigError("weights: the model is quantized already; start from one in float")
+    _check_finite(model)
+    norms = norms_of(task, model)
+    choice = insert.choose_with_hints(
+        model,
+        config.rounding,
+        config.quantizable_layer_type,
+        config.never_quantize,
+        task.slim_hints(model).never_quantize,
+    )
+    if config.equalize:
+        pairs = equalize(model, task.input_spec())
+        _log.info("ptq: evened out the channels between %d pairs of layers", len(pairs))
+    if config.reestimate_bn:
+        _log.info("ptq: estimated %d batch norms anew", reestimate(model, batches()))
+    count = _Count()
+    made = insert.insert(
+        model,
+        choice,
+        config.rounding,
+        count.through(batches()),
+        config.observer,
+        config.unsigned,
+        norms,
+    )
+    if count.images < ENOUGH:
+        _log.warning(
+            "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
+            count.images,
+        )
+    _log.info("%s", "\n".join(insert.summary(made)))
+    if config.bias_correction:
+        _correct_biases(model, made.layers, norms, batches, progress)
+    return made
+
+
+def _check_finite(model: Layer) -> None:
+    for name, tensor in model.state_dict().items():
+        if not bool(paddle.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{name}: holds values that are not finite; the weights cannot be quantized"
+            )
+
+
+def _correct_biases(
+    model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: Batches, progress: bool
+) -> None:
+    few, count = [], _Count()
+    for inputs in count.through(batches()):
+        few.append(list(inputs))
+        if count.images >= IMAGES_TO_CORRECT:
+            break
+    places = bias_places(model, paths, norms)
+    with float_layers(model):
+        wanted = output_means(model, places, few)
+    # one call for each, in the order in which they run, is the same as one for all
+    steps = tqdm(wanted, desc="correct biases", leave=False, disable=None if progress else True)
+    for path in steps:
+        correct_biases(model, {path: wanted[path]}, few)
+    _log.info("ptq: corrected the biases of %d layers on %d images", len(wanted), count.images)
+
+
+class _Count:
+    """Counts the images of batches that pass."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def through(self, batches: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
+        for inputs in batches:
+            self.images += int(inputs[0].shape[0])
+            yield inputs
+
+
+class Calibration:
+    """Inputs of a model from images, without labels, as often as they are asked for.
+
+    Neighbours of one size make batches of `BATCH`; where sizes differ, batches are smaller.
+
+    Args:
+        task: Names the inputs of its model.
+        dataset: Where samples come from.
+        count: Images to use, chosen at random, the same ones every time; all if there are fewer.
+        skip_broken: Leave out images that cannot be read.
+        progress: Show how far each pass is.
+
+    Raises:
+        DataError: The data set is empty.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        dataset: Dataset,
+        count: int,
+        skip_broken: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self._names = [spec.name for spec in task.input_spec()]
+        self._progress = progress
+        data = task.config.data
+        whole = Loader(
+            _Inputs(dataset, self._names),
+            batch_size=1,
+            train=False,
+            num_workers=data.num_workers,
+            on_error="skip" if skip_broken else data.on_error,
+        )
+        self._loader = whole.share(count / len(dataset))
+
+    @property
+    def skipped(self) -> list[str]:
+        """Return what was left out so far, a line for each image."""
+        return self._loader.skipped
+
+    def __call__(self) -> Iterator[list[Tensor]]:
+        """Go through the images.
+
+        Raises:
+            DataError: One of them cannot be read and is not to be skipped, or none can.
+        """
+        rows: list[list[Tensor]] = []
+        for row in self._rows():
+            alike = not rows or [t.shape for t in rows[0]] == [t.shape for t in row]
+            if not alike or len(rows) == BATCH:
+                yield [paddle.concat(column) for column in zip(*rows)]
+                rows = []
+            rows.append(row)
+        if not rows:
+            raise DataError(
+                f"calibration: none of {len(self._loader)} images can be read: {self.skipped[0]}"
+            )
+        yield [paddle.concat(column) for column in zip(*rows)]
+
+    def _rows(self) -> Iterator[list[Tensor]]:
+        quiet = None if self._progress else True
+        with contextlib.closing(self._loader.epoch()) as samples:
+            total = len(self._loader)
+            for each in tqdm(samples, desc="images", total=total, leave=False, disable=quiet):
+                yield [each[name] for name in self._names]
+
+
+def folder_images(task: Task, folder: Path, count: int, progress: bool = False) -> Calibration:
+    """Calibrate on image files, prepared as for prediction; broken ones are left out.
+
+    Raises:
+        DataError: There is no such folder, or no image in it.
+    """
+    files = _Files(task, list_images(folder))
+    return Calibration(task, files, count, skip_broken=True, progress=progress)
+
+
+def training_images(task: Task, count: int, progress: bool = False) -> Calibration:
+    """Calibrate on the training split as training reads it, but for labels and mixed images.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        dataset = task.build_dataset("train")
+    except DataError as error:
+        raise DataError(f"{error}; a folder of images will do: --images FOLDER") from error
+    return Calibration(task, dataset, count, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A data set without its labels, and without what its batches do to images."""
+
+    whole: Dataset
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        sample = self.whole.sample(index, rng)
+        return {name: sample[name] for name in self.names}
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        return stack(samples)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files as a data set."""
+
+    task: Task
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        return self.task.preprocess(read_image(str(self.paths[index])))[0]
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        return stack(samples)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a model, its metric, how long making it took, and its files.
+
+    Attributes:
+        model: What it is.
+        metric: None if it was not measured.
+        seconds: None if it was there before.
+        sizes: Name, bytes in float and bytes in int8 of each file.
+    """
+
+    model: str
+    metric: float | None
+    seconds: float | None = None
+    sizes: Sequence[tuple[str, int, int]] = ()
+
+
+def to_table(rows: Sequence[Row], metric: str) -> Table:
+    """Lay models side by side; the first is the one that metrics are compared with.
+
+    Args:
+        rows: Of the table.
+        metric: Name of the metric.
+    """
+    table = Table()
+    for column in ("model", metric, "change", "made in s", "file", "float KB", "int8 KB", "share"):
+        table.add_column(column, justify="left" if column in ("model", "file") else "right")
+    first = rows[0].metric
+    for row in rows:
+        change = None if row.metric is None or first is None else row.metric - first
+        table.add_row(
+            row.model,
+            "-" if row.metric is None else f"{row.metric:.4f}",
+            "" if change is None or row is rows[0] else f"{change:+.4f}",
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+            "\n".join(name for name, _, _ in row.sizes),
+            "\n".join(f"{before / 1000:,.1f}" for _, before, _ in row.sizes),
+            "\n".join(f"{after / 1000:,.1f}" for _, _, after in row.sizes),
+            "\n".join(f"{after / before:.0%}" for _, before, after in row.sizes),
+        )
+    return table
