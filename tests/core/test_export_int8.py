@@ -1,0 +1,596 @@
+"""Int8 files against fake quantization written from the formula, in each runtime.
+
+Layers that read the image are compared to 1e-5. Deeper, a difference in the last place may move a
+value to the next step, and that grows with depth: of nets, only the noise is compared. A runtime
+may differ from the reference by no more than two independent roundings would: 3 dB below the signal
+to noise ratio of the reference to the float net. What is computed wrongly is at 15 dB.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import paddle
+import paddle.nn.functional as F
+import pytest
+from onnx import helper, numpy_helper
+from paddle import nn
+from paddle.static import InputSpec
+
+from core.deploy.predictor import load_predictor
+from core.errors import ExportError
+from core.export.fold import fold_batch_norms
+from core.export.graph import Graph, attribute, only
+from core.export.int8_program import quantize_program, quantize_weight
+from core.export.onnx import convert
+from core.export.qdq import PRESETS, quantize_onnx
+from core.quant.table import Grid, LayerScales
+from core.trace import trace
+
+SHAPE = (2, 8, 12, 10)
+ABSMAX = 2.5
+
+
+def randomize(model):
+    rng = np.random.default_rng(0)
+    for tensor in [*model.parameters(), *model.buffers()]:
+        values = rng.normal(size=tensor.shape)
+        if tensor.ndim > 1:
+            values /= np.prod(tensor.shape[1:]) ** 0.5
+        elif tensor.min() >= 0 and tensor.max() > 0:  # scales and variances
+            values = 0.5 + np.abs(values)
+        tensor.set_value(values.astype("float32"))
+    model.eval()
+    return model
+
+
+def build(model, shape=SHAPE):
+    graph = Graph.from_trace(trace(model, [InputSpec([None, *shape[1:]], "float32", "image")]))
+    fold_batch_norms(graph)
+    return graph
+
+
+def to_onnx(graph, folder):
+    files = folder / "float.pdmodel", folder / "float.pdiparams"
+    graph.write(*files)
+    return onnx.load_model_from_string(convert(*files))
+
+
+def image(positive=False, shape=SHAPE):
+    values = np.random.default_rng(1).normal(size=shape).astype("float32")
+    return np.abs(values) if positive else values
+
+
+def run_paddle(graph, x, folder):
+    graph.write(folder / "model.pdmodel", folder / "model.pdiparams")
+    return load_predictor(folder).run(x)
+
+
+def run_onnxruntime(proto, x, plain=False):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), options)
+    names = [each.name for each in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"image": x})))
+
+
+def run_openvino(proto, x):
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(proto.SerializeToString()), "CPU", settings)
+    found = model({"image": x})
+    return {port.name: found[port.name] for port in proto.graph.output}
+
+
+def rounded(x, grid, signed=None):
+    signed = grid.signed if signed is None else signed
+    highest, lowest = (127, -128) if signed else (255, 0)
+    step = np.float64(grid.absmax) / highest
+    return (np.clip(np.rint(x / step), lowest, highest) * step).astype("float32")
+
+
+def rounded_weight(weight, axis):
+    weight = weight.astype("float64")
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    step = np.abs(weight).max(axis=others, keepdims=True) / 127
+    step[step == 0] = 1
+    return (np.rint(weight / step) * step).astype("float32")
+
+
+def rounded_again(weight):
+    """Round per channel as oneDNN does, in float32: the values may lie between two steps."""
+    absmax = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
+    scale = np.float32(127) * (np.float32(1) / np.where(absmax > 0, absmax, np.float32(1)))
+    return np.rint(weight * scale) / scale
+
+
+def axis_of(layer):
+    if isinstance(layer, nn.Linear):
+        return 1
+    return 1 if isinstance(layer, nn.Conv2DTranspose) and layer._groups == 1 else 0
+
+
+def decibels(got, wanted):
+    got, wanted = got.astype("float64"), wanted.astype("float64")
+    return 10 * np.log10((wanted**2).sum() / max(((got - wanted) ** 2).sum(), 1e-30))
+
+
+class Layers(nn.Layer):
+    """One layer of each kind, all of which read the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(8, 16, 3, padding=1)
+        self.depthwise = nn.Conv2D(8, 8, 3, stride=2, groups=8)
+        self.grouped = nn.Conv2D(8, 12, 3, padding=1, groups=2)
+        self.transposed = nn.Conv2DTranspose(8, 6, 3, stride=2)
+        self.transposed_depthwise = nn.Conv2DTranspose(8, 8, 2, stride=2, groups=8)
+        self.linear = nn.Linear(8, 5)
+        self.square = nn.Linear(8, 8)
+        self.sequence = nn.Linear(10, 6)
+
+    def forward(self, image):
+        vector = image[:, :, 0, 0]
+        return {
+            name: layer(vector if name in ("linear", "square") else image)
+            for name, layer in self.named_sublayers()
+        }
+
+
+def reference(model, x, grid, per_channel, *, weight_twice=False, float_inputs=()):
+    """Return what the layers make of rounded inputs and rounded weights."""
+    made = copy.deepcopy(model)
+    values = {}
+    for name, layer in made.named_sublayers():
+        weight = rounded_weight(layer.weight.numpy(), axis_of(layer) if per_channel else None)
+        if weight_twice and isinstance(layer, nn.Conv2D):
+            weight = rounded_again(weight)
+        layer.weight.set_value(weight)
+        fed = x if isinstance(layer, float_inputs) else rounded(x, *grid)
+        fed = fed[:, :, 0, 0] if name in ("linear", "square") else fed
+        values[name] = layer(paddle.to_tensor(fed)).numpy()
+    return values
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    model = randomize(Layers())
+    for layer in (model.conv, model.depthwise, model.linear):
+        weight = layer.weight.numpy()
+        weight[(slice(None),) * axis_of(layer) + (2,)] = 0  # a channel of zeros
+        layer.weight.set_value(weight)
+    graph = build(model)
+    return model, graph, to_onnx(graph, tmp_path_factory.mktemp("layers"))
+
+
+def table_of(model, grid, per_channel):
+    names = [name for name, _ in model.named_sublayers()]
+    return [LayerScales(f"{name}.weight", grid, per_channel=per_channel) for name in names]
+
+
+def close(got, wanted):
+    for name, value in wanted.items():
+        np.testing.assert_allclose(got[name], value, atol=1e-5 * np.abs(value).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("target", PRESETS)
+def test_layers_in_onnx(layers, target, signed, per_channel):
+    model, _, proto = layers
+    grid, x = Grid(ABSMAX, signed=signed), image(positive=not signed)
+    made = quantize_onnx(proto, table_of(model, grid, per_channel), PRESETS[target])
+    wanted = reference(model, x, (grid, signed or target == "tensorrt"), per_channel)
+    close(run_onnxruntime(made, x), wanted)
+    close(run_onnxruntime(made, x, plain=True), wanted)
+    close(run_openvino(made, x), wanted)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("signed", [True, False])
+def test_layers_in_paddle(layers, signed, per_channel, tmp_path):
+    """Linear layers and transposed convolutions have int8 weights there, and compute in float.
+
+    Convolutions have a scale per channel in any case: there, all weights are rounded again.
+    """
+    model, graph, _ = layers
+    grid, x = Grid(ABSMAX, signed=signed), image(positive=not signed)
+    made = quantize_program(graph, table_of(model, grid, per_channel))
+    inexact = (nn.Linear, nn.Conv2DTranspose)
+    wanted = reference(
+        model, x, (grid, True), per_channel, weight_twice=not per_channel, float_inputs=inexact
+    )
+    close(run_paddle(made, x, tmp_path), wanted)
+
+
+def test_operators_of_paddle_one_by_one(layers):
+    """Runtimes that know nothing of int8 compute what the operators say."""
+    model, graph, _ = layers
+    grid = Grid(ABSMAX)
+    made = quantize_program(graph, table_of(model, grid, True))
+    executor = paddle.static.Executor(paddle.CPUPlace())
+    wanted = reference(model, image(), (grid, True), True)
+    scope = paddle.static.Scope()
+    with paddle.pir_utils.OldIrGuard(), paddle.static.scope_guard(scope):
+        program = paddle.static.Program.parse_from_string(made.to_program())
+        for name, value in made.weights.items():
+            scope.var(name).get_tensor().set(value, paddle.CPUPlace())
+        values = executor.run(program, {"image": image()}, list(wanted))
+    close(dict(zip(wanted, values)), wanted)
+
+
+class Shared(nn.Layer):
+    """One convolution with two norms behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(8, 6, 3)
+        self.norms = nn.LayerList([nn.BatchNorm2D(6), nn.BatchNorm2D(6)])
+
+    def forward(self, image):
+        return {f"norm_{i}": norm(self.conv(image)) for i, norm in enumerate(self.norms)}
+
+
+def test_weights_are_rounded_after_folding_and_copies_with_them(tmp_path):
+    model, grid, x = randomize(Shared()), Grid(ABSMAX), image()
+    table = [LayerScales("conv.weight", grid)]
+    weight, wanted = model.conv.weight.numpy(), {}
+    for index, norm in enumerate(model.norms):
+        deviation = np.sqrt(norm._variance.numpy().astype("float64") + norm._epsilon)
+        factor = (norm.weight.numpy() / deviation).reshape(-1, 1, 1, 1)
+        model.conv.weight.set_value((rounded_weight(weight * factor, 0) / factor).astype("float32"))
+        wanted[f"norm_{index}"] = norm(model.conv(paddle.to_tensor(rounded(x, grid)))).numpy()
+    model.conv.weight.set_value(weight)
+    graph = build(model)
+    copies = [name for name in graph.weights if name.startswith("conv.weight@")]
+    assert len(copies) == 2
+    made = quantize_program(graph, table)
+    assert {made.weights[name].dtype.name for name in copies} == {"int8"}
+    close(run_paddle(made, x, tmp_path), wanted)
+    made = quantize_onnx(to_onnx(graph, tmp_path), table, PRESETS["openvino"])
+    close(run_openvino(made, x), wanted)
+    assert [node.op_type for node in made.graph.node].count("QuantizeLinear") == 1
+
+
+class Net(nn.Layer):
+    """What networks are made of."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2D(8, 16, 3, padding=1, bias_attr=False), nn.BatchNorm2D(16)
+        self.depthwise = nn.Conv2D(16, 16, 3, padding=1, groups=16)
+        self.shared = nn.Conv2D(16, 16, 3, padding=1)
+        self.squeeze, self.excite = nn.Conv2D(16, 4, 1), nn.Conv2D(4, 16, 1)
+        self.grouped = nn.Conv2D(16, 16, 3, padding=1, groups=4)
+        self.joined = nn.Conv2D(32, 12, 3, padding=1)
+        self.up = nn.Conv2DTranspose(12, 8, 2, stride=2)
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, image):
+        x = F.relu(self.norm(self.stem(image)))
+        x = x + F.relu(self.shared(F.hardswish(self.depthwise(x))))
+        weight = F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
+        x = x * weight
+        x = self.joined(paddle.concat([self.grouped(x), self.shared(x)], 1))
+        x = F.relu(self.up(F.interpolate(x, scale_factor=2)) * 0.5)
+        return {"map": x, "vector": self.head(F.max_pool2d(x, 3, 2).mean([2, 3]))}
+
+
+class Concats(nn.Layer):
+    """Convolutions that read concatenations; OpenVINO is wrong at some of them in int8."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (nn.Conv2D(8, 16, 3, padding=1) for _ in range(2))
+        self.signed, self.mixed = (nn.Conv2D(32, 8, size) for size in (1, 3))
+        self.positive, self.both = (nn.Conv2D(32, 8, 3, padding=1) for _ in range(2))
+        self.alone = nn.Conv2D(16, 8, 3)
+        self.nested = nn.Conv2D(40, 8, 1)
+
+    def forward(self, image):
+        one, other = self.first(image), self.second(image)
+        both = paddle.concat([F.relu(one), F.relu(other) * 3], 1)
+        return {
+            "signed": self.signed(paddle.concat([one, other], 1)),
+            "mixed": self.mixed(paddle.concat([F.relu(one), F.tanh(other)], 1)),
+            "positive": self.positive(F.relu(paddle.concat([one, other * 2], 1))),
+            "both": self.both(both) + both[:, 3:11],
+            "alone": self.alone(F.relu(one)),
+            "nested": self.nested(paddle.concat([image, paddle.concat([other, one], 1)], 1)),
+        }
+
+
+class Moves(nn.Layer):
+    """Grids that Paddle Inference would mix up."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = (nn.Conv2D(8, 8, 3, padding=1) for _ in range(4))
+        self.e, self.f = nn.Conv2D(16, 8, 1), nn.Conv2D(8, 8, 1)
+
+    def forward(self, image):
+        x = self.a(image)
+        pooled = F.avg_pool2d(x, 2)
+        outputs = {"plain": self.b(x), "pooled": self.c(pooled)}
+        outputs["scaled"] = self.d(self.a(x) * 0.125 + 0.25)
+        outputs["joined"] = self.e(paddle.concat([x, image * 30], 1))
+        outputs["again"] = self.f(x)
+        return outputs
+
+
+def layers_of(model):
+    kinds = nn.Conv2D, nn.Conv2DTranspose, nn.Linear
+    return [(name, each) for name, each in model.named_sublayers() if isinstance(each, kinds)]
+
+
+def calibrate(model, x):
+    seen = {}
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].numpy())
+        )
+        for name, layer in layers_of(model)
+    ]
+    model(paddle.to_tensor(x))
+    for hook in hooks:
+        hook.remove()
+    table = []
+    for name, arrays in seen.items():
+        absmax = max(float(np.abs(each).max()) for each in arrays)
+        signed = any(each.min() < 0 for each in arrays)
+        table.append(LayerScales(f"{name}.weight", Grid(absmax, signed=signed)))
+    return table
+
+
+def fake_quantized(model, table, x):
+    """Run a net of which only `stem` has a norm with every layer rounded."""
+    made, by_weight = copy.deepcopy(model), {entry.weight: entry for entry in table}
+    for name, layer in layers_of(made):
+        factor = 1.0
+        if name == "stem":
+            deviation = np.sqrt(made.norm._variance.numpy() + made.norm._epsilon)
+            factor = (made.norm.weight.numpy() / deviation).reshape(-1, 1, 1, 1)
+        weight = rounded_weight(layer.weight.numpy() * factor, axis_of(layer)) / factor
+        layer.weight.set_value(weight.astype("float32"))
+        grid = by_weight[f"{name}.weight"].input
+        layer.register_forward_pre_hook(
+            lambda _, inputs, grid=grid: paddle.to_tensor(rounded(inputs[0].numpy(), grid))
+        )
+    return {name: value.numpy() for name, value in made(paddle.to_tensor(x)).items()}
+
+
+@pytest.mark.parametrize("kind", [Net, Concats, Moves])
+def test_nets_in_all_runtimes(kind, tmp_path):
+    model, x = randomize(kind()), image()
+    table = calibrate(model, x)
+    if kind is Moves:  # a second grid on one tensor
+        table = [replace(e, input=Grid(1.0)) if e.weight == "f.weight" else e for e in table]
+    graph = build(model)
+    proto = to_onnx(graph, tmp_path)
+    got = {"paddle": run_paddle(quantize_program(graph, table), x, tmp_path)}
+    for target in ("openvino", "onnxruntime"):
+        made = quantize_onnx(proto, table, PRESETS[target])
+        got[f"onnxruntime, {target}"] = run_onnxruntime(made, x)
+        got[f"openvino, {target}"] = run_openvino(made, x)
+        got[f"plain, {target}"] = run_onnxruntime(made, x, plain=True)
+    wanted = fake_quantized(model, table, x)
+    for name, value in model(paddle.to_tensor(x)).items():
+        noise = decibels(value.numpy(), wanted[name])
+        for runtime, outputs in got.items():
+            distance = decibels(outputs[name], wanted[name])
+            assert distance > noise - 3, (
+                f"{name} in {runtime}: {distance:.1f} dB, noise {noise:.1f}"
+            )
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    model = randomize(Net())
+    graph = build(model)
+    return calibrate(model, image()), graph, to_onnx(graph, tmp_path_factory.mktemp("net"))
+
+
+def test_paddle_computes_in_int8(tmp_path):
+    """Behind a ReLU, the int8 kernels take 256 steps; the operators of the file have 128."""
+    model = randomize(nn.Sequential(nn.Conv2D(8, 16, 3), nn.ReLU(), nn.Conv2D(16, 8, 3)))
+    table, x = calibrate(model, image()), image()
+    assert not table[1].input.signed
+    coarse = [table[0], replace(table[1], input=replace(table[1].input, signed=True))]
+    got = run_paddle(quantize_program(build(model), table), x, tmp_path)["output"]
+    assert decibels(got, fake_quantized(Named(model), table, x)["output"]) > 60
+    assert decibels(got, fake_quantized(Named(model), coarse, x)["output"]) < 50
+
+
+class Named(nn.Layer):
+    """A sequence whose layers keep their paths, with a named output."""
+
+    def __init__(self, model):
+        super().__init__()
+        for name, layer in model.named_children():
+            self.add_sublayer(name, layer)
+
+    def forward(self, image):
+        for layer in self.children():
+            image = layer(image)
+        return {"output": image}
+
+
+def test_one_pair_for_each_tensor_and_grid(net):
+    table, graph, proto = net
+    made = quantize_program(graph, table)
+    kinds = [op.type for op in made.operators]
+    # image, stem, hardswish, pooled, squeezed, twice what is excited, joined, up, vector
+    read = {only(op.inputs, "X") for op in made.operators if op.type == "quantize_linear"}
+    assert len(read) == kinds.count("quantize_linear") == 10
+    assert kinds.count("assign") == 1  # the second grid of what is excited
+    for op in made.operators:
+        if op.type == "quantize_linear":
+            assert attribute(op, "quant_axis") == -1
+            assert attribute(op, "round_type") == 0
+    for target, count in (("tensorrt", 10), ("onnxruntime", 10), ("openvino", 11)):
+        nodes = quantize_onnx(proto, table, PRESETS[target]).graph.node
+        pairs = [tuple(n.input) for n in nodes if n.op_type == "QuantizeLinear"]
+        assert len(set(pairs)) == len(pairs) == count, target
+
+
+def test_weights_keep_their_names_and_floats_are_gone(net):
+    table, graph, proto = net
+    names = {entry.weight for entry in table}
+    made = quantize_program(graph, table)
+    assert {name for name, value in made.weights.items() if value.dtype == np.int8} == names
+    assert made.inputs == graph.inputs
+    assert made.outputs == graph.outputs
+    made = quantize_onnx(proto, table, PRESETS["openvino"])
+    arrays = {each.name: numpy_helper.to_array(each) for each in made.graph.initializer}
+    assert names == {
+        name for name, value in arrays.items() if value.dtype == np.int8 and value.ndim > 1
+    }
+    floats = [
+        name for name, value in arrays.items() if value.dtype == np.float32 and value.ndim > 1
+    ]
+    assert not floats
+    assert all(arrays[name].min() >= -127 for name in names)
+
+
+def test_what_is_given_stays_and_equal_tables_make_equal_bytes(net):
+    table, graph, proto = net
+    before = graph.to_program(), proto.SerializeToString(deterministic=True)
+    first, second = (quantize_program(graph, table) for _ in range(2))
+    assert first.to_program() == second.to_program()
+    assert list(first.weights) == list(second.weights)
+    for target in PRESETS:
+        files = [
+            quantize_onnx(proto, table, PRESETS[target]).SerializeToString(deterministic=True)
+            for _ in range(2)
+        ]
+        assert files[0] == files[1]
+    assert before == (graph.to_program(), proto.SerializeToString(deterministic=True))
+    assert graph.weights["stem.weight"].dtype == np.float32
+
+
+def test_tensorrt_has_no_uint8_and_no_zero_points(net):
+    table, _, proto = net
+    made = quantize_onnx(proto, table, PRESETS["tensorrt"])
+    arrays = {each.name: numpy_helper.to_array(each) for each in made.graph.initializer}
+    for node in made.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert arrays[node.input[2]].dtype == np.int8
+            assert not arrays[node.input[2]].any()
+    assert not any(value.dtype == np.uint8 for value in arrays.values())
+
+
+def test_files_are_small(tmp_path):
+    model = randomize(nn.Sequential(nn.Conv2D(8, 64, 3), nn.Conv2D(64, 256, 3)))
+    graph = build(model)
+    proto, table = to_onnx(graph, tmp_path), calibrate(model, image())
+    quantize_program(graph, table).write(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    params = (tmp_path / "model.pdiparams").stat().st_size
+    assert params < 0.3 * (tmp_path / "float.pdiparams").stat().st_size
+    for preset in PRESETS.values():
+        assert quantize_onnx(proto, table, preset).ByteSize() < 0.3 * proto.ByteSize()
+
+
+def onnx_model(nodes, arrays, outputs):
+    floats = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", floats, [None, 4])],
+        [helper.make_tensor_value_info(name, floats, [None, None]) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemm(transposed):
+    rng = np.random.default_rng(0)
+    weight, bias = rng.normal(size=(4, 4)).astype("float32"), rng.normal(size=4).astype("float32")
+    weight *= np.float32([1, 10, 100, 1000])  # columns far apart: their scales must not be mixed up
+    stored = weight.T.copy() if transposed else weight
+    node = helper.make_node("Gemm", ["image", "w", "b"], ["y"], transB=transposed)
+    proto = onnx_model([node], {"w": stored, "b": bias}, ["y"])
+    x = rng.normal(size=(3, 4)).astype("float32")
+    grid = Grid(1.5)
+    made = quantize_onnx(proto, [LayerScales("w", grid)], PRESETS["openvino"])
+    wanted = {"y": rounded(x, grid) @ rounded_weight(weight, 1) + bias}
+    close(run_onnxruntime(made, x), wanted)
+    close(run_openvino(made, x), wanted)
+
+
+def test_concatenations_are_opened_only_where_all_is_quantized():
+    weights = {name: np.eye(8, dtype="float32") for name in ("u", "v")}
+
+    def quantized(second, grids, outputs):
+        nodes = [
+            helper.make_node("Relu", ["image"], ["r"]),
+            helper.make_node("Concat", ["image", "r"], ["c"], axis=1),
+            helper.make_node("MatMul", ["c", "u"], ["y"]),
+            helper.make_node(*second, ["z"]),
+        ]
+        table = [LayerScales(name, Grid(absmax)) for name, absmax in zip("uv", grids)]
+        proto = onnx_model(nodes, weights, outputs)
+        made = quantize_onnx(proto, table, PRESETS["openvino"])
+        return sorted(n.input[0] for n in made.graph.node if n.op_type == "QuantizeLinear")
+
+    layer, other = ("MatMul", ["c", "v"]), ("Sigmoid", ["c"])
+    assert quantized(layer, (1.0, 1.0), ["y", "z"]) == ["image", "r"]
+    assert quantized(layer, (1.0, 2.0), ["y", "z"]) == ["c", "c"]
+    assert quantized(other, (1.0,), ["y", "z"]) == ["c"]
+    assert quantized(layer, (1.0, 1.0), ["y", "z", "c"]) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"weight": "grouped.wait"}, r"^grouped.wait: no convolution or linear layer"),
+        ({"weight": "stem.bias"}, r"^stem.bias: no convolution or linear layer"),
+        ({"weight_bits": 4}, r"^stem.weight: int8 files hold weights of 8 bits, not of 4"),
+        ({"input": Grid(1.0, bits=6)}, r"^stem.weight: int8 files hold inputs of 8 bits, not of 6"),
+    ],
+)
+def test_entries_that_cannot_be_stored_are_named(net, entry, message):
+    _, graph, proto = net
+    table = [replace(LayerScales("stem.weight", Grid(1.0)), **entry)]
+    with pytest.raises(ExportError, match=message):
+        quantize_program(graph, table)
+    with pytest.raises(ExportError, match=message):
+        quantize_onnx(proto, table, PRESETS["tensorrt"])
+
+
+def test_a_second_entry_is_refused(net):
+    _, graph, _ = net
+    table = [LayerScales("stem.weight", Grid(absmax)) for absmax in (1.0, 2.0)]
+    with pytest.raises(ExportError, match=r"^stem.weight: the table of scales has two entries"):
+        quantize_program(graph, table)
+
+
+def test_groups_of_transposed_convolutions(tmp_path):
+    """No axis of [in, out / groups, h, w] counts the output channels."""
+    model = randomize(nn.Sequential(nn.Conv2DTranspose(8, 6, 2, groups=2)))
+    graph, table = build(model), [LayerScales("0.weight", Grid(ABSMAX))]
+    message = r"^0.weight: a transposed convolution of 2 groups cannot have a scale for each output"
+    with pytest.raises(ExportError, match=message):
+        quantize_program(graph, table)
+    weight = rounded_weight(model[0].weight.numpy(), None)
+    model[0].weight.set_value(weight)
+    wanted = {"output": model(paddle.to_tensor(image())).numpy()}
+    made = quantize_program(graph, [replace(table[0], per_channel=False)])
+    close(run_paddle(made, image(), tmp_path), wanted)
+
+
+def test_rounding_of_weights():
+    weight = np.float32([[0.5, -1.5, 127.0], [0.0, 0.0, 0.0], [2.54, -2.54, 0.01]])
+    steps, absmax = quantize_weight(weight, 0)
+    assert steps.tolist() == [[0, -2, 127], [0, 0, 0], [127, -127, 0]]
+    np.testing.assert_array_equal(absmax, np.float32([127, 1, 2.54]))
+    steps, absmax = quantize_weight(weight, None)
+    assert steps.tolist() == [[0, -2, 127], [0, 0, 0], [3, -3, 0]]
+    np.testing.assert_array_equal(absmax, np.float32([127]))
