@@ -1,4 +1,4 @@
-"""Train, measure, export and look at one small model per task, on data drawn on first use."""
+"""Train, quantize, export and look at one small model per task, on data drawn on first use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from core import cli
-from core.checkpoint import load_description
-from core.deploy.description import read_description
 from core.errors import UserError
 
 TASKS = ("cls", "seg", "keypoint")
 PICTURES = {"cls": "val", "seg": "images/val", "keypoint": "images/val"}
+KINDS = ("exported", "int8")  # ends of the folders of exported files
+BACKEND = "openvino"  # in which the last table compares them
 
 
 def call(tool: str, *arguments: str) -> None:
@@ -52,44 +52,72 @@ def montage(predicted: Path, file: Path, columns: int = 4, side: int = 180) -> N
     cv2.imwrite(str(file), np.vstack([row for row in rows if row.shape == rows[0].shape]))
 
 
-def run_task(name: str, out: Path) -> list[str]:
-    """Take one task through every tool and return its row of the table."""
-    config, run, exported = f"configs/{name}/demo.yml", out / name, out / f"{name}_exported"
+def run_task(name: str, out: Path) -> float:
+    """Take one task through every tool, in float and in int8; return the seconds of training."""
+    config, run, pictures = f"configs/{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()
     call("train.py", "-c", config, "--save_dir", str(run))
     seconds = time.monotonic() - begin
-    best = run / "best_model"
-    call("eval.py", "--weights", str(best / "model.pdparams"))
-    arguments = ["--weights", str(best / "model.pdparams"), "--save_dir", str(exported)]
-    call("export_model.py", *arguments, "--format", "paddle,onnx")
-    call("eval.py", "--model_dir", str(exported), "--save", str(out / f"{name}.json"))
-    pictures = Path("demo_data", name, PICTURES[name])
-    call("predict.py", "--model_dir", str(exported), "--image_path", str(pictures),
+    best, exported = str(run / "best_model"), str(out / f"{name}_exported")
+    call("eval.py", "--weights", best)
+    call("export_model.py", "--weights", best, "--save_dir", exported, "--format", "paddle,onnx")
+    begin = time.monotonic()
+    call("train.py", "-c", config, "--slim", "qat", "-o", f"model.pretrained={best}",
+         "--save_dir", str(out / f"{name}_qat"))  # fmt: skip
+    seconds += time.monotonic() - begin
+    call("qat_export.py", "--weights", str(out / f"{name}_qat" / "best_model"),
+         "--save_dir", str(out / f"{name}_int8"), "--no_metric")  # fmt: skip
+    for kind in KINDS:
+        call("eval.py", "--model_dir", str(out / f"{name}_{kind}"), "--backend", BACKEND,
+             "--save", str(out / f"{name}_{kind}.json"))  # fmt: skip
+    call("predict.py", "--model_dir", str(out / f"{name}_int8"), "--backend", BACKEND,
+         "--image_path", f"{pictures}/{PICTURES[name]}",
          "--save_dir", str(out / f"{name}_predicted"))  # fmt: skip
     montage(out / f"{name}_predicted", out / f"{name}.png")
-    described, deployed = load_description(best), read_description(exported)
-    measured = json.loads((out / f"{name}.json").read_text())
-    key = next(iter(measured))
-    size = deployed.report.size_mb if deployed and deployed.report else 0.0
-    eager = described.metrics[key] if described else float("nan")
-    return [name, key, f"{eager:.4f}", f"{measured[key]:.4f}", f"{size:.2f}", f"{seconds:.0f}"]
+    return seconds
+
+
+def measure(name: str, out: Path) -> dict[str, float]:
+    """Time the float and the int8 files of a task together; return milliseconds by kind."""
+    folders, saved = [str(out / f"{name}_{kind}") for kind in KINDS], out / f"{name}_benchmark.json"
+    call("benchmark.py", "--model_dir", *folders, "--save", str(saved))
+    rows = json.loads(saved.read_text(encoding="utf-8"))["rows"]
+    return {
+        kind: row["mean_ms"]
+        for kind in KINDS
+        for row in rows
+        if row["backend"] == BACKEND and row["model"].endswith(f"{name}_{kind}")
+    }
+
+
+def row_of(name: str, out: Path, latency: dict[str, float], seconds: float) -> list[str]:
+    """Return the line of a task in the last table."""
+    metrics = [json.loads((out / f"{name}_{kind}.json").read_text()) for kind in KINDS]
+    key = next(iter(metrics[0]))
+    sizes = [(out / f"{name}_{kind}" / "model.onnx").stat().st_size / 1e6 for kind in KINDS]
+    return [
+        *(name, key, *(f"{measured[key]:.4f}" for measured in metrics)),
+        *(f"{size:.2f}" for size in sizes),
+        *(f"{latency[kind]:.2f}" for kind in KINDS),
+        f"{seconds:.0f}",
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save_dir", type=Path, default=Path("output/demo"))
     out = parser.parse_args().save_dir
-    rows = [run_task(name, out) for name in TASKS]
-    for name in TASKS:  # one table each: their inputs differ
-        saved = str(out / f"{name}_benchmark.json")
-        call("benchmark.py", "--model_dir", str(out / f"{name}_exported"), "--save", saved)
-    table = Table(title="demo")
-    for column in ("task", "metric", "trained", "exported", "size MB", "training s"):
+    seconds = {name: run_task(name, out) for name in TASKS}
+    latency = {name: measure(name, out) for name in TASKS}
+    table = Table(title=f"float and int8 files in {BACKEND}, one thread")
+    pairs = ("metric", "MB", "ms")
+    for column in ("task", "", *(f"{kind} {what}" for what in pairs for kind in ("float", "int8"))):
         table.add_column(column)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    print("pictures:", ", ".join(str(out / f"{name}.png") for name in TASKS))
+    table.add_column("training s")
+    for name in TASKS:
+        table.add_row(*row_of(name, out, latency[name], seconds[name]))
+    Console(width=max(Console().width, 110)).print(table)
+    print("pictures of the int8 files:", ", ".join(str(out / f"{name}.png") for name in TASKS))
 
 
 if __name__ == "__main__":
