@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import get_args
 
 import paddle
+from paddle.nn import Layer
 from rich.console import Console
 
 from core import checkpoint, cli
 from core.config import read, suggest
 from core.data import Loader
-from core.deploy.predictor import BACKENDS, format_of, is_installed, load_predictor
 from core.errors import ConfigError, UserError
-from core.evaluation import evaluate, evaluate_model
 from core.export.int8 import TARGET
 from core.export.package import FORMATS, export
 from core.export.qdq import PRESETS
 from core.files import replacing
 from core.quant import insert, ptq
+from core.quant.calibration import Calibration, folder_images, training_images
 from core.quant.config import ObserverKind, Target
 from core.quant.quantizers import WeightType
 from core.run import pick_device
@@ -106,61 +106,60 @@ def validation(task: Task, arguments: argparse.Namespace) -> Loader | None:
         return None
 
 
-def main() -> None:
-    arguments = parse_arguments()
-    paddle.set_device(pick_device("auto"))
-    configs = read_configs(arguments)
-    source = checkpoint.load_description(arguments.weights)
-    described = (source.task, source.settings) if source else None
-    task, model = checkpoint.restore(arguments.weights, cli.chosen_task(arguments, described))
-    count, folder = arguments.num_calib, arguments.images
-    images = (
-        ptq.folder_images(task, folder, count, progress=True)
-        if folder
-        else ptq.training_images(task, count, progress=True)
-    )
-    loader = validation(task, arguments)
-    key, sign = task.build_metric().primary, 1 if task.build_metric().higher_is_better else -1
-
-    def measure(runnable) -> float | None:
-        if loader is None:
-            return None
-        if isinstance(runnable, paddle.nn.Layer):
-            return evaluate_model(task, runnable, loader, progress=True).compute()[key]
-        return evaluate(task, runnable.run, loader, progress=True).compute()[key]
-
-    rows = [ptq.Row("float", measure(model))]
-    tried = []
+def quantize_all(
+    task: Task,
+    weights: str,
+    images: Calibration,
+    configs: list[ptq.PtqConfig],
+    measure: ptq.Measure,
+) -> tuple[list[ptq.Row], float | None, ptq.PtqConfig, Layer]:
+    """Quantize with each setting; return a row for each; metric, setting and model of the best."""
+    rows, made = [], []
     for config in configs:
-        _, model = checkpoint.restore(arguments.weights, task)
+        _, model = checkpoint.restore(weights, task)
         begin = time.monotonic()
         ptq.quantize_after_training(task, model, images, config, progress=True)
         seconds = time.monotonic() - begin
         rows.append(ptq.Row(f"quantized, {config.observer}", measure(model), seconds))
-        tried.append((rows[-1].metric, config, model))
-    metric, config, model = max(tried, key=lambda each: sign * (each[0] or 0.0))
-    edits = [*(source.edits if source else []), ("qat", insert.record_of(model, config.unsigned))]
-    metrics = {key: metric} if metric is not None and arguments.eval_rate == 1 else {}
-    about = checkpoint.describe(task, edits, source.epoch if source else 0, metrics)
-    begin = time.monotonic()
-    with replacing(arguments.save_dir) as partial:
-        checkpoint.save(partial / MODEL, about, model.state_dict())
+        made.append((rows[-1].metric, config, model))
+    choose = max if task.build_metric().higher_is_better else min
+    return rows, *choose(made, key=lambda each: each[0] or 0.0)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    paddle.set_device(pick_device("auto"))
+    configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
+    source = checkpoint.load_description(weights)
+    described = (source.task, source.settings) if source else None
+    task, model = checkpoint.restore(weights, cli.chosen_task(arguments, described))
+    count, pictures = arguments.num_calib, arguments.images
+    images = (
+        folder_images(task, pictures, count, progress=True)
+        if pictures
+        else training_images(task, count, progress=True)
+    )
+    measure, key = ptq.meter(task, validation(task, arguments)), task.build_metric().primary
+    with replacing(folder) as draft:  # made now, so that what cannot be written is told now
+        rows = [ptq.Row("float", measure(model))]
+        tried, metric, config, model = quantize_all(task, weights, images, configs, measure)
+        edits = [("qat", insert.record_of(model, config.unsigned))]
+        if source:
+            edits = [*source.edits, *edits]
+        metrics = {} if metric is None or arguments.eval_rate < 1 else {key: metric}
+        about = checkpoint.describe(task, edits, source.epoch if source else 0, metrics)
+        checkpoint.save(draft / MODEL, about, model.state_dict())
+        begin = time.monotonic()
         target = config.target if config.target in PRESETS else TARGET
-        made = export(task, model, partial / INT8, arguments.format, target=target)
-    seconds = time.monotonic() - begin
-    for backend in BACKENDS:
-        if format_of(backend) not in ("paddle", *arguments.format) or not is_installed(backend):
-            continue
-        predictor = load_predictor(arguments.save_dir / INT8, backend)
-        names = [name for name in made.float_bytes if (".onnx" in name) == (backend != "paddle")]
-        sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
-        rows.append(ptq.Row(f"int8, {backend}", measure(predictor), seconds, sizes))
+        made = export(task, model, draft / INT8, arguments.format, target=target)
+        seconds = time.monotonic() - begin
+    rows += tried + ptq.runtime_rows(folder / INT8, made, seconds, measure)
     for message in images.skipped:
         print(f"left out: {message}")
     console = Console(highlight=False)
     console.width = max(console.width, WIDTH)  # a pipe has 80 characters by default
     console.print(ptq.to_table(rows, key))
-    print(f"{config.observer}: {arguments.save_dir / MODEL}, {arguments.save_dir / INT8}")
+    print(f"{config.observer}: {folder / MODEL}, {folder / INT8}")
 
 
 if __name__ == "__main__":

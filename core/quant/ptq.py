@@ -8,22 +8,22 @@ saved, restored and exported like one from quantization-aware training.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 from rich.table import Table
 from tqdm import tqdm
 
-from core.data import Loader, read_image, stack
-from core.deploy.predict import list_images
-from core.errors import CheckpointError, ConfigError, DataError
+from core.data import Loader
+from core.deploy.predictor import BACKENDS, Predictor, is_installed, load_predictor
+from core.errors import CheckpointError, ConfigError
+from core.evaluation import evaluate, evaluate_model
+from core.export.package import Exported
 from core.norms import reestimate
 from core.quant import insert
 from core.quant.bias_correction import bias_places, correct_biases, output_means
@@ -33,14 +33,14 @@ from core.quant.layers import float_layers, quantized_layers
 from core.quant.quantizers import Rounding, WeightType
 from core.quant.strategy import norms_of
 from core.quant.table import BITS
-from core.task import Arrays, Dataset, Sample, Task
+from core.task import Task
 
 ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
-BATCH = 8
 # The means in float and on grids are of the same images, so their difference is known well from
 # few; they are kept in memory, since each layer runs them anew.
 IMAGES_TO_CORRECT = 64
 Batches = Callable[[], Iterable[Sequence[Tensor]]]
+Measure = Callable[[Layer | Predictor], float | None]
 _log = logging.getLogger(__name__)
 
 
@@ -195,132 +195,6 @@ class _Count:
             yield inputs
 
 
-class Calibration:
-    """Inputs of a model from images, without labels, as often as they are asked for.
-
-    Neighbours of one size make batches of `BATCH`; where sizes differ, batches are smaller.
-
-    Args:
-        task: Names the inputs of its model.
-        dataset: Where samples come from.
-        count: Images to use, chosen at random, the same ones every time; all if there are fewer.
-        skip_broken: Leave out images that cannot be read.
-        progress: Show how far each pass is.
-
-    Raises:
-        DataError: The data set is empty.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        dataset: Dataset,
-        count: int,
-        skip_broken: bool = False,
-        progress: bool = False,
-    ) -> None:
-        self._names = [spec.name for spec in task.input_spec()]
-        self._progress = progress
-        data = task.config.data
-        whole = Loader(
-            _Inputs(dataset, self._names),
-            batch_size=1,
-            train=False,
-            num_workers=data.num_workers,
-            on_error="skip" if skip_broken else data.on_error,
-        )
-        self._loader = whole.share(count / len(dataset))
-
-    @property
-    def skipped(self) -> list[str]:
-        """Return what was left out so far, a line for each image."""
-        return self._loader.skipped
-
-    def __call__(self) -> Iterator[list[Tensor]]:
-        """Go through the images.
-
-        Raises:
-            DataError: One of them cannot be read and is not to be skipped, or none can.
-        """
-        rows: list[list[Tensor]] = []
-        for row in self._rows():
-            alike = not rows or [t.shape for t in rows[0]] == [t.shape for t in row]
-            if not alike or len(rows) == BATCH:
-                yield [paddle.concat(column) for column in zip(*rows)]
-                rows = []
-            rows.append(row)
-        if not rows:
-            raise DataError(
-                f"calibration: none of {len(self._loader)} images can be read: {self.skipped[0]}"
-            )
-        yield [paddle.concat(column) for column in zip(*rows)]
-
-    def _rows(self) -> Iterator[list[Tensor]]:
-        quiet = None if self._progress else True
-        with contextlib.closing(self._loader.epoch()) as samples:
-            total = len(self._loader)
-            for each in tqdm(samples, desc="images", total=total, leave=False, disable=quiet):
-                yield [each[name] for name in self._names]
-
-
-def folder_images(task: Task, folder: Path, count: int, progress: bool = False) -> Calibration:
-    """Calibrate on image files, prepared as for prediction; broken ones are left out.
-
-    Raises:
-        DataError: There is no such folder, or no image in it.
-    """
-    files = _Files(task, list_images(folder))
-    return Calibration(task, files, count, skip_broken=True, progress=progress)
-
-
-def training_images(task: Task, count: int, progress: bool = False) -> Calibration:
-    """Calibrate on the training split as training reads it, but for labels and mixed images.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        dataset = task.build_dataset("train")
-    except DataError as error:
-        raise DataError(f"{error}; a folder of images will do: --images FOLDER") from error
-    return Calibration(task, dataset, count, progress=progress)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """A data set without its labels, and without what its batches do to images."""
-
-    whole: Dataset
-    names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        sample = self.whole.sample(index, rng)
-        return {name: sample[name] for name in self.names}
-
-    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
-        return stack(samples)
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Image files as a data set."""
-
-    task: Task
-    paths: Sequence[Path]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        return self.task.preprocess(read_image(str(self.paths[index])))[0]
-
-    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
-        return stack(samples)
-
-
 @dataclass(frozen=True)
 class Row:
     """A line of the table: a model, its metric, how long making it took, and its files.
@@ -362,3 +236,41 @@ def to_table(rows: Sequence[Row], metric: str) -> Table:
             "\n".join(f"{after / before:.0%}" for _, before, after in row.sizes),
         )
     return table
+
+
+def meter(task: Task, loader: Loader | None) -> Measure:
+    """Return what measures eager and exported models by the task's primary metric.
+
+    Args:
+        task: Whose metric it is.
+        loader: Of the validation data; without it nothing is measured.
+    """
+    key = task.build_metric().primary
+
+    def measure(model: Layer | Predictor) -> float | None:
+        if loader is None:
+            return None
+        if isinstance(model, Predictor):
+            return evaluate(task, model.run, loader, progress=True).compute()[key]
+        return evaluate_model(task, model, loader, progress=True).compute()[key]
+
+    return measure
+
+
+def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure) -> list[Row]:
+    """Return a row for each runtime that can read the files of an export.
+
+    Args:
+        folder: Where they are now.
+        made: The export.
+        seconds: That it took.
+        measure: See `meter`.
+    """
+    rows = []
+    for backend in filter(is_installed, BACKENDS):
+        names = [name for name in made.float_bytes if (".onnx" in name) == (backend != "paddle")]
+        if names:
+            sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
+            metric = measure(load_predictor(folder, backend))
+            rows.append(Row(f"int8, {backend}", metric, seconds, sizes))
+    return rows

@@ -21,9 +21,10 @@ from core.engine import Engine
 from core.errors import CheckpointError, ConfigError, DataError
 from core.hooks import Checkpoints
 from core.quant import insert, ptq
+from core.quant.calibration import BATCH, folder_images, training_images
 from core.quant.config import ObserverKind
 from core.quant.layers import float_layers, quantized_layers, scales_of
-from core.quant.ptq import PtqConfig, folder_images, quantize_after_training, training_images
+from core.quant.ptq import PtqConfig, quantize_after_training
 from core.quant.quantizers import Rounding
 from core.recipe import read_recipe
 from core.run import read_run
@@ -201,8 +202,8 @@ def test_a_folder_without_labels_suffices(task: Task, tmp_path: Path) -> None:
     (folder / "broken.jpg").write_bytes(b"no image")
     (folder / "notes.txt").write_text("no image either")
     calibration = folder_images(task, folder, 100)
-    [whole] = [inputs for inputs in calibration() if len(inputs[0]) == ptq.BATCH]
-    rest = [inputs for inputs in calibration()][1:]
+    [whole] = [inputs for inputs in calibration() if len(inputs[0]) == BATCH]
+    rest = list(calibration())[1:]
     assert len(whole[0]) + sum(len(inputs[0]) for inputs in rest) == 12
     assert len(calibration.skipped) == 1
     assert "broken.jpg: not an image" in calibration.skipped[0]
@@ -272,7 +273,7 @@ def test_other_refusals(task: Task, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="never_quantize: 'haed' matches nothing"):
         quantize_after_training(task, model, images(), PtqConfig(never_quantize=("haed",)))
     bad = [paddle.full([1, 3, 8, 8], float("nan"))]
-    with pytest.raises(DataError, match="^conv: expected finite"):
+    with pytest.raises(DataError, match=r"^conv: expected finite"):
         quantize_after_training(task, model, lambda: [bad], PtqConfig())
     assert not quantized_layers(model)
     quantize_after_training(task, model, images(), PtqConfig())
@@ -285,7 +286,7 @@ def test_other_refusals(task: Task, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="absent: no such file or folder"):
         folder_images(task, tmp_path / "absent", 8)
     (tmp_path / "empty" / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match="none of 1 images can be read: .*a.png: not an image"):
+    with pytest.raises(DataError, match=r"none of 1 images can be read: .*a.png: not an image"):
         list(folder_images(task, tmp_path / "empty", 8)())
     absent = build_task("outside.toy", {"data": {"root": str(tmp_path / "nowhere")}})
     with pytest.raises(DataError, match="no such folder; a folder of images will do: --images"):

@@ -1,0 +1,146 @@
+"""Images for calibration: a model's inputs without labels, read anew as often as needed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from tqdm import tqdm
+
+from core.data import Loader, read_image, stack
+from core.deploy.predict import list_images
+from core.errors import DataError
+from core.task import Arrays, Dataset, Sample, Task
+
+BATCH = 8
+
+
+class Calibration:
+    """Inputs of a model from images, without labels, as often as they are asked for.
+
+    Neighbours of one size make batches of `BATCH`; where sizes differ, batches are smaller.
+
+    Args:
+        task: Names the inputs of its model.
+        dataset: Where samples come from.
+        count: Images to use, chosen at random, the same ones every time; all if there are fewer.
+        skip_broken: Leave out images that cannot be read.
+        progress: Show how far each pass is.
+
+    Raises:
+        DataError: The data set is empty.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        dataset: Dataset,
+        count: int,
+        skip_broken: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self._names = [spec.name for spec in task.input_spec()]
+        self._progress = progress
+        data = task.config.data
+        whole = Loader(
+            _Inputs(dataset, self._names),
+            batch_size=1,
+            train=False,
+            num_workers=data.num_workers,
+            on_error="skip" if skip_broken else data.on_error,
+        )
+        self._loader = whole.share(count / len(dataset))
+
+    @property
+    def skipped(self) -> list[str]:
+        """Return what was left out so far, a line for each image."""
+        return self._loader.skipped
+
+    def __call__(self) -> Iterator[list[Tensor]]:
+        """Go through the images.
+
+        Raises:
+            DataError: One of them cannot be read and is not to be skipped, or none can.
+        """
+        rows: list[list[Tensor]] = []
+        for row in self._rows():
+            alike = not rows or [t.shape for t in rows[0]] == [t.shape for t in row]
+            if not alike or len(rows) == BATCH:
+                yield [paddle.concat(column) for column in zip(*rows)]
+                rows = []
+            rows.append(row)
+        if not rows:
+            raise DataError(
+                f"calibration: none of {len(self._loader)} images can be read: {self.skipped[0]}"
+            )
+        yield [paddle.concat(column) for column in zip(*rows)]
+
+    def _rows(self) -> Iterator[list[Tensor]]:
+        quiet = None if self._progress else True
+        with contextlib.closing(self._loader.epoch()) as samples:
+            total = len(self._loader)
+            for each in tqdm(samples, desc="images", total=total, leave=False, disable=quiet):
+                yield [each[name] for name in self._names]
+
+
+def folder_images(task: Task, folder: Path, count: int, progress: bool = False) -> Calibration:
+    """Calibrate on image files, prepared as for prediction; broken ones are left out.
+
+    Raises:
+        DataError: There is no such folder, or no image in it.
+    """
+    files = _Files(task, list_images(folder))
+    return Calibration(task, files, count, skip_broken=True, progress=progress)
+
+
+def training_images(task: Task, count: int, progress: bool = False) -> Calibration:
+    """Calibrate on the training split as training reads it, but for labels and mixed images.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        dataset = task.build_dataset("train")
+    except DataError as error:
+        raise DataError(f"{error}; a folder of images will do: --images FOLDER") from error
+    return Calibration(task, dataset, count, progress=progress)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A data set without its labels, and without what its batches do to images."""
+
+    whole: Dataset
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        sample = self.whole.sample(index, rng)
+        return {name: sample[name] for name in self.names}
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        return stack(samples)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files as a data set."""
+
+    task: Task
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        return self.task.preprocess(read_image(str(self.paths[index])))[0]
+
+    def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
+        return stack(samples)

@@ -1,0 +1,239 @@
+"""`tools/ptq.py` as a user calls it: checkpoint and files, all runtimes, refusals, Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from outside import toy
+
+from core import checkpoint
+from core.config import load_yaml, merge, parse_overrides
+from core.deploy.predictor import BACKENDS, load_predictor
+from core.quant.layers import quantized_layers
+from core.run import read_run
+from core.task import build_task
+
+ROOT = Path(__file__).resolve().parents[2]
+Call = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Run the tool in this process; return its status and what it printed."""
+
+    def run(*arguments: object) -> tuple[Any, str]:
+        output = io.StringIO()
+        handlers = logging.getLogger().handlers[:]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["ptq.py", *map(str, arguments)])
+        try:
+            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+                runpy.run_path(str(ROOT / "tools" / "ptq.py"), run_name="__main__")
+        except SystemExit as end:
+            return end.code, output.getvalue()
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        raise AssertionError("a tool leaves through sys.exit")
+
+    return run
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint of the toy task, with pictures for calibration and validation."""
+    paddle.seed(0)
+    data = {"root": str(tmp_path / "data")}
+    task = build_task("outside.toy", {"data": data, "synthetic": {}, "model": {"width": 8}})
+    for split in ("train", "val"):
+        task.build_dataset(split)
+    checkpoint.save(tmp_path / "float", checkpoint.describe(task), task.build_model().state_dict())
+    return tmp_path / "float"
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.chain
+def test_checkpoint_files_and_table(call: Call, weights: Path, tmp_path: Path) -> None:
+    words = ("--weights", weights, "--save_dir", "out", "--format", "paddle,onnx")
+    status, said = call(*words)
+    assert status == 0, said
+    assert "calibrated on 16 images; 100 to 500" in said
+    for row in ("float", "quantized, mse", *(f"int8, {backend}" for backend in BACKENDS)):
+        assert f"│ {row} " in said
+    assert files(tmp_path / "out").keys() == {
+        *("model/model.pdparams", "model/model.json"),
+        *("int8/model.pdmodel", "int8/model.pdiparams", "int8/model.onnx", "int8/deploy.yml"),
+    }
+    task, model = checkpoint.restore(tmp_path / "out" / "model")
+    assert quantized_layers(model).keys() == {"conv", "head"}
+    description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())
+    assert [kind for kind, _ in description["edits"]] == ["qat"]
+    assert description["edits"][0][1]["unsigned"]  # openvino is who reads ONNX by default
+    dataset, rng = task.build_dataset("val"), np.random.default_rng(0)
+    batch = np.stack([dataset.sample(i, rng)["image"] for i in range(6)])
+    eager = model(paddle.to_tensor(batch)).numpy()
+    for backend in ("onnxruntime", "openvino"):
+        found = load_predictor(tmp_path / "out" / "int8", backend).run(batch)["level"]
+        np.testing.assert_allclose(found, eager, rtol=0, atol=2e-5)
+    target = np.stack([dataset.sample(i, rng)["target"] for i in range(6)])
+    mae = float(np.abs(eager - target).mean())
+    assert description["metrics"]["mae"] == pytest.approx(mae)
+    assert f"{mae:.4f}" in said
+
+
+def test_all_observers_in_one_table(call: Call, weights: Path, tmp_path: Path) -> None:
+    words = ("--weights", weights, "--save_dir", "out", "--observer", "all")
+    status, said = call(*words, "--never_quantize", "head", "--eval_rate", 0.5)
+    assert status == 0, said
+    found = {}
+    for line in said.splitlines():
+        if "quantized, " in line:
+            cells = [cell.strip() for cell in line.split("│")]
+            found[cells[1].removeprefix("quantized, ")] = float(cells[2])
+    assert list(found) == ["abs_max", "avg", "percentile", "kl", "mse", "emd"]
+    best = last_line(said).partition(":")[0]
+    assert found[best] == min(found.values())  # an error: lower is better
+    description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())
+    assert description["metrics"] == {}  # of half of the data
+    assert quantized_layers(checkpoint.restore(tmp_path / "out" / "model")[1]).keys() == {"conv"}
+
+
+@pytest.mark.chain
+def test_classification_with_everything_on(call: Call, tmp_path: Path) -> None:
+    config, overrides = ROOT / "configs" / "cls" / "demo.yml", []
+    for each in (
+        *("synthetic.train_images=8", "synthetic.val_images=4", f"data.root={tmp_path / 'data'}"),
+        *("model.name=SqueezeNet1_1", "augment.mixup=0.2"),
+    ):
+        overrides += ["-o", each]
+    paddle.seed(0)
+    task = read_run(merge(load_yaml(config), parse_overrides(overrides[1::2]))).task
+    checkpoint.save(tmp_path / "w", checkpoint.describe(task), task.build_model().state_dict())
+    status, said = call(
+        *("-c", config, *overrides, "--weights", "w", "--save_dir", "out", "--batch_size", 4),
+        *("--equalize", "--bias_correction", "--reestimate_bn", "--format", "paddle,onnx"),
+        *("--num_calib", 8, "--weight_quantize_type", "abs_max"),
+    )
+    assert status == 0, said
+    assert "corrected the biases of 26 layers on 8 images" in said
+    assert "evened out the channels between" in said
+    assert "evened out the channels between 0" not in said
+    for backend in BACKENDS:
+        assert f"│ int8, {backend} " in said
+
+
+def test_a_folder_of_images_is_enough(call: Call, weights: Path, tmp_path: Path) -> None:
+    toy.draw_images(tmp_path / "pictures", 3, seed=0)
+    (tmp_path / "pictures" / "b.png").write_bytes(b"no image")
+    for file in (tmp_path / "data").rglob("*.png"):
+        file.unlink()
+    for folder in ("train", "val", ""):
+        (tmp_path / "data" / folder).rmdir()
+    words = ("--weights", weights, "--save_dir", "out", "--images")
+    status, said = call(*words, "pictures", "--never_quantize", "head")
+    assert status == 0, said
+    assert "calibrated on 3 images" in said
+    assert "b.png: not an image" in said
+    assert "nothing is measured: data.root: " in said
+    assert (tmp_path / "out" / "int8" / "model.pdmodel").is_file()
+    assert not (tmp_path / "data").exists()
+    status, said = call(*words, "pictures", "--observer", "all")
+    assert status == 2
+    assert "does not exist" in last_line(said)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--observer", "mes"), "error: observer: expected one of abs_max, avg, percentile, kl,"),
+        (("--observer", "mes"), "did you mean 'mse'?"),
+        (("--target", "openvine"), "did you mean 'openvino'?"),
+        (("--format", "onx"), "error: format: no format 'onx' (did you mean 'onnx'?)"),
+        (("--num_calib", "0"), "--num_calib: expected a whole number, 1 or more, got '0'"),
+        (("--weights", "absent"), "error: absent: no such weights file"),
+        (("--images", "absent"), "error: absent: no such file or folder"),
+        (("--images", "empty"), "error: empty: holds no images"),
+        (("--images", "bad"), "error: calibration: none of 1 images can be read: bad/a.png: not"),
+        (("--save_dir", "float"), "error: save_dir: float is no folder of this tool"),
+        (("--save_dir", "/proc/nowhere"), "error: /proc/nowhere: cannot be written"),
+        (("--never_quantize", "haed"), "error: never_quantize: 'haed' matches nothing"),
+        (("--weight_quantize_type", "absmax"), "did you mean 'abs_max'?"),
+    ],
+)
+def test_errors_are_one_line(
+    call: Call, weights: Path, tmp_path: Path, options: tuple[str, str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"")
+    given = {"--weights": weights, "--save_dir": "out", **dict([options])}
+    status, said = call(*(part for pair in given.items() for part in pair), "--no_metric")
+    assert status == 2
+    assert message in last_line(said)
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_quantized(call: Call, weights: Path, tmp_path: Path) -> None:
+    words = ("--save_dir", "out", "--no_metric", "--never_quantize", "head", "--weights")
+    status, said = call(*words, weights, "--observer", "all")
+    assert status == 2
+    assert "observer: all compares by the metric" in last_line(said)
+    assert call(*words, weights)[0] == 0
+    status, said = call("--save_dir", "twice", "--no_metric", "--weights", "out/model")
+    assert status == 2
+    assert last_line(said).startswith("error: weights: the model is quantized already")
+    status, said = call(*words, "out/model")
+    assert status == 2
+    assert "holds the weights themselves" in last_line(said)
+    task, model = checkpoint.restore(weights)
+    model.conv.weight.set_value(model.conv.weight * float("nan"))
+    checkpoint.save(tmp_path / "nan", checkpoint.describe(task), model.state_dict())
+    status, said = call("--save_dir", "b", "--no_metric", "--weights", "nan")
+    assert status == 2
+    assert last_line(said).startswith("error: conv.weight: holds values that are not finite")
+    assert not (tmp_path / "b").exists()
+
+
+def test_ctrl_c_leaves_what_was_there(
+    call: Call, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--weights", weights, "--save_dir", "out", "--no_metric", "--never_quantize", "head")
+    assert call(*words)[0] == 0
+    before = files(tmp_path)
+
+    def interrupt(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("core.export.package.write_description", interrupt)
+    status, said = call(*words, "--observer", "abs_max")
+    assert (status, last_line(said)) == (130, "interrupted")
+    assert files(tmp_path) == before
+
+
+def test_help(call: Call) -> None:
+    status, said = call("--help")
+    assert status == 0
+    assert "usage: " in said
+    assert "training split is read" in said
