@@ -20,7 +20,10 @@ from outside import toy
 from core import checkpoint
 from core.config import load_yaml, merge, parse_overrides
 from core.deploy.predictor import BACKENDS, load_predictor
+from core.engine import Engine
+from core.hooks import Checkpoints
 from core.quant.layers import quantized_layers
+from core.recipe import read_recipe
 from core.run import read_run
 from core.task import build_task
 
@@ -89,7 +92,7 @@ def test_checkpoint_files_and_table(call: Call, weights: Path, tmp_path: Path) -
     assert quantized_layers(model).keys() == {"conv", "head"}
     description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())
     assert [kind for kind, _ in description["edits"]] == ["qat"]
-    assert description["edits"][0][1]["unsigned"]  # openvino is who reads ONNX by default
+    assert not model.head.input_quantizer.signed  # openvino is who reads ONNX by default
     dataset, rng = task.build_dataset("val"), np.random.default_rng(0)
     batch = np.stack([dataset.sample(i, rng)["image"] for i in range(6)])
     eager = model(paddle.to_tensor(batch)).numpy()
@@ -193,6 +196,28 @@ def test_errors_are_one_line(
     assert message in last_line(said)
     assert "Traceback" not in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.chain
+def test_a_pruned_checkpoint_stays_pruned(call: Call, weights: Path, tmp_path: Path) -> None:
+    data = {"root": str(tmp_path / "data")}
+    settings = {"task": {"name": "outside.toy"}, "data": data, "model": {"width": 8}}
+    settings["train"] = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}
+    run = read_run(settings)
+    cut = {"kind": "prune", "start_epoch": 1, "target_ratio": 0.5}
+    (tmp_path / "run").mkdir()
+    recipe = read_recipe({"strategies": [cut]}, 2, False)
+    Engine(run, recipe, tmp_path / "run", [Checkpoints()]).train(resume=False)
+    words = ("--save_dir", "out", "--never_quantize", "head", "--format", "onnx")
+    status, said = call("--weights", "run/latest", *words)
+    assert status == 0, said
+    assert said.count("│ int8, ") == 3  # Paddle's files are always there
+    description = checkpoint.load_description(tmp_path / "out" / "model")
+    assert description is not None
+    assert [kind for kind, _ in description.edits] == ["prune", "qat"]
+    assert description.epoch == 2
+    _, model = checkpoint.restore(tmp_path / "out" / "model")
+    assert model.conv.weight.shape[0] < 8
 
 
 def test_what_cannot_be_quantized(call: Call, weights: Path, tmp_path: Path) -> None:
