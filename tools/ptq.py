@@ -114,16 +114,20 @@ def quantize_all(
     measure: ptq.Measure,
 ) -> tuple[list[ptq.Row], float | None, ptq.PtqConfig, Layer]:
     """Quantize with each setting; return a row for each; metric, setting and model of the best."""
-    rows, made = [], []
+    sign = 1.0 if task.build_metric().higher_is_better else -1.0
+    rows: list[ptq.Row] = []
+    best: tuple[float | None, ptq.PtqConfig, Layer] | None = None
     for config in configs:
         _, model = checkpoint.restore(weights, task)
         begin = time.monotonic()
         ptq.quantize_after_training(task, model, images, config, progress=True)
         seconds = time.monotonic() - begin
-        rows.append(ptq.Row(f"quantized, {config.observer}", measure(model), seconds))
-        made.append((rows[-1].metric, config, model))
-    choose = max if task.build_metric().higher_is_better else min
-    return rows, *choose(made, key=lambda each: each[0] or 0.0)
+        metric = measure(model)
+        rows.append(ptq.Row(f"quantized, {config.observer}", metric, seconds))
+        if best is None or sign * (metric or 0.0) > sign * (best[0] or 0.0):
+            best = metric, config, model
+    assert best is not None
+    return rows, *best
 
 
 def main() -> None:
