@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -181,11 +184,14 @@ class _Paddle(Predictor):
         if "quantize_linear" in kinds:
             config.enable_mkldnn()
             config.enable_mkldnn_int8(set(_INT8_OPERATORS))
+            # it would round what a residual connection carries
+            config.delete_pass("conv_elementwise_add_onednn_fuse_pass")
         if kinds and "batch_norm" not in kinds:
             # looking for them in vain takes two thirds of the time to load Lite-HRNet-30, 11 s
             for name in _BATCH_NORM_PASSES:
                 config.delete_pass(name)
-        self._predictor: Any = inference.create_predictor(config)
+        with _muted() if "quantize_linear" in kinds else contextlib.nullcontext():
+            self._predictor: Any = inference.create_predictor(config)
         names = self._predictor.get_input_names(), self._predictor.get_output_names()
         super().__init__(description, *names)
 
@@ -248,6 +254,26 @@ class _OpenVino(Predictor):
 def _name_in(names: set[str], known: Sequence[str]) -> str:
     """Choose a tensor's name: OpenVINO collects those of all equal tensors."""
     return next((name for name in known if name in names), min(names))
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Throw away what C++ code writes to the terminal inside: Paddle lists its int8 passes there.
+
+    There is no setting for it. Errors come as exceptions and are not lost.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            for stream, _ in kept:
+                os.dup2(nowhere.fileno(), stream)
+            yield
+        finally:
+            for stream, copy in kept:
+                os.dup2(copy, stream)
+                os.close(copy)
 
 
 def _operator_kinds(file: Path) -> set[str]:

@@ -25,9 +25,9 @@ from core.deploy.predictor import Backend, Format, Predictor, format_of, load_pr
 from core.errors import ExportError
 from core.export import parity
 from core.export.graph import Graph, names_of
-from core.export.int8_program import quantize_program
+from core.export.int8_program import computed_in_int8, quantize_program, unsigned_inputs
 from core.export.qdq import PRESETS, Preset, quantize_onnx
-from core.quant.layers import float_layers, on_grid, quantized_layers, scales_of
+from core.quant.layers import float_layers, on_grids, quantized_layers, scales_of
 from core.quant.table import LayerScales
 from core.task import Arrays
 
@@ -115,17 +115,25 @@ class Rounded:
         """Answer with the first `count` layers rounded (None: all), as the file of a backend is."""
         layers, kind = quantized_layers(self.model), format_of(backend)
         rounded = {entry.weight for entry in self._table(kind)[:count]}
-        with on_grid(self.model, self._unsigned(kind)), float_layers(self.model):
+        twice = self._convolutions() if kind == "paddle" else set()
+        with on_grids(self.model, self._unsigned(kind), twice), float_layers(self.model):
             for path, layer in layers.items():
                 layer.input_quantizer.passing = f"{path}.weight" not in rounded
             return self.answers(batches)
 
-    def _unsigned(self, kind: Format) -> bool:
-        return kind == "onnx" and self.preset.unsigned
+    def _convolutions(self) -> set[str]:
+        """Return the layers that Paddle Inference computes in int8."""
+        return {weight.rpartition(".")[0] for weight in computed_in_int8(self.graph)}
+
+    def _unsigned(self, kind: Format) -> set[str]:
+        """Return the layers whose inputs have grids from zero on in the files of a format."""
+        if kind == "paddle":
+            return {weight.rpartition(".")[0] for weight in unsigned_inputs(self.graph)}
+        return set(quantized_layers(self.model)) if self.preset.unsigned else set()
 
     def _table(self, kind: Format) -> list[LayerScales]:
         """Return the table of a format in the order in which the graph runs the layers."""
-        with on_grid(self.model, self._unsigned(kind)):
+        with on_grids(self.model, self._unsigned(kind)):
             table = {entry.weight: entry for entry in scales_of(self.model)}
         read = [name for op in self.graph.operators for name in names_of(op.inputs)]
         order = list(dict.fromkeys(name.partition("@")[0] for name in read))

@@ -14,11 +14,20 @@ Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word
   copy of the tensor is quantized, which it takes for another tensor.
 - If the output of a `scale` operator has a grid, it reads that of the input from memory that nobody
   has written. There, too, a copy is quantized.
+- It scales a weight that several layers share once for each of them. Each gets its own.
+- A tensor with a grid is rounded for whoever reads it, a residual connection too. Where others read
+  it, a copy is quantized.
+- It forgets the grid in front of an operator that it does not compute in int8. There the steps are
+  computed by plain operators.
+
+Behind a ReLU it takes the unsigned grid of the same absmax, whatever the file says; see
+`unsigned_inputs`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -44,6 +53,8 @@ _LAYERS = MappingProxyType(
         "matmul_v2": ("X", "Y"),
     }
 )
+_FLOAT = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose")  # that it runs in float
+_CLIPPING = ("relu", "relu6")  # behind which it takes unsigned grids
 # through which Paddle Inference carries grids
 _CARRYING = (
     *("concat", "transpose2", "reshape2", "pool2d", "slice"),
@@ -133,8 +144,8 @@ def broadcast(scales: np.ndarray, rank: int, axis: int | None) -> np.ndarray:
 def quantize_program(graph: Graph, table: Sequence[LayerScales]) -> Graph:
     """Return a graph with the layers of the table in int8; the given one stays as it is.
 
-    Inputs are on the signed grid of their absmax whatever the table says: behind a ReLU, Paddle
-    Inference takes the unsigned one by itself. Weights keep their names.
+    Whether a grid has a sign is not the table's to say, see `unsigned_inputs`. Weights keep their
+    names.
 
     Args:
         graph: In float32, batch norms folded.
@@ -147,32 +158,64 @@ def quantize_program(graph: Graph, table: Sequence[LayerScales]) -> Graph:
     made = replace(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
     )
-    writer = _Writer(made, _choose_copies(graph, list(layers.values())))
-    by_weight = {layer.weight: layer for layer in reversed(layers.values())}
+    writer = _Writer(made, _choose_copies(graph, list(layers.values())), _makers(graph))
+    spare = {layer.weight: layer for layer in layers.values()}
     for original in graph.operators:
         op = framework_pb2.OpDesc()
         op.CopyFrom(original)
         if id(original) in layers:
             layer = layers[id(original)]
-            _read(op, _LAYERS[op.type][0], writer.quantize(layer.source, layer.absmax))
-        for slot in op.inputs:
+            source, weight = _LAYERS[op.type]
+            _read(op, source, writer.round_input(layer))
+            _read(op, weight, writer.dequantize_weight(layer))
+        for slot in op.inputs:  # others that read a weight
             slot.arguments[:] = [
-                writer.dequantize_weight(by_weight[name]) if name in by_weight else name
+                writer.dequantize_weight(spare[name]) if name in spare else name
                 for name in slot.arguments
             ]
         made.operators.append(op)
     return made
 
 
+def unsigned_inputs(graph: Graph) -> set[str]:
+    """Return the weights of the layers whose inputs Paddle Inference rounds to unsigned grids.
+
+    Those behind a ReLU are: the grid of the same absmax from zero on, in 255 steps.
+    """
+    makers = _makers(graph)
+    return {
+        weight
+        for weight, source in computed_in_int8(graph).items()
+        if makers.get(source) in _CLIPPING
+    }
+
+
+def computed_in_int8(graph: Graph) -> dict[str, str]:
+    """Return the weights of the layers that Paddle Inference computes in int8 if it may.
+
+    It rounds their weights when it loads them, channel by channel. What is on such grids already
+    stays as it is; a weight with one grid is rounded twice.
+
+    Returns:
+        Name of what the layer reads by name of its weight.
+    """
+    return {
+        _COPY.sub("", only(op.inputs, _LAYERS[op.type][1])): only(op.inputs, _LAYERS[op.type][0])
+        for op in graph.operators
+        if op.type in _LAYERS and op.type not in _FLOAT
+    }
+
+
 @dataclass(frozen=True)
 class _Layer:
-    """What the table says of an operator; `axis` is that of the weight's scales."""
+    """What the table says of an operator; `axis` is that of the weight's output channels."""
 
     kind: str
     source: str
     weight: str
     absmax: float
     axis: int | None
+    per_channel: bool
 
 
 def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
@@ -185,10 +228,9 @@ def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
             continue
         entry = entries.find(weight)
         if entry is not None:
-            axis = _axis(op, weight, graph.shape(weight)) if entry.per_channel else None
-            layers[id(op)] = _Layer(
-                op.type, only(op.inputs, source), weight, entry.input.absmax, axis
-            )
+            axis = _axis(op, weight, graph.shape(weight), entry.per_channel)
+            tensor, absmax = only(op.inputs, source), entry.input.absmax
+            layers[id(op)] = _Layer(op.type, tensor, weight, absmax, axis, entry.per_channel)
     entries.check_all_found()
     return layers
 
@@ -201,13 +243,19 @@ def _is_layer(graph: Graph, op: Any, weight: str) -> bool:
     return True
 
 
-def _axis(op: Any, weight: str, shape: Sequence[int]) -> int:
-    """Return the axis of output channels."""
+def _axis(op: Any, weight: str, shape: Sequence[int], per_channel: bool) -> int | None:
+    """Return the axis of output channels; None if there is none, and none is needed."""
     if op.type == "matmul_v2":
         return 0 if attribute(op, "trans_y", False) else 1
     if op.type.endswith("_transpose"):
+        if not per_channel:
+            return None
         return transposed_axis(weight, shape, attribute(op, "groups", 1))
     return 0
+
+
+def _makers(graph: Graph) -> dict[str, str]:
+    return {name: op.type for op in graph.operators for name in names_of(op.outputs)}
 
 
 def _read(op: Any, parameter: str, name: str) -> None:
@@ -218,8 +266,11 @@ def _read(op: Any, parameter: str, name: str) -> None:
 
 def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, float]]:
     """Return the tensors, with their absmax, of which a copy must be quantized (see above)."""
-    makers = {name: op.type for op in graph.operators for name in names_of(op.outputs)}
+    makers = _makers(graph)
     group = _carried_together(graph)
+    layers = [layer for layer in layers if layer.kind not in _FLOAT]
+    rounding = Counter(layer.source for layer in layers)
+    read = graph.readers()
     wanted = dict.fromkeys((layer.source, layer.absmax) for layer in layers)
     grids: dict[str, set[float]] = {}
     for tensor, absmax in wanted:
@@ -229,7 +280,8 @@ def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, flo
     for tensor, absmax in wanted:
         maker, root = makers.get(tensor), group.get(tensor, tensor)
         ambiguous = maker in _CARRYING and (len(grids[root]) > 1 or root in scaled)
-        if tensor in seen or ambiguous or maker == "scale":
+        others = read[tensor] > rounding[tensor]
+        if tensor in seen or ambiguous or others or maker == "scale":
             copies.add((tensor, absmax))
         seen.add(tensor)
     return copies
@@ -253,16 +305,26 @@ class _Writer:
     Attributes:
         graph: It is changed.
         copies: The tensors, with their absmax, of which a copy is quantized.
-        dequantized: Name of the float values of each int8 weight.
+        makers: Kind of the operator that makes each tensor.
+        uses: How many layers read each int8 weight so far.
+        floats: Values of each int8 weight before it was rounded.
         rounded: Name of the rounded values of each quantized tensor, by tensor and absmax.
     """
 
     graph: Graph
     copies: set[tuple[str, float]]
-    dequantized: dict[str, str] = field(default_factory=dict)
+    makers: dict[str, str]
+    uses: Counter[str] = field(default_factory=Counter)
+    floats: dict[str, np.ndarray] = field(default_factory=dict)
     rounded: dict[tuple[str, float], str] = field(default_factory=dict)
 
-    def quantize(self, tensor: str, absmax: float) -> str:
+    def round_input(self, layer: _Layer) -> str:
+        """Return the name of what a layer reads, rounded to its grid."""
+        if layer.kind in _FLOAT:
+            return self._round_plainly(layer.source, layer.absmax)
+        return self._quantize(layer.source, layer.absmax)
+
+    def _quantize(self, tensor: str, absmax: float) -> str:
         """Return the name of a tensor's values rounded to a grid; they are computed once."""
         key = tensor, absmax
         if key not in self.rounded:
@@ -274,25 +336,47 @@ class _Writer:
         return self.rounded[key]
 
     def dequantize_weight(self, layer: _Layer) -> str:
-        """Return the name of a weight's float values; it is replaced by int8 values once."""
-        name, axis = layer.weight, layer.axis
-        if name in self.dequantized:
-            return self.dequantized[name]
-        steps, absmax = quantize_weight(self.graph.weights[name], axis)
+        """Return the name of a weight's float values; int8 values take its place, or a copy's."""
+        axis, count = layer.axis, self.uses[layer.weight]
+        self.uses[layer.weight] += 1
+        name = layer.weight if count == 0 else f"{layer.weight}@use{count + 1}"
+        if count == 0:
+            self.floats[name] = self.graph.weights[name]
+        weight = self.floats[layer.weight]
+        steps, absmax = quantize_weight(weight, axis if layer.per_channel else None)
         self._weight(name, steps)
-        square = axis == 1 and steps.shape[0] == steps.shape[1]
-        if square or layer.kind.endswith("_transpose"):
-            factor = absmax / np.float32(HIGHEST)
-            made = self._multiply(name, broadcast(factor, steps.ndim, axis))
-        else:
-            made = self._dequantize(name, name, absmax, axis)
-        self.dequantized[name] = made
+        if layer.kind in _FLOAT:
+            factor = broadcast(absmax / np.float32(HIGHEST), steps.ndim, axis)
+            return self._multiply(name, factor)
+        channels = np.broadcast_to(absmax, steps.shape[axis or 0])  # one scale for each, always
+        return self._dequantize(name, name, np.ascontiguousarray(channels), axis)
+
+    def _round_plainly(self, tensor: str, absmax: float) -> str:
+        """Compute the values of a signed grid without the operators that the runtime takes away."""
+        key = tensor, -absmax  # not those of `_quantize`
+        if key in self.rounded:
+            return self.rounded[key]
+        stem, shape = f"{tensor}@{len(self.rounded)}", self.graph.shape(tensor)
+        names = [f"{stem}@{role}" for role in ("scaled", "whole", "clipped", "float")]
+        scaled, whole, clipped, made = (self._variable(n, shape, "float32") for n in names)
+        self._weight(f"{stem}@steps", np.array([HIGHEST / np.float64(absmax)], np.float32))
+        self._weight(f"{stem}@step", np.array([np.float64(absmax) / HIGHEST], np.float32))
+        limits = {"min": float(-HIGHEST - 1), "max": float(HIGHEST)}
+        self.graph.operators += [
+            _product(tensor, f"{stem}@steps", scaled),
+            operator("round", {"X": scaled}, {"Out": whole}, {}),
+            operator("clip", {"X": whole}, {"Out": clipped}, limits),
+            _product(clipped, f"{stem}@step", made),
+        ]
+        self.rounded[key] = made
         return made
 
     def _copy(self, tensor: str) -> str:
         number = sum(name == tensor for name, _ in self.rounded) + 1
         name = self._variable(f"{tensor}@copy{number}", self.graph.shape(tensor), "float32")
-        self.graph.operators.append(operator("assign", {"X": tensor}, {"Out": name}, {}))
+        # a ReLU of a ReLU is a copy, too, and keeps the grid unsigned
+        kind = "relu" if self.makers.get(tensor) in _CLIPPING else "assign"
+        self.graph.operators.append(operator(kind, {"X": tensor}, {"Out": name}, {}))
         return name
 
     def _dequantize(self, steps: str, stem: str, absmax: np.ndarray, axis: int | None) -> str:
@@ -307,10 +391,9 @@ class _Writer:
         )
         self._weight(f"{steps}@scale", factor)
         kinds = {"in_dtype": framework_pb2.VarType.INT8, "out_dtype": framework_pb2.VarType.FP32}
-        product = {"X": cast, "Y": f"{steps}@scale"}
         self.graph.operators += [
             operator("cast", {"X": steps}, {"Out": cast}, kinds),
-            operator("elementwise_mul", product, {"Out": made}, {"axis": -1}),
+            _product(cast, f"{steps}@scale", made),
         ]
         return made
 
@@ -338,3 +421,7 @@ class _Writer:
     def _weight(self, name: str, value: np.ndarray) -> None:
         self.graph.weights[name] = value
         self.graph.variables[name] = variable(name, value.shape, value.dtype, persistable=True)
+
+
+def _product(x: str, y: str, out: str) -> Any:
+    return operator("elementwise_mul", {"X": x, "Y": y}, {"Out": out}, {"axis": -1})

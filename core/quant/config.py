@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from core.quant.layout import Target
 from core.quant.quantizers import Rounding, WeightType
 from core.quant.table import BITS
 from core.strategy import StrategyConfig
 
 LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
-Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
 ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
-UNSIGNED = ("onnxruntime", "openvino")  # whose int8 kernels want what follows a ReLU unsigned
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class QatConfig(StrategyConfig):
         moving_rate: Share of a moving average that stays with each batch.
         quantizable_layer_type: Classes of layers to quantize.
         never_quantize: Globs of layers that stay in float, beside those of the task.
-        target: Runtime on whose grid training rounds. For onnxruntime and openvino activations
-            that are never negative have grids without a sign.
+        target: Runtime on whose grids training rounds. Activations that are never negative have
+            grids from zero on for onnxruntime and openvino, and behind a ReLU for paddle.
         observer: How calibration sets the grids of activations.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: what the task says.
@@ -89,8 +88,3 @@ class QatConfig(StrategyConfig):
             moving_rate=self.moving_rate,
             window_size=self.window_size,
         )
-
-    @property
-    def unsigned(self) -> bool:
-        """Tell whether activations that are never negative get grids without a sign."""
-        return self.target in UNSIGNED

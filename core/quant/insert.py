@@ -13,8 +13,8 @@ from paddle.nn import Layer
 from core.config import read
 from core.errors import ConfigError, DataError
 from core.layers import match
-from core.norms import is_batch_norm
 from core.quant.layers import Quantized, quantize, restore_float, why_not
+from core.quant.layout import Layout
 from core.quant.observers import build_observer
 from core.quant.quantizers import Rounding
 from core.strategy import Record
@@ -107,8 +107,7 @@ def insert(
     rounding: Rounding,
     batches: Iterable[Sequence[Tensor]],
     observer: str,
-    unsigned: bool,
-    norms: dict[str, str],
+    layout: Layout,
 ) -> Choice:
     """Quantize the chosen layers in place; their grids begin where the observer says.
 
@@ -120,9 +119,7 @@ def insert(
         rounding: How.
         batches: Inputs of the model, for calibration.
         observer: Kind of `core.quant.observers`.
-        unsigned: Whether inputs that are never negative get a grid from zero on.
-        norms: Path of the batch norm that files fold into a layer, by the layer's path; used where
-            a weight has one grid.
+        layout: What files will make of the layers. Norms are of use where a weight has one grid.
 
     Returns:
         What really was quantized.
@@ -132,11 +129,11 @@ def insert(
     """
     one_grid = rounding.weight_type == "abs_max"
     layers = {
-        path: quantize(model, path, rounding, norms.get(path) if one_grid else None)
+        path: quantize(model, path, rounding, layout.norms.get(path) if one_grid else None)
         for path in choice.layers
     }
     try:
-        _calibrate(model, layers, batches, observer, unsigned)
+        _calibrate(model, layers, batches, observer, layout)
     except BaseException:
         for layer in layers.values():
             if isinstance(layer, Quantized):
@@ -154,7 +151,7 @@ def _calibrate(
     layers: dict[str, Quantized],
     batches: Iterable[Sequence[Tensor]],
     kind: str,
-    unsigned: bool,
+    layout: Layout,
 ) -> None:
     for path, layer in layers.items():
         layer.input_quantizer.observer = build_observer(kind, path)
@@ -166,14 +163,14 @@ def _calibrate(
                 empty = False
         if empty:
             raise DataError("calibration: no data")
-        for layer in layers.values():
+        for path, layer in layers.items():
             quantizer = layer.input_quantizer
             seen, quantizer.observer = quantizer.observer, None
             assert seen is not None
             if seen.lowest == float("inf"):
                 restore_float(layer)
                 continue
-            nonnegative = seen.lowest >= 0
+            nonnegative, unsigned = seen.lowest >= 0, path in layout.unsigned
             bits = quantizer.rounding.activation_bits
             absmax = seen.absmax(bits, not (nonnegative and unsigned))
             quantizer.begin(absmax, nonnegative, unsigned)
@@ -183,7 +180,7 @@ def _calibrate(
                 layer.input_quantizer.observer = None
 
 
-def record_of(model: Layer, unsigned: bool) -> Record:
+def record_of(model: Layer) -> Record:
     """Describe the quantized layers of a model as plain JSON."""
     paths = {id(layer): path for path, layer in model.named_sublayers()}
     layers, rounding = [], None
@@ -195,11 +192,12 @@ def record_of(model: Layer, unsigned: bool) -> Record:
                 {
                     "path": path,
                     "nonnegative": layer.input_quantizer.nonnegative,
+                    "signed": layer.input_quantizer.signed,
                     "norm": paths[id(norm)] if norm is not None else None,
                 }
             )
     assert rounding is not None
-    return {"rounding": dataclasses.asdict(rounding), "unsigned": unsigned, "layers": layers}
+    return {"rounding": dataclasses.asdict(rounding), "layers": layers}
 
 
 def replay(model: Layer, record: Record) -> None:
@@ -212,20 +210,8 @@ def replay(model: Layer, record: Record) -> None:
             rounding,
             entry["norm"],
             entry["nonnegative"],
-            record["unsigned"],
+            not entry["signed"],
         )
-
-
-def norms_behind(model: Layer, folded: dict[str, str]) -> dict[str, str]:
-    """Turn names of weights, as an exported graph has them, into paths of layers.
-
-    Args:
-        model: Whose graph it is.
-        folded: Name of a norm's scale by name of the weight it is folded into.
-    """
-    norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
-    pairs = {w.rpartition(".")[0]: n.rpartition(".")[0] for w, n in folded.items()}
-    return {layer: norm for layer, norm in pairs.items() if norm in norms}
 
 
 def summary(choice: Choice) -> list[str]:

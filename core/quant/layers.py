@@ -9,7 +9,7 @@ quantized is what `scales_of` says, from which each file format makes its own.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +34,8 @@ class Quantized(Layer):
     Attributes:
         input_quantizer: Rounds what the layer reads.
         channel_axis: Of the weight's output channels.
+        twice: Whether a weight with one grid is rounded channel by channel once more, as Paddle
+            Inference does when it loads a file.
         norm: The batch norm that exports fold into the weight, where there is one grid for all of
             the weight, which then must be that of the folded weight. Not a sublayer.
     """
@@ -49,9 +51,14 @@ class Quantized(Layer):
             return fake_quantize_weight(self.weight, rounding.weight_bits, self.channel_axis)
         norm: Layer | None = self.__dict__["norm"]
         if norm is None:
-            return fake_quantize_weight(self.weight, rounding.weight_bits, None)
-        factor = self._folded(norm)
-        return fake_quantize_weight(self.weight * factor, rounding.weight_bits, None) / factor
+            rounded = fake_quantize_weight(self.weight, rounding.weight_bits, None)
+        else:
+            factor = self._folded(norm)
+            rounded = fake_quantize_weight(self.weight * factor, rounding.weight_bits, None)
+            rounded = rounded / factor
+        if self.__dict__["twice"]:
+            return fake_quantize_weight(rounded, rounding.weight_bits, self.channel_axis)
+        return rounded
 
     def _folded(self, norm: Layer) -> Tensor:
         """Return what a folded norm multiplies the weight by, in the weight's shape."""
@@ -191,6 +198,7 @@ def quantize(
             raise CheckpointError(f"{norm}: expected a batch norm, is {type(folded).__name__}")
     layer.__class__ = KINDS[type(layer)]
     layer.add_sublayer(QUANTIZER, quantizer)
+    layer.__dict__["twice"] = False
     layer.__dict__["norm"] = folded  # past Paddle's own bookkeeping: it belongs to another layer
     assert isinstance(layer, Quantized)
     return layer
@@ -199,7 +207,7 @@ def quantize(
 def restore_float(layer: Quantized) -> None:
     """Make a quantized layer the float one again."""
     del layer._sub_layers[QUANTIZER]
-    del layer.__dict__["norm"]
+    del layer.__dict__["norm"], layer.__dict__["twice"]
     layer.__class__ = _FLOAT[type(layer)]
 
 
@@ -228,22 +236,27 @@ def scales_of(model: Layer) -> list[LayerScales]:
 
 
 @contextlib.contextmanager
-def on_grid(model: Layer, unsigned: bool) -> Iterator[None]:
-    """Let inputs that are never negative have grids of the wanted kind while the context is open.
+def on_grids(model: Layer, unsigned: Container[str], twice: Container[str] = ()) -> Iterator[None]:
+    """Let layers round as the files of a target do while the context is open.
 
     Args:
         model: With quantized layers.
-        unsigned: Grids from zero on; else grids with a sign.
+        unsigned: Paths of the layers whose inputs, if never negative, have grids from zero on; the
+            others have a sign.
+        twice: Paths of the layers whose weights are rounded twice; see `Quantized`.
     """
-    quantizers = [layer.input_quantizer for layer in quantized_layers(model).values()]
-    before = [not quantizer.signed for quantizer in quantizers]
+    layers = quantized_layers(model)
+    before = {path: not layer.input_quantizer.signed for path, layer in layers.items()}
+    learned = {path: layer.input_quantizer.learned_step() for path, layer in layers.items()}
     try:
-        for quantizer in quantizers:
-            quantizer.use_unsigned(unsigned)
+        for path, layer in layers.items():
+            layer.input_quantizer.use_unsigned(path in unsigned)
+            layer.__dict__["twice"] = path in twice
         yield
     finally:
-        for quantizer, own in zip(quantizers, before):
-            quantizer.use_unsigned(own)
+        for path, layer in layers.items():
+            layer.input_quantizer.use_unsigned(before[path], learned[path])
+            layer.__dict__["twice"] = False
 
 
 @contextlib.contextmanager

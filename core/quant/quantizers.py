@@ -111,13 +111,22 @@ class InputQuantizer(Layer):
         if self.rounding.pact:
             self.threshold.set_value(paddle.full([1], absmax, "float32"))
 
-    def use_unsigned(self, unsigned: bool) -> None:
-        """Use a grid from zero on, or one with a sign, that ends at the same value."""
+    def use_unsigned(self, unsigned: bool, step: Tensor | None = None) -> None:
+        """Use a grid from zero on, or one with a sign, that ends at the same value.
+
+        Args:
+            unsigned: Which; a grid from zero on only where inputs are never negative.
+            step: To put back instead of a step that is computed.
+        """
         bits, before = self.rounding.activation_bits, self.signed
         self.signed = not (self.nonnegative and unsigned)
         if self.rounding.activation_type == "lsq" and self.signed != before:
             ratio = highest_step(bits, before) / highest_step(bits, self.signed)
-            self.step.set_value(self.step * ratio)
+            self.step.set_value(self.step * ratio if step is None else step)
+
+    def learned_step(self) -> Tensor | None:
+        """Return a copy of the learned step, if there is one."""
+        return self.step.clone() if self.rounding.activation_type == "lsq" else None
 
     def grid(self) -> Grid:
         """Return the grid that evaluation uses and files get.

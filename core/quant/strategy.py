@@ -10,16 +10,14 @@ from paddle.nn import Layer
 
 from core.distributed import gather
 from core.errors import ConfigError
-from core.export.fold import folded_norms
-from core.export.graph import Graph
 from core.norms import is_batch_norm
 from core.quant import insert
 from core.quant.config import QatConfig
 from core.quant.layers import quantized_layers
+from core.quant.layout import layout_of
 from core.quant.quantizers import TINY
 from core.strategy import Context, Phase, Record, Strategy
-from core.task import QatBudget, Task
-from core.trace import evaluation_mode, trace
+from core.task import QatBudget
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ class Qat(Strategy):
         self._model, self._context = model, context
         self._plan_rate(context, context.task.slim_hints(model).qat_budget)
         if context.resuming:
-            self._record = insert.record_of(model, self.config.unsigned)
+            self._record = insert.record_of(model)
             return
         if context.epoch == 0 and not context.task.config.model.pretrained:
             raise ConfigError(
@@ -138,19 +136,11 @@ class Qat(Strategy):
                 config.rounding,
                 context.inputs(config.calibration_samples),
                 config.observer,
-                config.unsigned,
-                norms_of(context.task, model),
+                layout_of(context.task, model, config.target),
             )
             _log.info("%s", "\n".join(insert.summary(choice)))
-            self._record = insert.record_of(model, config.unsigned)
+            self._record = insert.record_of(model)
         self._record = gather(self._record)[0]
         assert self._record is not None
         if context.rank != 0:
             insert.replay(model, self._record)  # the engine shares the values afterwards
-
-
-def norms_of(task: Task, model: Layer) -> dict[str, str]:
-    """Return the batch norm that files fold into each layer, by the layer's path."""
-    with evaluation_mode(model):
-        graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
-    return insert.norms_behind(model, folded_norms(graph))

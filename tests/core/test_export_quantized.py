@@ -18,7 +18,8 @@ from core.errors import ExportError
 from core.export import int8
 from core.export.package import export
 from core.quant import insert
-from core.quant.layers import float_layers, on_grid, quantized_layers
+from core.quant.layers import float_layers, on_grids, quantized_layers
+from core.quant.layout import Layout
 from core.quant.quantizers import Rounding
 from core.task import Task, build_task
 
@@ -61,7 +62,7 @@ def quantized(model: Layer, **rounding: Any) -> Layer:
     choice = insert.choose(model, Rounding(**rounding), kinds, ())
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(3)]
     norms = {"stem.0": "stem.1"}
-    insert.insert(model, choice, Rounding(**rounding), batches, "abs_max", False, norms)
+    insert.insert(model, choice, Rounding(**rounding), batches, "abs_max", Layout(norms))
     return model
 
 
@@ -84,8 +85,8 @@ def test_files_answer_like_the_model_on_their_grids(
     assert made.description.quantization.layers == len(quantized_layers(model)) == 5
     image = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
     for backend in BACKENDS:
-        unsigned = backend != "paddle" and target != "tensorrt"
-        with on_grid(model, unsigned):
+        unsigned = set(quantized_layers(model)) if target != "tensorrt" else set()
+        with on_grids(model, {"depthwise"} if backend == "paddle" else unsigned):
             wanted = model(paddle.to_tensor(image)).numpy()
         with float_layers(model):
             effect = np.abs(model(paddle.to_tensor(image)).numpy() - wanted).max()
@@ -144,7 +145,7 @@ def test_what_cannot_be_stored_is_refused(task: Task, tmp_path: Path, model: Lay
 def test_a_restored_checkpoint_exports_the_same_bytes(task: Task, tmp_path: Path) -> None:
     model = task.build_model()
     quantized(model)
-    edits = [("qat", insert.record_of(model, unsigned=False))]
+    edits = [("qat", insert.record_of(model))]
     description = checkpoint.describe(task, edits)
     checkpoint.save(tmp_path / "saved", description, model.state_dict())
     _, again = checkpoint.restore(tmp_path / "saved")

@@ -20,9 +20,10 @@ from core.errors import ConfigError, DataError, UserError
 from core.hooks import Checkpoints, Hook
 from core.quant import insert
 from core.quant.config import QatConfig
-from core.quant.layers import float_layers, on_grid, quantized_layers, scales_of
+from core.quant.layers import float_layers, on_grids, quantized_layers, scales_of
+from core.quant.layout import Layout, layout_of
 from core.quant.quantizers import InputQuantizer, Rounding
-from core.quant.strategy import Qat, norms_of
+from core.quant.strategy import Qat
 from core.recipe import read_recipe, suggested_epochs
 from core.run import read_run
 from core.task import build_task
@@ -117,13 +118,15 @@ def test_grids_begin_where_calibration_ends(settings: Any, tmp_path: Path) -> No
     model, batches = task.build_model(), [[paddle.randn([4, 3, 8, 8])] for _ in range(3)]
     rounding = Rounding()
     choice = insert.choose(model, rounding, ("Conv2D", "Linear"), ())
-    made = insert.insert(model, choice, rounding, batches, "abs_max", True, {})
+    made = insert.insert(
+        model, choice, rounding, batches, "abs_max", Layout(unsigned=frozenset(choice.layers))
+    )
     assert made.layers == ("conv", "head")
     conv, head = (scales.input for scales in scales_of(model))
     assert conv.absmax == max(float(batch.abs().max()) for (batch,) in batches)
     assert conv.signed
     assert not head.signed  # behind a ReLU
-    with on_grid(model, unsigned=False):
+    with on_grids(model, ()):
         assert scales_of(model)[1].input.signed
     assert not scales_of(model)[1].input.signed
 
@@ -142,7 +145,7 @@ def test_the_layers_compute_what_the_formula_says() -> None:
     for layer in layers:
         holder = nn.LayerList([layer])
         given, choice = paddle.to_tensor(x), insert.Choice(("0.0",), {})
-        insert.insert(_Call(holder), choice, Rounding(), [[given]], "abs_max", False, {})
+        insert.insert(_Call(holder), choice, Rounding(), [[given]], "abs_max", Layout())
         absmax = np.abs(x).max()
         rounded = np.clip(np.rint(x * np.float32(127) / absmax), -128, 127) * absmax / 127
         weight = layer.weight.numpy()
@@ -189,9 +192,9 @@ def test_one_grid_for_a_weight_is_that_of_the_folded_weight(settings: Any) -> No
     rounding = Rounding(weight_type="abs_max", weight_bits=4)
     choice = insert.choose(model, rounding, ("Conv2D",), ())
     batches = [[paddle.randn([4, 3, 8, 8])]]
-    norms = norms_of(task, model)
-    assert norms == {"conv": "norm"}
-    insert.insert(model, choice, rounding, batches, "abs_max", False, norms)
+    layout = layout_of(task, model, "paddle")
+    assert layout.norms == {"conv": "norm"}
+    insert.insert(model, choice, rounding, batches, "abs_max", layout)
     factor = (model.norm.weight / (model.norm._variance + model.norm._epsilon) ** 0.5).numpy()
     folded = model.conv.weight.numpy() * factor.reshape(-1, 1, 1, 1)
     top = np.abs(folded).max()
@@ -256,9 +259,7 @@ def test_what_stays_in_float_has_a_reason() -> None:
 
     model = Net()
     choice = insert.choose(model, Rounding(), ("Conv2D",), ("block",))
-    made = insert.insert(
-        model, choice, Rounding(), [[paddle.randn([1, 3, 4, 4])]], "avg", False, {}
-    )
+    made = insert.insert(model, choice, Rounding(), [[paddle.randn([1, 3, 4, 4])]], "avg", Layout())
     assert made.layers == ("a",)
     assert made.left["b"].startswith("Own is not a plain")
     assert made.left["c"] == "does not run in evaluation"
@@ -322,7 +323,7 @@ def test_broken_calibration_leaves_the_model_as_it_was() -> None:
     bad = paddle.full([1, 3, 2, 2], float("nan"))
     for batches, message in (([[bad]], "^0: expected finite"), ([], "calibration: no data")):
         with pytest.raises(DataError, match=message):
-            insert.insert(model, choice, Rounding(), batches, "avg", False, {})
+            insert.insert(model, choice, Rounding(), batches, "avg", Layout())
         assert not quantized_layers(model)
         assert model.state_dict().keys() == before.keys()
 
@@ -330,8 +331,7 @@ def test_broken_calibration_leaves_the_model_as_it_was() -> None:
 def test_a_record_of_another_model_names_the_layer() -> None:
     record = {
         "rounding": {"weight_bits": 8},
-        "unsigned": False,
-        "layers": [{"path": "1", "nonnegative": False, "norm": None}],
+        "layers": [{"path": "1", "nonnegative": False, "signed": True, "norm": None}],
     }
     with pytest.raises(UserError, match=r"^1: cannot be quantized: ReLU"):
         Qat.replay(nn.Sequential(nn.Conv2D(3, 2, 1), nn.ReLU()), record)
