@@ -24,7 +24,8 @@ from core.export.qdq import PRESETS
 from core.files import replacing
 from core.quant import insert, ptq
 from core.quant.calibration import Calibration, folder_images, training_images
-from core.quant.config import ObserverKind, Target
+from core.quant.config import ObserverKind
+from core.quant.layout import Target
 from core.quant.quantizers import WeightType
 from core.run import pick_device
 from core.task import Task
@@ -147,7 +148,7 @@ def main() -> None:
     with replacing(folder) as draft:  # made now, so that what cannot be written is told now
         rows = [ptq.Row("float", measure(model))]
         tried, metric, config, model = quantize_all(task, weights, images, configs, measure)
-        edits = [("qat", insert.record_of(model, config.unsigned))]
+        edits = [("qat", insert.record_of(model))]
         if source:
             edits = [*source.edits, *edits]
         metrics = {} if metric is None or arguments.eval_rate < 1 else {key: metric}

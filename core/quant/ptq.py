@@ -27,11 +27,11 @@ from core.export.package import Exported
 from core.norms import reestimate
 from core.quant import insert
 from core.quant.bias_correction import bias_places, correct_biases, output_means
-from core.quant.config import UNSIGNED, LayerType, ObserverKind, Target
+from core.quant.config import LayerType, ObserverKind
 from core.quant.equalize import equalize
 from core.quant.layers import float_layers, quantized_layers
+from core.quant.layout import Target, layout_of
 from core.quant.quantizers import Rounding, WeightType
-from core.quant.strategy import norms_of
 from core.quant.table import BITS
 from core.task import Task
 
@@ -90,18 +90,13 @@ class PtqConfig:
             activation_bits=self.activation_bits,
         )
 
-    @property
-    def unsigned(self) -> bool:
-        """Tell whether activations that are never negative get grids without a sign."""
-        return self.target in UNSIGNED
-
 
 def quantize_after_training(
     task: Task, model: Layer, batches: Batches, config: PtqConfig, progress: bool = False
 ) -> insert.Choice:
     """Quantize a trained model in place.
 
-    The edit for a checkpoint is `("qat", insert.record_of(model, config.unsigned))`, behind those
+    The edit for a checkpoint is `("qat", insert.record_of(model))`, behind those
     that the model had.
 
     Args:
@@ -123,7 +118,7 @@ def quantize_after_training(
     if quantized_layers(model):
         raise ConfigError("weights: the model is quantized already; start from one in float")
     _check_finite(model)
-    norms = norms_of(task, model)
+    layout = layout_of(task, model, config.target)
     choice = insert.choose_with_hints(
         model,
         config.rounding,
@@ -143,8 +138,7 @@ def quantize_after_training(
         config.rounding,
         count.through(batches()),
         config.observer,
-        config.unsigned,
-        norms,
+        layout,
     )
     if count.images < ENOUGH:
         _log.warning(
@@ -153,7 +147,7 @@ def quantize_after_training(
         )
     _log.info("%s", "\n".join(insert.summary(made)))
     if config.bias_correction:
-        _correct_biases(model, made.layers, norms, batches, progress)
+        _correct_biases(model, made.layers, layout.norms, batches, progress)
     return made
 
 

@@ -96,7 +96,7 @@ def test_a_saved_model_answers_bit_for_bit(
     assert conv.absmax == largest if observer == "abs_max" else 0.3 * largest < conv.absmax
     assert conv.absmax <= largest
 
-    edit = ("qat", insert.record_of(model, config.unsigned))
+    edit = ("qat", insert.record_of(model))
     checkpoint.save(tmp_path / "m", checkpoint.describe(task, [edit]), model.state_dict())
     _, again = checkpoint.restore(tmp_path / "m")
     np.testing.assert_array_equal(again(x).numpy(), wanted)
@@ -118,7 +118,7 @@ def test_a_pruned_model_stays_pruned(
     assert source is not None
     task, model = checkpoint.restore(tmp_path / "run" / "latest")
     quantize_after_training(task, model, images(), PtqConfig())
-    edits = [*source.edits, ("qat", insert.record_of(model, False))]
+    edits = [*source.edits, ("qat", insert.record_of(model))]
     assert [kind for kind, _ in edits] == ["prune", "qat"]
     checkpoint.save(tmp_path / "m", checkpoint.describe(task, edits), model.state_dict())
     _, again = checkpoint.restore(tmp_path / "m")
