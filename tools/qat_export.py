@@ -5,6 +5,7 @@ from __future__ import annotations
 import core.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,11 @@ def main() -> None:
     loader = Loader(dataset, batch_size=1, train=False).share(arguments.eval_rate)
     measured = metrics(task, model, made, arguments.format, loader)
     console.print(table_of(measured))
-    check(task, measured, len(loader.dataset))
+    try:
+        check(task, measured, len(loader.dataset))
+    except ExportError:
+        shutil.rmtree(made.folder)
+        raise
     console.print(f"exported to {made.folder}")
 
 

@@ -1,0 +1,117 @@
+"""tools/qat_export.py as a user calls it, right and wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import paddle
+import pytest
+
+from core import checkpoint
+from core.deploy.description import read_description
+from core.quant import insert
+from core.quant.layout import layout_of
+from core.quant.quantizers import Rounding
+from core.task import Task, build_task
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Run the tool in this process; return its status and what it printed."""
+
+    def run(*arguments: object) -> tuple[Any, str]:
+        output = io.StringIO()
+        handlers = logging.getLogger().handlers[:]
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["qat_export.py", *map(str, arguments)])
+        try:
+            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+                runpy.run_path(str(ROOT / "tools" / "qat_export.py"), run_name="__main__")
+        except SystemExit as end:
+            return end.code, output.getvalue()
+        finally:
+            logging.getLogger().handlers[:] = handlers
+        raise AssertionError("a tool leaves through sys.exit")
+
+    return run
+
+
+def saved(folder: Path, quantized: bool = True) -> Path:
+    task = build_task("outside.toy", {"data": {"root": str(folder / "data")}, "synthetic": {}})
+    paddle.seed(0)
+    model, edits = task.build_model(), []
+    if quantized:
+        quantize(task, model)
+        edits = [("qat", insert.record_of(model))]
+    checkpoint.save(folder / "run", checkpoint.describe(task, edits), model.state_dict())
+    return folder / "run"
+
+
+def quantize(task: Task, model: paddle.nn.Layer) -> None:
+    choice = insert.choose(model, Rounding(), ("Conv2D", "Linear"), ())
+    layout = layout_of(task, model, "paddle")
+    batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(4)]
+    insert.insert(model, choice, Rounding(), batches, "abs_max", layout)
+
+
+def test_files_sizes_and_metrics(call: Any, tmp_path: Path) -> None:
+    status, said = call("--weights", saved(tmp_path), "--save_dir", "out")
+    assert status == 0, said
+    for backend in ("paddle", "onnxruntime", "openvino"):
+        assert f"as the quantized model in {backend}: level" in said
+    assert "model.pdiparams" in said
+    assert "mae" in said
+    assert {"float", "quantized", "paddle", "onnxruntime", "openvino"} <= set(said.split())
+    described = read_description(tmp_path / "out")
+    assert described is not None
+    assert described.quantization is not None
+    assert described.quantization.target == "openvino"
+
+
+def test_one_format_for_another_target_without_the_metric(call: Any, tmp_path: Path) -> None:
+    arguments = ("--save_dir", "out", "--format", "paddle", "--no_metric", "--target", "tensorrt")
+    status, said = call("--weights", saved(tmp_path), *arguments)
+    assert status == 0, said
+    assert not (tmp_path / "out" / "model.onnx").exists()
+    assert "mae" not in said
+
+
+def test_wrong_calls(call: Any, tmp_path: Path) -> None:
+    plain = saved(tmp_path, quantized=False)
+    status, said = call("--weights", plain, "--save_dir", "out")
+    assert status == 2
+    assert "nothing in it is quantized; train with --slim qat" in said
+    status, said = call("--weights", "nothing", "--save_dir", "out")
+    assert (status, "no such weights file" in said) == (2, True)
+    status, said = call("--weights", saved(tmp_path), "--save_dir", "out", "--target", "openvio")
+    assert (status, "did you mean 'openvino'" in said) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_whose_metric_is_another_is_refused(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers agree on the samples of the comparison, but not on the validation data."""
+    import core.deploy.predictor
+
+    real = core.deploy.predictor.load_predictor
+
+    def lying(folder: Path, backend: Any = "paddle", **options: Any) -> Any:
+        predictor = real(folder, backend, **options)
+        honest = predictor.run
+        predictor.run = lambda *arrays: {name: v + 1 for name, v in honest(*arrays).items()}
+        return predictor
+
+    monkeypatch.setattr(core.deploy.predictor, "load_predictor", lying)
+    status, said = call("--weights", saved(tmp_path), "--save_dir", "out")
+    assert status == 2
+    assert "mae of the file is" in said
+    assert not (tmp_path / "out").exists()
