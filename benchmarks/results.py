@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import ptq
 import yaml
 from paddle.nn import Layer
 
@@ -133,7 +134,10 @@ def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
         if "rows" in entry:
             yield from compare.section(name, entry)
     for name, entry in sorted(entries.items()):
-        if "rows" not in entry:
+        if "ways" in entry:
+            yield from ptq.section(name, entry)
+    for name, entry in sorted(entries.items()):
+        if "rows" not in entry and "ways" not in entry:
             yield from section(name, entry)
     machines = {entry["environment"]["cpu"] for entry in entries.values()}
     yield f"\nMeasured on: {'; '.join(sorted(machines))}."

@@ -23,6 +23,7 @@ BINS = 4096  # on either side of zero; 64 KB per layer in all
 SMALLEST = 1e-30
 ABSMAX_OF_ZEROS = 1.0
 DEFAULT_PERCENTILE = 99.99
+MOST_CLIPPED = 0.05  # share of the values, by `kl`
 _STEPS_PER_OCTAVE = 32
 
 
@@ -199,6 +200,10 @@ class EntropyObserver(HistogramObserver):
     into as many groups as the grid has steps, each group spread evenly over its bins that are not
     empty. The n of the smallest divergence wins, the largest n among equals. Exact zeros are left
     out: all grids hold them without error, and the many behind a ReLU would outweigh the rest.
+
+    Not in the slides: at most `MOST_CLIPPED` of the values are beyond. Without it, a tensor with no
+    values near zero, like pooled features, would have all but a few of them in the last bin, where
+    clipping looks like perfection.
     """
 
     def _absmax(self, whole: Grid) -> float:
@@ -206,6 +211,8 @@ class EntropyObserver(HistogramObserver):
         used = int(np.flatnonzero(magnitudes)[-1]) + 1
         levels = whole.highest + 1
         ends = np.arange(used, levels - 1, -1)  # from the largest, so that it wins ties
+        beyond = magnitudes.sum() - np.cumsum(magnitudes)[ends - 1]
+        ends = ends[beyond <= MOST_CLIPPED * magnitudes.sum()]
         best = ends[np.argmin(_divergences(magnitudes, ends, levels))]
         return float(best) * self.histogram.width
 

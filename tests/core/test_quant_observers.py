@@ -176,6 +176,11 @@ def test_kl_by_hand():
     assert observe("kl", [1.0, 3000.0]).absmax(8, False) == 3000
 
 
+def test_kl_keeps_values_that_are_nowhere_near_zero():
+    values = np.random.default_rng(0).uniform(0.5, 1.0, 20_000)
+    assert observe("kl", values).absmax(8, False) > 0.97
+
+
 @pytest.mark.parametrize("kind", OBSERVERS)
 @settings(max_examples=40, deadline=None)
 @given(data=batches, bits=st.integers(2, 8), signed=st.booleans())
