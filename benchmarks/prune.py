@@ -215,7 +215,7 @@ def _measure_cut(
     return found
 
 
-def _images(task: Task) -> list[paddle.Tensor]:
+def images(task: Task) -> list[paddle.Tensor]:
     """Return two images, of the kind that an export without data is compared on."""
     return [paddle.to_tensor(array) for array in real_batches(task, task.input_spec())[-1]]
 
@@ -239,11 +239,11 @@ def _to_target(model: Layer, target: float, analysis: Analysis) -> Array:
 
 def _train_step(task: Task, model: Layer) -> Entry:
     """Take a step of training with the task's own loss, on labels that mean nothing."""
-    (image,) = _images(task)
+    (image,) = images(task)
     optimizer = paddle.optimizer.Momentum(0.001, parameters=model.parameters())
     model.train()
     outputs = task.name_outputs(model(image))
-    loss = paddle.add_n(list(task.losses(outputs, _labels(task, outputs, image.shape)).values()))
+    loss = paddle.add_n(list(task.losses(outputs, labels(task, outputs, image.shape)).values()))
     loss.backward()
     trained = [p for p in model.parameters() if p.grad is not None]
     before = [p.numpy() for p in trained]
@@ -256,9 +256,10 @@ def _train_step(task: Task, model: Layer) -> Entry:
     return {"loss": float(loss), "weights_moved": moved}
 
 
-def _labels(
+def labels(
     task: Task, outputs: dict[str, paddle.Tensor], size: Sequence[int]
 ) -> dict[str, paddle.Tensor]:
+    """Return random labels for images [N, C, H, W] and what the model made of them."""
     rng = np.random.default_rng(1)
     if task.name == "keypoint":
         shape = next(iter(outputs.values())).shape

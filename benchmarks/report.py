@@ -68,6 +68,17 @@ choose. Processor milliseconds per step, as median over the repeats; the ratio i
 | --- | --- | --- | ---: | ---: | ---: | ---: |"""
 
 
+QAT = """
+## Quantization-aware training
+
+Written by `python benchmarks/qat_step.py`: a step with rounding beside a step in float, in turns on
+the same images of one process, random weights, one thread; processor milliseconds, median. The
+ratios are to float.
+
+| network, batch | float ms | moving average | PACT | LSQ |
+| --- | ---: | ---: | ---: | ---: |"""
+
+
 def main(
     script: str,
     description: str | None,
@@ -183,6 +194,26 @@ def page() -> Iterator[str]:
             steps = "" if title == "Loader" else f"{entry['steps']} steps, "
             yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
     yield from pruning(load("prune"))
+    yield from _qat_steps(load("qat_step"))
+
+
+def _qat_steps(entries: dict[str, Entry]) -> Iterator[str]:
+    if not entries:
+        return
+    yield QAT
+    for network, entry in entries.items():
+        medians = {way: statistics.median(all_) for way, all_ in entry["milliseconds"].items()}
+        size = "x".join(map(str, entry["input"]))
+        ratios = [f"**{value / medians['float']:.2f}**" for value in list(medians.values())[1:]]
+        yield f"| {network}, {size} | {medians['float']:.0f} | {' | '.join(ratios)} |"
+    yield ""
+    for network, entry in entries.items():
+        steps = len(entry["milliseconds"]["float"])
+        machine = entry["environment"]
+        yield (
+            f"- Rounding, {network}: {steps} steps, {machine['cores']} cores ({machine['cpu']}) at "
+            f"a load of {entry['load_average']}, revision {entry['revision']}, {entry['date']}."
+        )
 
 
 def _training_row(task: str, entry: Entry) -> str:

@@ -139,7 +139,7 @@ def insert(
             if isinstance(layer, Quantized):
                 restore_float(layer)
         raise
-    idle = {path for path, layer in layers.items() if not isinstance(layer, Quantized)}
+    idle = [path for path, layer in layers.items() if not isinstance(layer, Quantized)]
     left = choice.left | dict.fromkeys(idle, "does not run in evaluation")
     if len(idle) == len(layers):
         raise DataError("calibration: none of the chosen layers ran")

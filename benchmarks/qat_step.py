@@ -1,0 +1,107 @@
+"""Measure what a step of quantization-aware training costs beside a step in float.
+
+    python benchmarks/qat_step.py                               # all networks and ways
+    python benchmarks/qat_step.py --networks PPLCNet_x1_0 ResNet50_vd
+
+Both take turns, step by step, on the same images in one process. Writes
+docs/benchmarks/qat_step.json and docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import core.startup  # isort: skip  # noqa: F401
+
+import argparse
+import datetime
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+from comparison import record
+from paddle.nn import Layer
+from prune import build, images, labels
+from report import page, revision
+
+from core.deploy.environment import environment
+from core.quant import insert
+from core.quant.layers import KINDS
+from core.quant.layout import layout_of
+from core.quant.quantizers import Rounding
+from core.task import Task
+
+NETWORKS = (
+    *("MobileNetV1", "MobileNetV3_small_x1_0", "MobileNetV3_large_x1_0", "PPLCNet_x1_0"),
+    *("ResNet50_vd", "bisenetv2_cityscapes_1024x2048", "hrnet_w32_256x192"),
+    *("lite_hrnet_18_256x192_coco", "lite_hrnet_30_256x192_coco"),
+)
+WAYS = {
+    "moving average": Rounding(),
+    "PACT": Rounding(pact=True),
+    "LSQ": Rounding(activation_type="lsq"),
+}
+BATCH = 4
+
+
+def measure(network: str, steps: int) -> dict[str, Any]:
+    """Return processor milliseconds of each way and of float, one number for each step."""
+    task, model = build(network)
+    image = paddle.concat([images(task)[0]] * (BATCH // 2))
+    runs = {"float": _step(task, model, image)}
+    for name, rounding in WAYS.items():
+        _, other = build(network)
+        _quantize(task, other, rounding, image)
+        runs[name] = _step(task, other, image)
+    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(steps + 1):
+        for name, run in runs.items():
+            begin = time.process_time()
+            run()
+            if number:  # the first warms up
+                milliseconds[name].append(1000 * (time.process_time() - begin))
+    return {"input": list(image.shape), "milliseconds": milliseconds}
+
+
+def _quantize(task: Task, model: Layer, rounding: Rounding, image: paddle.Tensor) -> None:
+    kinds = [kind.__name__ for kind in KINDS]
+    choice = insert.choose(model, rounding, kinds, task.slim_hints(model).never_quantize)
+    insert.insert(model, choice, rounding, [[image]], "avg", layout_of(task, model, "paddle"))
+
+
+def _step(task: Task, model: Layer, image: paddle.Tensor) -> Callable[[], None]:
+    """Return a step of training with the task's loss."""
+    optimizer = paddle.optimizer.Momentum(1e-5, parameters=model.parameters())
+    model.train()
+    batch = labels(task, task.name_outputs(model(image)), image.shape)
+
+    def run() -> None:
+        losses = task.losses(task.name_outputs(model(image)), batch)
+        paddle.add_n(list(losses.values())).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--steps", type=int, default=7)
+    arguments = parser.parse_args()
+    paddle.set_device("cpu")
+    for network in arguments.networks:
+        entry = measure(network, arguments.steps) | {
+            "revision": revision(),
+            "load_average": round(os.getloadavg()[0], 1),
+            "environment": environment(),
+            "date": datetime.date.today().isoformat(),
+        }
+        record("qat_step", {network: entry}, page)
+        medians = {k: statistics.median(v) for k, v in entry["milliseconds"].items()}
+        print(network, {k: round(v / medians["float"], 3) for k, v in medians.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
