@@ -107,7 +107,7 @@ def test_checkpoint_files_and_table(call: Call, weights: Path, tmp_path: Path) -
 
 def test_all_observers_in_one_table(call: Call, weights: Path, tmp_path: Path) -> None:
     words = ("--weights", weights, "--save_dir", "out", "--observer", "all")
-    status, said = call(*words, "--never_quantize", "head", "--eval_rate", 0.5)
+    status, said = call(*words, "--eval_rate", 0.5)
     assert status == 0, said
     found = {}
     for line in said.splitlines():
@@ -119,7 +119,10 @@ def test_all_observers_in_one_table(call: Call, weights: Path, tmp_path: Path) -
     assert found[best] == min(found.values())  # an error: lower is better
     description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())
     assert description["metrics"] == {}  # of half of the data
-    assert quantized_layers(checkpoint.restore(tmp_path / "out" / "model")[1]).keys() == {"conv"}
+    assert quantized_layers(checkpoint.restore(tmp_path / "out" / "model")[1]).keys() == {
+        "conv",
+        "head",
+    }
 
 
 @pytest.mark.chain
@@ -154,7 +157,7 @@ def test_a_folder_of_images_is_enough(call: Call, weights: Path, tmp_path: Path)
     for folder in ("train", "val", ""):
         (tmp_path / "data" / folder).rmdir()
     words = ("--weights", weights, "--save_dir", "out", "--images")
-    status, said = call(*words, "pictures", "--never_quantize", "head")
+    status, said = call(*words, "pictures")
     assert status == 0, said
     assert "calibrated on 3 images" in said
     assert "b.png: not an image" in said
@@ -208,7 +211,7 @@ def test_a_pruned_checkpoint_stays_pruned(call: Call, weights: Path, tmp_path: P
     (tmp_path / "run").mkdir()
     recipe = read_recipe({"strategies": [cut]}, 2, False)
     Engine(run, recipe, tmp_path / "run", [Checkpoints()]).train(resume=False)
-    words = ("--save_dir", "out", "--never_quantize", "head", "--format", "onnx")
+    words = ("--save_dir", "out", "--format", "onnx")
     status, said = call("--weights", "run/latest", *words)
     assert status == 0, said
     assert said.count("│ int8, ") == 3  # Paddle's files are always there
@@ -221,7 +224,7 @@ def test_a_pruned_checkpoint_stays_pruned(call: Call, weights: Path, tmp_path: P
 
 
 def test_what_cannot_be_quantized(call: Call, weights: Path, tmp_path: Path) -> None:
-    words = ("--save_dir", "out", "--no_metric", "--never_quantize", "head", "--weights")
+    words = ("--save_dir", "out", "--no_metric", "--weights")
     status, said = call(*words, weights, "--observer", "all")
     assert status == 2
     assert "observer: all compares by the metric" in last_line(said)
@@ -244,7 +247,7 @@ def test_what_cannot_be_quantized(call: Call, weights: Path, tmp_path: Path) -> 
 def test_ctrl_c_leaves_what_was_there(
     call: Call, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ("--weights", weights, "--save_dir", "out", "--no_metric", "--never_quantize", "head")
+    words = ("--weights", weights, "--save_dir", "out", "--no_metric")
     assert call(*words)[0] == 0
     before = files(tmp_path)
 
