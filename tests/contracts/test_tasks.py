@@ -19,7 +19,7 @@ import tasks
 from core import checkpoint
 from core.config import load_yaml, merge, to_mapping
 from core.data import Loader
-from core.deploy.predictor import load_predictor
+from core.deploy.predictor import BACKENDS, load_predictor
 from core.distill.teacher import read_teachers
 from core.engine import Engine
 from core.evaluation import eager_forward, evaluate, evaluate_model
@@ -311,6 +311,11 @@ def test_a_student_learns_with_the_rounding_of_files(
     theirs = task.infer(eager_forward(task, straight.model), batch)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name])
+    made = export(task, model, tmp_path / "int8", formats=("paddle", "onnx"))
+    assert {each.runtime for each in made.differences} == set(BACKENDS)
+    assert all(each.effect is not None for each in made.differences)
+    if trained.task.name != "outside.toy":  # whose graph weighs more than its weights
+        assert made.file_bytes["model.pdiparams"] < 0.4 * made.float_bytes["model.pdiparams"]
 
 
 def graph_of(folder: Path) -> tuple[list[str], int]:
