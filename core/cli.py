@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from core.checkpoint import load_description
 from core.config import load_yaml, merge, parse_overrides
 from core.errors import UserError
 from core.run import read_run
 from core.task import Task, build_task
 
+TABLE_WIDTH = 110
 Described = tuple[str, dict[str, Any]]  # name of a task, its settings
 
 
@@ -117,3 +120,8 @@ def described_by(weights: str | Path) -> Described | None:
     """Return task and settings that lie beside a weights file."""
     description = load_description(weights)
     return (description.task, description.settings) if description else None
+
+
+def wide_console() -> Console:
+    """Return where to print tables: a pipe has 80 characters by default, too few for them."""
+    return Console(highlight=False, width=max(Console().width, TABLE_WIDTH))

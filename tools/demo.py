@@ -13,12 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from core import cli
+from core.deploy.predict import montage
 from core.errors import UserError
 
 TASKS = ("cls", "seg", "keypoint")
@@ -35,21 +34,6 @@ def call(tool: str, *arguments: str) -> None:
     status = subprocess.run(command, env=environment, check=False).returncode
     if status:
         raise UserError(f"tools/{tool}: ended with status {status}, see above")
-
-
-def montage(predicted: Path, file: Path, columns: int = 4, side: int = 180) -> None:
-    """Put the first pictures that `predict.py` drew side by side."""
-    entries = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))
-    tiles = []
-    for entry in list(entries.values())[: 2 * columns]:
-        image = cv2.imread(str(predicted / entry["picture"]))
-        scale = side / max(image.shape[:2])
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tile = np.full((side, side, 3), 255, np.uint8)
-        tile[: image.shape[0], : image.shape[1]] = image
-        tiles.append(tile)
-    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    cv2.imwrite(str(file), np.vstack([row for row in rows if row.shape == rows[0].shape]))
 
 
 def run_task(name: str, out: Path) -> float:
@@ -77,30 +61,18 @@ def run_task(name: str, out: Path) -> float:
     return seconds
 
 
-def measure(name: str, out: Path) -> dict[str, float]:
-    """Time the float and the int8 files of a task together; return milliseconds by kind."""
-    folders, saved = [str(out / f"{name}_{kind}") for kind in KINDS], out / f"{name}_benchmark.json"
-    call("benchmark.py", "--model_dir", *folders, "--save", str(saved))
+def row_of(name: str, out: Path, seconds: float) -> list[str]:
+    """Time the files of a task together and return its line in the last table."""
+    folders, saved = [out / f"{name}_{kind}" for kind in KINDS], out / f"{name}_benchmark.json"
+    call("benchmark.py", "--model_dir", *map(str, folders), "--save", str(saved))
     rows = json.loads(saved.read_text(encoding="utf-8"))["rows"]
-    return {
-        kind: row["mean_ms"]
-        for kind in KINDS
-        for row in rows
-        if row["backend"] == BACKEND and row["model"].endswith(f"{name}_{kind}")
-    }
-
-
-def row_of(name: str, out: Path, latency: dict[str, float], seconds: float) -> list[str]:
-    """Return the line of a task in the last table."""
+    latency = [row["mean_ms"] for row in rows if row["backend"] == BACKEND]
     metrics = [json.loads((out / f"{name}_{kind}.json").read_text()) for kind in KINDS]
+    sizes = [(folder / "model.onnx").stat().st_size / 1e6 for folder in folders]
     key = next(iter(metrics[0]))
-    sizes = [(out / f"{name}_{kind}" / "model.onnx").stat().st_size / 1e6 for kind in KINDS]
-    return [
-        *(name, key, *(f"{measured[key]:.4f}" for measured in metrics)),
-        *(f"{size:.2f}" for size in sizes),
-        *(f"{latency[kind]:.2f}" for kind in KINDS),
-        f"{seconds:.0f}",
-    ]
+    figures = [f"{measured[key]:.4f}" for measured in metrics]
+    figures += [f"{value:.2f}" for value in (*sizes, *latency)]
+    return [name, key, *figures, f"{seconds:.0f}"]
 
 
 def main() -> None:
@@ -108,14 +80,14 @@ def main() -> None:
     parser.add_argument("--save_dir", type=Path, default=Path("output/demo"))
     out = parser.parse_args().save_dir
     seconds = {name: run_task(name, out) for name in TASKS}
-    latency = {name: measure(name, out) for name in TASKS}
+    rows = [row_of(name, out, seconds[name]) for name in TASKS]
     table = Table(title=f"float and int8 files in {BACKEND}, one thread")
     pairs = ("metric", "MB", "ms")
     for column in ("task", "", *(f"{kind} {what}" for what in pairs for kind in ("float", "int8"))):
         table.add_column(column)
     table.add_column("training s")
-    for name in TASKS:
-        table.add_row(*row_of(name, out, latency[name], seconds[name]))
+    for row in rows:
+        table.add_row(*row)
     Console(width=max(Console().width, 110)).print(table)
     print("pictures of the int8 files:", ", ".join(str(out / f"{name}.png") for name in TASKS))
 

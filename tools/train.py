@@ -5,7 +5,6 @@ from __future__ import annotations
 import core.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from core.run import read_run
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
 TEACHER = "teacher."  # begins an override that is for the teacher
+Settings = dict[str, Any]
 Teachers = list[dict[str, Any]]
 
 
@@ -51,8 +51,8 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any], Teachers]:
-    """Return the config of the run, the recipe, whose epochs go before its own, and teachers."""
+def read_settings(arguments: argparse.Namespace) -> tuple[Settings, Settings, Teachers, bool]:
+    """Return config, recipe, whose epochs go before its own, teachers, and if epochs are fixed."""
     settings, recipe = load_yaml(arguments.config), {}
     slim = arguments.slim or ("distill" if arguments.distill_config else None)
     if slim:
@@ -63,23 +63,18 @@ def read_settings(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[s
     of_teacher = [each for each in arguments.override if each.startswith(TEACHER)]
     own = [each for each in arguments.override if each not in of_teacher]
     teachers = read_teachers(arguments.distill_config, [e[len(TEACHER) :] for e in of_teacher])
-    return merge(settings, parse_overrides(own)), recipe, teachers
-
-
-def fixes_epochs(recipe: dict[str, Any], overrides: Sequence[str]) -> bool:
-    """Tell whether the recipe or the command line says how long to train."""
-    own = parse_overrides([each for each in overrides if not each.startswith(TEACHER)])
-    return recipe_epochs(recipe) is not None or "epochs" in own.get("train", {})
+    overrides = parse_overrides(own)
+    fixed = "epochs" in recipe or "epochs" in overrides.get("train", {})
+    return merge(settings, overrides), recipe, teachers, fixed
 
 
 def main() -> None:
     arguments = parse_arguments()
-    settings, recipe_settings, teachers = read_settings(arguments)
+    settings, recipe_settings, teachers, fixed = read_settings(arguments)
     run = read_run(settings)
-    if not fixes_epochs(recipe_settings, arguments.override):
-        epochs = suggested_epochs(recipe_settings, run.task, run.train.epochs)
-        settings = merge(settings, {"train": {"epochs": epochs}} if epochs else {})
-        run = read_run(settings)
+    epochs = None if fixed else suggested_epochs(recipe_settings, run.task, run.train.epochs)
+    if epochs:
+        run = read_run(settings := merge(settings, {"train": {"epochs": epochs}}))
     recipe = read_recipe(recipe_settings, run.train.epochs, bool(teachers))
     paddle.set_device(run.device)
     save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)

@@ -184,3 +184,25 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     name = outputs.take(picture.with_name(f"{picture.stem}_{key}"))
     outputs.write(name, value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
     return name.as_posix()
+
+
+def montage(predicted: Path, file: Path, columns: int = 4, side: int = 180) -> None:
+    """Put the first pictures that were drawn side by side in one.
+
+    Args:
+        predicted: Folder with `predictions.json` and the pictures it names.
+        file: To write.
+        columns: Pictures in each of the two rows.
+        side: Pixels of each.
+    """
+    entries = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))
+    tiles = []
+    for entry in list(entries.values())[: 2 * columns]:
+        image = cv2.imread(str(predicted / entry["picture"]))
+        scale = side / max(image.shape[:2])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        tile = np.full((side, side, 3), 255, np.uint8)
+        tile[: image.shape[0], : image.shape[1]] = image
+        tiles.append(tile)
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    cv2.imwrite(str(file), np.vstack([row for row in rows if row.shape == rows[0].shape]))

@@ -102,9 +102,7 @@ def export(
     """
     folder = Path(save_dir)
     wanted = [name for name in FORMATS if name == "paddle" or name in formats]
-    for name in formats:
-        if name not in FORMATS:
-            raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
+    check_formats(formats)
     _check_folder(folder)
     specs = _specs(task, input_shape)
     layer = task.deploy_model(model, ending)
@@ -143,6 +141,17 @@ def export(
         del predictors  # they may hold the files open, and the folder is about to be renamed
         sizes = report.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse names of formats that are none.
+
+    Raises:
+        ExportError: Names the first.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
 
 
 def _check_folder(folder: Path) -> None:

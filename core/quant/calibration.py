@@ -88,6 +88,19 @@ class Calibration:
                 yield [each[name] for name in self._names]
 
 
+def calibration_images(
+    task: Task, folder: Path | None, count: int, progress: bool = False
+) -> Calibration:
+    """Calibrate on a folder of images, or, without one, on the training split.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    if folder is not None:
+        return folder_images(task, folder, count, progress)
+    return training_images(task, count, progress)
+
+
 def folder_images(task: Task, folder: Path, count: int, progress: bool = False) -> Calibration:
     """Calibrate on image files, prepared as for prediction; broken ones are left out.
 

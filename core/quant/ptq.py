@@ -9,6 +9,7 @@ saved, restored and exported like one from quantization-aware training.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,16 @@ from pathlib import Path
 import paddle
 from paddle import Tensor
 from paddle.nn import Layer
-from rich.table import Table
 from tqdm import tqdm
 
+from core import checkpoint
 from core.data import Loader
-from core.deploy.predictor import BACKENDS, Predictor, is_installed, load_predictor
+from core.deploy.predictor import Format
 from core.errors import CheckpointError, ConfigError
-from core.evaluation import evaluate, evaluate_model
-from core.export.package import Exported
+from core.export.int8 import TARGET
+from core.export.package import Exported, export
+from core.export.qdq import PRESETS
+from core.export.side_by_side import Measure, Row
 from core.norms import reestimate
 from core.quant import insert
 from core.quant.bias_correction import bias_places, correct_biases, output_means
@@ -40,7 +43,7 @@ ENOUGH = 100  # images of a calibration; with fewer, rare large activations are 
 # few; they are kept in memory, since each layer runs them anew.
 IMAGES_TO_CORRECT = 64
 Batches = Callable[[], Iterable[Sequence[Tensor]]]
-Measure = Callable[[Layer | Predictor], float | None]
+MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
 _log = logging.getLogger(__name__)
 
 
@@ -189,82 +192,91 @@ class _Count:
             yield inputs
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: a model, its metric, how long making it took, and its files.
-
-    Attributes:
-        model: What it is.
-        metric: None if it was not measured.
-        seconds: None if it was there before.
-        sizes: Name, bytes in float and bytes in int8 of each file.
-    """
-
-    model: str
-    metric: float | None
-    seconds: float | None = None
-    sizes: Sequence[tuple[str, int, int]] = ()
-
-
-def to_table(rows: Sequence[Row], metric: str) -> Table:
-    """Lay models side by side; the first is the one that metrics are compared with.
+def quantize_best(
+    task: Task,
+    weights: str,
+    batches: Batches,
+    configs: Sequence[PtqConfig],
+    measure: Measure,
+) -> tuple[list[Row], float | None, PtqConfig, Layer]:
+    """Quantize with each setting; return a row for each; metric, setting and model of the best.
 
     Args:
-        rows: Of the table.
-        metric: Name of the metric.
+        task: Whose model it is.
+        weights: Of the float model, read anew for each setting.
+        batches: See `quantize_after_training`.
+        configs: At least one.
+        measure: The task's metric of a model, None if it cannot be measured.
     """
-    table = Table()
-    for column in ("model", metric, "change", "made in s", "file", "float KB", "int8 KB", "share"):
-        table.add_column(column, justify="left" if column in ("model", "file") else "right")
-    first = rows[0].metric
-    for row in rows:
-        change = None if row.metric is None or first is None else row.metric - first
-        table.add_row(
-            row.model,
-            "-" if row.metric is None else f"{row.metric:.4f}",
-            "" if change is None or row is rows[0] else f"{change:+.4f}",
-            "" if row.seconds is None else f"{row.seconds:.1f}",
-            "\n".join(name for name, _, _ in row.sizes),
-            "\n".join(f"{before / 1000:,.1f}" for _, before, _ in row.sizes),
-            "\n".join(f"{after / 1000:,.1f}" for _, _, after in row.sizes),
-            "\n".join(f"{after / before:.0%}" for _, before, after in row.sizes),
-        )
-    return table
+    sign = 1.0 if task.build_metric().higher_is_better else -1.0
+    rows: list[Row] = []
+    best: tuple[float | None, PtqConfig, Layer] | None = None
+    for config in configs:
+        _, model = checkpoint.restore(weights, task)
+        begin = time.monotonic()
+        quantize_after_training(task, model, batches, config, progress=True)
+        seconds = time.monotonic() - begin
+        metric = measure(model)
+        rows.append(Row(f"quantized, {config.observer}", metric, seconds))
+        if best is None or sign * (metric or 0.0) > sign * (best[0] or 0.0):
+            best = metric, config, model
+    assert best is not None
+    return rows, *best
 
 
-def meter(task: Task, loader: Loader | None) -> Measure:
-    """Return what measures eager and exported models by the task's primary metric.
+def check_comparison(configs: Sequence[PtqConfig], validation: Loader | None) -> None:
+    """Refuse to compare settings without data to measure them on.
+
+    Raises:
+        ConfigError: There are several, and no validation data.
+    """
+    if len(configs) > 1 and validation is None:
+        raise ConfigError("observer: all compares by the metric, which cannot be measured")
+
+
+def check_folder(folder: Path, weights: Path) -> None:
+    """Refuse a folder whose content `tools/ptq.py` must not replace.
+
+    Raises:
+        ConfigError: It is a file, or holds other things than such a run makes, or the weights.
+    """
+    foreign = sorted(path.name for path in folder.glob("*") if path.name not in (MODEL, INT8))
+    if foreign or (folder.exists() and not folder.is_dir()):
+        raise ConfigError(f"save_dir: {folder} is no folder of this tool: {foreign or 'a file'}")
+    if folder.resolve() in weights.resolve().parents:
+        raise ConfigError(f"save_dir: {folder} holds the weights themselves; name another folder")
+
+
+def write(
+    folder: Path,
+    task: Task,
+    model: Layer,
+    source: checkpoint.Description | None,
+    metrics: Mapping[str, float],
+    formats: Sequence[Format],
+    config: PtqConfig,
+) -> tuple[Exported, float]:
+    """Write a quantized model as a checkpoint and as int8 files; a pruned one stays pruned.
 
     Args:
-        task: Whose metric it is.
-        loader: Of the validation data; without it nothing is measured.
+        folder: There already; `MODEL` and `INT8` are made in it.
+        task: Whose model it is.
+        model: Quantized.
+        source: Description of the float checkpoint; None if it had none.
+        metrics: Of the quantized model.
+        formats: Of the files.
+        config: How it was quantized.
+
+    Returns:
+        The export, and the seconds it took.
+
+    Raises:
+        ExportError: A runtime answers differently.
     """
-    key = task.build_metric().primary
-
-    def measure(model: Layer | Predictor) -> float | None:
-        if loader is None:
-            return None
-        if isinstance(model, Predictor):
-            return evaluate(task, model.run, loader, progress=True).compute()[key]
-        return evaluate_model(task, model, loader, progress=True).compute()[key]
-
-    return measure
-
-
-def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure) -> list[Row]:
-    """Return a row for each runtime that can read the files of an export.
-
-    Args:
-        folder: Where they are now.
-        made: The export.
-        seconds: That it took.
-        measure: See `meter`.
-    """
-    rows = []
-    for backend in filter(is_installed, BACKENDS):
-        names = [name for name in made.float_bytes if (".onnx" in name) == (backend != "paddle")]
-        if names:
-            sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
-            metric = measure(load_predictor(folder, backend))
-            rows.append(Row(f"int8, {backend}", metric, seconds, sizes))
-    return rows
+    edits = [*(source.edits if source else ()), ("qat", insert.record_of(model))]
+    about = checkpoint.describe(task, edits, source.epoch if source else 0, metrics)
+    checkpoint.save(folder / MODEL, about, model.state_dict())
+    begin = time.monotonic()
+    target = config.target if config.target in PRESETS else TARGET
+    made = export(task, model, folder / INT8, formats, target=target)
+    return made, time.monotonic() - begin

@@ -19,6 +19,7 @@ from core import checkpoint
 from core.config import merge, read
 from core.engine import Engine
 from core.errors import CheckpointError, ConfigError, DataError
+from core.export import side_by_side
 from core.hooks import Checkpoints
 from core.quant import insert, ptq
 from core.quant.calibration import BATCH, folder_images, training_images
@@ -312,11 +313,11 @@ def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
 
 def test_the_table_says_what_was_lost() -> None:
     rows = [
-        ptq.Row("float", 0.592),
-        ptq.Row("mse", 0.588, 1.25),
-        ptq.Row("int8, paddle", None, None, [("model.onnx", 4000, 1100)]),
+        side_by_side.Row("float", 0.592),
+        side_by_side.Row("mse", 0.588, 1.25),
+        side_by_side.Row("int8, paddle", None, None, [("model.onnx", 4000, 1100)]),
     ]
-    table = ptq.to_table(rows, "top1")
+    table = side_by_side.to_table(rows, "top1")
     cells = [list(column.cells) for column in table.columns]
     assert [column.header for column in table.columns][:3] == ["model", "top1", "change"]
     assert cells[1] == ["0.5920", "0.5880", "-"]

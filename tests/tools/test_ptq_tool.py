@@ -166,7 +166,8 @@ def test_a_folder_of_images_is_enough(call: Call, weights: Path, tmp_path: Path)
     assert not (tmp_path / "data").exists()
     status, said = call(*words, "pictures", "--observer", "all")
     assert status == 2
-    assert "does not exist" in last_line(said)
+    assert "does not exist" in said
+    assert "observer: all compares by the metric" in last_line(said)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import paddle
 import pytest
 
+import core.export.side_by_side
 from core import checkpoint
 from core.deploy.description import read_description
 from core.quant import insert
@@ -51,6 +53,7 @@ def saved(folder: Path, quantized: bool = True) -> Path:
     if quantized:
         quantize(task, model)
         edits = [("qat", insert.record_of(model))]
+    task.build_dataset("val")  # draws its pictures
     checkpoint.save(folder / "run", checkpoint.describe(task, edits), model.state_dict())
     return folder / "run"
 
@@ -69,7 +72,8 @@ def test_files_sizes_and_metrics(call: Any, tmp_path: Path) -> None:
         assert f"as the quantized model in {backend}: level" in said
     assert "model.pdiparams" in said
     assert "mae" in said
-    assert {"float", "quantized", "paddle", "onnxruntime", "openvino"} <= set(said.split())
+    for row in ("float", "quantized", "int8, paddle", "int8, onnxruntime", "int8, openvino"):
+        assert re.search(rf"│ {row} +│ 0\.\d{{4}} │", said), row
     described = read_description(tmp_path / "out")
     assert described is not None
     assert described.quantization is not None
@@ -81,7 +85,7 @@ def test_one_format_for_another_target_without_the_metric(call: Any, tmp_path: P
     status, said = call("--weights", saved(tmp_path), *arguments)
     assert status == 0, said
     assert not (tmp_path / "out" / "model.onnx").exists()
-    assert "mae" not in said
+    assert re.search(r"│ float +│ +- │", said)
 
 
 def test_wrong_calls(call: Any, tmp_path: Path) -> None:
@@ -100,9 +104,7 @@ def test_a_file_whose_metric_is_another_is_refused(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers agree on the samples of the comparison, but not on the validation data."""
-    import core.deploy.predictor
-
-    real = core.deploy.predictor.load_predictor
+    real = core.export.side_by_side.load_predictor
 
     def lying(folder: Path, backend: Any = "paddle", **options: Any) -> Any:
         predictor = real(folder, backend, **options)
@@ -110,7 +112,7 @@ def test_a_file_whose_metric_is_another_is_refused(
         predictor.run = lambda *arrays: {name: v + 1 for name, v in honest(*arrays).items()}
         return predictor
 
-    monkeypatch.setattr(core.deploy.predictor, "load_predictor", lying)
+    monkeypatch.setattr(core.export.side_by_side, "load_predictor", lying)
     status, said = call("--weights", saved(tmp_path), "--save_dir", "out")
     assert status == 2
     assert "mae of the file is" in said

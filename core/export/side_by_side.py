@@ -1,0 +1,143 @@
+"""A float model, its quantized self and the files of it, side by side: metric, size, seconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle.nn import Layer
+from rich.table import Table
+
+from core.data import Loader
+from core.deploy.predictor import BACKENDS, Predictor, is_installed, load_predictor
+from core.errors import ConfigError, ExportError, UserError
+from core.evaluation import evaluate, evaluate_model
+from core.export.package import Exported
+from core.task import Task
+
+Measure = Callable[[Layer | Predictor], float | None]
+POINTS = 0.01  # by which the metric of a file may differ from that of the eager model,
+IMAGES = 2  # or by what so many images are worth, if that is more
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a model, its metric, how long making it took, and its files.
+
+    Attributes:
+        model: What it is.
+        metric: None if it was not measured.
+        seconds: None if it was there before.
+        sizes: Name, bytes in float and bytes in int8 of each file.
+    """
+
+    model: str
+    metric: float | None
+    seconds: float | None = None
+    sizes: Sequence[tuple[str, int, int]] = ()
+
+
+def to_table(rows: Sequence[Row], metric: str) -> Table:
+    """Lay models side by side; the first is the one that metrics are compared with.
+
+    Args:
+        rows: Of the table.
+        metric: Name of the metric.
+    """
+    table = Table()
+    for column in ("model", metric, "change", "made in s", "file", "float KB", "int8 KB", "share"):
+        table.add_column(column, justify="left" if column in ("model", "file") else "right")
+    first = rows[0].metric
+    for row in rows:
+        change = None if row.metric is None or first is None else row.metric - first
+        table.add_row(
+            row.model,
+            "-" if row.metric is None else f"{row.metric:.4f}",
+            "" if change is None or row is rows[0] else f"{change:+.4f}",
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+            "\n".join(name for name, _, _ in row.sizes),
+            "\n".join(f"{before / 1000:,.1f}" for _, before, _ in row.sizes),
+            "\n".join(f"{after / 1000:,.1f}" for _, _, after in row.sizes),
+            "\n".join(f"{after / before:.0%}" for _, before, after in row.sizes),
+        )
+    return table
+
+
+def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Loader | None:
+    """Open a share of the validation data; None, with a warning, if it cannot be read.
+
+    Nothing is drawn or downloaded only to be measured on.
+    """
+    data, root = task.config.data, Path(getattr(task.config.data, "root", "."))
+    try:
+        if not root.exists():
+            raise ConfigError(f"data.root: {root} does not exist")
+        common = {"num_workers": data.num_workers, "on_error": data.on_error}
+        val = task.build_dataset("val")
+        return Loader(val, batch_size=batch_size, train=False, **common).share(share)
+    except UserError as error:
+        _log.warning("nothing is measured: %s", error)
+        return None
+
+
+def meter(task: Task, loader: Loader | None) -> Measure:
+    """Return what measures eager and exported models by the task's primary metric.
+
+    Args:
+        task: Whose metric it is.
+        loader: Of the validation data; without it nothing is measured.
+    """
+    key = task.build_metric().primary
+
+    def measure(model: Layer | Predictor) -> float | None:
+        if loader is None:
+            return None
+        if isinstance(model, Predictor):
+            return evaluate(task, model.run, loader, progress=True).compute()[key]
+        return evaluate_model(task, model, loader, progress=True).compute()[key]
+
+    return measure
+
+
+def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure) -> list[Row]:
+    """Return a row for each runtime that can read the files of an export.
+
+    Args:
+        folder: Where they are now.
+        made: The export.
+        seconds: That it took.
+        measure: See `meter`.
+    """
+    rows = []
+    for backend in filter(is_installed, BACKENDS):
+        names = [name for name in made.float_bytes if (".onnx" in name) == (backend != "paddle")]
+        if names:
+            sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
+            metric = measure(load_predictor(folder, backend))
+            rows.append(Row(f"int8, {backend}", metric, seconds, sizes))
+    return rows
+
+
+def check_metrics(quantized: float | None, files: Sequence[Row], metric: str, images: int) -> None:
+    """Refuse files whose metric is not that of the quantized eager model.
+
+    Args:
+        quantized: Metric of the eager model.
+        files: Of `runtime_rows`.
+        metric: Its name.
+        images: How many it was measured on.
+
+    Raises:
+        ExportError: A file is off by more than a point and by more than two images.
+    """
+    limit = max(POINTS, IMAGES / images)
+    for row in files:
+        if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
+            continue
+        raise ExportError(
+            f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "
+            f"{quantized:.4f}; at most {limit:.4f} apart wanted"
+        )
