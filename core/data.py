@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import selectors
 import signal
+import sys
+import threading
+import time
 import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -20,7 +24,7 @@ from core.errors import DataError
 from core.task import Arrays, Dataset, Sample
 
 OnError = Literal["fail", "skip"]
-THREAD_SECONDS = 0.1
+THREAD_SECONDS = 10.0  # at most, to come to rest
 
 
 def stack(samples: list[Sample]) -> Arrays:
@@ -145,11 +149,7 @@ class Loader:
         finally:
             # dropped half-way, Paddle's iterator would leave its processes behind
             batches._try_shutdown_all()
-            # a process forked for the next epoch while this thread still frees memory would inherit
-            # a lock that nobody opens any more; where the thread only waits, it holds none
-            thread = getattr(batches, "_thread", None)
-            if thread is not None:
-                thread.join(THREAD_SECONDS)
+            _let_rest(getattr(batches, "_thread", None))
 
     def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
         """Yield about so many samples of an epoch, for calibration."""
@@ -221,6 +221,20 @@ class _Part:
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         return self.whole.collate(samples, rng)
+
+
+def _let_rest(thread: threading.Thread | None) -> None:
+    """Wait until Paddle's reading thread has ended or only waits for a pipe.
+
+    A process forked for the next epoch while the thread still frees memory would inherit a lock
+    that nobody opens any more. On a busy machine that may take a while.
+    """
+    deadline = time.monotonic() + THREAD_SECONDS
+    while thread is not None and thread.is_alive() and time.monotonic() < deadline:
+        frame = sys._current_frames().get(thread.ident or 0)
+        if frame is not None and frame.f_code.co_filename == selectors.__file__:
+            return
+        thread.join(0.005)
 
 
 class _Readable(paddle.io.Dataset):
