@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from core.errors import ExportError
-from core.export.int8_program import HIGHEST, Entries, quantize_weight, transposed_axis
+from core.export.int8_weights import HIGHEST, Entries, quantize_weight, transposed_axis
 from core.quant.table import Grid, LayerScales
 
 

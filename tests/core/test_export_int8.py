@@ -26,7 +26,8 @@ from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph, attribute, only
-from core.export.int8_program import quantize_program, quantize_weight
+from core.export.int8_program import quantize_program
+from core.export.int8_weights import quantize_weight
 from core.export.onnx import convert
 from core.export.qdq import PRESETS, quantize_onnx
 from core.quant.table import Grid, LayerScales

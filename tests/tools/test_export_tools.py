@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -21,24 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def call(monkeypatch, tmp_path):
-    """Run a tool in this process; return its status and what it printed."""
-
-    def run(tool, *arguments):
-        output = io.StringIO()
-        handlers = logging.getLogger().handlers[:]
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        try:
-            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-                runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
-        except SystemExit as end:
-            return end.code, output.getvalue()
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        raise AssertionError("a tool leaves through sys.exit")
-
-    return run
+def call(call_tool):
+    """Run a tool; return its status and what it printed."""
+    return call_tool
 
 
 @pytest.fixture

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import runpy
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,24 +28,9 @@ Call = Callable[..., tuple[Any, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
-    """Run the tool in this process; return its status and what it printed."""
-
-    def run(*arguments: object) -> tuple[Any, str]:
-        output = io.StringIO()
-        handlers = logging.getLogger().handlers[:]
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["ptq.py", *map(str, arguments)])
-        try:
-            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-                runpy.run_path(str(ROOT / "tools" / "ptq.py"), run_name="__main__")
-        except SystemExit as end:
-            return end.code, output.getvalue()
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        raise AssertionError("a tool leaves through sys.exit")
-
-    return run
+def call(call_tool: Any) -> Any:
+    """Run the tool; return its status and what it printed."""
+    return partial(call_tool, "ptq.py")
 
 
 @pytest.fixture

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import runpy
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Run the tool in this process; return its status and what it printed."""
-
-    def run(*arguments: object) -> tuple[Any, str]:
-        output = io.StringIO()
-        handlers = logging.getLogger().handlers[:]
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["qat_export.py", *map(str, arguments)])
-        try:
-            with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-                runpy.run_path(str(ROOT / "tools" / "qat_export.py"), run_name="__main__")
-        except SystemExit as end:
-            return end.code, output.getvalue()
-        finally:
-            logging.getLogger().handlers[:] = handlers
-        raise AssertionError("a tool leaves through sys.exit")
-
-    return run
+def call(call_tool: Any) -> Any:
+    """Run the tool; return its status and what it printed."""
+    return partial(call_tool, "qat_export.py")
 
 
 def saved(folder: Path, quantized: bool = True) -> Path:
