@@ -11,17 +11,22 @@ import paddle
 import pytest
 from paddle import nn
 from paddle.nn import Layer
+from paddle.static import InputSpec
 
 from core import checkpoint
 from core.deploy.predictor import BACKENDS, load_predictor
 from core.errors import ExportError
 from core.export import int8
+from core.export.fold import fold_batch_norms
+from core.export.graph import Graph
+from core.export.int8_program import quantize_program, unsigned_inputs
 from core.export.package import export
 from core.quant import insert
-from core.quant.layers import float_layers, on_grids, quantized_layers
+from core.quant.layers import float_layers, on_grids, quantized_layers, scales_of
 from core.quant.layout import Layout
 from core.quant.quantizers import Rounding
 from core.task import Task, build_task
+from core.trace import trace
 
 
 class Deep(Layer):
@@ -61,7 +66,7 @@ def quantized(model: Layer, **rounding: Any) -> Layer:
     kinds = ("Conv2D", "Conv2DTranspose", "Linear")
     choice = insert.choose(model, Rounding(**rounding), kinds, ())
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(3)]
-    norms = {"stem.0": "stem.1"}
+    norms = {"stem.0": "stem.1"} if hasattr(model, "stem") else {}
     insert.insert(model, choice, Rounding(**rounding), batches, "abs_max", Layout(norms))
     return model
 
@@ -153,3 +158,44 @@ def test_a_restored_checkpoint_exports_the_same_bytes(task: Task, tmp_path: Path
         export(task, each, tmp_path / name, ("paddle", "onnx"))
     for file in ("model.pdmodel", "model.pdiparams", "model.onnx", "deploy.yml"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+class Pattern(Layer):
+    """Convolutions wired by a function of the layer and the image."""
+
+    def __init__(self, wire: Any) -> None:
+        super().__init__()
+        self.a = nn.Conv2D(3, 8, 3, padding=1)
+        self.b, self.c = (nn.Conv2D(8, 8, 3, padding=1) for _ in range(2))
+        self.wire = wire
+
+    def forward(self, x: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        return {"y": self.wire(self, nn.functional.relu(self.a(x)), self.a(x))}
+
+
+# what reads the ReLU of a shared layer, and the layer itself, beside convolutions
+PATTERNS = {
+    "residual": lambda net, relu, plain: net.c(plain + net.b(plain)),
+    "residual of relu": lambda net, relu, plain: net.c(relu + net.b(relu)),
+    "relu of sum": lambda net, relu, plain: net.c(nn.functional.relu(plain + net.b(relu))),
+    "concat": lambda net, relu, plain: paddle.concat([net.b(relu), net.c(plain), relu], 1),
+    "an output too": lambda net, relu, plain: net.b(relu).mean() + net.c(relu) + relu,
+    "pooled": lambda net, relu, plain: net.b(nn.functional.max_pool2d(relu, 2)),
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_paddle_rounds_nothing_but_what_the_table_says(name: str, tmp_path: Path) -> None:
+    """Inputs of layers, not what others read of the same tensors; two roundings deep at most."""
+    paddle.seed(0)
+    model = quantized(Pattern(PATTERNS[name]))
+    graph = Graph.from_trace(trace(model, [InputSpec([None, 3, 8, 8], "float32", "x")], model))
+    fold_batch_norms(graph)
+    made = quantize_program(graph, scales_of(model))
+    made.write(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    found = load_predictor(tmp_path).run(x)["y"]
+    unsigned = {weight.rpartition(".")[0] for weight in unsigned_inputs(graph)}
+    with on_grids(model, unsigned):
+        wanted = model(paddle.to_tensor(x))["y"].numpy()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
