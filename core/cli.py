@@ -62,6 +62,21 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
     )
 
 
+def add_control_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what sends quantized layers back to float: `--max_drop POINTS`, `--speed_control`."""
+    parser.add_argument(
+        "--max_drop",
+        type=points,
+        metavar="POINTS",
+        help="leave the worst layers in float until the metric loses at most so many hundredths",
+    )
+    parser.add_argument(
+        "--speed_control",
+        action="store_true",
+        help="leave layers in float that int8 makes no faster in the target, measured here",
+    )
+
+
 def integers(text: str) -> tuple[int, ...]:
     """Read `1,3,224,224`, as the type of an argument."""
     try:
@@ -86,6 +101,17 @@ def share(text: str) -> float:
         value = 0.0
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got {text!r}")
+    return value
+
+
+def points(text: str) -> float:
+    """Read a number from 0 on, as the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"expected points from 0 to 100, got {text!r}")
     return value
 
 

@@ -15,6 +15,22 @@ from core.distributed import gather
 from core.task import Arrays, Forward, Metric, Task
 
 
+def validation_loader(task: Task, batch_size: int = 1) -> Loader:
+    """Open the validation split of a task.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    data = task.config.data
+    return Loader(
+        task.build_dataset("val"),
+        batch_size=batch_size,
+        train=False,
+        num_workers=data.num_workers,
+        on_error=data.on_error,
+    )
+
+
 def eager_forward(task: Task, model: Layer) -> Forward:
     """Return the model as arrays in, named arrays out, without gradients."""
 

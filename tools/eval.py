@@ -11,10 +11,9 @@ from pathlib import Path
 import paddle
 
 from core import checkpoint, cli
-from core.data import Loader
 from core.deploy.predictor import load_predictor
 from core.errors import ConfigError
-from core.evaluation import eager_forward, evaluate
+from core.evaluation import eager_forward, evaluate, validation_loader
 from core.files import write_text
 from core.run import pick_device
 
@@ -47,13 +46,7 @@ def main() -> None:
         if chosen is None:
             raise ConfigError(f"{arguments.model_dir}: has no deploy.yml; name a config with -c")
         task, run = chosen, predictor.run
-    loader = Loader(
-        task.build_dataset("val"),
-        batch_size=arguments.batch_size,
-        train=False,
-        num_workers=task.config.data.num_workers,
-        on_error=task.config.data.on_error,
-    )
+    loader = validation_loader(task, arguments.batch_size)
     metric = evaluate(task, run, loader, progress=True)
     for message in loader.skipped:
         print(f"left out: {message}")

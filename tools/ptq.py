@@ -11,7 +11,6 @@ from typing import get_args
 import paddle
 
 from core import checkpoint, cli
-from core.config import read
 from core.export.int8 import TARGET
 from core.export.package import FORMATS, check_formats
 from core.export.side_by_side import Row, meter, open_validation, runtime_rows, to_table
@@ -19,11 +18,11 @@ from core.files import replacing
 from core.quant import ptq
 from core.quant.calibration import calibration_images
 from core.quant.config import ObserverKind
+from core.quant.control import Control, hold
 from core.quant.layout import Target
 from core.quant.quantizers import WeightType
 from core.run import pick_device
 
-OBSERVERS = get_args(ObserverKind)
 EPILOG = """\
 SAVE_DIR then holds model, a checkpoint (for eval.py, export_model.py), and int8, files to deploy
 (for predict.py, benchmark.py). Without --images the training split is read as training reads it,
@@ -41,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--save_dir", required=True, type=Path, help="folder to make")
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these; needs no labels")
     add("--num_calib", type=cli.positive, default=256, help="images to calibrate on (256)")
-    known = f"{', '.join(OBSERVERS)}; all: compare them, keep the best"
+    known = f"{', '.join(get_args(ObserverKind))}; all: compare them, keep the best"
     add("--observer", default=default.observer, help=f"{known} (default: {default.observer})")
     add("--equalize", action="store_true", help="even out channels first")
     add("--reestimate_bn", action="store_true", help="estimate batch norms anew first")
@@ -53,6 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--format", type=lambda text: text.split(","), default=["paddle"], help=known)
     known = ", ".join(get_args(Target))
     add("--target", help=f"{known} (default: {TARGET} for onnx, else paddle)")
+    cli.add_control_arguments(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
     add("--batch_size", type=cli.positive, default=1, help="of validation (1)")
     add("--no_metric", action="store_true", help="measure nothing")
@@ -66,31 +66,32 @@ def read_configs(arguments: argparse.Namespace) -> list[ptq.PtqConfig]:
     names = ("weight_quantize_type", "never_quantize", "equalize", "bias_correction")
     given = {name: getattr(arguments, name) for name in (*names, "reestimate_bn")}
     given["target"] = arguments.target or (TARGET if "onnx" in arguments.format else "paddle")
-    wanted = OBSERVERS if arguments.observer == "all" else [arguments.observer]
-    return [read(ptq.PtqConfig, {**given, "observer": observer}) for observer in wanted]
+    return ptq.read_configs(arguments.observer, given)
 
 
 def main() -> None:
     arguments = parse_arguments()
     paddle.set_device(pick_device("auto"))
     configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
-    source = checkpoint.load_description(weights)
-    described = (source.task, source.settings) if source else None
+    source, described = checkpoint.load_description(weights), cli.described_by(weights)
     task, model = checkpoint.restore(weights, cli.chosen_task(arguments, described))
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
     share = arguments.eval_rate
     val = None if arguments.no_metric else open_validation(task, arguments.batch_size, share)
     ptq.check_comparison(configs, val)
+    control = Control(arguments.max_drop, arguments.speed_control).check(configs[0].target, val)
     measure, key = meter(task, val), task.build_metric().primary
     with replacing(folder) as draft:  # made now, so that what cannot be written is told now
         rows = [Row("float", measure(model))]
         tried, metric, config, model = ptq.quantize_best(task, weights, images, configs, measure)
+        rest = val, measure, rows[0].metric, metric
+        metric, changed, tables = hold(task, model, control, config.target, *rest)
         known = {} if metric is None or share < 1 else {key: metric}
         made, seconds = ptq.write(draft, task, model, source, known, arguments.format, config)
-    rows += tried + runtime_rows(folder / ptq.INT8, made, seconds, measure)
+    rows += [*tried, *changed, *runtime_rows(folder / ptq.INT8, made, seconds, measure)]
     for message in images.skipped:
         print(f"left out: {message}")
-    cli.wide_console().print(to_table(rows, key))
+    cli.wide_console().print(*tables, to_table(rows, key))
     print(f"{config.observer}: {folder / ptq.MODEL}, {folder / ptq.INT8}")
 
 

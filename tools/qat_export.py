@@ -24,6 +24,7 @@ from core.export.side_by_side import (
     runtime_rows,
     to_table,
 )
+from core.quant.control import Control, hold
 from core.quant.layers import float_layers, quantized_layers
 
 
@@ -46,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
         default=TARGET,
         help=f"runtime the ONNX file is laid out for: {', '.join(PRESETS)} (default: {TARGET})",
     )
+    cli.add_control_arguments(parser)
     parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
     parser.add_argument(
         "--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)"
@@ -63,24 +65,27 @@ def main() -> None:
             f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
             "it in float with tools/export_model.py"
         )
-    begin = time.monotonic()
     formats, target = arguments.format, arguments.target
+    val = None
+    if not arguments.no_metric and arguments.ending == "raw":
+        val = open_validation(task, share=arguments.eval_rate)
+    control = Control(arguments.max_drop, arguments.speed_control).check(target, val)
+    measure, key = meter(task, val), task.build_metric().primary
+    with float_layers(model):
+        rows = [Row("float", measure(model))]
+    rows.append(Row("quantized", measure(model)))
+    rest = val, measure, rows[0].metric, rows[1].metric
+    metric, changed, tables = hold(task, model, control, target, *rest)
+    begin = time.monotonic()
     made = export(task, model, arguments.save_dir, formats, arguments.ending, target=target)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    val = None
-    if not arguments.no_metric and arguments.ending == "raw":
-        val = open_validation(task, share=arguments.eval_rate)
-    measure, key = meter(task, val), task.build_metric().primary
-    with float_layers(model):
-        rows = [Row("float", measure(model))]
-    rows.append(Row("quantized", measure(model)))
     files = runtime_rows(made.folder, made, seconds, measure)
-    console.print(to_table([*rows, *files], key))
+    console.print(*tables, to_table([*rows, *changed, *files], key))
     try:
-        check_metrics(rows[-1].metric, files, key, len(val.dataset) if val else 1)
+        check_metrics(metric, files, key, len(val.dataset) if val else 1)
     except ExportError:
         shutil.rmtree(made.folder)
         raise

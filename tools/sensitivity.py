@@ -1,46 +1,91 @@
-"""Measure how much of the metric each layer's channels are worth, or list what can be cut."""
+"""Measure how much of the metric each layer's channels, or with --quant its rounding, are worth."""
 
 from __future__ import annotations
 
 import core.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
 import paddle
-from rich.console import Console
+from paddle.nn import Layer
 
 from core import checkpoint, cli
-from core.data import Loader
 from core.evaluation import measure as measure_metric
+from core.evaluation import validation_loader
+from core.measurements import task_meter
 from core.prune import sensitivity
-from core.prune.criteria import Criterion, mean_gradients, score
-from core.prune.plan import Ranking, choose_groups
+from core.prune.criteria import Criterion
 from core.prune.pruner import build_pruner
 from core.prune.report import fixed_table, group_table
+from core.quant import analysis, ptq, speed
+from core.quant.calibration import calibration_images
+from core.quant.layers import quantized_layers
 from core.run import pick_device
-
-GRADIENT_SAMPLES, GRADIENT_BATCH = 256, 8
+from core.task import Task
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    quant = "--quant" in sys.argv
+    parser = argparse.ArgumentParser(description=__doc__, epilog="Each way has its own --help.")
     cli.add_config_arguments(parser, required=False)
-    parser.add_argument("--weights", required=True, help="checkpoint (folder or .pdparams)")
-    parser.add_argument("--print_groups", action="store_true", help="list the channels and stop")
-    parser.add_argument("--criterion", choices=get_args(Criterion), default="l1_norm")
-    parser.add_argument(
-        "--delta_rate", type=cli.part, default=0.2, help="ratios are this, twice this, ... (0.2)"
-    )
-    parser.add_argument(
-        "--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)"
-    )
-    parser.add_argument("--params", nargs="+", default=["*"], help="only groups these weights make")
-    parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")
-    parser.add_argument("--save_dir", type=Path, default=Path("output/sensitivity"))
+    add = parser.add_argument
+    add("--weights", required=True, help="checkpoint (folder or .pdparams)")
+    add("--quant", action="store_true", help="round each layer alone; has options of its own")
+    if quant:
+        add("--observer", default="mse", help="for weights in float: how to calibrate (mse)")
+        add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
+        add("--num_calib", type=cli.positive, default=256, help="images to calibrate on (256)")
+        add("--target", default="openvino", help="runtime on whose grids to round (openvino)")
+        add("--speed_control", action="store_true", help="measure which layers int8 makes faster")
+    else:
+        add("--print_groups", action="store_true", help="list the channels and stop")
+        add("--criterion", choices=get_args(Criterion), default="l1_norm")
+        add("--delta_rate", type=cli.part, default=0.2, help="ratios: this, twice this, ... (0.2)")
+    add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
+    add("--params", nargs="+", default=["*"], help="only groups these weights make, or layers")
+    add("--batch_size", type=cli.positive, default=1, help="default: 1")
+    add("--save_dir", type=Path, default=Path("output/sensitivity"))
     return parser.parse_args()
+
+
+def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
+    file = arguments.save_dir / "quant_sensitivities.json"
+    if not quantized_layers(model):
+        [config] = ptq.read_configs(arguments.observer, {"target": arguments.target})
+        images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
+        ptq.quantize_after_training(task, model, images, config)
+    console = cli.wide_console()
+    if arguments.speed_control:
+        found = speed.measure_speed(task, model, arguments.target)
+        console.print(found.table())
+        print(f"never_quantize: {list(found.slow)}")
+    val = validation_loader(task, arguments.batch_size)
+    meter = task_meter(task, partial(measure_metric, task, val), arguments.eval_rate)
+    inputs = analysis.few_inputs(task, val)
+    costs = analysis.measure(task, model, inputs, meter, file, arguments.params)
+    console.print(costs.table())
+    analysis.plot(costs, file.with_suffix(".png"))
+    print(f"{file}, {file.with_suffix('.png')}")
+
+
+def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
+    pruner, console = build_pruner(task, model), cli.wide_console()
+    pruner.probe()
+    found, folder = pruner.analysis, arguments.save_dir
+    if arguments.print_groups:
+        console.print(group_table(found), fixed_table(found))
+        return
+    run = partial(measure_metric, task, validation_loader(task, arguments.batch_size))
+    meter, file = task_meter(task, run, arguments.eval_rate), folder / "sensitivities.json"
+    how = arguments.criterion, arguments.params, arguments.delta_rate, meter, file
+    losses = sensitivity.measure_task(task, model, found, *how)
+    console.print(losses.table())
+    sensitivity.plot(losses, folder / "sensitivity.png")
+    print(f"{file}, {folder / 'sensitivity.png'}")
 
 
 def main() -> None:
@@ -48,38 +93,7 @@ def main() -> None:
     paddle.set_device(pick_device("auto"))
     chosen = cli.chosen_task(arguments, cli.described_by(arguments.weights))
     task, model = checkpoint.restore(arguments.weights, chosen)
-    pruner, console = build_pruner(task, model), Console()
-    file = arguments.save_dir / "sensitivities.json"
-    pruner.probe()
-    if arguments.print_groups:
-        console.print(group_table(pruner.analysis))
-        console.print(fixed_table(pruner.analysis))
-        return
-    sensitivity.save(file, sensitivity.load(file))  # what cannot be read or written is told now
-    data = task.config.data
-    common = {"num_workers": data.num_workers, "on_error": data.on_error}
-    gradients = None
-    if arguments.criterion == "taylor":
-        loader = Loader(
-            task.build_dataset("train"), batch_size=GRADIENT_BATCH, train=True, **common
-        )
-        gradients = mean_gradients(task, model, loader.some(GRADIENT_SAMPLES))
-    groups, weights = pruner.analysis.groups, pruner.analysis.weights
-    scores = score(model, groups, weights, arguments.criterion, gradients=gradients)
-    chosen_groups = choose_groups(pruner.analysis, arguments.params, "--params")
-    ranking = Ranking(pruner.analysis, scores, max_ratio=1.0, chosen=chosen_groups)
-    batch_size, val = arguments.batch_size, task.build_dataset("val")
-    loader = Loader(val, batch_size=batch_size, train=False, **common)
-    found = sensitivity.measure(
-        model,
-        ranking,
-        sensitivity.ratios_in_steps(arguments.delta_rate),
-        sensitivity.task_meter(task, partial(measure_metric, task, loader), arguments.eval_rate),
-        file,
-    )
-    console.print(found.table())
-    sensitivity.plot(found, arguments.save_dir / "sensitivity.png")
-    print(f"{arguments.save_dir}/sensitivities.json, {arguments.save_dir}/sensitivity.png")
+    (rounding if arguments.quant else pruning)(task, model, arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ rounding: a scale, weight or layout is wrong, which costs many times as much.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Rounded:
         """Write the int8 files; return the bytes that each would have in float."""
         with tempfile.TemporaryDirectory() as place:
             self.write_float(self.graph, Path(place), formats)
-            self._write(folder, formats, Path(place), None)
+            self.write_some(folder, formats, Path(place), None)
             return {path.name: path.stat().st_size for path in sorted(Path(place).iterdir())}
 
     def check(
@@ -92,7 +92,7 @@ class Rounded:
             ExportError: A runtime differs by more than `LIMIT` of what rounding changed, or
                 misses an output; the message names the first layer whose rounding it is.
         """
-        exact = self._eager(batches, "paddle", 0)
+        exact = self._eager(batches, "paddle", ())
         differences = []
         for predictor in predictors:
             wanted = self._eager(batches, predictor.backend, None)
@@ -111,14 +111,15 @@ class Rounded:
         """Return what the eager model itself answers."""
         return [parity.run_eager(self.layer, batch) for batch in batches]
 
-    def _eager(self, batches: Batches, backend: Backend, count: int | None) -> list[Arrays]:
-        """Answer with the first `count` layers rounded (None: all), as the file of a backend is."""
+    def _eager(
+        self, batches: Batches, backend: Backend, rounded: Container[str] | None
+    ) -> list[Arrays]:
+        """Answer with some layers rounded (None: all), as the file of a backend is."""
         layers, kind = quantized_layers(self.model), format_of(backend)
-        rounded = {entry.weight for entry in self._table(kind)[:count]}
         twice = self._convolutions() if kind == "paddle" else set()
         with on_grids(self.model, self._unsigned(kind), twice), float_layers(self.model):
             for path, layer in layers.items():
-                layer.input_quantizer.passing = f"{path}.weight" not in rounded
+                layer.input_quantizer.passing = rounded is not None and path not in rounded
             return self.answers(batches)
 
     def _convolutions(self) -> set[str]:
@@ -131,33 +132,48 @@ class Rounded:
             return {weight.rpartition(".")[0] for weight in unsigned_inputs(self.graph)}
         return set(quantized_layers(self.model)) if self.preset.unsigned else set()
 
-    def _table(self, kind: Format) -> list[LayerScales]:
-        """Return the table of a format in the order in which the graph runs the layers."""
+    def _table(self, kind: Format, layers: Container[str] | None = None) -> list[LayerScales]:
+        """Return the table of a format, of some layers, in the order in which they run."""
         with on_grids(self.model, self._unsigned(kind)):
-            table = {entry.weight: entry for entry in scales_of(self.model)}
+            table = {
+                entry.weight: entry
+                for entry in scales_of(self.model)
+                if layers is None or _layer(entry) in layers
+            }
         read = [name for op in self.graph.operators for name in names_of(op.inputs)]
         order = list(dict.fromkeys(name.partition("@")[0] for name in read))
         known = [table.pop(name) for name in order if name in table]
         return known + list(table.values())
 
-    def _write(
-        self, folder: Path, formats: Sequence[Format], float_files: Path, count: int | None
+    def write_some(
+        self,
+        folder: Path,
+        formats: Sequence[Format],
+        float_files: Path,
+        layers: Container[str] | None,
     ) -> None:
-        """Write files in which the first `count` layers are in int8, None: all."""
+        """Write files in which only some layers are in int8.
+
+        Args:
+            folder: There already.
+            formats: Of the files.
+            float_files: Folder in which `write_float` wrote the graph.
+            layers: Paths; None for all.
+        """
         program, params, onnx_file = self.names
-        made = quantize_program(self.graph, self._table("paddle")[:count])
+        made = quantize_program(self.graph, self._table("paddle", layers))
         made.write(folder / program, folder / params)
         if "onnx" in formats:
             proto = onnx_format.load(float_files / onnx_file)
-            made = quantize_onnx(proto, self._table("onnx")[:count], self.preset)
+            made = quantize_onnx(proto, self._table("onnx", layers), self.preset)
             (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
         formats: list[Format] = ["paddle", "onnx"] if backend != "paddle" else ["paddle"]
-        exact = self._eager(batches, backend, 0)
-        table = self._table(format_of(backend))
-        good, bad = 0, len(table)
+        exact = self._eager(batches, backend, ())
+        order = [_layer(entry) for entry in self._table(format_of(backend))]
+        good, bad = 0, len(order)
         with tempfile.TemporaryDirectory() as place:
             float_files = Path(place, "float")
             float_files.mkdir()
@@ -166,19 +182,23 @@ class Rounded:
                 count = (good + bad) // 2
                 folder = Path(place, str(count))
                 folder.mkdir()
-                self._write(folder, formats, float_files, count)
+                self.write_some(folder, formats, float_files, order[:count])
                 predictor = load_predictor(folder, backend)
-                wanted = self._eager(batches, backend, count)
+                wanted = self._eager(batches, backend, order[:count])
                 found = [parity.run(predictor, batch) for batch in batches]
                 passes = all(
                     each.passes for each in compare(backend, wanted, found, exact, decided)
                 )
                 good, bad = (count, bad) if passes else (good, count)
-        layer = table[bad - 1].weight.rpartition(".")[0]
+        layer = order[bad - 1]
         return (
             f"with the layers before {layer} in int8 it agrees, with {layer} it does not; "
             "name it in never_quantize, or export for another target"
         )
+
+
+def _layer(entry: LayerScales) -> str:
+    return entry.weight.rpartition(".")[0]
 
 
 def compare(

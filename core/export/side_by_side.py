@@ -13,7 +13,7 @@ from rich.table import Table
 from core.data import Loader
 from core.deploy.predictor import BACKENDS, Predictor, is_installed, load_predictor
 from core.errors import ConfigError, ExportError, UserError
-from core.evaluation import evaluate, evaluate_model
+from core.evaluation import evaluate, evaluate_model, validation_loader
 from core.export.package import Exported
 from core.task import Task
 
@@ -71,13 +71,11 @@ def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Load
 
     Nothing is drawn or downloaded only to be measured on.
     """
-    data, root = task.config.data, Path(getattr(task.config.data, "root", "."))
+    root = Path(getattr(task.config.data, "root", "."))
     try:
         if not root.exists():
             raise ConfigError(f"data.root: {root} does not exist")
-        common = {"num_workers": data.num_workers, "on_error": data.on_error}
-        val = task.build_dataset("val")
-        return Loader(val, batch_size=batch_size, train=False, **common).share(share)
+        return validation_loader(task, batch_size).share(share)
     except UserError as error:
         _log.warning("nothing is measured: %s", error)
         return None

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 from paddle.nn import Layer
 
+from core.data import Loader
 from core.errors import DataError
 from core.norms import statistics_kept
 from core.prune.analysis import Axis, Group
@@ -23,6 +24,7 @@ from core.task import Batch, Task
 
 Criterion = Literal["l1_norm", "l2_norm", "fpgm", "bn_scale", "taylor", "random"]
 Aggregate = Literal["mean", "sum", "max", "first"]
+BATCH, SAMPLES = 8, 256  # of training data for gradients
 _log = logging.getLogger(__name__)
 
 
@@ -149,6 +151,23 @@ def _aggregate(per_layer: Sequence[Array], how: Aggregate) -> Array:
     if how == "max":
         return np.asarray(with_zeros.max(axis=0))
     return np.asarray(total / np.maximum((~np.isnan(stacked)).sum(axis=0), 1))
+
+
+def training_gradients(task: Task, model: Layer) -> dict[str, Array]:
+    """Average the gradients over samples of the task's training split.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    data = task.config.data
+    loader = Loader(
+        task.build_dataset("train"),
+        batch_size=BATCH,
+        train=True,
+        num_workers=data.num_workers,
+        on_error=data.on_error,
+    )
+    return mean_gradients(task, model, loader.some(SAMPLES))
 
 
 def mean_gradients(task: Task, model: Layer, batches: Iterable[Batch]) -> dict[str, Array]:

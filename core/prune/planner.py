@@ -12,6 +12,7 @@ from paddle.nn import Layer
 from core.deploy.lookup import Lookup
 from core.distributed import gather
 from core.errors import ConfigError
+from core.measurements import task_meter
 from core.norms import reestimate, statistics_kept
 from core.prune import plan
 from core.prune.analysis import Analysis
@@ -23,13 +24,7 @@ from core.prune.latency import Latency, measure_ms
 from core.prune.pruner import Cut, Pruner, fixed_specs
 from core.prune.report import render
 from core.prune.search import anneal
-from core.prune.sensitivity import (
-    Sensitivity,
-    measure,
-    plot,
-    ratios_in_steps,
-    task_meter,
-)
+from core.prune.sensitivity import Sensitivity, measure, plot, ratios_in_steps
 from core.strategy import Context
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +15,14 @@ from paddle.nn import Layer
 from rich.table import Table
 from tqdm import tqdm
 
-from core.config import read, to_mapping
-from core.errors import ConfigError, DataError
-from core.files import write_bytes, write_text
+from core.files import write_bytes
+from core.measurements import Meter, fingerprint, load, save
+from core.prune.analysis import Analysis
+from core.prune.criteria import Criterion, score, training_gradients
 from core.prune.cut import cut_for_now, plan_edit
-from core.prune.plan import Ranking
+from core.prune.plan import Ranking, choose_groups
 from core.task import Task
 
-FORMAT = 1
-_OF_NO_MATTER = ("num_workers", "on_error", "download")  # settings of data that change no metric
 _log = logging.getLogger(__name__)
 
 
@@ -77,44 +74,6 @@ def ratios_in_steps(delta_rate: float) -> list[float]:
     return [round(delta_rate * (index + 1), 6) for index in range(count)]
 
 
-@dataclass(frozen=True)
-class Meter:
-    """How a model is measured.
-
-    Attributes:
-        metric: Name of the metric.
-        higher_is_better: Its sense.
-        value: Returns the metric of a model.
-        conditions: What it depends on beside the weights, for the fingerprint.
-    """
-
-    metric: str
-    higher_is_better: bool
-    value: Callable[[Layer], float]
-    conditions: str
-
-
-def task_meter(
-    task: Task, evaluate: Callable[[Layer, float], dict[str, float]], share: float
-) -> Meter:
-    """Measure the task's metric on a share of its validation data.
-
-    Args:
-        task: Tells metric and data.
-        evaluate: Returns all metrics of a model on a share of the data.
-        share: Of the data.
-    """
-    metric, settings = task.build_metric(), to_mapping(task.config)
-    data = {key: value for key, value in settings["data"].items() if key not in _OF_NO_MATTER}
-    told = {"data": data, "evaluation": settings.get("evaluation"), "share": share}
-    return Meter(
-        metric.primary,
-        metric.higher_is_better,
-        lambda model: evaluate(model, share)[metric.primary],
-        json.dumps(told, sort_keys=True),
-    )
-
-
 def measure(
     model: Layer,
     ranking: Ranking,
@@ -136,8 +95,10 @@ def measure(
         DataError: The file is broken.
         FileError: The file cannot be written.
     """
-    key = _fingerprint(model, ranking, meter)
-    stored = [] if file is None else load(file)
+    order = zip(ranking.analysis.groups, ranking.orders)
+    parts = [group.name.encode() + channels.tobytes() for group, channels in order]
+    key = fingerprint(model, meter, *parts)
+    stored = [] if file is None else load(Sensitivity, file)
     others = [each for each in stored if each.fingerprint != key]
     found = next((each for each in stored if each.fingerprint == key), None)
     if found is None:
@@ -161,6 +122,41 @@ def measure(
     return found
 
 
+def measure_task(
+    task: Task,
+    model: Layer,
+    analysis: Analysis,
+    criterion: Criterion,
+    globs: Sequence[str],
+    delta_rate: float,
+    meter: Meter,
+    file: Path,
+) -> Sensitivity:
+    """Measure a task's model; the file serves `allocation: sensitive` of a recipe.
+
+    Args:
+        task: Reads training data, for `taylor`.
+        model: Cut and made whole again.
+        analysis: Of the model.
+        criterion: Which channels go first.
+        globs: On weights whose groups are measured.
+        delta_rate: See `ratios_in_steps`.
+        meter: Measures the model.
+        file: See `measure`.
+
+    Raises:
+        ConfigError: A glob matches nothing.
+        DataError: The file, or training data, cannot be read.
+        FileError: The file cannot be written.
+    """
+    save(file, load(Sensitivity, file))  # what cannot be read or written is told now
+    gradients = training_gradients(task, model) if criterion == "taylor" else None
+    scores = score(model, analysis.groups, analysis.weights, criterion, gradients=gradients)
+    chosen = choose_groups(analysis, globs, "--params")
+    ranking = Ranking(analysis, scores, max_ratio=1.0, chosen=chosen)
+    return measure(model, ranking, ratios_in_steps(delta_rate), meter, file)
+
+
 def _covers(curve: Curve | None, ratios: Sequence[float]) -> bool:
     return curve is not None and set(ratios) <= set(curve.ratios)
 
@@ -182,57 +178,9 @@ def _measure_group(
             edit = plan_edit(model, ranking.analysis, ranking.keep(counts))
             with cut_for_now(model, edit):
                 value = meter.value(model)
-            lost = baseline - value if meter.higher_is_better else value - baseline
-            by_count[count] = lost / (abs(baseline) or 1.0)
+            by_count[count] = meter.lost(baseline, value) / (abs(baseline) or 1.0)
         losses.append(by_count[count])
     return losses
-
-
-def _fingerprint(model: Layer, ranking: Ranking, meter: Meter) -> str:
-    """Digest what the losses depend on: weights, order of the channels, metric and data."""
-    digest = hashlib.sha256(f"{meter.metric} {meter.conditions}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
-    for group, order in zip(ranking.analysis.groups, ranking.orders):
-        digest.update(group.name.encode() + order.tobytes())
-    return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Content:
-    format: int
-    measurements: tuple[Sensitivity, ...]
-
-
-def load(file: Path) -> list[Sensitivity]:
-    """Read measurements; none if there is no such file.
-
-    Raises:
-        DataError: It is not what `save` wrote.
-    """
-    if not file.exists():
-        return []
-    try:
-        content = read(_Content, json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, ConfigError) as error:
-        raise DataError(
-            f"{file}: not a file of sensitivities ({error}); remove it to measure anew"
-        ) from error
-    if content.format != FORMAT:
-        raise DataError(f"{file}: format {content.format}, expected {FORMAT}")
-    return list(content.measurements)
-
-
-def save(file: Path, measurements: Sequence[Sensitivity]) -> None:
-    """Write measurements as JSON; the file is there whole or not at all.
-
-    Raises:
-        FileError: It cannot be written.
-    """
-    content = asdict(_Content(FORMAT, tuple(measurements)))
-    write_text(file, json.dumps(content, indent=1))
 
 
 def plot(sensitivity: Sensitivity, file: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, get_args
 
 import paddle
 from paddle import Tensor
@@ -20,6 +21,7 @@ from paddle.nn import Layer
 from tqdm import tqdm
 
 from core import checkpoint
+from core.config import read
 from core.data import Loader
 from core.deploy.predictor import Format
 from core.errors import CheckpointError, ConfigError
@@ -222,6 +224,16 @@ def quantize_best(
             best = metric, config, model
     assert best is not None
     return rows, *best
+
+
+def read_configs(observer: str, settings: Mapping[str, Any]) -> list[PtqConfig]:
+    """Return the settings, one for each observer to try: the named one, or for `all` every one.
+
+    Raises:
+        ConfigError: They are not settings of `PtqConfig`.
+    """
+    wanted = get_args(ObserverKind) if observer == "all" else [observer]
+    return [read(PtqConfig, {**settings, "observer": each}) for each in wanted]
 
 
 def check_comparison(configs: Sequence[PtqConfig], validation: Loader | None) -> None:
