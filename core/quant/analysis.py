@@ -170,9 +170,9 @@ def measure(
         DataError: The file is broken, or there are no images.
         FileError: The file cannot be written.
     """
+    paths = match(globs, list(quantized_layers(model)), "params")
     if file is not None:
         save(file, load(QuantSensitivity, file))  # what cannot be read or written is told now
-    paths = match(globs, list(quantized_layers(model)), "params")
     record = json.dumps(insert.record_of(model), sort_keys=True).encode()
     pixels = [tensor.numpy().tobytes() for inputs in batches for tensor in inputs]
     key = fingerprint(model, meter, record, *pixels)

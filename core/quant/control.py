@@ -104,7 +104,7 @@ def keep_accuracy(
         found[count] = value(model)
         lost = sign * (in_float - found[count]) / POINT
         _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(worst), lost)
-        return lost <= max_drop
+        return lost <= max_drop + 1e-9  # of a point, for the rounding of the difference
 
     try:
         if holds(0):
@@ -143,9 +143,13 @@ def diagnose(task: Task, model: Layer, inputs: Inputs) -> Table:
     """List the layers that move the outputs most when each is quantized alone."""
     errors = output_errors(task, model, inputs, list(quantized_layers(model)))
     together = errors.pop("")
-    title = f"more than {SUSPICIOUS:g} points lost; these layers move the outputs most"
-    table = Table(title=title, caption="--max_drop leaves such layers in float; see never_quantize")
-    table.add_column("layer quantized alone", overflow="fold")
+    _log.warning(
+        "more than %g points lost; --max_drop or never_quantize would leave the layers in float "
+        "that move the outputs most when each is quantized alone",
+        SUSPICIOUS,
+    )
+    table = Table(title="each layer quantized alone, the worst")
+    table.add_column("layer", overflow="fold")
     table.add_column("error of outputs", justify="right")
     for path in sorted(errors, key=lambda path: -errors[path])[:SHOWN]:
         table.add_row(path, f"{errors[path]:.2e}")

@@ -167,6 +167,8 @@ def test_a_folder_of_images_is_enough(call: Call, weights: Path, tmp_path: Path)
         (("--save_dir", "/proc/nowhere"), "error: /proc/nowhere: cannot be written"),
         (("--never_quantize", "haed"), "error: never_quantize: 'haed' matches nothing"),
         (("--weight_quantize_type", "absmax"), "did you mean 'abs_max'?"),
+        (("--max_drop", "0.5"), "error: max_drop: there is no validation data to measure the"),
+        (("--max_drop", "-1"), "--max_drop: expected points from 0 to 100, got '-1'"),
     ],
 )
 def test_errors_are_one_line(
@@ -247,3 +249,44 @@ def test_help(call: Call) -> None:
     assert status == 0
     assert "usage: " in said
     assert "training split is read" in said
+
+
+@pytest.mark.chain
+def test_layers_go_back_to_float_until_the_metric_holds(
+    call: Call, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a metric that only one of the two layers spoils."""
+
+    def meter(_task: Any, _loader: Any) -> Any:
+        def measure(model: Any) -> float:
+            if not isinstance(model, paddle.nn.Layer):
+                return 0.2
+            rounding = [
+                path
+                for path, layer in quantized_layers(model).items()
+                if not layer.input_quantizer.passing
+            ]
+            return 0.2 + 0.1 * len(rounding) ** 4  # mae: lower is better
+
+        return measure
+
+    monkeypatch.setattr("core.export.side_by_side.meter", meter)
+    words = ("--weights", weights, "--save_dir", "out")
+    status, said = call(*words)
+    assert status == 0, said
+    assert "WARNING more than 3 points lost; --max_drop or never_quantize" in said
+    assert "│ all 2 together " in said
+    status, said = call(*words, "--max_drop", 10)
+    assert status == 0, said
+    assert "max_drop: 0 of 2 layers in float: 160.00 points" in said
+    assert "max_drop: 1 of 2 layers in float: 10.00 points" in said
+    assert "│ quantized, 1 back in float " in said
+    _, model = checkpoint.restore(tmp_path / "out" / "model")
+    assert len(quantized_layers(model)) == 1
+    description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())
+    assert description["metrics"]["mae"] == pytest.approx(0.3)
+    before = files(tmp_path / "out")
+    status, said = call(*words, "--max_drop", 9)
+    assert status == 2
+    assert last_line(said).startswith("error: max_drop: with all layers but one in float")
+    assert files(tmp_path / "out") == before

@@ -98,3 +98,24 @@ def test_a_file_whose_metric_is_another_is_refused(
     assert status == 2
     assert "mae of the file is" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_spoilt_grid_is_named_and_goes_back_to_float(call: Any, tmp_path: Path) -> None:
+    run = saved(tmp_path)
+    _, model = checkpoint.restore(run)
+    model.head.input_quantizer.absmax.set_value(paddle.full([1], 1e-3))  # clips everything
+    checkpoint.save(run, checkpoint.load_description(run), model.state_dict())
+    status, said = call("--weights", run, "--save_dir", "out", "--format", "paddle")
+    assert status == 0, said
+    assert "more than 3 points lost" in said
+    listed = [line for line in said.splitlines() if re.match(r"│ (conv|head) +│ +\d", line)]
+    assert listed[0].startswith("│ head")  # the worst first
+    words = ("--weights", run, "--save_dir", "out", "--format", "paddle", "--max_drop", "0.5")
+    status, said = call(*words)
+    assert status == 0, said
+    assert "max_drop: back to float: head" in said
+    assert "points lost; --max_drop" not in said
+    description = read_description(tmp_path / "out")
+    assert description is not None
+    assert description.quantization is not None
+    assert description.quantization.layers == 1

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,3 +102,51 @@ def test_a_broken_file_and_a_folder_that_cannot_be_written(weights: Path, tmp_pa
     done = call(*words, "/proc/nowhere")
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
+
+
+@pytest.mark.chain
+def test_rounding_of_each_layer(call_tool: Any, weights: Path, tmp_path: Path) -> None:
+    words = ("--quant", "--weights", weights, "--save_dir", tmp_path / "s", "--batch_size", 2)
+    status, said = call_tool("sensitivity.py", *words, "--num_calib", 8, "--target", "paddle")
+    assert status == 0, said
+    assert re.search(r"mae: 0\.\d{4} in float, 0\.\d{4} quantized", said)
+    [measured] = json.loads((tmp_path / "s" / "quant_sensitivities.json").read_text())[
+        "measurements"
+    ]
+    assert measured["layers"].keys() == {"conv", "head"}
+    for path, cost in measured["layers"].items():
+        assert f"│ {path} " in said
+        assert f"{cost['error']:.2e}" in said
+    assert cv2.imread(str(tmp_path / "s" / "quant_sensitivities.png")).shape[2] == 3
+    status, said = call_tool("sensitivity.py", *words, "--num_calib", 8, "--target", "paddle")
+    assert "sensitivity of 2 layers, 2 of them measured before" in said
+
+
+@pytest.mark.chain
+def test_what_int8_makes_faster(call_tool: Any, weights: Path, tmp_path: Path) -> None:
+    words = ("--quant", "--weights", weights, "--save_dir", tmp_path, "--speed_control")
+    status, said = call_tool("sensitivity.py", *words, "--params", "head")
+    assert status == 0, said
+    assert re.search(r"openvino: \d+\.\d\d ms in float", said)
+    [line] = [line for line in said.splitlines() if line.startswith("never_quantize: ")]
+    assert set(yaml.safe_load(line)["never_quantize"]) <= {"conv", "head"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--quant", "--delta_rate", "0.1"], "unrecognized arguments: --delta_rate"),
+        (["--observer", "mse"], "unrecognized arguments: --observer"),
+        (["--quant", "--observer", "mes"], "did you mean 'mse'?"),
+        (["--quant", "--target", "tensort"], "did you mean 'tensorrt'?"),
+        (["--quant", "--target", "tensorrt", "--speed_control"], "tensorrt cannot be measured"),
+        (["--quant", "--params", "haed"], "params: 'haed' matches nothing"),
+    ],
+)
+def test_wrong_calls_of_rounding(
+    call_tool: Any, weights: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    given = ("--weights", weights, "--save_dir", tmp_path / "s", *options)
+    status, said = call_tool("sensitivity.py", *given)
+    assert (status, message in said) == (2, True), said
+    assert not (tmp_path / "s").exists()
