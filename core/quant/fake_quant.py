@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
 HALF_TO_EVEN = 0
+INFINITE = float(np.finfo(np.float32).max)
 
 
 def highest_step(bits: int, signed: bool) -> int:
@@ -139,11 +141,13 @@ class _Pact(PyLayer):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
         x, threshold = context.saved_tensor()
-        above, gradient32 = (x >= threshold).astype("float32"), gradient.astype("float32")
-        below = (x <= -threshold).astype("float32") if context.signed else 0.0
-        inside = 1.0 - above - below
-        to_threshold = (gradient32 * (above - below)).sum().reshape([1])
-        return _through(context, gradient, gradient32 * inside), to_threshold
+        x32, gradient32, end = x.astype("float32"), gradient.astype("float32"), float(threshold)
+        below_end = _C_ops.clip_grad(x32, gradient32, -INFINITE, end)
+        inside = _C_ops.clip_grad(x32, gradient32, -end, end) if context.signed else below_end
+        # what was cut above, less what was cut below
+        kept = below_end.sum()
+        to_threshold = gradient32.sum() - kept - (kept - inside.sum())
+        return _through(context, gradient, inside), to_threshold.reshape([1])
 
 
 class _Lsq(PyLayer):
@@ -158,15 +162,22 @@ class _Lsq(PyLayer):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
         x, step = context.saved_tensor()
-        highest, gradient32 = context.highest, gradient.astype("float32")
+        x32, gradient32, highest = x.astype("float32"), gradient.astype("float32"), context.highest
         lowest = -highest - 1 if context.signed else 0
-        steps = x.astype("float32") / step
-        inside = ((steps >= lowest) & (steps <= highest)).astype("float32")
+        # the kernel leaves out the ends, which are on the grid
+        ends = np.float32([lowest, highest]) * np.float32(step)
+        low, high = (float(end) for end in np.nextafter(ends, np.float32([-INFINITE, INFINITE])))
+        inside = _C_ops.clip_grad(x32, gradient32, low, high)
         # on the grid: rounding error, in steps; beyond it: the number of the last step
-        share = context.rounded.astype("float32") / step - steps * inside
+        share = _dot(gradient32, context.rounded.astype("float32")) - _dot(inside, x32)
         scale = (x.size * highest) ** -0.5
-        to_step = ((gradient32 * share).sum() * scale).reshape([1])
-        return _through(context, gradient, gradient32 * inside), to_step
+        return _through(context, gradient, inside), share / step * scale
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum of products, [1], in one pass."""
+    product: Tensor = paddle.matmul(a.reshape([1, -1]), b.reshape([-1, 1]))
+    return product.reshape([1])
 
 
 def _through(context: Any, gradient: Tensor, passed: Tensor) -> Tensor | None:
