@@ -19,7 +19,8 @@ from paddle.static import InputSpec
 from core.config import read, suggest
 from core.errors import ConfigError
 
-Split = Literal["train", "val"]
+# calibration: the training images, prepared as those of val, for quantization to look at
+Split = Literal["train", "val", "calibration"]
 Arrays = dict[str, np.ndarray]
 Sample = dict[str, np.ndarray]  # one item of a data set: arrays without a batch dimension
 Batch = dict[str, Tensor]

@@ -25,8 +25,8 @@ from core.run import pick_device
 
 EPILOG = """\
 SAVE_DIR then holds model, a checkpoint (for eval.py, export_model.py), and int8, files to deploy
-(for predict.py, benchmark.py). Without --images the training split is read as training reads it,
-augmentation included.
+(for predict.py, benchmark.py). Without --images the images of the training split are read, prepared
+as for validation.
 """
 
 

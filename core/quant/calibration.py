@@ -112,13 +112,13 @@ def folder_images(task: Task, folder: Path, count: int, progress: bool = False) 
 
 
 def training_images(task: Task, count: int, progress: bool = False) -> Calibration:
-    """Calibrate on the training split as training reads it, but for labels and mixed images.
+    """Calibrate on the images of the training split, prepared as for validation.
 
     Raises:
         DataError: It cannot be read.
     """
     try:
-        dataset = task.build_dataset("train")
+        dataset = task.build_dataset("calibration")
     except DataError as error:
         raise DataError(f"{error}; a folder of images will do: --images FOLDER") from error
     return Calibration(task, dataset, count, progress=progress)

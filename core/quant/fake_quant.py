@@ -142,8 +142,8 @@ class _Pact(PyLayer):
     def backward(context: Any, gradient: Tensor) -> Any:
         x, threshold = context.saved_tensor()
         x32, gradient32, end = x.astype("float32"), gradient.astype("float32"), float(threshold)
-        below_end = _C_ops.clip_grad(x32, gradient32, -INFINITE, end)
-        inside = _C_ops.clip_grad(x32, gradient32, -end, end) if context.signed else below_end
+        below_end = _within(x32, gradient32, -INFINITE, end)
+        inside = _within(x32, gradient32, -end, end) if context.signed else below_end
         # what was cut above, less what was cut below
         kept = below_end.sum()
         to_threshold = gradient32.sum() - kept - (kept - inside.sum())
@@ -164,14 +164,22 @@ class _Lsq(PyLayer):
         x, step = context.saved_tensor()
         x32, gradient32, highest = x.astype("float32"), gradient.astype("float32"), context.highest
         lowest = -highest - 1 if context.signed else 0
-        # the kernel leaves out the ends, which are on the grid
-        ends = np.float32([lowest, highest]) * np.float32(step)
-        low, high = (float(end) for end in np.nextafter(ends, np.float32([-INFINITE, INFINITE])))
-        inside = _C_ops.clip_grad(x32, gradient32, low, high)
+        # the ends are on the grid
+        ends = np.array([lowest, highest], np.float32) * np.float32(step)
+        low, high = (
+            float(end) for end in np.nextafter(ends, np.array([-INFINITE, INFINITE], np.float32))
+        )
+        inside = _within(x32, gradient32, low, high)
         # on the grid: rounding error, in steps; beyond it: the number of the last step
         share = _dot(gradient32, context.rounded.astype("float32")) - _dot(inside, x32)
         scale = (x.size * highest) ** -0.5
         return _through(context, gradient, inside), share / step * scale
+
+
+def _within(x: Tensor, gradient: Tensor, low: float, high: float) -> Tensor:
+    """Return the gradient where low < x < high, 0 elsewhere, in one pass."""
+    passed: Tensor = _C_ops.clip_grad(x, gradient, low, high)  # type: ignore[no-untyped-call]
+    return passed
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -79,9 +79,10 @@ def build_dataset(config: Config, split: Split) -> ImageDataset:
             f"{data.root}: the data has {len(names)} classes, model.num_classes is {num_classes}"
         )
     if _uses_folders(data):
-        items = read_folders(Path(data.root) / split, _folder_classes(data))
+        folder = "val" if split == "val" else "train"
+        items = read_folders(Path(data.root) / folder, _folder_classes(data))
     else:
-        listed = data.train_list if split == "train" else data.val_list
+        listed = data.val_list if split == "val" else data.train_list
         items = read_list(Path(data.root) / listed, Path(data.root), num_classes)
     return ImageDataset(items, num_classes, data, config.augment if split == "train" else None)
 

@@ -33,8 +33,9 @@ from tasks.keypoint.transforms import (
 class KeypointDataset:
     """Persons of one split.
 
-    A sample has `image` [3, H, W], `target` [K, h, w] and `target_weight` [K]; in validation also
-    `person`, the row in `persons`, and `to_image` [2, 3], the map from the input to the image.
+    A sample has `image` [3, H, W], `target` [K, h, w] and `target_weight` [K]; one that is not for
+    training also `person`, the row in `persons`, and `to_image` [2, 3], the map from the input to
+    the image.
 
     Args:
         config: Settings of the task.
@@ -82,14 +83,14 @@ class KeypointDataset:
 
 def image_folder(config: Config, split: Split) -> str:
     """Return the folder of a split's images."""
-    folder = config.data.train_images if split == "train" else config.data.val_images
+    folder = config.data.val_images if split == "val" else config.data.train_images
     return os.path.join(config.data.root, folder)
 
 
 def annotation_file(config: Config, split: Split) -> Path:
     """Return the annotation file of a split."""
-    name = config.data.train_annotations if split == "train" else config.data.val_annotations
-    return Path(config.data.root) / name
+    data = config.data
+    return Path(data.root) / (data.val_annotations if split == "val" else data.train_annotations)
 
 
 def load_split(config: Config, split: Split) -> tuple[Annotations, Persons]:

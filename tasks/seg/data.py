@@ -22,7 +22,7 @@ GREY = 0  # colour type of PNG
 class SegDataset:
     """One split. A training sample is `image` and `label` of the crop's size.
 
-    A validation sample keeps the label's own size and says both sizes as (height, width) in
+    Another sample keeps the label's own size and says both sizes as (height, width) in
     `image_size` and `label_size`, since a batch fills smaller maps up to the largest.
     """
 
@@ -30,7 +30,7 @@ class SegDataset:
         self.config = config
         self.training = split == "train"
         data = config.data
-        self.pairs = read_list(data, data.train_list if self.training else data.val_list)
+        self.pairs = read_list(data, data.val_list if split == "val" else data.train_list)
         augment = config.augment
         self.only_shape: tuple[int, ...] | None = None  # that a training image may have
         if self.training and augment.crop is None and augment.resize is None:

@@ -6,6 +6,7 @@ The toy task of tests/plugins stands for one that a user keeps outside the proje
 from __future__ import annotations
 
 import pkgutil
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,37 @@ def test_a_training_set_varies_with_its_generator_only(trained: Trained) -> None
     for name, value in draws[0].items():
         np.testing.assert_array_equal(value, draws[1][name])
     assert any((draws[0][name] != draws[2][name]).any() for name in draws[0])
-    fixed = trained.task.build_dataset("val")
-    one, two = (fixed.sample(0, np.random.default_rng(seed)) for seed in (1, 2))
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, two[name])
+    for split in ("val", "calibration"):
+        fixed = trained.task.build_dataset(split)
+        one, two = (fixed.sample(0, np.random.default_rng(seed)) for seed in (1, 2))
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, two[name])
+
+
+def test_calibration_sees_the_training_images_as_validation_would(
+    trained: Trained, tmp_path: Path
+) -> None:
+    """Where the training files are the validation files, both splits give the same inputs."""
+    task, rng = trained.task, np.random.default_rng(0)
+    names = [spec.name for spec in task.input_spec()]
+    assert len(task.build_dataset("calibration")) == len(task.build_dataset("train"))
+    root = tmp_path / "data"
+    shutil.copytree(trained.settings["data"]["root"], root)
+    for path in list(root.rglob("*val*")):
+        twin = path.with_name(path.name.replace("val", "train"))
+        if path.is_dir():
+            shutil.rmtree(twin)
+            shutil.copytree(path, twin)
+        else:
+            shutil.copy(path, twin)
+    settings = merge(to_mapping(task.config), {"data": {"root": str(root)}, "synthetic": None})
+    moved = build_task(task.name, settings).build_dataset("calibration")
+    wanted = task.build_dataset("val")
+    assert len(moved) == len(wanted)
+    for index in range(len(moved)):
+        found, one = moved.sample(index, rng), wanted.sample(index, rng)
+        for name in names:
+            np.testing.assert_array_equal(found[name], one[name])
 
 
 def test_merged_metrics_of_two_halves_are_the_metric_of_the_whole(trained: Trained) -> None:

@@ -191,7 +191,7 @@ def test_the_training_split_is_read_without_its_labels(task: Task) -> None:
     batches = [inputs[0] for inputs in calibration()]
     assert [batch.shape for batch in batches] == [[8, 3, 8, 8], [2, 3, 8, 8]]
     again = [inputs[0] for inputs in calibration()]
-    for one, other in zip(batches, again):  # noise included
+    for one, other in zip(batches, again):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
     assert sum(inputs[0].shape[0] for inputs in training_images(task, 500)()) == 16
 

@@ -130,10 +130,11 @@ class Task:
         raise ConfigError("model.pretrained: no weights of this network are published")
 
     def build_dataset(self, split: str) -> Brightness:
-        folder = Path(self.config.data.root) / split
+        name = "val" if split == "val" else "train"
+        folder = Path(self.config.data.root) / name
         if self.config.synthetic and not folder.exists():
-            count = getattr(self.config.synthetic, f"{split}_images")
-            draw_images(folder, count, seed=1 if split == "train" else 2)
+            count = getattr(self.config.synthetic, f"{name}_images")
+            draw_images(folder, count, seed=1 if name == "train" else 2)
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
         return Brightness(folder, self.config.noise if split == "train" else 0.0)
