@@ -178,13 +178,9 @@ class Engine:
             total = self._check(self._losses(next(batches)), terms)
             self._amp.backward(total / self.config.accumulate)
         distributed.average_gradients(self._optimizer.parameters.values())
-        rate = self.windows.learning_rate_scale() * learning_rate(
-            self.config.learning_rate,
-            self.config.schedule,
-            self.step,
-            self.total_steps,
-            self.steps_per_epoch,
-        )
+        done = self.step, self.total_steps, self.steps_per_epoch
+        rate = learning_rate(self.config.learning_rate, self.config.schedule, *done)
+        rate *= self.windows.learning_rate_scale()
         self._amp.step(self._optimizer, rate)
         self.step += 1
         self.windows.after_step()
