@@ -136,6 +136,15 @@ def is_installed(backend: Backend) -> bool:
     return importlib.util.find_spec(backend) is not None
 
 
+def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:
+    """Return what OpenVINO is told: one image at a time, on so many threads."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+
+
 def format_of(backend: Backend) -> Format:
     """Return which files a backend reads."""
     return "paddle" if backend == "paddle" else "onnx"
@@ -233,11 +242,7 @@ class _OpenVino(Predictor):
         self, file: Path, description: Description | None, threads: int, precision: str
     ) -> None:
         core = importlib.import_module("openvino").Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        }
+        settings = openvino_settings(threads, precision)
         self._model: Any = core.compile_model(str(file), "CPU", settings)
         known = [port.name for port in description.outputs] if description else []
         names = (
