@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison import DOCS, TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
+from int8_page import int8
 from prune_page import pruning
 
 Entry = dict[str, Any]
@@ -195,6 +196,7 @@ def page() -> Iterator[str]:
             yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
     yield from pruning(load("prune"))
     yield from _qat_steps(load("qat_step"))
+    yield from int8(load("int8"))
 
 
 def _qat_steps(entries: dict[str, Entry]) -> Iterator[str]:

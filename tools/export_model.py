@@ -11,11 +11,12 @@ from rich.console import Console
 
 from core import cli
 from core.checkpoint import restore
-from core.export.package import FORMATS, export
+from core.export.package import FORMATS, check_formats, export
 from core.export.parity import summary
 
 EPILOG = """\
-SAVE_DIR then holds model.pdmodel and model.pdiparams, model.onnx if asked for, and deploy.yml.
+SAVE_DIR then holds model.pdmodel and model.pdiparams, model.onnx and model.nb (Paddle
+Lite) if asked for, and deploy.yml.
 Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint).
 """
 
@@ -50,6 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    check_formats(arguments.format)
     described = cli.described_by(arguments.weights)
     task, model = restore(arguments.weights, cli.chosen_task(arguments, described))
     made = export(

@@ -13,7 +13,7 @@ from core import cli
 from core.checkpoint import restore
 from core.errors import ExportError
 from core.export.int8 import TARGET
-from core.export.package import FORMATS, export
+from core.export.package import FORMATS, check_formats, export
 from core.export.parity import summary
 from core.export.qdq import PRESETS
 from core.export.side_by_side import (
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
         type=lambda text: text.split(","),
         default=["paddle", "onnx"],
         metavar="A,B",
-        help=f"of {', '.join(FORMATS)}; paddle is always written (default: both)",
+        help=f"of {', '.join(FORMATS)}; paddle is always written (default: paddle,onnx)",
     )
     parser.add_argument(
         "--target",
@@ -58,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    check_formats(arguments.format)
     described = cli.described_by(arguments.weights)
     task, model = restore(arguments.weights, cli.chosen_task(arguments, described))
     if not quantized_layers(model):

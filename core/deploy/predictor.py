@@ -22,7 +22,7 @@ from core.errors import ExportError
 from core.task import Arrays
 
 Backend = Literal["paddle", "onnxruntime", "openvino"]
-Format = Literal["paddle", "onnx"]
+Format = Literal["paddle", "onnx", "lite"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 # the names that Paddle's tools of different years give their files; PIR writes .json
@@ -136,6 +136,15 @@ def is_installed(backend: Backend) -> bool:
     return importlib.util.find_spec(backend) is not None
 
 
+def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:
+    """Return what OpenVINO is told: one image at a time, on so many threads."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+
+
 def format_of(backend: Backend) -> Format:
     """Return which files a backend reads."""
     return "paddle" if backend == "paddle" else "onnx"
@@ -233,16 +242,12 @@ class _OpenVino(Predictor):
         self, file: Path, description: Description | None, threads: int, precision: str
     ) -> None:
         core = importlib.import_module("openvino").Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-        }
+        settings = openvino_settings(threads, precision)
         self._model: Any = core.compile_model(str(file), "CPU", settings)
         known = [port.name for port in description.outputs] if description else []
         names = (
             [each.any_name for each in self._model.inputs],
-            [_name_in(each.names, known) for each in self._model.outputs],
+            [_name_of(each, known) for each in self._model.outputs],
         )
         super().__init__(description, *names)
 
@@ -251,9 +256,11 @@ class _OpenVino(Predictor):
         return {name: np.array(results[name]) for name in self._outputs}
 
 
-def _name_in(names: set[str], known: Sequence[str]) -> str:
-    """Choose a tensor's name: OpenVINO collects those of all equal tensors."""
-    return next((name for name in known if name in names), min(names))
+def _name_of(port: Any, known: Sequence[str]) -> str:
+    """Choose an output's name: OpenVINO collects those of all equal tensors."""
+    own = port.get_node().friendly_name.partition("/sink_port_")[0]  # that of the ONNX graph
+    names = [*known, own, *sorted(port.names)]
+    return str(next(name for name in names if name in port.names))
 
 
 @contextlib.contextmanager

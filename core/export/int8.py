@@ -11,6 +11,7 @@ rounding: a scale, weight or layout is wrong, which costs many times as much.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from paddle.nn import Layer
 from core.config import suggest
 from core.deploy.predictor import Backend, Format, Predictor, format_of, load_predictor
 from core.errors import ExportError
-from core.export import parity
+from core.export import lite, parity
 from core.export.graph import Graph, names_of
 from core.export.int8_program import computed_in_int8, quantize_program, unsigned_inputs
 from core.export.qdq import PRESETS, Preset, quantize_onnx
@@ -35,6 +36,7 @@ TARGET = "openvino"
 LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
 Write = Callable[[Graph, Path, Sequence[Format]], None]
 Batches = Sequence[Sequence[np.ndarray]]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Rounded:
         graph: Of `layer`, in float, batch norms folded.
         target: Of `PRESETS`.
         write_float: Writes the files of a float graph.
-        names: Of the model files in a folder: program, parameters, ONNX.
+        names: Of the model files in a folder: program, parameters, ONNX, Paddle Lite.
     """
 
     model: Layer
@@ -55,7 +57,7 @@ class Rounded:
     graph: Graph
     target: str
     write_float: Write
-    names: tuple[str, str, str]
+    names: tuple[str, str, str, str]
 
     def __post_init__(self) -> None:
         if self.target not in PRESETS:
@@ -130,7 +132,8 @@ class Rounded:
         """Return the layers whose inputs have grids from zero on in the files of a format."""
         if kind == "paddle":
             return {weight.rpartition(".")[0] for weight in unsigned_inputs(self.graph)}
-        return set(quantized_layers(self.model)) if self.preset.unsigned else set()
+        zero_on = kind == "onnx" and self.preset.unsigned
+        return set(quantized_layers(self.model)) if zero_on else set()
 
     def _table(self, kind: Format, layers: Container[str] | None = None) -> list[LayerScales]:
         """Return the table of a format, of some layers, in the order in which they run."""
@@ -160,13 +163,32 @@ class Rounded:
             float_files: Folder in which `write_float` wrote the graph.
             layers: Paths; None for all.
         """
-        program, params, onnx_file = self.names
+        program, params, onnx_file, lite_file = self.names
         made = quantize_program(self.graph, self._table("paddle", layers))
         made.write(folder / program, folder / params)
         if "onnx" in formats:
             proto = onnx_format.load(float_files / onnx_file)
             made = quantize_onnx(proto, self._table("onnx", layers), self.preset)
             (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
+        if "lite" in formats:
+            (folder / lite_file).write_bytes(self._convert_for_lite(layers))
+
+    def _convert_for_lite(self, layers: Container[str] | None) -> bytes:
+        """Return the content of a `.nb` file.
+
+        Raises:
+            ExportError: It cannot be made, or computes nothing in int8.
+        """
+        table = self._table("lite", layers)
+        with tempfile.TemporaryDirectory() as place:
+            files = Path(place, "model.pdmodel"), Path(place, "model.pdiparams")
+            quantize_program(self.graph, table, "lite").write(*files)
+            content = lite.convert(*files)
+        count = sum(lite.int8_operators(content).values())
+        if count == 0:
+            raise ExportError("lite: the converter left all layers in float")
+        _log.info("lite: %d operators in int8, of %d quantized layers", count, len(table))
+        return content
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""

@@ -22,6 +22,9 @@ Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word
 
 Behind a ReLU it takes the unsigned grid of the same absmax, whatever the file says; see
 `unsigned_inputs`.
+
+Paddle Lite's converter reads the pattern as it is meant, linear layers included, and forgets no
+grid; what it is given besides is said at `_choose_copies_for_lite`.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from paddle.base.proto import framework_pb2
@@ -47,6 +50,8 @@ from core.export.int8_weights import (
 )
 from core.quant.table import LayerScales
 
+Reader = Literal["paddle", "lite"]  # Paddle Inference, Paddle Lite
+
 # slots of input and weight of what is quantized
 _LAYERS = MappingProxyType(
     {
@@ -58,6 +63,8 @@ _LAYERS = MappingProxyType(
     }
 )
 _FLOAT = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose")  # that it runs in float
+# those that we have not seen Paddle Lite compute rightly in int8
+_FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
 _CLIPPING = ("relu", "relu6")  # behind which it takes unsigned grids
 # through which Paddle Inference carries grids
 _CARRYING = (
@@ -66,7 +73,9 @@ _CARRYING = (
 )
 
 
-def quantize_program(graph: Graph, table: Sequence[LayerScales]) -> Graph:
+def quantize_program(
+    graph: Graph, table: Sequence[LayerScales], reader: Reader = "paddle"
+) -> Graph:
     """Return a graph with the layers of the table in int8; the given one stays as it is.
 
     Whether a grid has a sign is not the table's to say, see `unsigned_inputs`. Weights keep their
@@ -75,6 +84,7 @@ def quantize_program(graph: Graph, table: Sequence[LayerScales]) -> Graph:
     Args:
         graph: In float32, batch norms folded.
         table: An entry for each layer to quantize.
+        reader: Whose reading of the pattern to write for.
 
     Raises:
         ExportError: An entry fits no layer, or cannot be stored in int8.
@@ -83,7 +93,8 @@ def quantize_program(graph: Graph, table: Sequence[LayerScales]) -> Graph:
     made = replace(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
     )
-    writer = _Writer(made, _choose_copies(graph, list(layers.values())), _makers(graph))
+    choose, plain = _READERS[reader]
+    writer = _Writer(made, choose(graph, list(layers.values())), _makers(graph), plain)
     spare = {layer.weight: layer for layer in layers.values()}
     for original in graph.operators:
         op = framework_pb2.OpDesc()
@@ -212,6 +223,26 @@ def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, flo
     return copies
 
 
+def _choose_copies_for_lite(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, float]]:
+    """Return the tensors, with their absmax, of which Paddle Lite must be given a copy.
+
+    It, too, knows one grid per tensor. And a linear layer that puts out int8, since the next layer
+    reads that, adds a bias from memory that nobody has written.
+    """
+    behind: set[str] = set()
+    for op in graph.operators:
+        joined = op.type in ("elementwise_add", *_CLIPPING) and only(op.inputs, "X") in behind
+        if joined or op.type == "matmul_v2":
+            behind.update(names_of(op.outputs))
+    first: dict[str, float] = {}
+    wanted = [(layer.source, layer.absmax) for layer in layers]
+    return {
+        (tensor, absmax)
+        for tensor, absmax in wanted
+        if tensor in behind or first.setdefault(tensor, absmax) != absmax
+    }
+
+
 def _carried_together(graph: Graph) -> dict[str, str]:
     """Name, for each tensor that Paddle Inference carries grids to or from, one of its group."""
     members: dict[str, set[str]] = {}
@@ -223,6 +254,11 @@ def _carried_together(graph: Graph) -> dict[str, str]:
     return {name: min(joined) for name, joined in members.items()}
 
 
+_READERS = MappingProxyType(
+    {"paddle": (_choose_copies, _FLOAT), "lite": (_choose_copies_for_lite, _FLOAT_IN_LITE)}
+)
+
+
 @dataclass
 class _Writer:
     """Adds operators, variables and weights to a graph.
@@ -231,6 +267,7 @@ class _Writer:
         graph: It is changed.
         copies: The tensors, with their absmax, of which a copy is quantized.
         makers: Kind of the operator that makes each tensor.
+        plain: Kinds of layers in front of which plain operators round.
         uses: How many layers read each int8 weight so far.
         floats: Values of each int8 weight before it was rounded.
         rounded: Name of the rounded values of each quantized tensor, by tensor and absmax.
@@ -239,13 +276,14 @@ class _Writer:
     graph: Graph
     copies: set[tuple[str, float]]
     makers: dict[str, str]
+    plain: tuple[str, ...]
     uses: Counter[str] = field(default_factory=Counter)
     floats: dict[str, np.ndarray] = field(default_factory=dict)
     rounded: dict[tuple[str, float], str] = field(default_factory=dict)
 
     def round_input(self, layer: _Layer) -> str:
         """Return the name of what a layer reads, rounded to its grid."""
-        if layer.kind in _FLOAT:
+        if layer.kind in self.plain:
             return self._round_plainly(layer.source, layer.absmax)
         return self._quantize(layer.source, layer.absmax)
 
@@ -270,7 +308,7 @@ class _Writer:
         weight = self.floats[layer.weight]
         steps, absmax = quantize_weight(weight, axis if layer.per_channel else None)
         self._weight(name, steps)
-        if layer.kind in _FLOAT:
+        if layer.kind in self.plain:
             factor = broadcast(absmax / np.float32(HIGHEST), steps.ndim, axis)
             return self._multiply(name, factor)
         channels = np.broadcast_to(absmax, steps.shape[axis or 0])  # one scale for each, always

@@ -34,7 +34,7 @@ from core.deploy.predictor import (
     load_predictor,
 )
 from core.errors import ExportError
-from core.export import onnx, parity, report
+from core.export import lite, onnx, parity, report
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8 import TARGET, Rounded
@@ -44,8 +44,8 @@ from core.task import Arrays, Task
 from core.trace import evaluation_mode, trace
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-MODEL, PARAMS, ONNX = "model.pdmodel", "model.pdiparams", "model.onnx"
-_OURS = (MODEL, PARAMS, ONNX, DESCRIPTION)
+MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
+_OURS = (MODEL, PARAMS, ONNX, LITE, DESCRIPTION)
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +112,7 @@ def export(
         _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
         batches = parity.real_batches(task, specs)
         write = partial_of(write_files, opset=opset)
-        files = MODEL, PARAMS, ONNX
+        files = MODEL, PARAMS, ONNX, LITE
         quantized = quantized_layers(model)
         rounded = Rounded(model, layer, graph, target, write, files) if quantized else None
         if rounded is None:
@@ -144,14 +144,22 @@ def export(
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Refuse names of formats that are none.
+    """Refuse names of formats that are none, and formats that cannot be written here.
 
     Raises:
-        ExportError: Names the first.
+        ExportError: Names the first, or says what to install.
     """
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
+    if "lite" in formats:
+        lite.find_python()
+
+
+def format_of_file(name: str) -> Format:
+    """Return which format a file of an export is of."""
+    others: dict[str, Format] = {ONNX: "onnx", LITE: "lite"}
+    return others.get(name, "paddle")
 
 
 def _check_folder(folder: Path) -> None:
@@ -183,14 +191,16 @@ def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
 def write_files(
     graph: Graph, folder: Path, formats: Sequence[Format], opset: int = onnx.OPSET
 ) -> None:
-    """Write the model files of a graph; ONNX is made from Paddle's, which are always written.
+    """Write the model files of a graph; the others are made from Paddle's, always written.
 
     Raises:
-        ExportError: An operator has no counterpart in ONNX.
+        ExportError: An operator has no counterpart in ONNX or Paddle Lite.
     """
     graph.write(folder / MODEL, folder / PARAMS)
     if "onnx" in formats:
         (folder / ONNX).write_bytes(onnx.convert(folder / MODEL, folder / PARAMS, opset))
+    if "lite" in formats:
+        (folder / LITE).write_bytes(lite.convert(folder / MODEL, folder / PARAMS))
 
 
 def _predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:

@@ -11,10 +11,17 @@ from paddle.nn import Layer
 from rich.table import Table
 
 from core.data import Loader
-from core.deploy.predictor import BACKENDS, Predictor, is_installed, load_predictor
+from core.deploy.predictor import (
+    BACKENDS,
+    Format,
+    Predictor,
+    format_of,
+    is_installed,
+    load_predictor,
+)
 from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model, validation_loader
-from core.export.package import Exported
+from core.export.package import Exported, format_of_file
 from core.task import Task
 
 Measure = Callable[[Layer | Predictor], float | None]
@@ -101,7 +108,7 @@ def meter(task: Task, loader: Loader | None) -> Measure:
 
 
 def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure) -> list[Row]:
-    """Return a row for each runtime that can read the files of an export.
+    """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
 
     Args:
         folder: Where they are now.
@@ -109,13 +116,17 @@ def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure)
         seconds: That it took.
         measure: See `meter`.
     """
+    sizes: dict[Format, list[tuple[str, int, int]]] = {}
+    for name, before in made.float_bytes.items():
+        sizes.setdefault(format_of_file(name), []).append((name, before, made.file_bytes[name]))
     rows = []
     for backend in filter(is_installed, BACKENDS):
-        names = [name for name in made.float_bytes if (".onnx" in name) == (backend != "paddle")]
-        if names:
-            sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
+        kind = format_of(backend)
+        if kind in sizes:
             metric = measure(load_predictor(folder, backend))
-            rows.append(Row(f"int8, {backend}", metric, seconds, sizes))
+            rows.append(Row(f"int8, {backend}", metric, seconds, sizes[kind]))
+    if "lite" in sizes:  # it is for other processors than this one
+        rows.append(Row("int8, lite", None, seconds, sizes["lite"]))
     return rows
 
 

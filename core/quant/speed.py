@@ -27,7 +27,7 @@ from core.errors import ConfigError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8 import TARGET, Rounded
-from core.export.package import MODEL, ONNX, PARAMS, write_files
+from core.export.package import LITE, MODEL, ONNX, PARAMS, write_files
 from core.export.parity import real_batches
 from core.export.qdq import PRESETS
 from core.quant.layers import quantized_layers
@@ -167,7 +167,7 @@ def _timer(
     ):
         graph = Graph.from_trace(trace(layer, specs, model))
         fold_batch_norms(graph)
-        rounded = Rounded(model, layer, graph, preset, write_files, (MODEL, PARAMS, ONNX))
+        rounded = Rounded(model, layer, graph, preset, write_files, (MODEL, PARAMS, ONNX, LITE))
         whole = Path(place, "float")
         whole.mkdir()
         write_files(graph, whole, formats)

@@ -1,0 +1,201 @@
+"""Time int8 files beside float ones, NNCF's and PaddleSlim's: one thread, one image.
+
+    python benchmarks/int8.py                              # all networks
+    python benchmarks/int8.py --networks MobileNetV1 ResNet50_vd --rounds 30
+
+All files of a network take turns in one process, by the processor's clock. NNCF is installed into a
+virtual environment below --work_dir. Writes docs/benchmarks/int8.json and docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import core.startup  # isort: skip  # noqa: F401
+import argparse
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import paddle
+from comparison import cpu_seconds, record
+from int8_peers import (
+    PRESETS,
+    SETTINGS,
+    PeerError,
+    Run,
+    install_nncf,
+    paddleslim_run,
+    prepare,
+    quantize_with_nncf,
+    quantize_with_paddleslim,
+    try_paddleslim,
+)
+from paddle.nn import Layer
+from qat_step import NETWORKS
+from report import page, revision
+
+from core.deploy.environment import environment
+from core.deploy.lookup import clock_for
+from core.deploy.predictor import Backend, load_predictor, openvino_settings
+from core.errors import ExportError
+from core.export import lite
+from core.export.package import Exported, export
+from core.quant.ptq import PtqConfig, quantize_after_training
+from core.task import Task
+
+Entry = dict[str, Any]
+WARMUP = 3
+
+
+def measure(network: str, rounds: int, python: Path) -> Entry:
+    """Export a network in all ways, and let the files take turns."""
+    task, model, images = prepare(network)
+    entry: Entry = {"input": list(images[0].shape), "failures": {}}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        _export_all(task, model, images, folder, entry)
+        peers = {"NNCF": lambda: _nncf(python, images, folder, entry)}
+        peers["PaddleSlim"] = lambda: _paddleslim(network, folder, entry)
+        for name, make in peers.items():
+            try:
+                make()
+            except PeerError as error:
+                entry["failures"][name] = str(error)
+        runs = _runs(folder, images[0], entry)
+        entry["milliseconds"] = _take_turns(runs, rounds)
+    return entry
+
+
+def _export_all(
+    task: Task, model: Layer, images: Sequence[np.ndarray], folder: Path, entry: Entry
+) -> None:
+    """Write our files, float and int8; note seconds, bytes and differences."""
+    size = images[0].shape[1:]
+    formats = ("paddle", "onnx", "lite") if _has_lite() else ("paddle", "onnx")
+    export(task, model, folder / "float", ("paddle", "onnx"), input_shape=size)
+    batches = [[paddle.to_tensor(image)] for image in images]
+    config = PtqConfig(observer="abs_max", target="openvino")
+    choice = quantize_after_training(task, model, lambda: batches, config)
+    entry["layers"] = len(choice.layers)
+    entry["seconds"] = {}
+
+    def timed(name: str, *arguments: Any, target: str = "openvino") -> Exported:
+        begin = cpu_seconds()
+        made = export(task, model, folder / name, *arguments, input_shape=size, target=target)
+        entry["seconds"][name] = cpu_seconds() - begin
+        return made
+
+    timed("paddle", ("paddle",))
+    made = timed("openvino", formats)
+    other = timed("onnxruntime", ("onnx",), target="onnxruntime")
+    entry["bytes"] = {
+        name: [made.file_bytes[name], count] for name, count in made.float_bytes.items()
+    }
+    entry["differences"] = {
+        each.runtime: [each.relative, each.effect]
+        for source, kinds in ((made, ("paddle", "openvino")), (other, ("onnxruntime",)))
+        for each in source.differences
+        if each.runtime in kinds
+    }
+
+
+def _has_lite() -> bool:
+    try:
+        return bool(lite.find_python())
+    except ExportError as error:
+        logging.warning("no file for Paddle Lite: %s", error)
+        return False
+
+
+def _nncf(python: Path, images: Sequence[np.ndarray], folder: Path, entry: Entry) -> None:
+    (folder / "nncf").mkdir()
+    float_file = folder / "float" / "model.onnx"
+    entry["nncf"] = quantize_with_nncf(python, float_file, images, folder / "nncf")
+
+
+def _paddleslim(network: str, folder: Path, entry: Entry) -> None:
+    place = folder / "paddleslim"
+    place.mkdir()
+    entry["seconds"]["PaddleSlim"] = quantize_with_paddleslim(network, place)
+    files = ("model.pdmodel", "model.pdiparams")
+    entry["paddleslim_bytes"] = {name: (place / name).stat().st_size for name in files}
+
+
+def _runs(folder: Path, image: np.ndarray, entry: Entry) -> dict[str, Run]:
+    """Load every file in every runtime it is for; the name begins with the runtime's."""
+    ours: list[tuple[Backend, str]] = [("paddle", "openvino")]
+    ours += [("onnxruntime", "onnxruntime"), ("openvino", "openvino")]
+    runs: dict[str, Run] = {}
+    for backend, target in ours:
+        for name, place in (("float", "float"), ("ours", target)):
+            runs[f"{backend}: {name}"] = _predicting(folder / place, backend, image)
+    for preset in PRESETS if "nncf" in entry else ():
+        runs[f"openvino: NNCF {preset}"] = _openvino_run(folder / "nncf" / f"{preset}.xml", image)
+    for settings in SETTINGS if "paddleslim_bytes" in entry else ():
+        name = f"PaddleSlim, settings {settings}"
+        try:
+            try_paddleslim(folder / "paddleslim", settings, image.shape)
+        except PeerError as error:
+            entry["failures"][name] = str(error)
+            continue
+        runs[f"paddle: {name}"] = paddleslim_run(folder / "paddleslim", settings, image)
+    return runs
+
+
+def _predicting(folder: Path, backend: Backend, image: np.ndarray) -> Run:
+    predictor = load_predictor(folder, backend)
+    return lambda: predictor.run(image)
+
+
+def _openvino_run(file: Path, image: np.ndarray) -> Run:
+    """Run a file of OpenVINO's own format as our predictor runs ONNX."""
+    model = openvino.Core().compile_model(str(file), "CPU", openvino_settings(1))
+    return lambda: {name: np.array(value) for name, value in model([image]).items()}
+
+
+def _take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds of each round, of processor time."""
+    clock = clock_for(1)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(WARMUP + rounds):
+        for name, run in runs.items():
+            begin = clock()
+            run()
+            if number >= WARMUP:
+                taken[name].append(round(1000 * (clock() - begin), 4))
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--rounds", type=int, default=25)
+    default = Path(tempfile.gettempdir(), "trislim_benchmarks")
+    parser.add_argument("--work_dir", type=Path, default=default, help="for NNCF's environment")
+    arguments = parser.parse_args()
+    paddle.set_device("cpu")
+    python = install_nncf(arguments.work_dir, importlib.metadata.version("openvino"))
+    for network in arguments.networks:
+        entry = measure(network, arguments.rounds, python) | {
+            "revision": revision(),
+            "load_average": round(os.getloadavg()[0], 1),
+            "environment": environment(),
+            "date": datetime.date.today().isoformat(),
+        }
+        record("int8", {network: entry}, page)
+        medians = {name: float(np.median(all_)) for name, all_ in entry["milliseconds"].items()}
+        told = {**{k: round(v, 2) for k, v in medians.items()}, "failures": entry["failures"]}
+        print(network, json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()

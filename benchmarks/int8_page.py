@@ -1,0 +1,140 @@
+"""The section on int8 files in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Entry = dict[str, Any]
+INT8 = """
+## Int8
+
+Written by `python benchmarks/int8.py`: files of networks with random weights and norms estimated on
+random images, one image, one thread, milliseconds of processor time, medians of runs that take
+turns in one process. Ours are quantized after training (8 images, the largest magnitudes): `.onnx`
+laid out for OpenVINO and for ONNX Runtime, `.pdmodel` for Paddle Inference. NNCF quantizes the same
+float `.onnx` with the same 8 images, by both of its presets; all files have the same settings
+(float32 where nothing is quantized, latency). PaddleSlim: QAT with PACT as its
+`save_quantized_model` writes it, run as its documentation says and with our predictor's settings;
+the better one counts. Ratios are time of the other / time of ours: above 1 ours is faster.
+
+| network, input | OpenVINO float | ours | NNCF performance | mixed | **float / ours** | \
+**best NNCF / ours** |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
+PADDLE = """
+| network | Paddle Inference float | ours | PaddleSlim | **float / ours** | \
+**PaddleSlim / ours** | ONNX Runtime float | ours | **float / ours** |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+FILES = """
+Processor seconds of an export with all its comparisons (`.pdmodel` alone; with `.onnx` and, where
+a converter was found, `.nb`), bytes of int8 files as a share of float, and the distance of each
+runtime from the eager int8 model beside what rounding itself changes (root mean squares,
+relative).
+
+| network | layers | s | s, all | NNCF s | PaddleSlim s | .pdiparams | .pdmodel | .onnx | .nb \
+| Paddle | ONNX Runtime | OpenVINO |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+NNCF = ("openvino: NNCF performance", "openvino: NNCF mixed")
+
+
+def int8(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield the lines of the section; none if nothing was measured."""
+    if not entries:
+        return
+    medians = {
+        network: {name: statistics.median(taken) for name, taken in entry["milliseconds"].items()}
+        for network, entry in entries.items()
+    }
+    yield INT8
+    for network, entry in entries.items():
+        yield _openvino_row(network, entry, medians[network])
+    yield f"| geometric mean | {' |' * 4}{_mean(medians, _over_float)} | {_mean(medians, _nncf)} |"
+    yield PADDLE
+    for network in entries:
+        yield _paddle_row(network, medians[network])
+    yield FILES
+    for network, entry in entries.items():
+        yield _files_row(network, entry)
+    yield ""
+    for network, entry in entries.items():
+        yield from _notes(network, entry)
+
+
+def _over_float(found: Mapping[str, float], runtime: str = "openvino") -> float | None:
+    return found[f"{runtime}: float"] / found[f"{runtime}: ours"]
+
+
+def _nncf(found: Mapping[str, float]) -> float | None:
+    peers = [found[name] for name in NNCF if name in found]
+    return min(peers) / found["openvino: ours"] if peers else None
+
+
+def _paddleslim(found: Mapping[str, float]) -> float | None:
+    """Return the milliseconds of its file with the settings that suit it best."""
+    return min((found[name] for name in found if "PaddleSlim" in name), default=None)
+
+
+def _mean(medians: Mapping[str, Mapping[str, float]], ratio: Any) -> str:
+    ratios = [value for value in map(ratio, medians.values()) if value is not None]
+    return f"**{statistics.geometric_mean(ratios):.2f}**" if ratios else "-"
+
+
+def _openvino_row(network: str, entry: Entry, found: Mapping[str, float]) -> str:
+    size = "x".join(map(str, entry["input"][2:]))
+    names = ("openvino: float", "openvino: ours", *NNCF)
+    columns = [f"{network}, {size}", *(_figure(found.get(name)) for name in names)]
+    return f"| {' | '.join([*columns, _bold(_over_float(found)), _bold(_nncf(found))])} |"
+
+
+def _paddle_row(network: str, found: Mapping[str, float]) -> str:
+    peer = _paddleslim(found)
+    columns = [
+        network,
+        *(_figure(found[f"paddle: {side}"]) for side in ("float", "ours")),
+        _figure(peer),
+        _bold(_over_float(found, "paddle")),
+        _bold(None if peer is None else peer / found["paddle: ours"]),
+        *(_figure(found[f"onnxruntime: {side}"]) for side in ("float", "ours")),
+        _bold(_over_float(found, "onnxruntime")),
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def _files_row(network: str, entry: Entry) -> str:
+    seconds = entry["seconds"]
+    nncf = entry.get("nncf", {}).get("seconds", {}).get("performance")
+    shares = {name: after / before for name, (after, before) in entry["bytes"].items()}
+    columns = [
+        network,
+        str(entry["layers"]),
+        *(_figure(seconds[name]) for name in ("paddle", "openvino")),
+        *(_figure(value) for value in (nncf, seconds.get("PaddleSlim"))),
+    ]
+    for name in ("model.pdiparams", "model.pdmodel", "model.onnx", "model.nb"):
+        columns.append(f"{shares[name]:.0%}" if name in shares else "-")
+    for runtime in ("paddle", "onnxruntime", "openvino"):
+        apart, effect = entry["differences"][runtime]
+        columns.append(f"{apart:.0e} of {effect:.0e}")
+    return f"| {' | '.join(columns)} |"
+
+
+def _notes(network: str, entry: Entry) -> Iterator[str]:
+    machine, rounds = entry["environment"], len(next(iter(entry["milliseconds"].values())))
+    packages = machine["packages"]
+    versions = f"OpenVINO {packages['openvino']}, ONNX Runtime {packages['onnxruntime']}"
+    versions += f", NNCF {entry.get('nncf', {}).get('version', '-')}"
+    failures = "".join(f" {name} failed: {told}." for name, told in entry["failures"].items())
+    yield (
+        f"- Int8, {network}: {rounds} rounds, {machine['cores']} cores ({machine['cpu']}) at a "
+        f"load of {entry['load_average']}, {versions}, revision {entry['revision']}, "
+        f"{entry['date']}.{failures}"
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _bold(value: float | None) -> str:
+    return "-" if value is None else f"**{value:.2f}**"
