@@ -46,7 +46,7 @@ def compare(runs: Sequence[Path], command_of: Any) -> dict[str, Any]:
             folders.setdefault(SEED.sub("", run.name), made)
         latency = {name: {} for name in folders}
         for backend in BACKENDS:
-            times = _shortest(list(folders.values()), backend)
+            times = shortest_of_each(list(folders.values()), backend)
             for name, milliseconds in zip(folders, times):
                 latency[name][backend] = milliseconds
     for name, row in rows.items():
@@ -58,7 +58,7 @@ def compare(runs: Sequence[Path], command_of: Any) -> dict[str, Any]:
     }
 
 
-def _shortest(folders: Sequence[Path], backend: Backend) -> list[float]:
+def shortest_of_each(folders: Sequence[Path], backend: Backend) -> list[float]:
     """Time all models in turns, by the processor's clock, which other programs hardly disturb."""
     runs = []
     for folder in folders:

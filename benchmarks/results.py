@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import int8_results
 import ptq
 import yaml
 from paddle.nn import Layer
@@ -134,10 +135,13 @@ def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
         if "rows" in entry:
             yield from compare.section(name, entry)
     for name, entry in sorted(entries.items()):
+        if "int8" in entry:
+            yield from int8_results.section(name, entry)
+    for name, entry in sorted(entries.items()):
         if "ways" in entry:
             yield from ptq.section(name, entry)
     for name, entry in sorted(entries.items()):
-        if "rows" not in entry and "ways" not in entry:
+        if not entry.keys() & {"rows", "int8", "ways"}:
             yield from section(name, entry)
     machines = {entry["environment"]["cpu"] for entry in entries.values()}
     yield f"\nMeasured on: {'; '.join(sorted(machines))}."
