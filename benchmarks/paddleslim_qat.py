@@ -11,6 +11,7 @@ come after. The run's checkpoints are not for us to restore.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import paddle
@@ -19,6 +20,15 @@ from paddle.nn import Layer
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
 
 FILES = "paddleslim"
+CONFIG = MappingProxyType(
+    {
+        "weight_preprocess_type": None,
+        "activation_preprocess_type": "PACT",
+        "weight_quantize_type": "channel_wise_abs_max",
+        "activation_quantize_type": "moving_average_abs_max",
+        "quantizable_layer_type": ["Conv2D", "Linear"],
+    }
+)
 
 
 class PaddleSlimQat(Strategy):
@@ -32,15 +42,7 @@ class PaddleSlimQat(Strategy):
 
         self._context = context
         self._scale = context.task.slim_hints(model).qat_budget.learning_rate_scale
-        self._quanter = QAT(
-            config={
-                "weight_preprocess_type": None,
-                "activation_preprocess_type": "PACT",
-                "weight_quantize_type": "channel_wise_abs_max",
-                "activation_quantize_type": "moving_average_abs_max",
-                "quantizable_layer_type": ["Conv2D", "Linear"],
-            }
-        )
+        self._quanter = QAT(config=dict(CONFIG))
         self._quanter.quantize(model)
 
     def learning_rate_scale(self) -> float:

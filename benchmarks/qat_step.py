@@ -3,8 +3,8 @@
     python benchmarks/qat_step.py                               # all networks and ways
     python benchmarks/qat_step.py --networks PPLCNet_x1_0 ResNet50_vd
 
-Both take turns, step by step, on the same images in one process. Writes
-docs/benchmarks/qat_step.json and docs/benchmarks.md.
+Ways and float take turns, step by step, on the same images in one process; PaddleSlim and float do
+so in another. Writes docs/benchmarks/qat_step.json and docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import core.startup  # isort: skip  # noqa: F401
 
 import argparse
 import datetime
+import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import paddle
 from comparison import record
+from int8_peers import PeerError, last_line
 from paddle.nn import Layer
 from prune import build, images, labels
 from report import page, revision
@@ -42,6 +46,7 @@ WAYS = {
     "PACT": Rounding(pact=True),
     "LSQ": Rounding(activation_type="lsq"),
 }
+PEER = "PaddleSlim, PACT"
 BATCH = 4
 
 
@@ -54,6 +59,24 @@ def measure(network: str, steps: int) -> dict[str, Any]:
         _, other = build(network)
         _quantize(task, other, rounding, image)
         runs[name] = _step(task, other, image)
+    return {"input": list(image.shape), "milliseconds": _in_turns(runs, steps)}
+
+
+def measure_peer(network: str, steps: int) -> dict[str, list[float]]:
+    """Return the same of PaddleSlim's wrappers with PACT, and of float beside them."""
+    from paddleslim.dygraph.quant import QAT
+    from paddleslim_qat import CONFIG
+
+    task, model = build(network)
+    image = paddle.concat([images(task)[0]] * (BATCH // 2))
+    runs = {"float": _step(task, model, image)}
+    _, other = build(network)
+    QAT(config=dict(CONFIG)).quantize(other)
+    runs[PEER] = _step(task, other, image)
+    return _in_turns(runs, steps)
+
+
+def _in_turns(runs: dict[str, Callable[[], None]], steps: int) -> dict[str, list[float]]:
     milliseconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(steps + 1):
         for name, run in runs.items():
@@ -61,7 +84,29 @@ def measure(network: str, steps: int) -> dict[str, Any]:
             run()
             if number:  # the first warms up
                 milliseconds[name].append(1000 * (time.process_time() - begin))
-    return {"input": list(image.shape), "milliseconds": milliseconds}
+    return milliseconds
+
+
+def ask_peer(network: str, steps: int) -> dict[str, list[float]]:
+    """Measure PaddleSlim in a process of its own, which it leaves other than it was.
+
+    Raises:
+        PeerError: It fails; says how.
+    """
+    call = [sys.executable, os.path.abspath(__file__), "--peer", network, "--steps", str(steps)]
+    done = subprocess.run(
+        call,
+        env={**os.environ, "FLAGS_enable_pir_api": "0"},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode or not told:
+        raise PeerError(last_line(done.stderr))
+    found: dict[str, list[float]] = json.loads(told[-1])
+    return found
 
 
 def _quantize(task: Task, model: Layer, rounding: Rounding, image: paddle.Tensor) -> None:
@@ -89,8 +134,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--peer", help=argparse.SUPPRESS)  # of the process of ask_peer
     arguments = parser.parse_args()
     paddle.set_device("cpu")
+    if arguments.peer:
+        print(json.dumps(measure_peer(arguments.peer, arguments.steps)))
+        return
     for network in arguments.networks:
         entry = measure(network, arguments.steps) | {
             "revision": revision(),
@@ -98,6 +147,10 @@ def main() -> None:
             "environment": environment(),
             "date": datetime.date.today().isoformat(),
         }
+        try:
+            entry["peer"] = ask_peer(network, arguments.steps)
+        except PeerError as error:
+            entry["peer_failed"] = str(error)
         record("qat_step", {network: entry}, page)
         medians = {k: statistics.median(v) for k, v in entry["milliseconds"].items()}
         print(network, {k: round(v / medians["float"], 3) for k, v in medians.items()}, flush=True)

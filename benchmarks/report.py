@@ -74,10 +74,10 @@ QAT = """
 
 Written by `python benchmarks/qat_step.py`: a step with rounding beside a step in float, in turns on
 the same images of one process, random weights, one thread; processor milliseconds, median. The
-ratios are to float.
+ratios are to float, for PaddleSlim to float in a process of its own.
 
-| network, batch | float ms | moving average | PACT | LSQ |
-| --- | ---: | ---: | ---: | ---: |"""
+| network, batch | float ms | moving average | PACT | LSQ | PaddleSlim, PACT |
+| --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def main(
@@ -207,8 +207,12 @@ def _qat_steps(entries: dict[str, Entry]) -> Iterator[str]:
         medians = {way: statistics.median(all_) for way, all_ in entry["milliseconds"].items()}
         size = "x".join(map(str, entry["input"]))
         ratios = [f"**{value / medians['float']:.2f}**" for value in list(medians.values())[1:]]
+        ratios.append(_peer_ratio(entry))
         yield f"| {network}, {size} | {medians['float']:.0f} | {' | '.join(ratios)} |"
     yield ""
+    for network, entry in entries.items():
+        if "peer_failed" in entry:
+            yield f"- PaddleSlim fails on {network}: `{entry['peer_failed']}`"
     for network, entry in entries.items():
         steps = len(entry["milliseconds"]["float"])
         machine = entry["environment"]
@@ -216,6 +220,13 @@ def _qat_steps(entries: dict[str, Entry]) -> Iterator[str]:
             f"- Rounding, {network}: {steps} steps, {machine['cores']} cores ({machine['cpu']}) at "
             f"a load of {entry['load_average']}, revision {entry['revision']}, {entry['date']}."
         )
+
+
+def _peer_ratio(entry: Entry) -> str:
+    if "peer" not in entry:
+        return "fails" if "peer_failed" in entry else ""
+    plain, wrapped = (statistics.median(taken) for taken in entry["peer"].values())
+    return f"{wrapped / plain:.2f}"
 
 
 def _training_row(task: str, entry: Entry) -> str:
