@@ -307,6 +307,19 @@ def test_layers_that_do_not_pay(
         assert tuple(quantized_layers(model)) == tuple(p for p in ("conv", "head") if p not in slow)
 
 
+def test_it_begins_with_the_faster_of_all_and_nothing(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # no single change leads from one to the other
+    milliseconds = {0: 10.0, 1: 12.0, 2: 11.0}
+    monkeypatch.setattr(
+        speed, "_timer", lambda *_arguments: scripted(lambda choice: milliseconds[len(choice)])
+    )
+    assert speed.measure_speed(task, toy(task), "openvino").slow == ("conv", "head")
+    milliseconds[2] = 9.0
+    assert speed.measure_speed(task, toy(task), "openvino").slow == ()
+
+
 def test_one_lucky_measurement_is_not_enough(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[frozenset[str]] = []
 
