@@ -162,13 +162,16 @@ def _openvino_run(file: Path, image: np.ndarray) -> Run:
 
 
 def _take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds of each round, of processor time."""
-    clock = clock_for(1)
+    """Return milliseconds of each round, of processor time.
+
+    Every round has another order: what ran before leaves its data in the caches.
+    """
+    clock, rng = clock_for(1), np.random.default_rng(0)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(WARMUP + rounds):
-        for name, run in runs.items():
+        for name in rng.permutation(list(runs)):
             begin = clock()
-            run()
+            runs[name]()
             if number >= WARMUP:
                 taken[name].append(round(1000 * (clock() - begin), 4))
     return taken
