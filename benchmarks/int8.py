@@ -189,9 +189,10 @@ def main() -> None:
     arguments = parser.parse_args()
     paddle.set_device("cpu")
     python = install_nncf(arguments.work_dir, importlib.metadata.version("openvino"))
+    loaded = revision()  # not that of the end: files may have changed in between
     for network in arguments.networks:
         entry = measure(network, arguments.rounds, python, arguments.limit) | {
-            "revision": revision(),
+            "revision": loaded,
             "load_average": round(os.getloadavg()[0], 1),
             "environment": environment(),
             "date": datetime.date.today().isoformat(),

@@ -451,7 +451,9 @@ def test_linear_layers_run_in_int8_in_onnxruntime(layers, tmp_path, target, coun
     model, _, proto = layers
     made = quantize_onnx(proto, table_of(model, Grid(ABSMAX), True), PRESETS[target])
     names = {tensor.name for tensor in made.graph.initializer}
-    assert ("linear.bias" in names) == (target == "openvino")  # no float bias is left beside the int32
+    assert ("linear.bias" in names) == (
+        target == "openvino"
+    )  # no float bias is left beside the int32
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(made.SerializeToString(), options)
