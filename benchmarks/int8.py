@@ -26,6 +26,7 @@ import openvino
 import paddle
 from comparison import cpu_seconds, record
 from int8_peers import (
+    LIMIT_SECONDS,
     PRESETS,
     SETTINGS,
     PeerError,
@@ -54,7 +55,7 @@ Entry = dict[str, Any]
 WARMUP = 3
 
 
-def measure(network: str, rounds: int, python: Path) -> Entry:
+def measure(network: str, rounds: int, python: Path, limit: float) -> Entry:
     """Export a network in all ways, and let the files take turns."""
     task, model, images = prepare(network)
     entry: Entry = {"input": list(images[0].shape), "failures": {}}
@@ -62,7 +63,7 @@ def measure(network: str, rounds: int, python: Path) -> Entry:
         folder = Path(place)
         _export_all(task, model, images, folder, entry)
         peers = {"NNCF": lambda: _nncf(python, images, folder, entry)}
-        peers["PaddleSlim"] = lambda: _paddleslim(network, folder, entry)
+        peers["PaddleSlim"] = lambda: _paddleslim(network, folder, limit, entry)
         for name, make in peers.items():
             try:
                 make()
@@ -120,10 +121,10 @@ def _nncf(python: Path, images: Sequence[np.ndarray], folder: Path, entry: Entry
     entry["nncf"] = quantize_with_nncf(python, float_file, images, folder / "nncf")
 
 
-def _paddleslim(network: str, folder: Path, entry: Entry) -> None:
+def _paddleslim(network: str, folder: Path, limit: float, entry: Entry) -> None:
     place = folder / "paddleslim"
     place.mkdir()
-    entry["seconds"]["PaddleSlim"] = quantize_with_paddleslim(network, place)
+    entry["seconds"]["PaddleSlim"] = quantize_with_paddleslim(network, place, limit)
     files = ("model.pdmodel", "model.pdiparams")
     entry["paddleslim_bytes"] = {name: (place / name).stat().st_size for name in files}
 
@@ -161,13 +162,16 @@ def _openvino_run(file: Path, image: np.ndarray) -> Run:
 
 
 def _take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds of each round, of processor time."""
-    clock = clock_for(1)
+    """Return milliseconds of each round, of processor time.
+
+    Every round has another order: what ran before leaves its data in the caches.
+    """
+    clock, rng = clock_for(1), np.random.default_rng(0)
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(WARMUP + rounds):
-        for name, run in runs.items():
+        for name in rng.permutation(list(runs)):
             begin = clock()
-            run()
+            runs[name]()
             if number >= WARMUP:
                 taken[name].append(round(1000 * (clock() - begin), 4))
     return taken
@@ -181,12 +185,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     default = Path(tempfile.gettempdir(), "trislim_benchmarks")
     parser.add_argument("--work_dir", type=Path, default=default, help="for NNCF's environment")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="of PaddleSlim, s")
     arguments = parser.parse_args()
     paddle.set_device("cpu")
     python = install_nncf(arguments.work_dir, importlib.metadata.version("openvino"))
+    loaded = revision()  # not that of the end: files may have changed in between
     for network in arguments.networks:
-        entry = measure(network, arguments.rounds, python) | {
-            "revision": revision(),
+        entry = measure(network, arguments.rounds, python, arguments.limit) | {
+            "revision": loaded,
             "load_average": round(os.getloadavg()[0], 1),
             "environment": environment(),
             "date": datetime.date.today().isoformat(),

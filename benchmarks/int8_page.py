@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 Entry = dict[str, Any]
 INT8 = """
 ## Int8
@@ -32,8 +34,8 @@ a converter was found, `.nb`), bytes of int8 files as a share of float, and the 
 runtime from the eager int8 model beside what rounding itself changes (root mean squares,
 relative).
 
-| network | layers | s | s, all | NNCF s | PaddleSlim s | .pdiparams | .pdmodel | .onnx | .nb \
-| Paddle | ONNX Runtime | OpenVINO |
+| network | layers | s | s, all | NNCF s | PaddleSlim s | .pdiparams | with .pdmodel | .onnx | \
+.nb | Paddle | ONNX Runtime | OpenVINO |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 NNCF = ("openvino: NNCF performance", "openvino: NNCF mixed")
 
@@ -49,7 +51,7 @@ def int8(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield INT8
     for network, entry in entries.items():
         yield _openvino_row(network, entry, medians[network])
-    yield f"| geometric mean | {' |' * 4}{_mean(medians, _over_float)} | {_mean(medians, _nncf)} |"
+    yield f"| geometric mean |{' |' * 4} {_mean(medians, _over_float)} | {_mean(medians, _nncf)} |"
     yield PADDLE
     for network in entries:
         yield _paddle_row(network, medians[network])
@@ -104,14 +106,16 @@ def _paddle_row(network: str, found: Mapping[str, float]) -> str:
 def _files_row(network: str, entry: Entry) -> str:
     seconds = entry["seconds"]
     nncf = entry.get("nncf", {}).get("seconds", {}).get("performance")
-    shares = {name: after / before for name, (after, before) in entry["bytes"].items()}
+    sizes = {name: np.array(both) for name, both in entry["bytes"].items()}
+    sizes["both"] = sizes["model.pdiparams"] + sizes["model.pdmodel"]
+    shares = {name: after / before for name, (after, before) in sizes.items()}
     columns = [
         network,
         str(entry["layers"]),
         *(_figure(seconds[name]) for name in ("paddle", "openvino")),
         *(_figure(value) for value in (nncf, seconds.get("PaddleSlim"))),
     ]
-    for name in ("model.pdiparams", "model.pdmodel", "model.onnx", "model.nb"):
+    for name in ("model.pdiparams", "both", "model.onnx", "model.nb"):
         columns.append(f"{shares[name]:.0%}" if name in shares else "-")
     for runtime in ("paddle", "onnxruntime", "openvino"):
         apart, effect = entry["differences"][runtime]

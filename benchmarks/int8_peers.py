@@ -99,11 +99,11 @@ def quantize_with_nncf(
     return found
 
 
-def quantize_with_paddleslim(network: str, folder: Path) -> float:
-    """Quantize and export in a process; return the seconds that it says the export took."""
-    done = _child(["paddleslim", network, str(folder)], {"FLAGS_enable_pir_api": "0"})
+def quantize_with_paddleslim(network: str, folder: Path, seconds: float) -> float:
+    """Quantize and export in a process of so much time; return the seconds of the export."""
+    done = _child(["paddleslim", network, str(folder)], {"FLAGS_enable_pir_api": "0"}, seconds)
     if done.returncode == -signal.SIGXCPU:
-        raise PeerError(f"not done after {LIMIT_SECONDS} s of processor time")
+        raise PeerError(f"not done after {seconds:g} s of processor time")
     result = folder / "seconds.json"
     if not result.is_file():
         raise PeerError(last_line(done.stderr))
@@ -152,10 +152,11 @@ def last_line(text: str) -> str:
     return (told or lines or ["no word"])[-1][:240]
 
 
-def _child(arguments: Sequence[str], variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _child(
+    arguments: Sequence[str], variables: dict[str, str], seconds: float = LIMIT_SECONDS
+) -> subprocess.CompletedProcess[str]:
     def limit() -> None:
-        seconds = math.ceil(LIMIT_SECONDS)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), resource.RLIM_INFINITY))
 
     return subprocess.run(
         [sys.executable, os.path.abspath(__file__), *arguments],

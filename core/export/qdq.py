@@ -26,23 +26,27 @@ class Preset:
         zero_point: Of signed grids: 0 in int8, or 128 in uint8, which are the same values.
         before_concat: Whether to quantize what a concatenation reads instead of what it makes,
             where all that is made is quantized; the numbers are the same.
+        bias: Whether the bias of a linear layer is int32, too, in steps that the products have.
     """
 
     unsigned: bool
     zero_point: Literal[0, 128]
     before_concat: bool
+    bias: bool
 
 
 # - OpenVINO 2026.4 answers with errors of a third of the signal where a convolution of one group
 #   reads a concatenation in int8; in uint8 it is right, and as fast.
 # - ONNX Runtime has a ReLU done by the convolution before it only if the grid ends at 0. The same
 #   file should be right in OpenVINO, so its signed grids are those of OpenVINO.
+#   It computes a linear layer in int8 only if its bias is int32; otherwise it multiplies in float
+#   by weights that it computes anew for each image.
 # - TensorRT knows no uint8 and no zero points.
 PRESETS = MappingProxyType(
     {
-        "openvino": Preset(unsigned=True, zero_point=128, before_concat=True),
-        "onnxruntime": Preset(unsigned=True, zero_point=128, before_concat=False),
-        "tensorrt": Preset(unsigned=False, zero_point=0, before_concat=False),
+        "openvino": Preset(unsigned=True, zero_point=128, before_concat=True, bias=False),
+        "onnxruntime": Preset(unsigned=True, zero_point=128, before_concat=False, bias=True),
+        "tensorrt": Preset(unsigned=False, zero_point=0, before_concat=False, bias=False),
     }
 )
 
@@ -52,7 +56,7 @@ def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Prese
 
     A weight becomes an int8 initializer of the same name with a DequantizeLinear behind. The input
     of a layer passes a QuantizeLinear and a DequantizeLinear, one pair for each tensor and grid.
-    Biases stay float.
+    Biases stay float, but for those of linear layers where the preset says so.
 
     Args:
         proto: As `core.export.onnx.convert` makes it: opset 13 or higher, weights as initializers.
@@ -67,7 +71,7 @@ def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Prese
     opened = _opened_concats(proto.graph, layers) if preset.before_concat else {}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     axes = {layer.weight: layer.axis for layer in reversed(layers.values())}
-    writer = _Writer(weights, axes, opened, preset.zero_point)
+    writer = _Writer(weights, axes, opened, preset)
     for place, node in enumerate(proto.graph.node):
         writer.add(node, layers.get(place))
     made = ModelProto()
@@ -157,21 +161,23 @@ class _Writer:
         weights: The float initializers.
         axes: Axis of the scales of each weight to quantize.
         opened: Grid of what comes from concatenations that read quantized tensors.
-        zero_point: Of signed grids.
+        preset: What the runtime needs.
         nodes: In the order they run.
         initializers: By name, without floats that are int8 now.
         rounded: Name of the rounded values of each quantized tensor.
         dequantized: Name of the float values of each int8 weight.
+        steps: Of the products that a linear layer adds up, by the name of its sums.
     """
 
     weights: Mapping[str, TensorProto]
     axes: Mapping[str, int | None]
     opened: Mapping[str, Grid]
-    zero_point: int
+    preset: Preset
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     rounded: dict[tuple[str, Grid], str] = field(default_factory=dict)
     dequantized: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, original: NodeProto, layer: _Layer | None) -> None:
         """Add a node of the float model, and in front what it needs."""
@@ -182,11 +188,16 @@ class _Writer:
         elif node.op_type == "Concat" and node.output[0] in self.opened:
             grid = self.opened[node.output[0]]
             node.input[:] = [self._quantize(name, grid) for name in node.input]
+        elif self.preset.bias and node.op_type == "Add" and node.input[0] in self.steps:
+            node.input[1] = self._dequantize_bias(*node.input)
         for index, name in enumerate(node.input):
             if name in self.axes:
                 node.input[index] = self._dequantize_weight(name)
             elif name in self.weights:
                 self.initializers[name] = self.weights[name]
+        if layer is not None and node.op_type == "MatMul":
+            scale = numpy_helper.to_array(self.initializers[f"{layer.weight}@scale"])
+            self.steps[node.output[0]] = scale * np.float32(layer.grid.step)
         self.nodes.append(node)
 
     def _quantize(self, tensor: str, grid: Grid) -> str:
@@ -197,7 +208,7 @@ class _Writer:
         if key not in self.rounded:
             number = sum(name == tensor for name, _ in self.rounded)
             stem = f"{tensor}@{number + 1}" if number else tensor
-            zero = self.zero_point if grid.signed else 0
+            zero = self.preset.zero_point if grid.signed else 0
             dtype = np.int8 if grid.signed and zero == 0 else np.uint8
             steps = f"{stem}@{dtype.__name__}"
             inputs = [
@@ -222,6 +233,23 @@ class _Writer:
             axes = {} if axis is None else {"axis": axis}
             self.dequantized[name] = self._node("DequantizeLinear", inputs, f"{name}@float", **axes)
         return self.dequantized[name]
+
+    def _dequantize_bias(self, sums: str, name: str) -> str:
+        """Return the name of a bias rounded to int32, or its own if it is no bias or too large."""
+        steps, stem = self.steps[sums], f"{sums}@bias"  # layers may share a bias, not its steps
+        values = numpy_helper.to_array(self.weights[name]) if name in self.weights else None
+        if values is None or values.ndim != 1 or steps.shape not in ((), values.shape):
+            return name
+        rounded = np.rint(values.astype(np.float64) / steps)
+        if np.abs(rounded).max() > np.iinfo(np.int32).max:
+            return name
+        inputs = [
+            self._constant(f"{stem}@int32", rounded.astype(np.int32)),
+            self._constant(f"{stem}@scale", steps),
+            self._constant(f"{stem}@zero_point", np.zeros(steps.shape, np.int32)),
+        ]
+        axes = {"axis": 0} if steps.shape else {}
+        return self._node("DequantizeLinear", inputs, f"{stem}@float", **axes)
 
     def _constant(self, name: str, value: Any) -> str:
         self.initializers[name] = numpy_helper.from_array(np.asarray(value), name)

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import onnx
 import paddle
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from paddle import nn
 from paddle.static import InputSpec
 
@@ -67,6 +69,22 @@ def test_a_model_without_description_still_loads(bare, backend):
     np.testing.assert_array_equal(got["difference"], [[0, 1, 2]])
     with pytest.raises(ExportError, match=r"^inputs: expected 2 arrays, got 1"):
         predictor.run(arrays["left"])
+
+
+def test_openvino_names_outputs_as_the_file_does(tmp_path):
+    """It also knows the names of equal tensors, here that of a reshape that changes nothing."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a_relu"]),
+        helper.make_node("Reshape", ["a_relu", "shape"], ["out"]),
+    ]
+    ports = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3])] for name in ("x", "out")
+    ]
+    shape = numpy_helper.from_array(np.array([1, 3], np.int64), "shape")
+    graph = helper.make_graph(nodes, "graph", *ports, [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert set(load_predictor(tmp_path, "openvino").run(np.ones((1, 3)))) == {"out"}
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,14 @@ class Layers(nn.Layer):
         }
 
 
-def reference(model, x, grid, per_channel, *, weight_twice=False):
+def rounded_bias(layer, grid, signed, per_channel):
+    """Round to the steps of the products that are added up."""
+    absmax = np.abs(layer.weight.numpy().astype("float64")).max(axis=0 if per_channel else None)
+    step = np.where(absmax > 0, absmax, 1) / 127 * grid.absmax / (127 if signed else 255)
+    return (np.rint(layer.bias.numpy() / step) * step).astype("float32")
+
+
+def reference(model, x, grid, per_channel, *, weight_twice=False, linear_bias=False):
     """Return what the layers make of rounded inputs and rounded weights."""
     made = copy.deepcopy(model)
     values = {}
@@ -153,6 +160,8 @@ def reference(model, x, grid, per_channel, *, weight_twice=False):
         weight = rounded_weight(layer.weight.numpy(), axis_of(layer) if per_channel else None)
         if weight_twice and isinstance(layer, nn.Conv2D):
             weight = rounded_again(weight)
+        if linear_bias and isinstance(layer, nn.Linear):
+            layer.bias.set_value(rounded_bias(layer, *grid, per_channel))
         layer.weight.set_value(weight)
         fed = rounded(x, *grid)
         fed = fed[:, :, 0, 0] if name in ("linear", "square") else fed
@@ -188,7 +197,8 @@ def test_layers_in_onnx(layers, target, signed, per_channel):
     model, _, proto = layers
     grid, x = Grid(ABSMAX, signed=signed), image(positive=not signed)
     made = quantize_onnx(proto, table_of(model, grid, per_channel), PRESETS[target])
-    wanted = reference(model, x, (grid, signed or target == "tensorrt"), per_channel)
+    seen = grid, signed or target == "tensorrt"
+    wanted = reference(model, x, seen, per_channel, linear_bias=target == "onnxruntime")
     close(run_onnxruntime(made, x), wanted)
     close(run_onnxruntime(made, x, plain=True), wanted)
     close(run_openvino(made, x), wanted)
@@ -434,6 +444,21 @@ def test_one_pair_for_each_tensor_and_grid(net):
         nodes = quantize_onnx(proto, table, PRESETS[target]).graph.node
         pairs = [tuple(n.input) for n in nodes if n.op_type == "QuantizeLinear"]
         assert len(set(pairs)) == len(pairs) == count, target
+
+
+@pytest.mark.parametrize(("target", "count"), [("onnxruntime", 3), ("openvino", 1)])
+def test_linear_layers_run_in_int8_in_onnxruntime(layers, tmp_path, target, count):
+    model, _, proto = layers
+    made = quantize_onnx(proto, table_of(model, Grid(ABSMAX), True), PRESETS[target])
+    names = {tensor.name for tensor in made.graph.initializer}
+    assert ("linear.bias" in names) == (
+        target == "openvino"
+    )  # no float bias is left beside the int32
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(made.SerializeToString(), options)
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert kinds.count("QGemm") + kinds.count("MatMulIntegerToFloat") == count, kinds
 
 
 def test_no_output_of_a_scale_operator_is_quantized():

@@ -69,6 +69,30 @@ def test_one_format_for_another_target_without_the_metric(call: Any, tmp_path: P
     assert re.search(r"│ float +│ +- │", said)
 
 
+def test_a_row_for_paddle_lite_without_a_metric(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converter = tmp_path / "python-of-lite"
+    content = "conv2d/int8_out/4/2/1"  # what a converter would write, where it is told to
+    converter.write_text(f'#!/bin/sh\n[ -z "$6" ] || printf {content} > "$6.nb"\n')
+    converter.chmod(0o755)
+    monkeypatch.setenv("TRISLIM_LITE_PYTHON", str(converter))
+    arguments = ("--save_dir", "out", "--format", "paddle,lite")
+    status, said = call("--weights", saved(tmp_path), *arguments)
+    assert status == 0, said
+    assert (tmp_path / "out" / "model.nb").read_text() == content
+    assert re.search(r"│ int8, lite +│ +- │ .*│ model\.nb +│ +0\.0 │ +0\.0 │ +100% │", said)
+    assert not re.search(r"int8, paddle.*model\.nb", said)
+
+
+def test_a_missing_converter_is_told_first(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRISLIM_LITE_PYTHON", "/bin/false")
+    status, said = call("--weights", "nothing", "--save_dir", "out", "--format", "lite")
+    assert (status, "TRISLIM_LITE_PYTHON: /bin/false cannot import paddlelite" in said) == (2, True)
+
+
 def test_wrong_calls(call: Any, tmp_path: Path) -> None:
     plain = saved(tmp_path, quantized=False)
     status, said = call("--weights", plain, "--save_dir", "out")
