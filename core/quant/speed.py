@@ -160,6 +160,7 @@ def _timer(
     formats = ["paddle", format_of(backend)]
     preset = backend if backend in PRESETS else TARGET
     inputs = [array[:1] for array in real_batches(task, specs)[0]]
+    loaded: dict[Choice, Callable[[], Arrays]] = {}
     with (
         evaluation_mode(model),
         evaluation_mode(layer),
@@ -180,7 +181,11 @@ def _timer(
             return partial(load_predictor(folder, backend, threads).run, *inputs)
 
         def time_ms(choices: list[Choice]) -> list[float]:
-            runs = [load(choice) for choice in choices]
+            for choice in loaded.keys() - set(choices):
+                del loaded[choice]
+            for choice in choices:
+                loaded[choice] = loaded.get(choice) or load(choice)
+            runs = [loaded[choice] for choice in choices]
             return shortest_ms(runs, clock_for(threads), RUNS, SECONDS)
 
         yield time_ms
