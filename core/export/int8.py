@@ -12,7 +12,7 @@ rounding: a scale, weight or layout is wrong, which costs many times as much.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,13 +144,8 @@ class Rounded:
         self, folder: Path, formats: Sequence[Format], float_files: Path, count: int | None
     ) -> None:
         """Write files in which the first `count` layers are in int8, None: all."""
-        program, params, onnx_file = self.names
-        made = quantize_program(self.graph, self._table("paddle")[:count])
-        made.write(folder / program, folder / params)
-        if "onnx" in formats:
-            proto = onnx_format.load(float_files / onnx_file)
-            made = quantize_onnx(proto, self._table("onnx")[:count], self.preset)
-            (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
+        tables = {kind: self._table(kind)[:count] for kind in formats}
+        write_int8(self.graph, tables, float_files, folder, self.names, self.preset)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
@@ -179,6 +174,36 @@ class Rounded:
             f"with the layers before {layer} in int8 it agrees, with {layer} it does not; "
             "name it in never_quantize, or export for another target"
         )
+
+
+def write_int8(
+    graph: Graph,
+    tables: Mapping[Format, Sequence[LayerScales]],
+    float_files: Path,
+    folder: Path,
+    names: tuple[str, str, str],
+    preset: Preset,
+) -> None:
+    """Write a float graph in int8.
+
+    Args:
+        graph: Batch norms folded.
+        tables: Of scales, for each format to write.
+        float_files: Folder with the same graph in float, if ONNX is wanted.
+        folder: Where to write.
+        names: Of the model files in a folder: program, parameters, ONNX.
+        preset: What the ONNX file is laid out by.
+
+    Raises:
+        ExportError: An entry of a table fits no layer, or cannot be stored in int8.
+    """
+    program, params, onnx_file = names
+    made = quantize_program(graph, tables["paddle"])
+    made.write(folder / program, folder / params)
+    if "onnx" in tables:
+        proto = onnx_format.load(float_files / onnx_file)
+        made = quantize_onnx(proto, tables["onnx"], preset)
+        (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
 
 
 def compare(

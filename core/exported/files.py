@@ -1,0 +1,185 @@
+"""Int8 files of a model that PaddleSlim has quantized, compared with what PaddleSlim computes.
+
+PaddleSlim finds the weights and the ends of the grids; the files are written from them as for any
+quantized model, so that runtimes compute in int8. PaddleSlim's own files keep float weights.
+
+Its model rounds to grids with a sign, where files may have twice as many steps from zero on. So a
+file is no farther from PaddleSlim's model than two independent roundings are from each other: the
+limits are those of `core.export.int8`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from core.deploy.description import (
+    Description,
+    Quantization,
+    Report,
+    TaskSettings,
+    write_description,
+)
+from core.deploy.predictor import Format, Predictor, load_predictor
+from core.errors import ExportError
+from core.export import parity, report
+from core.export.graph import Graph
+from core.export.int8 import compare, write_int8
+from core.export.package import (
+    FORMATS,
+    MODEL,
+    ONNX,
+    PARAMS,
+    Exported,
+    open_predictors,
+    ports_of,
+    write_files,
+)
+from core.export.qdq import PRESETS
+from core.export.side_by_side import Row
+from core.exported.source import Source
+from core.quant.table import LayerScales
+from core.task import Arrays, Forward
+
+Measure = Callable[[Forward], float | None]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized model.
+
+    Attributes:
+        source: The float model that it was made of.
+        graph: In float, with the weights as they are now.
+        table: Its grids.
+        run: PaddleSlim's model on these grids: inputs in, outputs by name out.
+    """
+
+    source: Source
+    graph: Graph
+    table: list[LayerScales]
+    run: Forward
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which files.
+
+    Attributes:
+        formats: `paddle` is always written.
+        target: Runtime that the ONNX file is laid out for, of `core.export.qdq.PRESETS`.
+        task: Goes into `deploy.yml`; None: what the float model's says.
+    """
+
+    formats: Sequence[Format]
+    target: str
+    task: TaskSettings | None
+
+
+def write(
+    model: Quantized, folder: Path, layout: Layout, samples: Sequence[Sequence[np.ndarray]]
+) -> tuple[Exported, list[Predictor]]:
+    """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
+
+    Args:
+        model: What to write.
+        folder: There already, and empty.
+        layout: Which files.
+        samples: Batches to compare on.
+
+    Returns:
+        The export, and the files in each installed runtime.
+
+    Raises:
+        ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
+    """
+    wanted = [name for name in FORMATS if name == "paddle" or name in layout.formats]
+    with tempfile.TemporaryDirectory() as place:
+        float_folder = Path(place)
+        write_files(model.graph, float_folder, wanted)
+        float_files = sorted(float_folder.iterdir())
+        float_bytes = report.size_bytes(float_files)
+        exact_model = load_predictor(float_folder)
+        exact = [parity.run(exact_model, batch) for batch in samples]
+        cost = _report(model.source, float_folder, samples[0])
+        tables = dict.fromkeys(wanted, model.table)
+        preset = PRESETS[layout.target]
+        write_int8(model.graph, tables, float_folder, folder, (MODEL, PARAMS, ONNX), preset)
+    size = report.size_mb([folder / MODEL, folder / PARAMS])
+    description = _describe(model, layout, replace(cost, size_mb=round(size, 3)))
+    write_description(description, folder)
+    predictors = open_predictors(folder, wanted)
+    rounded = [model.run(*batch) for batch in samples]
+    differences = _compare(model.graph, predictors, samples, rounded, exact)
+    sizes = report.size_bytes(sorted(folder.iterdir()))
+    return Exported(folder, description, sizes, differences, float_bytes), predictors
+
+
+def measured_rows(
+    made: Exported, predictors: Sequence[Predictor], seconds: float, measure: Measure
+) -> list[Row]:
+    """Return a line of the table for each runtime.
+
+    Args:
+        made: The export.
+        predictors: Its files in each runtime.
+        seconds: That it took.
+        measure: Returns the metric of a model.
+    """
+    rows = []
+    for predictor in predictors:
+        names = [n for n in made.float_bytes if n.endswith(".onnx") != (predictor.backend == "paddle")]
+        sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
+        rows.append(Row(f"int8, {predictor.backend}", measure(predictor.run), seconds, sizes))
+    return rows
+
+
+def _compare(
+    graph: Graph,
+    predictors: Sequence[Predictor],
+    samples: Sequence[Sequence[np.ndarray]],
+    rounded: Sequence[Arrays],
+    exact: Sequence[Arrays],
+) -> list[parity.Difference]:
+    decided, differences = parity.deciding_outputs(graph), []
+    for predictor in predictors:
+        found = [parity.run(predictor, batch) for batch in samples]
+        for each in compare(predictor.backend, rounded, found, exact, decided):
+            if not each.passes:
+                raise ExportError(
+                    f"{predictor.backend}: output {each.output!r} of the int8 file is not that of "
+                    f"PaddleSlim's model: {each}"
+                )
+            differences.append(each)
+    return differences
+
+
+def _report(source: Source, float_folder: Path, batch: Sequence[np.ndarray]) -> Report:
+    described = source.description.report if source.description else None
+    if described is not None:
+        return described
+    one = [array[:1] for array in batch]
+    files = [float_folder / MODEL, float_folder / PARAMS]
+    shapes = tuple(tuple(array.shape) for array in one)
+    macs = report.count_macs_of_files(files, one)
+    return Report(0.0, report.count_stored(files), macs, shapes)
+
+
+def _describe(model: Quantized, layout: Layout, cost: Report) -> Description:
+    graph, known = model.graph, model.source.description
+    if known is None:
+        known = Description(
+            inputs=ports_of(graph, graph.inputs), outputs=ports_of(graph, graph.outputs)
+        )
+    return replace(
+        known,
+        trislim=importlib.metadata.version("trislim"),
+        report=cost,
+        task=layout.task or known.task,
+        quantization=Quantization(len(model.table), layout.target),
+    )
