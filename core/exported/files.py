@@ -3,9 +3,9 @@
 PaddleSlim finds the weights and the ends of the grids; the files are written from them as for any
 quantized model, so that runtimes compute in int8. PaddleSlim's own files keep float weights.
 
-Its model rounds to grids with a sign, where files may have twice as many steps from zero on. So a
-file is no farther from PaddleSlim's model than two independent roundings are from each other: the
-limits are those of `core.export.int8`.
+All its grids have a sign, where files may have as many steps again from zero on. Each file is
+compared with PaddleSlim's model on the grids of that file, within the limits of
+`core.export.int8`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from core.deploy.description import (
     Description,
     Quantization,
@@ -25,7 +23,7 @@ from core.deploy.description import (
     TaskSettings,
     write_description,
 )
-from core.deploy.predictor import Format, Predictor, load_predictor
+from core.deploy.predictor import Format, Predictor, format_of, load_predictor
 from core.errors import ExportError
 from core.export import parity, report
 from core.export.graph import Graph
@@ -40,8 +38,10 @@ from core.export.package import (
     ports_of,
     write_files,
 )
-from core.export.qdq import PRESETS
+from core.export.int8_program import unsigned_inputs
+from core.export.qdq import PRESETS, Preset
 from core.export.side_by_side import Row
+from core.exported.session import Batch, Session
 from core.exported.source import Source
 from core.quant.table import LayerScales
 from core.task import Arrays, Forward
@@ -57,13 +57,22 @@ class Quantized:
         source: The float model that it was made of.
         graph: In float, with the weights as they are now.
         table: Its grids.
-        run: PaddleSlim's model on these grids: inputs in, outputs by name out.
+        session: With PaddleSlim's model on these grids.
     """
 
     source: Source
     graph: Graph
     table: list[LayerScales]
-    run: Forward
+    session: Session
+
+    def unsigned(self, kind: Format, preset: Preset) -> set[str]:
+        """Return the tensors that have grids from zero on in the files of a format."""
+        signed = {entry.weight: entry.input.signed for entry in self.table}
+        if kind == "paddle":
+            signed = dict.fromkeys(signed, True) | dict.fromkeys(unsigned_inputs(self.graph), False)
+        elif not preset.unsigned:
+            return set()
+        return {place.tensor for place in self.session.places if not signed[place.weight]}
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Layout:
 
 
 def write(
-    model: Quantized, folder: Path, layout: Layout, samples: Sequence[Sequence[np.ndarray]]
+    model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batch]
 ) -> tuple[Exported, list[Predictor]]:
     """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
 
@@ -114,8 +123,11 @@ def write(
     description = _describe(model, layout, replace(cost, size_mb=round(size, 3)))
     write_description(description, folder)
     predictors = open_predictors(folder, wanted)
-    rounded = [model.run(*batch) for batch in samples]
-    differences = _compare(model.graph, predictors, samples, rounded, exact)
+    differences = []
+    for predictor in predictors:
+        finer = model.unsigned(format_of(predictor.backend), preset)
+        rounded = [model.session.run(*batch, finer=finer) for batch in samples]
+        differences += _compare(model.graph, predictor, samples, rounded, exact)
     sizes = report.size_bytes(sorted(folder.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes), predictors
 
@@ -141,25 +153,24 @@ def measured_rows(
 
 def _compare(
     graph: Graph,
-    predictors: Sequence[Predictor],
-    samples: Sequence[Sequence[np.ndarray]],
+    predictor: Predictor,
+    samples: Sequence[Batch],
     rounded: Sequence[Arrays],
     exact: Sequence[Arrays],
 ) -> list[parity.Difference]:
-    decided, differences = parity.deciding_outputs(graph), []
-    for predictor in predictors:
-        found = [parity.run(predictor, batch) for batch in samples]
-        for each in compare(predictor.backend, rounded, found, exact, decided):
-            if not each.passes:
-                raise ExportError(
-                    f"{predictor.backend}: output {each.output!r} of the int8 file is not that of "
-                    f"PaddleSlim's model: {each}"
-                )
-            differences.append(each)
+    decided = parity.deciding_outputs(graph)
+    found = [parity.run(predictor, batch) for batch in samples]
+    differences = compare(predictor.backend, rounded, found, exact, decided)
+    for each in differences:
+        if not each.passes:
+            raise ExportError(
+                f"{predictor.backend}: output {each.output!r} of the int8 file is not that of "
+                f"PaddleSlim's model: {each}"
+            )
     return differences
 
 
-def _report(source: Source, float_folder: Path, batch: Sequence[np.ndarray]) -> Report:
+def _report(source: Source, float_folder: Path, batch: Batch) -> Report:
     described = source.description.report if source.description else None
     if described is not None:
         return described

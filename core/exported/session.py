@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,14 @@ class Session:
     places: Sequence[Place]
     child: Child
 
-    def run(self, *batch: np.ndarray) -> Arrays:
-        """Return what the quantized model answers, on its grids as they are now."""
-        found: Arrays = self.child.call("run_quantized", self.feeds(batch))
+    def run(self, *batch: np.ndarray, finer: Collection[str] = ()) -> Arrays:
+        """Return what the quantized model answers, on its grids as they are now.
+
+        Args:
+            *batch: An array for each input.
+            finer: Tensors that are never negative, on grids from zero on.
+        """
+        found: Arrays = self.child.call("run_quantized", self.feeds(batch), tuple(finer))
         return found
 
     def run_float(self, *batch: np.ndarray) -> Arrays:

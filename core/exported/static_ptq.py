@@ -51,7 +51,7 @@ def calibrate(
 
 
 def settle(session: Session, scales: Mapping[str, float], table: list[LayerScales]) -> Quantized:
-    """Return the model on grids that `calibrate` found; `session.run` is on them.
+    """Go back to grids that `calibrate` found, and return the model on them.
 
     Args:
         session: Of the same calls.
@@ -59,4 +59,4 @@ def settle(session: Session, scales: Mapping[str, float], table: list[LayerScale
         table: That it returned.
     """
     session.child.call("load_scales", scales)
-    return Quantized(session.source, session.source.graph, table, session.run)
+    return Quantized(session.source, session.source.graph, table, session)

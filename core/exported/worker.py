@@ -13,7 +13,7 @@ number (2.6.0 on Paddle 3.1.1).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,6 +23,7 @@ from paddle.static import Executor, Program, Scope, scope_guard
 from paddleslim.common.recover_program import recover_inference_program
 from paddleslim.quant import quant_aware, quant_post_static
 
+from core.export.int8_weights import BITS, HIGHEST
 from core.exported.child import FLOAT
 from core.task import Arrays
 
@@ -42,17 +43,27 @@ class Worker:
         self._connection = connection
         self._place = paddle.framework._current_expected_place()
         self._executor = Executor(self._place)
+        self._variants: dict[frozenset[str], Program] = {}
         self._teacher, self._scope = Scope(), Scope()
         self._float, self._outputs = self._load(FLOAT, self._teacher)
-        self._test = self._observing = self._training = Program()
+        self._observing = self._training = Program()
+        self._use(Program())
 
     def run_float(self, feeds: Arrays, names: Sequence[str] | None = None) -> Arrays:
         """Return variables of the float model, which never changes; its outputs by default."""
         return self._run(self._float, feeds, names or self._outputs, self._teacher)
 
-    def run_quantized(self, feeds: Arrays) -> Arrays:
-        """Return the outputs of the quantized model on the grids as they are."""
-        return self._run(self._test, feeds, self._outputs, self._scope)
+    def run_quantized(self, feeds: Arrays, finer: Collection[str] = ()) -> Arrays:
+        """Return the outputs of the quantized model on the grids as they are.
+
+        Args:
+            feeds: Inputs.
+            finer: Tensors that are never negative, with 255 steps up to the same end.
+        """
+        key = frozenset(finer)
+        if key not in self._variants:
+            self._variants[key] = self._refined(key) if key else self._test
+        return self._run(self._variants[key], feeds, self._outputs, self._scope)
 
     def quantize(self, settings: Mapping[str, Any]) -> dict[str, float]:
         """Calibrate with `quant_post_static`; return the largest magnitudes by tensor."""
@@ -71,7 +82,7 @@ class Worker:
                 onnx_format=False,  # True rounds outputs, too
                 **settings,
             )
-        self._test, _ = self._load(f"{QUANTIZED}/{QUANTIZED}", self._scope)
+        self._use(self._load(f"{QUANTIZED}/{QUANTIZED}", self._scope)[0])
         return self.scales()
 
     def prepare(
@@ -103,7 +114,7 @@ class Worker:
             self._observing = quant_aware(forward, config=dict(config), **shared)
             fixed = {**config, "scale_trainable": False}
             self._training = quant_aware(program, config=fixed, **shared)
-        self._test = self._observing.clone(for_test=True)
+        self._use(self._observing.clone(for_test=True))
         self._begin_grids(scales, config["moving_rate"])
 
     def observe(self, feeds: Arrays, names: Sequence[str]) -> Arrays:
@@ -140,6 +151,29 @@ class Worker:
         for op in self._test.global_block().ops:
             if op.type.startswith("fake_quantize") and op.input("InScale"):
                 self._set(op.input("InScale")[0], np.float32([scales[op.input("X")[0]]]))
+
+    def _use(self, test: Program) -> None:
+        self._test, self._variants = test, {}
+
+    def _refined(self, tensors: Collection[str]) -> Program:
+        """Return the quantized program with a bit more for some tensors."""
+        program = self._test.clone()
+        operators = program.global_block().ops
+        finer = {
+            op.input("InScale")[0]
+            for op in operators
+            if op.type.startswith("fake_quantize") and op.input("X")[0] in tensors
+        }
+        for op in operators:
+            if finer.isdisjoint(op.input_arg_names):
+                continue
+            if op.type.startswith("fake_quantize"):
+                op._set_attr("bit_length", BITS + 1)
+            elif op.type == "fake_dequantize_max_abs":
+                op._set_attr("max_range", op.attr("max_range") * (2**BITS - 1) / HIGHEST)
+            elif op.type == "fake_channel_wise_dequantize_max_abs":
+                op._set_attr("quant_bits", [BITS, BITS + 1])
+        return program
 
     def _begin_grids(self, scales: Mapping[str, float], rate: float) -> None:
         """Put calibrated grids in the place of the 0.001 with which PaddleSlim begins."""
