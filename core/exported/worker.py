@@ -91,31 +91,35 @@ class Worker:
         scales: Mapping[str, float],
         weights: Sequence[str],
         nodes: Sequence[str],
-    ) -> None:
-        """Make the programs of quantization-aware training.
+    ) -> list[str]:
+        """Make the programs of quantization-aware training; return what has gradients.
 
         One goes forward and moves the grids, one goes back on the grids that this left behind.
 
         Args:
             config: Of `quant_aware`.
             scales: Where grids begin: the largest magnitudes by tensor.
-            weights: What is trained.
+            weights: What may be trained.
             nodes: Variables that the loss reads.
         """
         with scope_guard(self._scope):
             program, _ = self._load(FLOAT, self._scope)
             program = recover_inference_program(program, Program())
-            for op in program.global_block().ops:
+            block = program.global_block()
+            while block.ops[0].type == "feed":  # the executor makes its own for what it is fed
+                block._remove_op(0)
+            for op in block.ops:
                 # it says False; dropout and batch statistics are no part of an exported model
                 op._set_attr("is_test", True)
             forward = program.clone()
-            self._add_gradients(program, weights, nodes)
+            trained = self._add_gradients(program, weights, nodes)
             shared = {"place": self._place, "scope": self._scope, "return_program": True}
             self._observing = quant_aware(forward, config=dict(config), **shared)
             fixed = {**config, "scale_trainable": False}
             self._training = quant_aware(program, config=fixed, **shared)
         self._use(self._observing.clone(for_test=True))
         self._begin_grids(scales, config["moving_rate"])
+        return trained
 
     def observe(self, feeds: Arrays, names: Sequence[str]) -> Arrays:
         """Move the grids with a batch; return variables of the quantized model."""
@@ -188,7 +192,7 @@ class Worker:
 
     def _add_gradients(
         self, program: Program, weights: Sequence[str], nodes: Sequence[str]
-    ) -> None:
+    ) -> list[str]:
         block = program.global_block()
         for name in weights:
             block.var(name).stop_gradient = False
@@ -198,7 +202,9 @@ class Worker:
                 value = block.var(name)
                 given = paddle.static.data(_cotangent(name), value.shape, "float32")
                 terms.append((value * given).sum())
-            paddle.static.append_backward(paddle.add_n(terms), parameter_list=list(weights))
+            loss = paddle.add_n(terms)
+            pairs = paddle.static.append_backward(loss, parameter_list=list(weights))
+        return [weight.name for weight, gradient in pairs if gradient is not None]
 
     def _batches(self) -> Iterator[Arrays]:
         self._connection.send(("batches", None))
