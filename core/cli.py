@@ -13,7 +13,8 @@ from rich.console import Console
 
 from core.checkpoint import load_description
 from core.config import load_yaml, merge, parse_overrides
-from core.errors import UserError
+from core.deploy.description import Description
+from core.errors import ConfigError, UserError
 from core.run import read_run
 from core.task import Task, build_task
 
@@ -114,6 +115,26 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
         return None
     name, settings = described
     return build_task(name, merge(settings, overrides))
+
+
+def exported_task(
+    arguments: argparse.Namespace, model_dir: str | Path, description: Description | None
+) -> Task:
+    """Build the task of `-c`, else the one that an exported model's `deploy.yml` names.
+
+    Args:
+        arguments: Of `add_config_arguments`.
+        model_dir: Named in the message.
+        description: What `deploy.yml` says; None if there is none.
+
+    Raises:
+        ConfigError: Neither says what task it is.
+    """
+    said = description.task if description else None
+    task = chosen_task(arguments, (said.name, said.settings) if said else None)
+    if task is None:
+        raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
+    return task
 
 
 def described_by(weights: str | Path) -> Described | None:

@@ -241,9 +241,11 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
 
 
 def _only_candidate(options: tuple[Any, ...], value: Any) -> Any:
-    """Return the one option that a mapping or a word can be meant for: it has the better message."""
+    """Return the one option that a mapping or a word can be meant for: its message is better."""
     if isinstance(value, Mapping):
-        fitting = [o for o in options if dataclasses.is_dataclass(o) or typing.get_origin(o) is dict]
+        fitting = [
+            o for o in options if dataclasses.is_dataclass(o) or typing.get_origin(o) is dict
+        ]
     elif isinstance(value, str) and str not in options:
         fitting = [option for option in options if typing.get_origin(option) is Literal]
     else:

@@ -13,7 +13,6 @@ import paddle
 from core import checkpoint, cli
 from core.data import Loader
 from core.deploy.predictor import load_predictor
-from core.errors import ConfigError
 from core.evaluation import eager_forward, evaluate
 from core.files import write_text
 from core.run import pick_device
@@ -42,11 +41,8 @@ def main() -> None:
         run = eager_forward(task, model)
     else:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-        said = predictor.description.task
-        chosen = cli.chosen_task(arguments, (said.name, said.settings) if said else None)
-        if chosen is None:
-            raise ConfigError(f"{arguments.model_dir}: has no deploy.yml; name a config with -c")
-        task, run = chosen, predictor.run
+        task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
+        run = predictor.run
     loader = Loader(
         task.build_dataset("val"),
         batch_size=arguments.batch_size,

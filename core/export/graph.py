@@ -170,7 +170,9 @@ class Graph:
             if name == current:
                 continue
             if name in self.variables:
-                raise ExportError(f"{name}: an output has the name of another variable of the graph")
+                raise ExportError(
+                    f"{name}: an output has the name of another variable of the graph"
+                )
             taken = current in self.inputs or current in self.weights
             if taken or self.outputs.count(current) > 1:
                 self.operators.append(operator("assign", {"X": current}, {"Out": name}, {}))

@@ -15,9 +15,9 @@ from core.deploy.predictor import BACKENDS, Predictor, is_installed, load_predic
 from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model
 from core.export.package import Exported
-from core.task import Task
+from core.task import Forward, Task
 
-Measure = Callable[[Layer | Predictor], float | None]
+Measure = Callable[[Layer | Predictor | Forward], float | None]
 POINTS = 0.01  # by which the metric of a file may differ from that of the eager model,
 IMAGES = 2  # or by what so many images are worth, if that is more
 _log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Load
 
 
 def meter(task: Task, loader: Loader | None) -> Measure:
-    """Return what measures eager and exported models by the task's primary metric.
+    """Return what measures eager and exported models, and functions, by the task's main metric.
 
     Args:
         task: Whose metric it is.
@@ -92,12 +92,13 @@ def meter(task: Task, loader: Loader | None) -> Measure:
     """
     key = task.build_metric().primary
 
-    def measure(model: Layer | Predictor) -> float | None:
+    def measure(model: Layer | Predictor | Forward) -> float | None:
         if loader is None:
             return None
-        if isinstance(model, Predictor):
-            return evaluate(task, model.run, loader, progress=True).compute()[key]
-        return evaluate_model(task, model, loader, progress=True).compute()[key]
+        if isinstance(model, Layer):
+            return evaluate_model(task, model, loader, progress=True).compute()[key]
+        run = model.run if isinstance(model, Predictor) else model
+        return evaluate(task, run, loader, progress=True).compute()[key]
 
     return measure
 

@@ -84,8 +84,8 @@ def started(fill: Fill) -> Iterator[Child]:
         ours, theirs = Pipe()
         stack.enter_context(ours)
         log = stack.enter_context(open(folder / LOG, "wb"))
-        known = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-        paths = [str(Path(path).resolve()) for path in (Path(__file__).parents[2], *known)]
+        known = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
+        paths = [str(Path(each).resolve()) for each in (str(Path(__file__).parents[2]), *known)]
         # only programs of Paddle's old IR are what PaddleSlim can edit
         extra = {"PYTHONPATH": os.pathsep.join(paths), "FLAGS_enable_pir_api": "0"}
         process = subprocess.Popen(

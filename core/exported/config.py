@@ -324,8 +324,8 @@ def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
     content = config if isinstance(config, dict) else load_yaml(config)
     if "Quantization" in content:
         raise ConfigError(
-            "Quantization: unknown section (did you mean 'QuantAware'?); PaddleSlim ignores it, and "
-            "distils without quantizing"
+            "Quantization: unknown section (did you mean 'QuantAware'?); PaddleSlim ignores it "
+            "and distils without quantizing"
         )
     return read(ActConfig, {key: value or {} for key, value in content.items()})
 

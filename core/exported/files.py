@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from core.config import suggest, to_mapping
 from core.deploy.description import (
     Description,
     Quantization,
@@ -28,6 +29,7 @@ from core.errors import ExportError
 from core.export import parity, report
 from core.export.graph import Graph
 from core.export.int8 import compare, write_int8
+from core.export.int8_program import unsigned_inputs
 from core.export.package import (
     FORMATS,
     MODEL,
@@ -38,15 +40,11 @@ from core.export.package import (
     ports_of,
     write_files,
 )
-from core.export.int8_program import unsigned_inputs
 from core.export.qdq import PRESETS, Preset
-from core.export.side_by_side import Row
 from core.exported.session import Batch, Session
 from core.exported.source import Source
 from core.quant.table import LayerScales
-from core.task import Arrays, Forward
-
-Measure = Callable[[Forward], float | None]
+from core.task import Arrays, Task
 
 
 @dataclass(frozen=True)
@@ -90,9 +88,12 @@ class Layout:
     task: TaskSettings | None
 
 
-def write(
-    model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batch]
-) -> tuple[Exported, list[Predictor]]:
+def describe_task(task: Task) -> TaskSettings:
+    """Return what builds a task again."""
+    return TaskSettings(task.name, to_mapping(task.config))
+
+
+def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batch]) -> Exported:
     """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
 
     Args:
@@ -101,12 +102,13 @@ def write(
         layout: Which files.
         samples: Batches to compare on.
 
-    Returns:
-        The export, and the files in each installed runtime.
-
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
+    if layout.target not in PRESETS:
+        raise ExportError(
+            f"target: no preset {layout.target!r}{suggest(layout.target, list(PRESETS))}"
+        )
     wanted = [name for name in FORMATS if name == "paddle" or name in layout.formats]
     with tempfile.TemporaryDirectory() as place:
         float_folder = Path(place)
@@ -122,33 +124,13 @@ def write(
     size = report.size_mb([folder / MODEL, folder / PARAMS])
     description = _describe(model, layout, replace(cost, size_mb=round(size, 3)))
     write_description(description, folder)
-    predictors = open_predictors(folder, wanted)
     differences = []
-    for predictor in predictors:
+    for predictor in open_predictors(folder, wanted):
         finer = model.unsigned(format_of(predictor.backend), preset)
         rounded = [model.session.run(*batch, finer=finer) for batch in samples]
         differences += _compare(model.graph, predictor, samples, rounded, exact)
     sizes = report.size_bytes(sorted(folder.iterdir()))
-    return Exported(folder, description, sizes, differences, float_bytes), predictors
-
-
-def measured_rows(
-    made: Exported, predictors: Sequence[Predictor], seconds: float, measure: Measure
-) -> list[Row]:
-    """Return a line of the table for each runtime.
-
-    Args:
-        made: The export.
-        predictors: Its files in each runtime.
-        seconds: That it took.
-        measure: Returns the metric of a model.
-    """
-    rows = []
-    for predictor in predictors:
-        names = [n for n in made.float_bytes if n.endswith(".onnx") != (predictor.backend == "paddle")]
-        sizes = [(name, made.float_bytes[name], made.file_bytes[name]) for name in names]
-        rows.append(Row(f"int8, {predictor.backend}", measure(predictor.run), seconds, sizes))
-    return rows
+    return Exported(folder, description, sizes, differences, float_bytes)
 
 
 def _compare(

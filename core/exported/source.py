@@ -75,6 +75,11 @@ class Source:
     graph: Graph
     description: Description | None
 
+    def name_outputs(self, task: Task) -> None:
+        """Call the one output of a model from elsewhere what its task calls it."""
+        if self.description is None and len(self.graph.outputs) == 1:
+            self.graph.name_outputs(list(task.name_outputs(paddle.zeros([1])))[:1])
+
     def choose(
         self, kinds: Sequence[str], never: Sequence[str], per_channel: bool, key: str
     ) -> list[Place]:
@@ -167,7 +172,6 @@ def open_source(
     model_dir: str | Path,
     model_filename: str | None = None,
     params_filename: str | None = None,
-    task: Task | None = None,
 ) -> Source:
     """Read an exported float model.
 
@@ -175,7 +179,6 @@ def open_source(
         model_dir: Its folder.
         model_filename: Of the program; None finds one of the usual names.
         params_filename: Of its weights.
-        task: Names the outputs of a model that has no `deploy.yml`.
 
     Raises:
         ExportError: None is there, or it is quantized already.
@@ -197,10 +200,7 @@ def open_source(
         raise ExportError(f"{folder}: is quantized already ({rounding}); give the float model")
     folded = fold_batch_norms(graph)
     _log.info("%s: %d operators, folded %d batch norms", folder, len(graph.operators), folded)
-    description = read_description(folder)
-    if description is None and task is not None and len(graph.outputs) == 1:
-        graph.name_outputs(list(task.name_outputs(paddle.zeros([1])))[:1])
-    return Source(folder, files, graph, description)
+    return Source(folder, files, graph, read_description(folder))
 
 
 def never_negative(graph: Graph) -> set[str]:

@@ -154,7 +154,7 @@ class Worker:
         """Change the grids of activations."""
         for op in self._test.global_block().ops:
             if op.type.startswith("fake_quantize") and op.input("InScale"):
-                self._set(op.input("InScale")[0], np.float32([scales[op.input("X")[0]]]))
+                self._set(op.input("InScale")[0], np.array([scales[op.input("X")[0]]], np.float32))
 
     def _use(self, test: Program) -> None:
         self._test, self._variants = test, {}
@@ -186,8 +186,8 @@ class Worker:
             if op.type == "fake_quantize_moving_average_abs_max":
                 # of a moving average that has come to rest
                 absmax, count = scales[op.input("X")[0]], 1 / (1 - rate)
-                self._set(op.input("InState")[0], np.float32([count]))
-                self._set(op.input("InAccum")[0], np.float32([absmax * count]))
+                self._set(op.input("InState")[0], np.array([count], np.float32))
+                self._set(op.input("InAccum")[0], np.array([absmax * count], np.float32))
         self.load_weights({})
 
     def _add_gradients(

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import get_args
 
 import paddle
 from paddle import Tensor
@@ -26,7 +28,7 @@ from core.errors import CheckpointError, ConfigError
 from core.export.int8 import TARGET
 from core.export.package import Exported, export
 from core.export.qdq import PRESETS
-from core.export.side_by_side import Measure, Row
+from core.export.side_by_side import Measure, Row, runtime_rows
 from core.norms import reestimate
 from core.quant import insert
 from core.quant.bias_correction import bias_places, correct_biases, output_means
@@ -44,6 +46,14 @@ ENOUGH = 100  # images of a calibration; with fewer, rare large activations are 
 IMAGES_TO_CORRECT = 64
 Batches = Callable[[], Iterable[Sequence[Tensor]]]
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
+OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
+STEPS = MappingProxyType(  # before and after calibration, each asked for by its name
+    {
+        "equalize": "even out channels first",
+        "reestimate_bn": "estimate batch norms anew first",
+        "bias_correction": "mend the means of layers at the end",
+    }
+)
 _log = logging.getLogger(__name__)
 
 
@@ -192,6 +202,45 @@ class _Count:
             yield inputs
 
 
+def compress(
+    folder: Path,
+    task: Task,
+    model: Layer,
+    batches: Batches,
+    configs: Sequence[PtqConfig],
+    measure: Measure,
+    formats: Sequence[Format],
+    *,
+    weights: str,
+    whole: bool,
+) -> tuple[list[Row], PtqConfig]:
+    """Quantize a checkpoint with each setting, and write the best as a checkpoint and as files.
+
+    Args:
+        folder: There already; `MODEL` and `INT8` are made in it.
+        task: Whose model it is.
+        model: In float.
+        batches: See `quantize_after_training`.
+        configs: At least one.
+        measure: The task's metric of a model, None if it cannot be measured.
+        formats: Of the files.
+        weights: Of the float model.
+        whole: Whether it is measured on all of the validation data.
+
+    Returns:
+        The float model, each try and each file, with their metrics; and the best setting.
+
+    Raises:
+        ExportError: A runtime answers differently.
+    """
+    source, key = checkpoint.load_description(weights), task.build_metric().primary
+    first = Row("float", measure(model))
+    tried, metric, config, model = quantize_best(task, weights, batches, configs, measure)
+    known = {} if metric is None or not whole else {key: metric}
+    made, seconds = write(folder, task, model, source, known, formats, config)
+    return [first, *tried, *runtime_rows(folder / INT8, made, seconds, measure)], config
+
+
 def quantize_best(
     task: Task,
     weights: str,
@@ -224,7 +273,7 @@ def quantize_best(
     return rows, *best
 
 
-def check_comparison(configs: Sequence[PtqConfig], validation: Loader | None) -> None:
+def check_comparison(configs: Sequence[object], validation: Loader | None) -> None:
     """Refuse to compare settings without data to measure them on.
 
     Raises:
