@@ -11,7 +11,6 @@ from typing import Any, get_args
 import paddle
 
 from core import checkpoint, cli
-from core.config import read
 from core.export.int8 import TARGET
 from core.export.package import FORMATS, check_formats
 from core.export.side_by_side import meter, open_validation, to_table
@@ -24,7 +23,6 @@ from core.run import pick_device
 
 EPILOG = """SAVE_DIR then holds int8, files to deploy; of --weights, model, a checkpoint, too.
 Without --images the training split is read as training reads it, augmentation included."""
-GRIDS = ("weight_quantize_type", "never_quantize")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,16 +55,15 @@ def parse_arguments() -> argparse.Namespace:
 def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
     check_formats(arguments.format)
-    kind, names, weights = ptq.PtqConfig, [*GRIDS, *ptq.STEPS], arguments.weights
+    kind, weights = ptq.PtqConfig, arguments.weights
+    names = ["weight_quantize_type", "never_quantize", *ptq.STEPS]
     given = {"target": arguments.target or (TARGET if "onnx" in arguments.format else "paddle")}
     if arguments.model_dir:
         static_ptq.refuse_steps([name for name in ptq.STEPS if getattr(arguments, name)])
-        kind, names, given = static_ptq.StaticPtqConfig, GRIDS, {}
-    file = checkpoint.weights_path(weights) if weights else arguments.model_dir / "model"
-    ptq.check_folder(arguments.save_dir, file)
+        kind, names, given = static_ptq.StaticPtqConfig, names[:2], {}
+    ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
     given |= {name: getattr(arguments, name) for name in names}
-    wanted = ptq.OBSERVERS if arguments.observer == "all" else [arguments.observer]
-    return [read(kind, {**given, "observer": observer}) for observer in wanted]
+    return ptq.read_each(kind, given, arguments.observer)
 
 
 def main() -> None:
@@ -74,15 +71,15 @@ def main() -> None:
     paddle.set_device(pick_device("auto"))
     configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
     if weights:
-        chosen = cli.chosen_task(arguments, cli.described_by(weights))
-        task, model = checkpoint.restore(weights, chosen)
+        said = cli.described_by(weights)
+        task, model = checkpoint.restore(weights, cli.chosen_task(arguments, said))
     else:
         model = open_source(arguments.model_dir)
         task = cli.exported_task(arguments, arguments.model_dir, model.description)
         model.name_outputs(task)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-    share, size = arguments.eval_rate, arguments.batch_size
-    val = None if arguments.no_metric else open_validation(task, size, share)
+    share = 0.0 if arguments.no_metric else arguments.eval_rate
+    val = open_validation(task, arguments.batch_size, share) if share else None
     ptq.check_comparison(configs, val)
     measure, count = meter(task, val), len(val.dataset) if val else 1
     with replacing(folder) as draft:  # made now, so that what cannot be written is told now

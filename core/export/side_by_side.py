@@ -122,13 +122,7 @@ def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure)
     return rows
 
 
-def check_metrics(
-    quantized: float | None,
-    files: Sequence[Row],
-    metric: str,
-    images: int,
-    exact: float | None = None,
-) -> None:
+def check_metrics(quantized: float | None, files: Sequence[Row], metric: str, images: int) -> None:
     """Refuse files whose metric is not that of the quantized model.
 
     Args:
@@ -136,18 +130,13 @@ def check_metrics(
         files: Of `runtime_rows`.
         metric: Its name.
         images: How many it was measured on.
-        exact: Metric of the same weights in float, where files may have finer grids than the
-            quantized model: what lies between the two is right, then.
 
     Raises:
         ExportError: A file is off by more than a point and by more than two images.
     """
     limit = max(POINTS, IMAGES / images)
     for row in files:
-        if row.metric is None or quantized is None:
-            continue
-        ends = (quantized, quantized if exact is None else exact)
-        if min(ends) - limit <= row.metric <= max(ends) + limit:
+        if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
             continue
         raise ExportError(
             f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "

@@ -18,9 +18,9 @@ from core.deploy.predictor import Format
 from core.errors import ConfigError, DataError
 from core.export.int8 import TARGET
 from core.export.package import Exported, check_folder, check_formats
-from core.export.side_by_side import Measure, Row, check_metrics, runtime_rows
+from core.export.side_by_side import Measure, Row
 from core.exported.config import ActConfig, LossKind, read_act
-from core.exported.files import Layout, describe_task, write
+from core.exported.files import Layout, describe_task, measure_files, write
 from core.exported.session import open_session, samples_of
 from core.exported.source import Source, open_source
 from core.exported.training import READER, Loss, State, Training, inputs_of
@@ -163,8 +163,10 @@ class AutoCompression:
             model = run.restore(best)
             begin = time.monotonic()
             made = write(model, draft, self._layout, samples)
-            files = runtime_rows(draft, made, time.monotonic() - begin, self._measure)
-            check_metrics(best.metric, files, self._metric, self._images, rows[0].metric)
+            files = measure_files(
+                *(model, made, time.monotonic() - begin),
+                *(self._measure, self._metric, self._images),
+            )
         return Compressed(replace(made, folder=self._folder), rows + files, best.step)
 
     def _train(self, run: Training, metric: float | None) -> State:

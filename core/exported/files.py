@@ -14,6 +14,7 @@ import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from core.config import suggest, to_mapping
@@ -41,6 +42,7 @@ from core.export.package import (
     write_files,
 )
 from core.export.qdq import PRESETS, Preset
+from core.export.side_by_side import Measure, Row, check_metrics, runtime_rows
 from core.exported.session import Batch, Session
 from core.exported.source import Source
 from core.quant.table import LayerScales
@@ -131,6 +133,39 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
         differences += _compare(model.graph, predictor, samples, rounded, exact)
     sizes = report.size_bytes(sorted(folder.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
+
+
+def measure_files(
+    model: Quantized,
+    made: Exported,
+    seconds: float,
+    measure: Measure,
+    metric: str,
+    images: int,
+) -> list[Row]:
+    """Return a line of the table for each runtime.
+
+    Paddle Inference must reach what PaddleSlim's model reaches on the same grids. Other runtimes
+    fall to other sides of a rounding more often; their answers are compared, see `write`.
+
+    Args:
+        model: That the files were made of.
+        made: The files.
+        seconds: That it took.
+        measure: Returns the metric of a model; None where nothing is measured.
+        metric: Its name.
+        images: How many it is measured on.
+
+    Raises:
+        ExportError: The metric of Paddle Inference is another one.
+    """
+    quantization = made.description.quantization
+    assert quantization is not None  # `write` says so
+    rows = runtime_rows(made.folder, made, seconds, measure)
+    finer = model.unsigned("paddle", PRESETS[quantization.target])
+    same = measure(partial(model.session.run, finer=finer))
+    check_metrics(same, [row for row in rows if row.model.endswith("paddle")], metric, images)
+    return rows
 
 
 def _compare(

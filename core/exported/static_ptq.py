@@ -9,9 +9,9 @@ from pathlib import Path
 
 from core.deploy.predictor import Format
 from core.errors import ConfigError
-from core.export.side_by_side import Measure, Row, check_metrics, runtime_rows
+from core.export.side_by_side import Measure, Row
 from core.exported.config import StaticPtqConfig
-from core.exported.files import Layout, Quantized, describe_task, write
+from core.exported.files import Layout, Quantized, describe_task, measure_files, write
 from core.exported.session import Batch, Session, fitting, open_session, samples_of
 from core.exported.source import Source
 from core.quant.calibration import Calibration
@@ -90,9 +90,10 @@ def compress(
         best = _best(tried, metric.higher_is_better)
         begin = time.monotonic()
         (folder / INT8).mkdir()
-        made = write(settle(session, *found[best]), folder / INT8, layout, samples)
-        files = runtime_rows(folder / INT8, made, time.monotonic() - begin, measure)
-        check_metrics(tried[best].metric, files, metric.primary, count, float_row.metric)
+        model = settle(session, *found[best])
+        made = write(model, folder / INT8, layout, samples)
+        seconds = time.monotonic() - begin
+        files = measure_files(model, made, seconds, measure, metric.primary, count)
     return [float_row, *tried, *files], configs[best]
 
 

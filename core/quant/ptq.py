@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import get_args
+from typing import Any, TypeVar, get_args
 
 import paddle
 from paddle import Tensor
@@ -22,6 +22,7 @@ from paddle.nn import Layer
 from tqdm import tqdm
 
 from core import checkpoint
+from core.config import read
 from core.data import Loader
 from core.deploy.predictor import Format
 from core.errors import CheckpointError, ConfigError
@@ -45,6 +46,7 @@ ENOUGH = 100  # images of a calibration; with fewer, rare large activations are 
 # few; they are kept in memory, since each layer runs them anew.
 IMAGES_TO_CORRECT = 64
 Batches = Callable[[], Iterable[Sequence[Tensor]]]
+T = TypeVar("T")
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
 OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
 STEPS = MappingProxyType(  # before and after calibration, each asked for by its name
@@ -283,7 +285,17 @@ def check_comparison(configs: Sequence[object], validation: Loader | None) -> No
         raise ConfigError("observer: all compares by the metric, which cannot be measured")
 
 
-def check_folder(folder: Path, weights: Path) -> None:
+def read_each(kind: type[T], settings: Mapping[str, Any], observer: str) -> list[T]:
+    """Read settings with an observer, or with each of them for `all`.
+
+    Raises:
+        ConfigError: A value is wrong.
+    """
+    wanted = OBSERVERS if observer == "all" else [observer]
+    return [read(kind, {**settings, "observer": each}) for each in wanted]
+
+
+def check_folder(folder: Path, weights: str | Path) -> None:
     """Refuse a folder whose content `tools/ptq.py` must not replace.
 
     Raises:
@@ -292,7 +304,8 @@ def check_folder(folder: Path, weights: Path) -> None:
     foreign = sorted(path.name for path in folder.glob("*") if path.name not in (MODEL, INT8))
     if foreign or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"save_dir: {folder} is no folder of this tool: {foreign or 'a file'}")
-    if folder.resolve() in weights.resolve().parents:
+    source = Path(weights).resolve()
+    if folder.resolve() in (source, *source.parents):
         raise ConfigError(f"save_dir: {folder} holds the weights themselves; name another folder")
 
 
