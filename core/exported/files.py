@@ -89,6 +89,12 @@ class Layout:
     target: str
     task: TaskSettings | None
 
+    def __post_init__(self) -> None:
+        if self.target not in PRESETS:
+            raise ExportError(
+                f"target: no preset {self.target!r}{suggest(self.target, list(PRESETS))}"
+            )
+
 
 def describe_task(task: Task) -> TaskSettings:
     """Return what builds a task again."""
@@ -107,10 +113,6 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
-    if layout.target not in PRESETS:
-        raise ExportError(
-            f"target: no preset {layout.target!r}{suggest(layout.target, list(PRESETS))}"
-        )
     wanted = [name for name in FORMATS if name == "paddle" or name in layout.formats]
     with tempfile.TemporaryDirectory() as place:
         float_folder = Path(place)

@@ -139,7 +139,7 @@ def test_static_quantization(exported: Path, tmp_path: Path, unchanged: None) ->
         largest = max(float(batch.max()) for (batch,) in data)
         assert scales["image"] == pytest.approx(largest, rel=1e-6)
         narrow, _ = static_ptq.calibrate(
-            session, lambda: iter(images(scale=0.5)), StaticPtqConfig(observer="kl")
+            session, lambda: iter(images(scale=0.5)), StaticPtqConfig(observer="percentile")
         )
         assert 0 < narrow["image"] <= largest / 2 * 1.001
         model = static_ptq.settle(session, scales, table)
