@@ -21,9 +21,9 @@ from core.export.package import Exported, check_folder, check_formats
 from core.export.side_by_side import Measure, Row
 from core.exported.config import ActConfig, LossKind, read_act
 from core.exported.files import Layout, describe_task, measure_files, write
-from core.exported.session import open_session, samples_of
+from core.exported.session import fitting, open_session, samples_of
 from core.exported.source import Source, open_source
-from core.exported.training import READER, Loss, State, Training, inputs_of
+from core.exported.training import READER, Loss, State, Training, inputs_of, tensors_of
 from core.files import replacing
 from core.task import Arrays, Task
 
@@ -150,10 +150,14 @@ class AutoCompression:
             raise ConfigError(
                 f"Global.input_name: the model's inputs are {self._source.graph.inputs}, got {name}"
             )
-        samples = samples_of(self._source, [inputs_of(self._source, first)], READER)
+        inputs = inputs_of(self._source, first)
+        samples = samples_of(self._source, [inputs], READER)
         with replacing(self._folder) as draft, open_session(self._source, self._places) as session:
             rows = [Row("float", self._measure(session.run_float))]
             self._check_origin(rows[0].metric)
+            if self._loss is not None and not self._groups:  # it may not fit these outputs
+                answer = session.run_float(*next(fitting(self._source, [inputs], READER)))
+                self._loss(tensors_of(answer), tensors_of(first))
             run = Training(session, self._config, self._groups, self._loss)
             begin = time.monotonic()
             run.calibrate(self._data)

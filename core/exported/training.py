@@ -158,7 +158,7 @@ class Training:
             terms = _distillation(self.groups, student, wanted)
         else:
             assert self.loss is not None  # checked at the beginning
-            terms = self.loss(student, {n: paddle.to_tensor(a) for n, a in given.items()})
+            terms = self.loss(student, tensors_of(given))
         values = {name: float(term) for name, term in terms.items()}
         for name, value in values.items():
             if not math.isfinite(value):
@@ -227,6 +227,11 @@ def inputs_of(source: Source, given: Mapping[str, Any]) -> Batch:
     names = source.graph.inputs
     chosen = names if all(name in given for name in names) else list(given)[: len(names)]
     return [np.asarray(given[name]) for name in chosen]
+
+
+def tensors_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return a batch of arrays as tensors."""
+    return {name: paddle.to_tensor(array) for name, array in given.items()}
 
 
 def _endless(
