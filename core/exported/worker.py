@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle.static import Executor, Program, Scope, scope_guard
+from paddle.utils import unique_name
 from paddleslim.common.recover_program import recover_inference_program
 from paddleslim.quant import quant_aware, quant_post_static
 
@@ -102,7 +103,8 @@ class Worker:
             weights: What may be trained.
             nodes: Variables that the loss reads.
         """
-        with scope_guard(self._scope):
+        # new names begin otherwise than those of the exported model
+        with scope_guard(self._scope), unique_name.guard("trislim_"):
             program, _ = self._load(FLOAT, self._scope)
             program = recover_inference_program(program, Program())
             block = program.global_block()
@@ -243,8 +245,11 @@ def main(arguments: Sequence[str]) -> None:
         try:
             answer = getattr(worker, command)(*given)
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            connection.send(("failed", f"{type(error).__name__}: {lines[-1].strip()}"))
+            # Paddle's own begin with the reason, behind a trace of C++
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            known = [line for line in lines if line.startswith("(") or "Error:" in line]
+            reason = (known or lines or [""])[-1]
+            connection.send(("failed", f"{type(error).__name__}: {reason}"))
             raise
         connection.send(("done", answer))
 
