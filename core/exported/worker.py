@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddle.static import Executor, Program, Scope, scope_guard
-from paddle.utils import unique_name
+from paddle.base.unique_name import UniqueNameGenerator
+from paddle.static import Executor, Program, Scope, program_guard, scope_guard
 from paddleslim.common.recover_program import recover_inference_program
 from paddleslim.quant import quant_aware, quant_post_static
 
@@ -103,8 +103,7 @@ class Worker:
             weights: What may be trained.
             nodes: Variables that the loss reads.
         """
-        # new names begin otherwise than those of the exported model
-        with scope_guard(self._scope), unique_name.guard("trislim_"):
+        with scope_guard(self._scope):
             program, _ = self._load(FLOAT, self._scope)
             program = recover_inference_program(program, Program())
             block = program.global_block()
@@ -198,7 +197,9 @@ class Worker:
         block = program.global_block()
         for name in weights:
             block.var(name).stop_gradient = False
-        with paddle.static.program_guard(program, Program()):
+        # a program that was loaded counts its names from 0, and meets those that it has
+        program._name_generator = UniqueNameGenerator("trislim_")
+        with program_guard(program, Program()):
             terms = []
             for name in nodes:
                 value = block.var(name)

@@ -82,7 +82,7 @@ def test_static_quantization_of_an_exported_model(
     assert mae is not None
     assert re.search(rf"│ int8, paddle +│ {mae[1]} │", said)
     status, shown = call_tool(
-        *("predict.py", "--model_dir", "out/int8", "--image_path", "pictures/0.png"),
+        *("predict.py", "--model_dir", "out/int8", "--image_path", "data/val"),
         *("--save_dir", "drawn"),
     )
     assert status == 0, shown
