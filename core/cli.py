@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from paddle.nn import Layer
 from rich.console import Console
 
-from core.checkpoint import load_description
+from core.checkpoint import load_description, restore
 from core.config import load_yaml, merge, parse_overrides
-from core.errors import UserError
+from core.deploy.description import Description
+from core.deploy.predictor import Format
+from core.errors import ConfigError, UserError
+from core.export.package import FORMATS
 from core.run import read_run
 from core.task import Task, build_task
 
@@ -59,6 +63,19 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
         default=[],
         metavar="key.sub=value",
         help="change one setting of the config; may be repeated",
+    )
+
+
+def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
+    """Add where an export goes and which files it has: `--save_dir`, `--format`."""
+    parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
+    known = f"of {', '.join(FORMATS)}; paddle is always written (default: {','.join(default)})"
+    parser.add_argument(
+        "--format",
+        type=lambda text: text.split(","),
+        default=list(default),
+        metavar="A,B",
+        help=known,
     )
 
 
@@ -142,10 +159,42 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
     return build_task(name, merge(settings, overrides))
 
 
+def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
+    """Return the model of `--weights`, with the task of `-c` or of the checkpoint."""
+    chosen = chosen_task(arguments, described_by(arguments.weights))
+    return restore(arguments.weights, chosen)
+
+
+def exported_task(
+    arguments: argparse.Namespace, model_dir: str | Path, description: Description | None
+) -> Task:
+    """Build the task of `-c`, else the one that an exported model's `deploy.yml` names.
+
+    Args:
+        arguments: Of `add_config_arguments`.
+        model_dir: Named in the message.
+        description: What `deploy.yml` says; None if there is none.
+
+    Raises:
+        ConfigError: Neither says what task it is.
+    """
+    said = description.task if description else None
+    task = chosen_task(arguments, (said.name, said.settings) if said else None)
+    if task is None:
+        raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
+    return task
+
+
 def described_by(weights: str | Path) -> Described | None:
     """Return task and settings that lie beside a weights file."""
     description = load_description(weights)
     return (description.task, description.settings) if description else None
+
+
+def print_left_out(messages: Iterable[str]) -> None:
+    """Print a line for each sample that was skipped."""
+    for message in messages:
+        print(f"left out: {message}")
 
 
 def wide_console() -> Console:

@@ -225,6 +225,9 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
             known = list(tagged)
             raise ConfigError(f"{_join(path, 'kind')}: got {kind!r}{suggest(str(kind), known)}")
         return _convert(tagged[kind], {k: v for k, v in value.items() if k != "kind"}, path)
+    sure = _only_candidate(options, value)
+    if sure is not None:
+        return _convert(sure, value, path)
     errors = []
     for option in options:
         try:
@@ -235,6 +238,19 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
         raise ConfigError(errors[0])
     names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
     raise ConfigError(f"{path}: expected {names}, got {_typename(value)} ({value!r})")
+
+
+def _only_candidate(options: tuple[Any, ...], value: Any) -> Any:
+    """Return the one option that a mapping or a word can be meant for: its message is better."""
+    if isinstance(value, Mapping):
+        fitting = [
+            o for o in options if dataclasses.is_dataclass(o) or typing.get_origin(o) is dict
+        ]
+    elif isinstance(value, str) and str not in options:
+        fitting = [option for option in options if typing.get_origin(option) is Literal]
+    else:
+        return None
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _convert_dataclass(cls: type, value: Any, path: str) -> Any:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from paddle.nn import Layer
+from rich.console import Console
+from rich.table import Table
 
 from core.config import read, to_mapping
 from core.errors import ConfigError, DataError
@@ -110,3 +112,11 @@ def save(file: Path, measurements: Sequence[Any]) -> None:
     """
     content = _Content(FORMAT, tuple(asdict(each) for each in measurements))
     write_text(file, json.dumps(asdict(content), indent=1))
+
+
+def render(table: Table, width: int = 120) -> str:
+    """Return a table as plain text, for logs."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import paddle
 
-from core import checkpoint, cli
+from core import cli
 from core.deploy.predictor import load_predictor
-from core.errors import ConfigError
 from core.evaluation import eager_forward, evaluate, validation_loader
 from core.files import write_text
 from core.run import pick_device
@@ -36,20 +35,15 @@ def main() -> None:
     device = pick_device("auto")
     paddle.set_device(device)
     if arguments.weights:
-        task = cli.chosen_task(arguments, cli.described_by(arguments.weights))
-        task, model = checkpoint.restore(arguments.weights, task)
+        task, model = cli.restored(arguments)
         run = eager_forward(task, model)
     else:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-        said = predictor.description.task
-        chosen = cli.chosen_task(arguments, (said.name, said.settings) if said else None)
-        if chosen is None:
-            raise ConfigError(f"{arguments.model_dir}: has no deploy.yml; name a config with -c")
-        task, run = chosen, predictor.run
+        task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
+        run = predictor.run
     loader = validation_loader(task, arguments.batch_size)
     metric = evaluate(task, run, loader, progress=True)
-    for message in loader.skipped:
-        print(f"left out: {message}")
+    cli.print_left_out(loader.skipped)
     print(metric.report())
     for key, value in metric.compute().items():
         print(f"{key}: {value:.4f}")

@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from core import cli
-from core.checkpoint import restore
-from core.export.package import FORMATS, check_formats, export
+from core.export.package import check_formats, export
 from core.export.parity import summary
 
 EPILOG = """\
@@ -29,14 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weights", required=True, type=Path, metavar="PDPARAMS", help="model.pdparams to export"
     )
-    parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
-    parser.add_argument(
-        "--format",
-        type=lambda text: text.split(","),
-        default=["paddle"],
-        metavar="A,B",
-        help=f"of {', '.join(FORMATS)}; paddle is always written (default: paddle)",
-    )
+    cli.add_export_arguments(parser, "paddle")
     parser.add_argument(
         "--input_shape",
         type=cli.integers,
@@ -52,8 +44,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     check_formats(arguments.format)
-    described = cli.described_by(arguments.weights)
-    task, model = restore(arguments.weights, cli.chosen_task(arguments, described))
+    task, model = cli.restored(arguments)
     made = export(
         task,
         model,

@@ -6,51 +6,43 @@ import core.startup  # noqa: F401 - checks the versions before anything else is 
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import paddle
 
-from core import checkpoint, cli
+from core import cli
 from core.export.int8 import TARGET
-from core.export.package import FORMATS, check_formats
-from core.export.side_by_side import Row, meter, open_validation, runtime_rows, to_table
+from core.export.package import check_formats
+from core.export.side_by_side import meter, open_validation, to_table
+from core.exported import static_ptq
+from core.exported.source import open_source
 from core.files import replacing
-from core.quant import ptq
+from core.quant import layout, ptq, quantizers
 from core.quant.calibration import calibration_images
-from core.quant.config import ObserverKind
-from core.quant.control import Control, hold
-from core.quant.layout import Target
-from core.quant.quantizers import WeightType
+from core.quant.control import Control
 from core.run import pick_device
 
-EPILOG = """\
-SAVE_DIR then holds model, a checkpoint (for eval.py, export_model.py), and int8, files to deploy
-(for predict.py, benchmark.py). Without --images the images of the training split are read, prepared
-as for validation.
-"""
+EPILOG = "SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint."
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     cli.add_config_arguments(parser, required=False)
     add, default = parser.add_argument, ptq.PtqConfig()
-    add("--weights", required=True, help="checkpoint (folder or .pdparams)")
-    add("--save_dir", required=True, type=Path, help="folder to make")
-    add("--images", type=Path, metavar="FOLDER", help="calibrate on these; needs no labels")
+    what = parser.add_mutually_exclusive_group(required=True).add_argument
+    what("--weights", help="checkpoint (folder or .pdparams)")
+    what("--model_dir", type=Path, help="exported float model whose code is absent")
+    cli.add_export_arguments(parser, "paddle")
+    add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
     add("--num_calib", type=cli.positive, default=256, help="images to calibrate on (256)")
-    known = f"{', '.join(get_args(ObserverKind))}; all: compare them, keep the best"
+    known = f"{', '.join(ptq.OBSERVERS)}; all: compare them, keep the best"
     add("--observer", default=default.observer, help=f"{known} (default: {default.observer})")
-    add("--equalize", action="store_true", help="even out channels first")
-    add("--reestimate_bn", action="store_true", help="estimate batch norms anew first")
-    add("--bias_correction", action="store_true", help="mend the means of layers at the end")
-    known = ", ".join(get_args(WeightType))
+    for name, text in ptq.STEPS.items():
+        add(f"--{name}", action="store_true", help=text)
+    known = ", ".join(get_args(quantizers.WeightType))
     add("--weight_quantize_type", default=default.weight_quantize_type, help=known)
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
-    known = f"of {', '.join(FORMATS)}; paddle is always written (default: paddle)"
-    add("--format", type=lambda text: text.split(","), default=["paddle"], help=known)
-    known = ", ".join(get_args(Target))
+    known = ", ".join(get_args(layout.Target))
     add("--target", help=f"{known} (default: {TARGET} for onnx, else paddle)")
     cli.add_control_arguments(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
@@ -59,40 +51,48 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_configs(arguments: argparse.Namespace) -> list[ptq.PtqConfig]:
+def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
     check_formats(arguments.format)
-    ptq.check_folder(arguments.save_dir, checkpoint.weights_path(arguments.weights))
-    names = ("weight_quantize_type", "never_quantize", "equalize", "bias_correction")
-    given = {name: getattr(arguments, name) for name in (*names, "reestimate_bn")}
-    given["target"] = arguments.target or (TARGET if "onnx" in arguments.format else "paddle")
-    return ptq.read_configs(arguments.observer, given)
+    kind, weights = ptq.PtqConfig, arguments.weights
+    names = ["weight_quantize_type", "never_quantize", *ptq.STEPS]
+    given = {"target": arguments.target or (TARGET if "onnx" in arguments.format else "paddle")}
+    if arguments.model_dir:
+        static_ptq.refuse_options(vars(arguments))
+        kind, names, given = static_ptq.StaticPtqConfig, names[:2], {}
+    ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
+    given |= {name: getattr(arguments, name) for name in names}
+    return ptq.read_each(kind, given, arguments.observer)
 
 
 def main() -> None:
     arguments = parse_arguments()
     paddle.set_device(pick_device("auto"))
     configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
-    source, described = checkpoint.load_description(weights), cli.described_by(weights)
-    task, model = checkpoint.restore(weights, cli.chosen_task(arguments, described))
+    if weights:
+        task, model = cli.restored(arguments)
+    else:
+        model = open_source(arguments.model_dir)
+        task = cli.exported_task(arguments, arguments.model_dir, model.description)
+        model.name_outputs(task)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-    share = arguments.eval_rate
-    val = None if arguments.no_metric else open_validation(task, arguments.batch_size, share)
+    share = 0.0 if arguments.no_metric else arguments.eval_rate
+    val = open_validation(task, arguments.batch_size, share) if share else None
     ptq.check_comparison(configs, val)
-    control = Control(arguments.max_drop, arguments.speed_control).check(configs[0].target, val)
-    measure, key = meter(task, val), task.build_metric().primary
+    measure, count = meter(task, val), len(val.dataset) if val else 1
     with replacing(folder) as draft:  # made now, so that what cannot be written is told now
-        rows = [Row("float", measure(model))]
-        tried, metric, config, model = ptq.quantize_best(task, weights, images, configs, measure)
-        rest = val, measure, rows[0].metric, metric
-        metric, changed, tables = hold(task, model, control, config.target, *rest)
-        known = {} if metric is None or share < 1 else {key: metric}
-        made, seconds = ptq.write(draft, task, model, source, known, arguments.format, config)
-    rows += [*tried, *changed, *runtime_rows(folder / ptq.INT8, made, seconds, measure)]
-    for message in images.skipped:
-        print(f"left out: {message}")
-    cli.wide_console().print(*tables, to_table(rows, key))
-    print(f"{config.observer}: {folder / ptq.MODEL}, {folder / ptq.INT8}")
+        given = (draft, task, model, images, configs, measure, arguments.format)
+        if weights:
+            control = Control(arguments.max_drop, arguments.speed_control)
+            known = {"control": control, "validation": val, "whole": share == 1}
+            rows, config = ptq.compress(*given, weights=weights, **known)
+        else:
+            rows, config = static_ptq.compress(
+                *given, target=arguments.target or TARGET, count=count
+            )
+    cli.print_left_out(images.skipped)
+    cli.wide_console().print(to_table(rows, task.build_metric().primary))
+    print(f"{config.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
 
 
 if __name__ == "__main__":

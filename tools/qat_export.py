@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 from core import cli
-from core.checkpoint import restore
 from core.errors import ExportError
 from core.export.int8 import TARGET
-from core.export.package import FORMATS, check_formats, export
+from core.export.package import check_formats, export
 from core.export.parity import summary
 from core.export.qdq import PRESETS
 from core.export.side_by_side import (
@@ -34,14 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weights", required=True, type=Path, metavar="PDPARAMS", help="checkpoint of a QAT run"
     )
-    parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
-    parser.add_argument(
-        "--format",
-        type=lambda text: text.split(","),
-        default=["paddle", "onnx"],
-        metavar="A,B",
-        help=f"of {', '.join(FORMATS)}; paddle is always written (default: paddle,onnx)",
-    )
+    cli.add_export_arguments(parser, "paddle", "onnx")
     parser.add_argument(
         "--target",
         default=TARGET,
@@ -59,8 +51,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     check_formats(arguments.format)
-    described = cli.described_by(arguments.weights)
-    task, model = restore(arguments.weights, cli.chosen_task(arguments, described))
+    task, model = cli.restored(arguments)
     if not quantized_layers(model):
         raise ExportError(
             f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
@@ -70,13 +61,14 @@ def main() -> None:
     val = None
     if not arguments.no_metric and arguments.ending == "raw":
         val = open_validation(task, share=arguments.eval_rate)
-    control = Control(arguments.max_drop, arguments.speed_control).check(target, val)
+    control = Control(arguments.max_drop, arguments.speed_control)
+    control.check(target, val)
     measure, key = meter(task, val), task.build_metric().primary
     with float_layers(model):
         rows = [Row("float", measure(model))]
     rows.append(Row("quantized", measure(model)))
     rest = val, measure, rows[0].metric, rows[1].metric
-    metric, changed, tables = hold(task, model, control, target, *rest)
+    metric, changed = hold(task, model, control, target, *rest)
     begin = time.monotonic()
     made = export(task, model, arguments.save_dir, formats, arguments.ending, target=target)
     seconds = time.monotonic() - begin
@@ -84,7 +76,7 @@ def main() -> None:
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
     files = runtime_rows(made.folder, made, seconds, measure)
-    console.print(*tables, to_table([*rows, *changed, *files], key))
+    console.print(to_table([*rows, *changed, *files], key))
     try:
         check_metrics(metric, files, key, len(val.dataset) if val else 1)
     except ExportError:

@@ -13,7 +13,7 @@ from typing import get_args
 import paddle
 from paddle.nn import Layer
 
-from core import checkpoint, cli
+from core import cli
 from core.evaluation import measure as measure_metric
 from core.evaluation import validation_loader
 from core.measurements import task_meter
@@ -55,7 +55,7 @@ def parse_arguments() -> argparse.Namespace:
 def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
     file = arguments.save_dir / "quant_sensitivities.json"
     if not quantized_layers(model):
-        [config] = ptq.read_configs(arguments.observer, {"target": arguments.target})
+        [config] = ptq.read_each(ptq.PtqConfig, {"target": arguments.target}, arguments.observer)
         images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
         ptq.quantize_after_training(task, model, images, config)
     console = cli.wide_console()
@@ -91,8 +91,7 @@ def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
 def main() -> None:
     arguments = parse_arguments()
     paddle.set_device(pick_device("auto"))
-    chosen = cli.chosen_task(arguments, cli.described_by(arguments.weights))
-    task, model = checkpoint.restore(arguments.weights, chosen)
+    task, model = cli.restored(arguments)
     (rounding if arguments.quant else pruning)(task, model, arguments)
 
 

@@ -82,7 +82,7 @@ class Graph:
         program.ParseFromString(trace.program.desc.serialize_to_string())
         weights = {name: tensor.numpy() for name, tensor in trace.weights.items()}
         graph = _from_program(program, weights, trace.inputs, list(trace.outputs.values()))
-        _name_outputs(graph, list(trace.outputs))
+        graph.name_outputs(list(trace.outputs))
         graph.drop_unused()
         return graph
 
@@ -159,6 +159,28 @@ class Graph:
             alive.update(names_of(op.inputs), names_of(op.outputs))
         self.variables = {name: var for name, var in self.variables.items() if name in alive}
         self.weights = {name: array for name, array in self.weights.items() if name in alive}
+
+    def name_outputs(self, names: Sequence[str]) -> None:
+        """Give the outputs their names, through a copy where the variable has another role.
+
+        Raises:
+            ExportError: A name is that of another variable.
+        """
+        for index, (name, current) in enumerate(zip(names, self.outputs)):
+            if name == current:
+                continue
+            if name in self.variables:
+                raise ExportError(
+                    f"{name}: an output has the name of another variable of the graph"
+                )
+            taken = current in self.inputs or current in self.weights
+            if taken or self.outputs.count(current) > 1:
+                self.operators.append(operator("assign", {"X": current}, {"Out": name}, {}))
+                made = variable(name, self.shape(current), self.dtype(current))
+                self.variables[name] = made
+            else:
+                self.rename(current, name)
+            self.outputs[index] = name
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the dimensions of a variable; -1 is a free one."""
@@ -261,22 +283,6 @@ def _clip(op: Any) -> None:
     copies = framework_pb2.OpDesc(type=op.type, attrs=kept)
     op.ClearField("attrs")
     op.attrs.extend(copies.attrs)
-
-
-def _name_outputs(graph: Graph, names: Sequence[str]) -> None:
-    """Give the outputs their names, through a copy where the variable has another role."""
-    for index, (name, current) in enumerate(zip(names, graph.outputs)):
-        if name == current:
-            continue
-        if name in graph.variables:
-            raise ExportError(f"{name}: an output has the name of another variable of the graph")
-        taken = current in graph.inputs or current in graph.weights
-        if taken or graph.outputs.count(current) > 1:
-            graph.operators.append(operator("assign", {"X": current}, {"Out": name}, {}))
-            graph.variables[name] = variable(name, graph.shape(current), graph.dtype(current))
-        else:
-            graph.rename(current, name)
-        graph.outputs[index] = name
 
 
 def _is_array(var: Any) -> bool:

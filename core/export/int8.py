@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,32 +163,8 @@ class Rounded:
             float_files: Folder in which `write_float` wrote the graph.
             layers: Paths; None for all.
         """
-        program, params, onnx_file, lite_file = self.names
-        made = quantize_program(self.graph, self._table("paddle", layers))
-        made.write(folder / program, folder / params)
-        if "onnx" in formats:
-            proto = onnx_format.load(float_files / onnx_file)
-            made = quantize_onnx(proto, self._table("onnx", layers), self.preset)
-            (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
-        if "lite" in formats:
-            (folder / lite_file).write_bytes(self._convert_for_lite(layers))
-
-    def _convert_for_lite(self, layers: Container[str] | None) -> bytes:
-        """Return the content of a `.nb` file.
-
-        Raises:
-            ExportError: It cannot be made, or computes nothing in int8.
-        """
-        table = self._table("lite", layers)
-        with tempfile.TemporaryDirectory() as place:
-            files = Path(place, "model.pdmodel"), Path(place, "model.pdiparams")
-            quantize_program(self.graph, table, "lite").write(*files)
-            content = lite.convert(*files)
-        count = sum(lite.int8_operators(content).values())
-        if count == 0:
-            raise ExportError("lite: the converter left all layers in float")
-        _log.info("lite: %d operators in int8, of %d quantized layers", count, len(table))
-        return content
+        tables = {kind: self._table(kind, layers) for kind in ("paddle", *formats)}
+        write_int8(self.graph, tables, float_files, folder, self.names, self.preset)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
@@ -221,6 +197,55 @@ class Rounded:
 
 def _layer(entry: LayerScales) -> str:
     return entry.weight.rpartition(".")[0]
+
+
+def write_int8(
+    graph: Graph,
+    tables: Mapping[Format, Sequence[LayerScales]],
+    float_files: Path,
+    folder: Path,
+    names: tuple[str, str, str, str],
+    preset: Preset,
+) -> None:
+    """Write a float graph in int8.
+
+    Args:
+        graph: Batch norms folded.
+        tables: Of scales, for each format to write; `paddle` is among them.
+        float_files: Folder with the same graph in float, if ONNX is wanted.
+        folder: Where to write.
+        names: Of the model files in a folder: program, parameters, ONNX, Paddle Lite.
+        preset: What the ONNX file is laid out by.
+
+    Raises:
+        ExportError: An entry of a table fits no layer, or cannot be stored in int8, or a file
+            cannot be made.
+    """
+    program, params, onnx_file, lite_file = names
+    quantize_program(graph, tables["paddle"]).write(folder / program, folder / params)
+    if "onnx" in tables:
+        proto = onnx_format.load(float_files / onnx_file)
+        made = quantize_onnx(proto, tables["onnx"], preset)
+        (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
+    if "lite" in tables:
+        (folder / lite_file).write_bytes(_convert_for_lite(graph, tables["lite"]))
+
+
+def _convert_for_lite(graph: Graph, table: Sequence[LayerScales]) -> bytes:
+    """Return the content of a `.nb` file.
+
+    Raises:
+        ExportError: It cannot be made, or computes nothing in int8.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        files = Path(place, "model.pdmodel"), Path(place, "model.pdiparams")
+        quantize_program(graph, table, "lite").write(*files)
+        content = lite.convert(*files)
+    count = sum(lite.int8_operators(content).values())
+    if count == 0:
+        raise ExportError("lite: the converter left all layers in float")
+    _log.info("lite: %d operators in int8, of %d quantized layers", count, len(table))
+    return content
 
 
 def compare(

@@ -154,28 +154,33 @@ class _Layer:
     per_channel: bool
 
 
-def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
-    """Return the layers of the table by the identity of their operator."""
-    layers = {}
+def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
+    """Return the operators that can be quantized, each with what it reads and its weight."""
+    found = []
     for op in graph.operators:
         source, slot = _LAYERS.get(op.type, ("", ""))
         weight = only(op.inputs, slot)
-        if not _is_layer(graph, op, weight):
-            continue
+        if weight in graph.weights and _is_layer(op, graph.weights[weight]):
+            found.append((op, only(op.inputs, source), weight))
+    return found
+
+
+def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
+    """Return the layers of the table by the identity of their operator."""
+    layers = {}
+    for op, tensor, weight in layers_of(graph):
         entry = entries.find(weight)
         if entry is not None:
             axis = _axis(op, weight, graph.shape(weight), entry.per_channel)
-            tensor, absmax = only(op.inputs, source), entry.input.absmax
+            absmax = entry.input.absmax
             layers[id(op)] = _Layer(op.type, tensor, weight, absmax, axis, entry.per_channel)
     entries.check_all_found()
     return layers
 
 
-def _is_layer(graph: Graph, op: Any, weight: str) -> bool:
-    if op.type not in _LAYERS or weight not in graph.weights:
-        return False
+def _is_layer(op: Any, weight: np.ndarray) -> bool:
     if op.type == "matmul_v2":
-        return graph.weights[weight].ndim == 2 and not attribute(op, "trans_x", False)
+        return weight.ndim == 2 and not attribute(op, "trans_x", False)
     return True
 
 

@@ -103,7 +103,7 @@ def export(
     folder = Path(save_dir)
     wanted = [name for name in FORMATS if name == "paddle" or name in formats]
     check_formats(formats)
-    _check_folder(folder)
+    check_folder(folder)
     specs = _specs(task, input_shape)
     layer = task.deploy_model(model, ending)
     with evaluation_mode(model), evaluation_mode(layer), replacing(folder) as partial:
@@ -123,7 +123,7 @@ def export(
         expected = [parity.run_eager(layer, batch) for batch in batches]
         description = Description(
             trislim=importlib.metadata.version("trislim"),
-            inputs=_ports(graph, graph.inputs),
+            inputs=ports_of(graph, graph.inputs),
             outputs=_outputs(graph, expected[0]),
             ending=ending,
             preprocess=_preprocess(task, graph),
@@ -132,7 +132,7 @@ def export(
             quantization=Quantization(len(quantized), target) if quantized else None,
         )
         write_description(description, partial)
-        predictors = _predictors(partial, wanted)
+        predictors = open_predictors(partial, wanted)
         decided = parity.deciding_outputs(graph)
         if rounded is None:
             differences = parity.check(expected, predictors, batches, decided)
@@ -162,7 +162,12 @@ def format_of_file(name: str) -> Format:
     return others.get(name, "paddle")
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that an export must not replace.
+
+    Raises:
+        ExportError: It is a file, or holds other things than an export.
+    """
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder}: expected a folder, it is a file")
     foreign = sorted(path.name for path in folder.glob("*") if path.name not in _OURS)
@@ -203,7 +208,8 @@ def write_files(
         (folder / LITE).write_bytes(lite.convert(folder / MODEL, folder / PARAMS))
 
 
-def _predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
+def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
+    """Open the files of an export in each installed runtime that reads them."""
     predictors = []
     for backend in BACKENDS:
         if format_of(backend) not in formats:
@@ -231,14 +237,15 @@ def _report(
     )
 
 
-def _ports(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
+def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
+    """Describe inputs or outputs of a graph."""
     return tuple(Port(name, graph.shape(name), graph.dtype(name).name) for name in names)
 
 
 def _outputs(graph: Graph, example: Arrays) -> tuple[Port, ...]:
     """Describe the outputs; what the graph computes from fixed sizes is read off the example."""
-    ports = _ports(graph, graph.outputs)
-    if any(-1 in port.shape[1:] for port in _ports(graph, graph.inputs)):
+    ports = ports_of(graph, graph.outputs)
+    if any(-1 in port.shape[1:] for port in ports_of(graph, graph.inputs)):
         return ports
     return tuple(replace(p, shape=(*p.shape[:1], *example[p.name].shape[1:])) for p in ports)
 

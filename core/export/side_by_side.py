@@ -22,9 +22,9 @@ from core.deploy.predictor import (
 from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model, validation_loader
 from core.export.package import Exported, format_of_file
-from core.task import Task
+from core.task import Forward, Task
 
-Measure = Callable[[Layer | Predictor], float | None]
+Measure = Callable[[Layer | Predictor | Forward], float | None]
 POINTS = 0.01  # by which the metric of a file may differ from that of the eager model,
 IMAGES = 2  # or by what so many images are worth, if that is more
 _log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Load
 
 
 def meter(task: Task, loader: Loader | None) -> Measure:
-    """Return what measures eager and exported models by the task's primary metric.
+    """Return what measures eager and exported models, and functions, by the task's main metric.
 
     Args:
         task: Whose metric it is.
@@ -97,12 +97,13 @@ def meter(task: Task, loader: Loader | None) -> Measure:
     """
     key = task.build_metric().primary
 
-    def measure(model: Layer | Predictor) -> float | None:
+    def measure(model: Layer | Predictor | Forward) -> float | None:
         if loader is None:
             return None
-        if isinstance(model, Predictor):
-            return evaluate(task, model.run, loader, progress=True).compute()[key]
-        return evaluate_model(task, model, loader, progress=True).compute()[key]
+        if isinstance(model, Layer):
+            return evaluate_model(task, model, loader, progress=True).compute()[key]
+        run = model.run if isinstance(model, Predictor) else model
+        return evaluate(task, run, loader, progress=True).compute()[key]
 
     return measure
 
@@ -131,10 +132,10 @@ def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure)
 
 
 def check_metrics(quantized: float | None, files: Sequence[Row], metric: str, images: int) -> None:
-    """Refuse files whose metric is not that of the quantized eager model.
+    """Refuse files whose metric is not that of the quantized model.
 
     Args:
-        quantized: Metric of the eager model.
+        quantized: Metric of the quantized model.
         files: Of `runtime_rows`.
         metric: Its name.
         images: How many it was measured on.

@@ -12,7 +12,7 @@ from paddle.nn import Layer
 from core.deploy.lookup import Lookup
 from core.distributed import gather
 from core.errors import ConfigError
-from core.measurements import task_meter
+from core.measurements import render, task_meter
 from core.norms import reestimate, statistics_kept
 from core.prune import plan
 from core.prune.analysis import Analysis
@@ -22,7 +22,6 @@ from core.prune.cut import cut_for_now, plan_edit
 from core.prune.labels import Array
 from core.prune.latency import Latency, measure_ms
 from core.prune.pruner import Cut, Pruner, fixed_specs
-from core.prune.report import render
 from core.prune.search import anneal
 from core.prune.sensitivity import Sensitivity, measure, plot, ratios_in_steps
 from core.strategy import Context

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from core.prune.analysis import Analysis, Axis
 from core.prune.pruner import Cut
-
-
-def render(table: Table, width: int = 120) -> str:
-    """Return a table as plain text, for logs."""
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
 
 
 def layer_table(cut: Cut) -> Table:

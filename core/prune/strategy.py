@@ -8,13 +8,14 @@ from typing import Any
 from paddle.nn import Layer
 
 from core.errors import ConfigError
+from core.measurements import render
 from core.norms import reestimate
 from core.prune import plan
 from core.prune.config import PruneConfig
 from core.prune.cut import Edit, apply_edit
 from core.prune.planner import Planner
 from core.prune.pruner import Pruner, build_pruner
-from core.prune.report import layer_table, render
+from core.prune.report import layer_table
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
 
 _log = logging.getLogger(__name__)

@@ -48,7 +48,7 @@ class Calibration:
         self._progress = progress
         data = task.config.data
         whole = Loader(
-            _Inputs(dataset, self._names),
+            Inputs(dataset, self._names),
             batch_size=1,
             train=False,
             num_workers=data.num_workers,
@@ -107,7 +107,7 @@ def folder_images(task: Task, folder: Path, count: int, progress: bool = False) 
     Raises:
         DataError: There is no such folder, or no image in it.
     """
-    files = _Files(task, list_images(folder))
+    files = ImageFiles(task, list_images(folder))
     return Calibration(task, files, count, skip_broken=True, progress=progress)
 
 
@@ -125,7 +125,7 @@ def training_images(task: Task, count: int, progress: bool = False) -> Calibrati
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """A data set without its labels, and without what its batches do to images."""
 
     whole: Dataset
@@ -143,7 +143,7 @@ class _Inputs:
 
 
 @dataclass(frozen=True)
-class _Files:
+class ImageFiles:
     """Image files as a data set."""
 
     task: Task

@@ -13,6 +13,7 @@ from rich.table import Table
 from core.data import Loader
 from core.errors import ConfigError
 from core.export.side_by_side import Measure, Row
+from core.measurements import render
 from core.quant.analysis import Inputs, few_inputs, output_errors
 from core.quant.layers import quantized_layers, restore_float
 from core.quant.speed import backend_of, measure_speed
@@ -40,8 +41,8 @@ class Control:
         if self.max_drop is not None and self.max_drop < 0:
             raise ValueError(f"max_drop: expected points, 0 or more, got {self.max_drop}")
 
-    def check(self, target: str, validation: Loader | None) -> Control:
-        """Return itself; refuse what cannot be measured, before anything long runs.
+    def check(self, target: str, validation: Loader | None) -> None:
+        """Refuse what cannot be measured, before anything long runs.
 
         Raises:
             ConfigError: Nothing to measure the metric on, or a target that does not run here.
@@ -50,16 +51,16 @@ class Control:
             raise ConfigError("max_drop: there is no validation data to measure the metric on")
         if self.speed_control:
             backend_of(target)
-        return self
 
 
-def keep_speed(task: Task, model: Layer, target: str) -> Table:
-    """Put the layers into float that int8 makes no faster on a target; return what was measured.
+def keep_speed(task: Task, model: Layer, target: str) -> None:
+    """Put the layers into float that int8 makes no faster on a target; the log says what they are.
 
     Raises:
         ConfigError: The target does not run here, or no layer pays.
     """
     found = measure_speed(task, model, target)
+    _log.info("speed_control\n%s", render(found.table()))
     if len(found.slow) == len(quantized_layers(model)):
         raise ConfigError(
             f"speed_control: int8 makes no layer faster on {target} ({found.float_ms:.2f} ms in "
@@ -68,7 +69,6 @@ def keep_speed(task: Task, model: Layer, target: str) -> Table:
     layers = quantized_layers(model)
     for path in found.slow:
         restore_float(layers[path])
-    return found.table()
 
 
 def keep_accuracy(
@@ -139,15 +139,10 @@ def _smallest(holds: Callable[[int], bool], most: int) -> int | None:
     return enough
 
 
-def diagnose(task: Task, model: Layer, inputs: Inputs) -> Table:
-    """List the layers that move the outputs most when each is quantized alone."""
+def diagnose(task: Task, model: Layer, inputs: Inputs) -> None:
+    """List the layers in the log that move the outputs most when each is quantized alone."""
     errors = output_errors(task, model, inputs, list(quantized_layers(model)))
     together = errors.pop("")
-    _log.warning(
-        "more than %g points lost; --max_drop or never_quantize would leave the layers in float "
-        "that move the outputs most when each is quantized alone",
-        SUSPICIOUS,
-    )
     table = Table(title="each layer quantized alone, the worst")
     table.add_column("layer", overflow="fold")
     table.add_column("error of outputs", justify="right")
@@ -155,7 +150,12 @@ def diagnose(task: Task, model: Layer, inputs: Inputs) -> Table:
         table.add_row(path, f"{errors[path]:.2e}")
     table.add_section()
     table.add_row(f"all {len(errors)} together", f"{together:.2e}")
-    return table
+    _log.warning(
+        "more than %g points lost; --max_drop or never_quantize would leave the layers in float "
+        "that move the outputs most\n%s",
+        SUSPICIOUS,
+        render(table),
+    )
 
 
 def hold(
@@ -167,8 +167,8 @@ def hold(
     measure: Measure,
     in_float: float | None,
     metric: float | None,
-) -> tuple[float | None, list[Row], list[Table]]:
-    """Send layers of a quantized model back to float as wanted, and say what is wrong with it.
+) -> tuple[float | None, list[Row]]:
+    """Send layers of a quantized model back to float as wanted; the log says what is wrong with it.
 
     Args:
         task: Whose model it is.
@@ -181,23 +181,23 @@ def hold(
         metric: The metric quantized, likewise.
 
     Returns:
-        The metric, a row for the model if it was changed, and tables to print.
+        The metric, and a row for the model if it was changed.
 
     Raises:
         ConfigError: See `keep_speed` and `keep_accuracy`.
     """
-    tables, before = [], len(quantized_layers(model))
+    before = len(quantized_layers(model))
     if control.speed_control:
-        tables.append(keep_speed(task, model, target))
+        keep_speed(task, model, target)
         metric = measure(model)
     if validation is not None and in_float is not None and metric is not None:
         inputs, value = few_inputs(task, validation), partial(_value, measure)
         if control.max_drop is not None:
             metric = keep_accuracy(task, model, inputs, value, in_float, control.max_drop)
         if _sign(task) * (in_float - metric) > SUSPICIOUS * POINT:
-            tables.append(diagnose(task, model, inputs))
+            diagnose(task, model, inputs)
     gone = before - len(quantized_layers(model))
-    return metric, [Row(f"quantized, {gone} back in float", metric)] if gone else [], tables
+    return metric, [Row(f"quantized, {gone} back in float", metric)] if gone else []
 
 
 def _value(measure: Measure, model: Layer) -> float:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, TypeVar, get_args
 
 import paddle
 from paddle import Tensor
@@ -28,11 +29,12 @@ from core.errors import CheckpointError, ConfigError
 from core.export.int8 import TARGET
 from core.export.package import Exported, export
 from core.export.qdq import PRESETS
-from core.export.side_by_side import Measure, Row
+from core.export.side_by_side import Measure, Row, runtime_rows
 from core.norms import reestimate
 from core.quant import insert
 from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.config import LayerType, ObserverKind
+from core.quant.control import Control, hold
 from core.quant.equalize import equalize
 from core.quant.layers import float_layers, quantized_layers
 from core.quant.layout import Target, layout_of
@@ -45,7 +47,16 @@ ENOUGH = 100  # images of a calibration; with fewer, rare large activations are 
 # few; they are kept in memory, since each layer runs them anew.
 IMAGES_TO_CORRECT = 64
 Batches = Callable[[], Iterable[Sequence[Tensor]]]
+T = TypeVar("T")
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
+OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
+STEPS = MappingProxyType(  # before and after calibration, each asked for by its name
+    {
+        "equalize": "even out channels first",
+        "reestimate_bn": "estimate batch norms anew first",
+        "bias_correction": "mend the means of layers at the end",
+    }
+)
 _log = logging.getLogger(__name__)
 
 
@@ -194,6 +205,54 @@ class _Count:
             yield inputs
 
 
+def compress(
+    folder: Path,
+    task: Task,
+    model: Layer,
+    batches: Batches,
+    configs: Sequence[PtqConfig],
+    measure: Measure,
+    formats: Sequence[Format],
+    *,
+    weights: str,
+    control: Control,
+    validation: Loader | None,
+    whole: bool,
+) -> tuple[list[Row], PtqConfig]:
+    """Quantize a checkpoint with each setting, and write the best as a checkpoint and as files.
+
+    Args:
+        folder: There already; `MODEL` and `INT8` are made in it.
+        task: Whose model it is.
+        model: In float.
+        batches: See `quantize_after_training`.
+        configs: At least one.
+        measure: The task's metric of a model, None if it cannot be measured.
+        formats: Of the files.
+        weights: Of the float model.
+        control: Which layers of the best go back to float.
+        validation: Data of `measure`, None if there is none.
+        whole: Whether it is measured on all of the validation data.
+
+    Returns:
+        The float model, each try and each file, with their metrics; and the best setting.
+
+    Raises:
+        ConfigError: What `control` wants cannot be had.
+        ExportError: A runtime answers differently.
+    """
+    control.check(configs[0].target, validation)
+    source, key = checkpoint.load_description(weights), task.build_metric().primary
+    first = Row("float", measure(model))
+    tried, metric, config, model = quantize_best(task, weights, batches, configs, measure)
+    rest = validation, measure, first.metric, metric
+    metric, changed = hold(task, model, control, config.target, *rest)
+    known = {} if metric is None or not whole else {key: metric}
+    made, seconds = write(folder, task, model, source, known, formats, config)
+    files = runtime_rows(folder / INT8, made, seconds, measure)
+    return [first, *tried, *changed, *files], config
+
+
 def quantize_best(
     task: Task,
     weights: str,
@@ -226,17 +285,7 @@ def quantize_best(
     return rows, *best
 
 
-def read_configs(observer: str, settings: Mapping[str, Any]) -> list[PtqConfig]:
-    """Return the settings, one for each observer to try: the named one, or for `all` every one.
-
-    Raises:
-        ConfigError: They are not settings of `PtqConfig`.
-    """
-    wanted = get_args(ObserverKind) if observer == "all" else [observer]
-    return [read(PtqConfig, {**settings, "observer": each}) for each in wanted]
-
-
-def check_comparison(configs: Sequence[PtqConfig], validation: Loader | None) -> None:
+def check_comparison(configs: Sequence[object], validation: Loader | None) -> None:
     """Refuse to compare settings without data to measure them on.
 
     Raises:
@@ -246,7 +295,17 @@ def check_comparison(configs: Sequence[PtqConfig], validation: Loader | None) ->
         raise ConfigError("observer: all compares by the metric, which cannot be measured")
 
 
-def check_folder(folder: Path, weights: Path) -> None:
+def read_each(kind: type[T], settings: Mapping[str, Any], observer: str) -> list[T]:
+    """Read settings with an observer, or with each of them for `all`.
+
+    Raises:
+        ConfigError: A value is wrong.
+    """
+    wanted = OBSERVERS if observer == "all" else [observer]
+    return [read(kind, {**settings, "observer": each}) for each in wanted]
+
+
+def check_folder(folder: Path, weights: str | Path) -> None:
     """Refuse a folder whose content `tools/ptq.py` must not replace.
 
     Raises:
@@ -255,7 +314,8 @@ def check_folder(folder: Path, weights: Path) -> None:
     foreign = sorted(path.name for path in folder.glob("*") if path.name not in (MODEL, INT8))
     if foreign or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"save_dir: {folder} is no folder of this tool: {foreign or 'a file'}")
-    if folder.resolve() in weights.resolve().parents:
+    source = Path(weights).resolve()
+    if folder.resolve() in (source, *source.parents):
         raise ConfigError(f"save_dir: {folder} holds the weights themselves; name another folder")
 
 

@@ -248,7 +248,7 @@ def test_help(call: Call) -> None:
     status, said = call("--help")
     assert status == 0
     assert "usage: " in said
-    assert "the images of the training split are read" in " ".join(said.split())
+    assert "calibrate on these, not on training's" in " ".join(said.split())
 
 
 @pytest.mark.chain

@@ -1,0 +1,94 @@
+"""Compress an exported model without its code: train it on with rounding, taught by itself."""
+
+from __future__ import annotations
+
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import paddle
+
+from core import cli
+from core.data import Loader
+from core.deploy.predict import list_images
+from core.errors import ConfigError
+from core.export.int8 import TARGET
+from core.export.qdq import PRESETS
+from core.export.side_by_side import meter, open_validation, to_table
+from core.exported.act import AutoCompression, Epochs
+from core.exported.config import ActConfig, read_act
+from core.exported.source import open_source
+from core.quant.calibration import ImageFiles, Inputs
+from core.run import pick_device
+from core.task import Task
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    cli.add_config_arguments(parser, required=False)
+    add = parser.add_argument
+    add("--config_path", required=True, type=Path, metavar="YML", help="see configs/act")
+    cli.add_export_arguments(parser, "paddle")
+    for name in ("model_dir", "model_filename", "params_filename"):
+        add(f"--{name}", help="in the place of the one in the file's section Global")
+    add("--target", choices=PRESETS, default=TARGET, help="runtime that reads the ONNX file")
+    add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
+    add("--no_metric", action="store_true", help="measure nothing, keep the last weights")
+    return parser.parse_args()
+
+
+def read_config(arguments: argparse.Namespace) -> ActConfig:
+    config = read_act(arguments.config_path)
+    names = ("model_dir", "model_filename", "params_filename")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if config.Global.data_dir is not None:
+        arguments.override.insert(0, f"data.root={config.Global.data_dir}")
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+        raise ConfigError("PADDLE_TRAINERS_NUM: exported models are trained in one process")
+    return replace(config, Global=replace(config.Global, **given))
+
+
+def open_training(task: Task, config: ActConfig) -> Loader:
+    """Open the training data: without labels, if the float model says what is right."""
+    images, data = config.Global.images, task.config.data
+    if images and config.Distillation is None:
+        raise ConfigError("Global.images: have no labels; without Distillation they are needed")
+    dataset = ImageFiles(task, list_images(Path(images))) if images else task.build_dataset("train")
+    if config.Distillation is not None:
+        dataset = Inputs(dataset, [spec.name for spec in task.input_spec()])
+    how = {"num_workers": data.num_workers, "on_error": "skip" if images else data.on_error}
+    given = config.Global
+    return Loader(dataset, batch_size=given.batch_size, train=True, seed=given.seed, **how)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    paddle.set_device(pick_device("auto"))
+    config = read_config(arguments)
+    model = config.Global
+    files = (model.model_dir, model.model_filename, model.params_filename)
+    task = cli.exported_task(arguments, model.model_dir, open_source(*files).description)
+    train = open_training(task, config)
+    val = None if arguments.no_metric else open_validation(task, share=arguments.eval_rate)
+    metric = task.build_metric()
+    compression = AutoCompression(
+        *(files[0], Epochs(train), *files[1:], arguments.save_dir, config, meter(task, val)),
+        loss=task.losses,
+        higher_is_better=metric.higher_is_better,
+        metric=metric.primary,
+        images=len(val.dataset) if val else 1,
+        formats=arguments.format,
+        target=arguments.target,
+        task=task,
+    )
+    rows = compression.compress().rows
+    cli.print_left_out(train.skipped)
+    cli.wide_console().print(to_table(rows, metric.primary))
+    print(f"written to {arguments.save_dir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
