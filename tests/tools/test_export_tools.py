@@ -78,7 +78,7 @@ def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
     ("arguments", "message"),
     [
         (("--weights", "absent"), "error: absent: no such weights file"),
-        (("--format", "tflite"), "error: format: no format 'tflite' (known: onnx, paddle)"),
+        (("--format", "coreml"), "error: format: no format 'coreml' (known: lite, onnx, paddle)"),
         (("--ending", "points"), "error: ending: expected raw, got 'points'"),
         (("--input_shape", "8,8"), "error: input_shape: expected a shape like [-1, 3, 8, 8]"),
         (("--input_shape", "a,b"), "expected whole numbers with commas between, got 'a,b'"),
