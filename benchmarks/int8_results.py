@@ -16,24 +16,29 @@ import argparse
 import datetime
 import json
 import logging
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from compare import shortest_of_each
 from paddle.nn import Layer
 from paddleslim_qat import FILES as PEER_FILES
 
 from core import checkpoint, cli
+from core.deploy.description import read_description, write_description
 from core.deploy.environment import environment
-from core.deploy.predictor import BACKENDS, Backend, load_predictor
+from core.deploy.predictor import BACKENDS, Backend, Predictor, load_predictor
 from core.evaluation import evaluate, evaluate_model, validation_loader
-from core.export.package import export
+from core.export.package import MODEL, PARAMS, export
 from core.quant.calibration import training_images
 from core.quant.layers import quantized_layers
 from core.quant.ptq import PtqConfig, quantize_after_training
-from core.task import Task
+from core.task import Arrays, Task
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 TARGET = "openvino"
@@ -53,13 +58,17 @@ def measure(runs: Sequence[Path], count: int, command_of: Any) -> dict[str, Any]
         folders: dict[str, Path] = {}
         task, model = checkpoint.restore(runs[0] / "best_model")
         folders[runs[0].name], rows[runs[0].name] = _export(task, model, Path(place, "float"))
+        described = read_description(folders[runs[0].name])
+        assert described is not None
+        names = [port.name for port in described.outputs]
         quantize_after_training(task, model, training_images(task, count), PtqConfig(target=TARGET))
         folders[AFTER], rows[AFTER] = _export(task, model, Path(place, "after"))
         for run in runs[1:]:
             logging.info("measuring %s", run.name)
             if (run / PEER_FILES).is_dir():
-                folders[run.name] = run / PEER_FILES
-                metrics = _of_files(task, run / PEER_FILES, ["paddle"])
+                where = _take_over(run / PEER_FILES, folders[runs[0].name], Path(place, run.name))
+                folders[run.name] = where
+                metrics = _of_files(task, where, ["paddle"], names)
                 rows[run.name] = {"metrics": metrics, "bytes": _bytes(run / PEER_FILES)}
             else:
                 own, quantized = checkpoint.restore(run / "best_model")
@@ -84,19 +93,40 @@ def measure(runs: Sequence[Path], count: int, command_of: Any) -> dict[str, Any]
 
 def _export(task: Task, model: Layer, folder: Path) -> tuple[Path, dict[str, Any]]:
     made = export(task, model, folder, ("paddle", "onnx"), target=TARGET)
+    names = [port.name for port in made.description.outputs]
     eager = evaluate_model(task, model, validation_loader(task), progress=True)
-    metrics = {"eager": eager.compute()[eager.primary], **_of_files(task, folder, BACKENDS)}
+    metrics = {"eager": eager.compute()[eager.primary], **_of_files(task, folder, BACKENDS, names)}
     quantized = len(quantized_layers(model))
     return made.folder, {"metrics": metrics, "bytes": _bytes(folder), "quantized": quantized}
 
 
-def _of_files(task: Task, folder: Path, backends: Sequence[Backend]) -> dict[str, float]:
+def _take_over(files: Path, exported: Path, folder: Path) -> Path:
+    """Copy PaddleSlim's files, described as our float export is but for the names of outputs."""
+    description, own = read_description(exported), load_predictor(files).description
+    assert description is not None
+    folder.mkdir()
+    for name in (MODEL, PARAMS):
+        shutil.copy(files / name, folder)
+    ports = zip(description.outputs, own.outputs, strict=True)
+    outputs = tuple(replace(ours, name=theirs.name) for ours, theirs in ports)
+    write_description(replace(description, outputs=outputs), folder)
+    return folder
+
+
+def _of_files(
+    task: Task, folder: Path, backends: Sequence[Backend], names: Sequence[str]
+) -> dict[str, float]:
     metrics = {}
     for backend in backends:
-        run = load_predictor(folder, backend).run
+        run = partial(_run_named, load_predictor(folder, backend), names)
         metric = evaluate(task, run, validation_loader(task), progress=True)
         metrics[backend] = metric.compute()[metric.primary]
     return metrics
+
+
+def _run_named(predictor: Predictor, names: Sequence[str], *arrays: np.ndarray) -> Arrays:
+    """Return outputs under the task's names, as PaddleSlim's files have others."""
+    return dict(zip(names, predictor.run(*arrays).values(), strict=True))
 
 
 def _bytes(folder: Path) -> dict[str, int]:
