@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial as partial_of
@@ -38,6 +39,7 @@ from core.export import lite, onnx, parity, report
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8 import TARGET, Rounded
+from core.export.pooling import expand_adaptive_pools
 from core.files import replacing
 from core.quant.layers import quantized_layers
 from core.task import Arrays, Task
@@ -203,7 +205,10 @@ def write_files(
     """
     graph.write(folder / MODEL, folder / PARAMS)
     if "onnx" in formats:
-        (folder / ONNX).write_bytes(onnx.convert(folder / MODEL, folder / PARAMS, opset))
+        with tempfile.TemporaryDirectory() as place:
+            files = Path(place, MODEL), Path(place, PARAMS)
+            expand_adaptive_pools(graph).write(*files)
+            (folder / ONNX).write_bytes(onnx.convert(*files, opset))
     if "lite" in formats:
         (folder / LITE).write_bytes(lite.convert(folder / MODEL, folder / PARAMS))
 

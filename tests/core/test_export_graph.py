@@ -16,6 +16,8 @@ from core.errors import ExportError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.onnx import convert
+from core.export.package import write_files
+from core.export.pooling import averaging_matrix
 from core.export.tidy import tidy
 from core.trace import trace
 
@@ -242,3 +244,48 @@ def test_onnx_errors_are_one_line(tmp_path):
     with pytest.raises(ExportError, match=r"^onnx: .*not supported.*histogram$") as caught:
         convert(*files)
     assert "\n" not in str(caught.value)
+
+
+class Pyramid(nn.Layer):
+    def __init__(self, bins):
+        super().__init__()
+        self.conv, self.bins = nn.Conv2D(3, 2, 3), bins
+
+    def forward(self, image):
+        x = self.conv(image)
+        return nn.functional.adaptive_avg_pool2d(x, self.bins), x
+
+
+@pytest.mark.parametrize(
+    ("size", "bins", "products"),
+    [
+        ((14, 17), (6, 6), 2),  # maps of 12 x 15: neither 15 nor both divide
+        ((15, 17), (2, 5), 2),
+        ((14, 17), (12, 4), 2),
+        ((14, 17), (6, 5), 0),
+        ((14, 17), (1, 1), 0),
+        ((5, 5), (4, 7), 2),  # more bins than columns
+    ],
+)
+def test_adaptive_pooling_is_the_same_in_onnx(size, bins, products, tmp_path):
+    model = randomize(Pyramid(bins))
+    graph = build(model, [2, 3, *size])
+    before = graph.operators[:]
+    write_files(graph, tmp_path, ["paddle", "onnx"])
+    assert graph.operators == before
+    x = np.random.default_rng(0).normal(size=(2, 3, *size)).astype("float32")
+    wanted = [tensor.numpy() for tensor in model(paddle.to_tensor(x))]
+    for backend in ("paddle", "onnxruntime", "openvino"):
+        found = load_predictor(tmp_path, backend).run(x)
+        for one, other in zip(found.values(), wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert nodes.count("MatMul") == products
+
+
+@pytest.mark.parametrize(("length", "bins"), [(15, 6), (12, 6), (5, 7), (1, 1), (64, 3)])
+def test_the_matrix_averages_as_paddle_does(length, bins):
+    x = np.random.default_rng(0).normal(size=(1, 1, length, 1)).astype("float32")
+    wanted = nn.functional.adaptive_avg_pool2d(paddle.to_tensor(x), (bins, 1)).numpy()
+    found = averaging_matrix(length, bins) @ x[0, 0]
+    np.testing.assert_allclose(found, wanted[0, 0], rtol=0, atol=1e-6)
