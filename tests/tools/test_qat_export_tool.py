@@ -143,3 +143,15 @@ def test_a_spoilt_grid_is_named_and_goes_back_to_float(call: Any, tmp_path: Path
     assert description is not None
     assert description.quantization is not None
     assert description.quantization.layers == 1
+
+
+@pytest.mark.parametrize(("formats", "runtime"), [("paddle", "paddle"), ("onnx", "openvino")])
+def test_speed_is_measured_in_the_runtime_of_the_files(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: str, runtime: str
+) -> None:
+    asked = []
+    monkeypatch.setattr("core.quant.control.keep_speed", lambda *given: asked.append(given[2]))
+    words = ("--save_dir", "out", "--format", formats, "--no_metric", "--speed_control")
+    status, said = call("--weights", saved(tmp_path), *words)
+    assert status == 0, said
+    assert asked == [runtime]
