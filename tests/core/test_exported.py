@@ -129,6 +129,20 @@ def test_a_batch_that_does_not_fit(exported: Path, batch: Any, message: str) -> 
         check_batch(open_source(exported), batch, "reader")
 
 
+def test_what_is_never_negative_may_have_a_grid_from_zero_on(exported: Path) -> None:
+    source = open_source(exported)
+    chosen = places(source)
+    scales = {place.tensor: 2.0 for place in chosen}
+    table = source.table(chosen, scales, per_channel=True)
+    assert [(entry.weight, entry.input.signed) for entry in table] == [
+        ("conv.weight", True),  # reads the image
+        ("head.weight", False),  # reads means of what a ReLU makes
+    ]
+    scales[chosen[1].tensor] = 0.0
+    with pytest.raises(ExportError, match=r"head: expected a grid for what it reads, .* got 0\.0"):
+        source.table(chosen, scales, per_channel=True)
+
+
 def test_static_quantization(exported: Path, tmp_path: Path, unchanged: None) -> None:
     source, data = open_source(exported), images()
     (tmp_path / "int8").mkdir()
