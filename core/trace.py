@@ -38,12 +38,15 @@ class Trace:
         outputs: Variable of each output by the output's name, in the layer's order.
         weights: The layer's own tensors, parameters and buffers that the graph reads, by variable
             name, which is also the dotted path. A tensor with two paths bears the first.
+        made: Variable that each sublayer makes, by the sublayer's path; without those that run
+            several times or make anything but one tensor. Inner layers come before outer ones.
     """
 
     program: framework.Program
     inputs: tuple[str, ...]
     outputs: Mapping[str, str]
     weights: Mapping[str, Tensor]
+    made: Mapping[str, str]
 
 
 @contextlib.contextmanager
@@ -111,7 +114,12 @@ def trace(
     """
     weights = _name_by_path(layer, model or layer)
     names = _input_names(specs, weights)
-    with evaluation_mode(layer, not training), _renamed(weights), old_ir():
+    with (
+        evaluation_mode(layer, not training),
+        _renamed(weights),
+        _outputs_noted(model or layer) as made,
+        old_ir(),
+    ):
         program, startup = paddle.static.Program(), paddle.static.Program()
         try:
             with paddle.static.program_guard(program, startup), to_static_mode_guard(True):
@@ -128,7 +136,8 @@ def trace(
         for name in used:
             # a plain tensor attribute is a weight of the file as well
             program.global_block().var(name).persistable = True
-    return Trace(program, tuple(names), outputs, used)
+    once = {path: found[0] for path, found in made.items() if len(found) == 1 and found[0]}
+    return Trace(program, tuple(names), outputs, used, once)
 
 
 def name_outputs(outputs: Any) -> dict[str, Any]:
@@ -163,6 +172,25 @@ def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
         raise ExportError(
             f"{where}: cannot be traced: {type(error).__name__}: {lines[-1].strip()}"
         ) from error
+
+
+@contextlib.contextmanager
+def _outputs_noted(model: Layer) -> Iterator[dict[str, list[str]]]:
+    """Note the name of what each sublayer makes, each time it runs; an empty one if no variable."""
+    made: dict[str, list[str]] = {}
+    hooks = []
+    for path, layer in model.named_sublayers():
+
+        def note(_layer: Layer, _inputs: object, output: object, path: str = path) -> None:
+            name = output.name if isinstance(output, framework.Variable) else ""
+            made.setdefault(path, []).append(name)
+
+        hooks.append(layer.register_forward_post_hook(note))
+    try:
+        yield made
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _output_variables(returned: Any) -> dict[str, str]:

@@ -44,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
     known = ", ".join(get_args(layout.Target))
     add("--target", help=f"{known} (default: {TARGET} for onnx, else paddle)")
+    add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
     cli.add_control_arguments(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
     add("--batch_size", type=cli.positive, default=1, help="of validation (1)")
@@ -55,7 +56,7 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
     check_formats(arguments.format)
     kind, weights = ptq.PtqConfig, arguments.weights
-    names = ["weight_quantize_type", "never_quantize", *ptq.STEPS]
+    names = ["weight_quantize_type", "never_quantize", "quantize_outputs", *ptq.STEPS]
     given = {"target": arguments.target or (TARGET if "onnx" in arguments.format else "paddle")}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
@@ -87,9 +88,8 @@ def main() -> None:
             known = {"control": control, "validation": val, "whole": share == 1}
             rows, config = ptq.compress(*given, weights=weights, **known)
         else:
-            rows, config = static_ptq.compress(
-                *given, target=arguments.target or TARGET, count=count
-            )
+            known = {"target": arguments.target or TARGET, "count": count}
+            rows, config = static_ptq.compress(*given, **known)
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, task.build_metric().primary))
     print(f"{config.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")

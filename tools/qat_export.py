@@ -24,7 +24,8 @@ from core.export.side_by_side import (
     to_table,
 )
 from core.quant.control import Control, hold
-from core.quant.layers import float_layers, quantized_layers
+from core.quant.layers import quantized_layers
+from core.quant.parts import float_parts
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -65,7 +66,7 @@ def main() -> None:
     runtime = target if "onnx" in formats else "paddle"  # whose speed counts
     control.check(runtime, val)
     measure, key = meter(task, val), task.build_metric().primary
-    with float_layers(model):
+    with float_parts(model):
         rows = [Row("float", measure(model))]
     rows.append(Row("quantized", measure(model)))
     rest = val, measure, rows[0].metric, rows[1].metric

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -53,7 +53,13 @@ _FIELDS = MappingProxyType(
     }
 )
 _ATTRIBUTES = MappingProxyType(
-    {bool: ("BOOLEAN", "b"), int: ("INT", "i"), float: ("FLOAT", "f"), str: ("STRING", "s")}
+    {
+        bool: ("BOOLEAN", "b"),
+        int: ("INT", "i"),
+        float: ("FLOAT", "f"),
+        str: ("STRING", "s"),
+        list: ("INTS", "ints"),
+    }
 )
 # what an operator carries for training and for messages; the first holds paths of source files
 _CLIPPED = ("op_callstack", "op_namescope", "op_device", "op_role", "op_role_var")
@@ -61,7 +67,11 @@ _CLIPPED = ("op_callstack", "op_namescope", "op_device", "op_role", "op_role_var
 
 @dataclass
 class Graph:
-    """Operators in the order they run, with their variables and the values of the weights."""
+    """Operators in the order they run, with their variables and the values of the weights.
+
+    Attributes:
+        made: As `core.trace.Trace` has it, while the graph still has these variables.
+    """
 
     operators: list[Any]
     variables: dict[str, Any]
@@ -70,6 +80,7 @@ class Graph:
     outputs: list[str]
     version: int
     operator_versions: Any
+    made: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def from_trace(trace: Trace) -> Graph:
@@ -82,6 +93,7 @@ class Graph:
         program.ParseFromString(trace.program.desc.serialize_to_string())
         weights = {name: tensor.numpy() for name, tensor in trace.weights.items()}
         graph = _from_program(program, weights, trace.inputs, list(trace.outputs.values()))
+        graph.made = dict(trace.made)
         graph.name_outputs(list(trace.outputs))
         graph.drop_unused()
         return graph
@@ -198,6 +210,7 @@ class Graph:
         variable = self.variables.pop(old)
         variable.name = new
         self.variables[new] = variable
+        self.made = {path: new if name == old else name for path, name in self.made.items()}
 
 
 def names_of(slots: Iterable[Any]) -> list[str]:
@@ -224,9 +237,9 @@ def attribute(op: Any, name: str, default: Any = None) -> Any:
 
 
 def operator(
-    kind: str, inputs: dict[str, str], outputs: dict[str, str], attributes: dict[str, Any]
+    kind: str, inputs: dict[str, str], outputs: dict[str, str], attributes: Mapping[str, Any]
 ) -> Any:
-    """Make an operator; attributes may be bool, int, float and str."""
+    """Make an operator; attributes may be bool, int, float, str and lists of int."""
     op = framework_pb2.OpDesc(type=kind)
     for slots, named in ((op.inputs, inputs), (op.outputs, outputs)):
         for parameter, variable in named.items():
@@ -234,7 +247,10 @@ def operator(
     for name, value in attributes.items():
         type_name, field = _ATTRIBUTES[type(value)]
         entry = op.attrs.add(name=name, type=framework_pb2.AttrType.Value(type_name))
-        setattr(entry, field, value)
+        if field == "ints":
+            entry.ints.extend(value)
+        else:
+            setattr(entry, field, value)
     return op
 
 

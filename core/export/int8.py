@@ -28,11 +28,14 @@ from core.export import lite, parity
 from core.export.graph import Graph, names_of
 from core.export.int8_program import computed_in_int8, quantize_program, unsigned_inputs
 from core.export.qdq import PRESETS, Preset, quantize_onnx
-from core.quant.layers import float_layers, on_grids, quantized_layers, scales_of
-from core.quant.table import LayerScales
+from core.quant.layers import quantized_layers
+from core.quant.outputs import QUANTIZER, rounded_outputs
+from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
+from core.quant.table import LayerScales, Table
 from core.task import Arrays
 
 TARGET = "openvino"
+FULL = ("onnxruntime",)  # targets that compute in int8 only what writes int8, too
 LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
 Write = Callable[[Graph, Path, Sequence[Format]], None]
 Batches = Sequence[Sequence[np.ndarray]]
@@ -72,6 +75,12 @@ class Rounded:
 
     def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
         """Write the int8 files; return the bytes that each would have in float."""
+        if self.target in FULL and "onnx" in formats and not rounded_outputs(self.model):
+            _log.warning(
+                "onnx: no output has a grid, so %s computes few layers in int8; quantize the model "
+                "with target: %s",
+                *(self.target, self.target),
+            )
         with tempfile.TemporaryDirectory() as place:
             self.write_float(self.graph, Path(place), formats)
             self.write_some(folder, formats, Path(place), None)
@@ -116,61 +125,93 @@ class Rounded:
     def _eager(
         self, batches: Batches, backend: Backend, rounded: Container[str] | None
     ) -> list[Arrays]:
-        """Answer with some layers rounded (None: all), as the file of a backend is."""
-        layers, kind = quantized_layers(self.model), format_of(backend)
+        """Answer with some parts rounded (None: all), as the file of a backend is."""
+        kind = format_of(backend)
         twice = self._convolutions() if kind == "paddle" else set()
-        with on_grids(self.model, self._unsigned(kind), twice), float_layers(self.model):
-            for path, layer in layers.items():
-                layer.input_quantizer.passing = rounded is not None and path not in rounded
+        acting = self._acting(kind)
+        with on_grids(self.model, self._unsigned(kind), twice), float_parts(self.model):
+            for path, part in parts_of(self.model).items():
+                part.passing = path not in acting or (rounded is not None and path not in rounded)
             return self.answers(batches)
+
+    def _acting(self, kind: Format) -> set[str]:
+        """Return the parts that the files of a format round."""
+        layers, parts = set(quantized_layers(self.model)), set(parts_of(self.model))
+        # Paddle Inference drops a grid in front of what it computes in float, and Paddle Lite's
+        # converter chooses itself what stays in int8
+        return parts if kind == "onnx" else layers
+
+    def _tensor(self, part: str) -> str:
+        """Return what a quantizer of outputs rounds.
+
+        Raises:
+            ExportError: The graph has no such tensor.
+        """
+        path = layer_of(part)
+        if path not in self.graph.made:
+            raise ExportError(f"{path}: its output is rounded, but is not in the graph")
+        return self.graph.made[path]
 
     def _convolutions(self) -> set[str]:
         """Return the layers that Paddle Inference computes in int8."""
-        return {weight.rpartition(".")[0] for weight in computed_in_int8(self.graph)}
+        return {_layer(weight) for weight in computed_in_int8(self.graph)}
 
     def _unsigned(self, kind: Format) -> set[str]:
-        """Return the layers whose inputs have grids from zero on in the files of a format."""
+        """Return the parts whose activations have grids from zero on in the files of a format."""
         if kind == "paddle":
-            return {weight.rpartition(".")[0] for weight in unsigned_inputs(self.graph)}
+            return {_layer(weight) for weight in unsigned_inputs(self.graph)}
         zero_on = kind == "onnx" and self.preset.unsigned
-        return set(quantized_layers(self.model)) if zero_on else set()
+        return set(parts_of(self.model)) if zero_on else set()
 
-    def _table(self, kind: Format, layers: Container[str] | None = None) -> list[LayerScales]:
-        """Return the table of a format, of some layers, in the order in which they run."""
+    def _table(self, kind: Format, parts: Container[str] | None = None) -> Table:
+        """Return the table of a format, of some parts."""
+        wanted = {path for path in self._acting(kind) if parts is None or path in parts}
         with on_grids(self.model, self._unsigned(kind)):
-            table = {
-                entry.weight: entry
-                for entry in scales_of(self.model)
-                if layers is None or _layer(entry) in layers
-            }
-        read = [name for op in self.graph.operators for name in names_of(op.inputs)]
-        order = list(dict.fromkeys(name.partition("@")[0] for name in read))
-        known = [table.pop(name) for name in order if name in table]
-        return known + list(table.values())
+            layers, outputs = scales_of(self.model), output_scales_of(self.model)
+        return Table(
+            [entry for entry in layers if _layer(entry.weight) in wanted],
+            {
+                self._tensor(entry.path): entry.grid
+                for entry in outputs
+                if f"{entry.path}.{QUANTIZER}" in wanted
+            },
+        )
+
+    def _in_order(self, kind: Format) -> list[str]:
+        """Return the parts that a format rounds, in the order in which they run."""
+        acting = self._acting(kind)
+        layers = {f"{path}.weight": path for path in quantized_layers(self.model)}
+        makers = {self._tensor(path): path for path in acting - set(layers.values())}
+        order: dict[str, None] = {}
+        for op in self.graph.operators:
+            read = [layers.get(name.partition("@")[0]) for name in names_of(op.inputs)]
+            made = [makers.get(name) for name in names_of(op.outputs)]
+            order |= dict.fromkeys(part for part in (*read, *made) if part is not None)
+        return [*order, *sorted(acting - order.keys())]
 
     def write_some(
         self,
         folder: Path,
         formats: Sequence[Format],
         float_files: Path,
-        layers: Container[str] | None,
+        parts: Container[str] | None,
     ) -> None:
-        """Write files in which only some layers are in int8.
+        """Write files in which only some parts are in int8.
 
         Args:
             folder: There already.
             formats: Of the files.
             float_files: Folder in which `write_float` wrote the graph.
-            layers: Paths; None for all.
+            parts: Paths, see `core.quant.parts`; None for all.
         """
-        tables = {kind: self._table(kind, layers) for kind in ("paddle", *formats)}
+        tables = {kind: self._table(kind, parts) for kind in ("paddle", *formats)}
         write_int8(self.graph, tables, float_files, folder, self.names, self.preset)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
         formats: list[Format] = ["paddle", "onnx"] if backend != "paddle" else ["paddle"]
         exact = self._eager(batches, backend, ())
-        order = [_layer(entry) for entry in self._table(format_of(backend))]
+        order = self._in_order(format_of(backend))
         good, bad = 0, len(order)
         with tempfile.TemporaryDirectory() as place:
             float_files = Path(place, "float")
@@ -188,20 +229,21 @@ class Rounded:
                     each.passes for each in compare(backend, wanted, found, exact, decided)
                 )
                 good, bad = (count, bad) if passes else (good, count)
-        layer = order[bad - 1]
+        part, layer = order[bad - 1], layer_of(order[bad - 1])
+        what = layer if part == layer else f"the output of {layer}"
         return (
-            f"with the layers before {layer} in int8 it agrees, with {layer} it does not; "
-            "name it in never_quantize, or export for another target"
+            f"with the layers before {layer} in int8 it agrees, with {what} it does not; "
+            f"name {layer} in never_quantize, or export for another target"
         )
 
 
-def _layer(entry: LayerScales) -> str:
-    return entry.weight.rpartition(".")[0]
+def _layer(weight: str) -> str:
+    return weight.rpartition(".")[0]
 
 
 def write_int8(
     graph: Graph,
-    tables: Mapping[Format, Sequence[LayerScales]],
+    tables: Mapping[Format, Table],
     float_files: Path,
     folder: Path,
     names: tuple[str, str, str, str],
@@ -222,13 +264,13 @@ def write_int8(
             cannot be made.
     """
     program, params, onnx_file, lite_file = names
-    quantize_program(graph, tables["paddle"]).write(folder / program, folder / params)
+    quantize_program(graph, tables["paddle"].layers).write(folder / program, folder / params)
     if "onnx" in tables:
         proto = onnx_format.load(float_files / onnx_file)
-        made = quantize_onnx(proto, tables["onnx"], preset)
+        made = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
         (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
     if "lite" in tables:
-        (folder / lite_file).write_bytes(_convert_for_lite(graph, tables["lite"]))
+        (folder / lite_file).write_bytes(_convert_for_lite(graph, tables["lite"].layers))
 
 
 def _convert_for_lite(graph: Graph, table: Sequence[LayerScales]) -> bytes:

@@ -15,10 +15,13 @@ Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word
 - If the output of a `scale` operator has a grid, it reads that of the input from memory that nobody
   has written. There, too, a copy is quantized.
 - It scales a weight that several layers share once for each of them. Each gets its own.
-- A tensor with a grid is rounded for whoever reads it, a residual connection too. Where others read
-  it, a copy is quantized.
+- What a convolution makes on a grid is rounded for whoever reads it, a residual connection too.
+  Where others read it, a copy is quantized.
 - It forgets the grid in front of an operator that it does not compute in int8. There the steps are
   computed by plain operators.
+
+Its `fc` rounds weights on wrong scales, and a linear layer in float has weights of four times the
+size to read. So a linear layer of vectors is written as the convolution of a map of one pixel.
 
 Behind a ReLU it takes the unsigned grid of the same absmax, whatever the file says; see
 `unsigned_inputs`.
@@ -30,7 +33,7 @@ grid; what it is given besides is said at `_choose_copies_for_lite`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -63,6 +66,16 @@ _LAYERS = MappingProxyType(
     }
 )
 _FLOAT = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose")  # that it runs in float
+_ONE_BY_ONE = MappingProxyType(
+    {
+        "strides": [1, 1],
+        "paddings": [0, 0],
+        "dilations": [1, 1],
+        "groups": 1,
+        "padding_algorithm": "EXPLICIT",
+        "data_format": "NCHW",
+    }
+)
 # those that we have not seen Paddle Lite compute rightly in int8
 _FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
 _CLIPPING = ("relu", "relu6")  # behind which it takes unsigned grids
@@ -89,6 +102,8 @@ def quantize_program(
     Raises:
         ExportError: An entry fits no layer, or cannot be stored in int8.
     """
+    if reader == "paddle":
+        graph = _linear_as_convolutions(graph, {entry.weight for entry in table})
     layers = _find_layers(graph, Entries(table))
     made = replace(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
@@ -135,10 +150,11 @@ def computed_in_int8(graph: Graph) -> dict[str, str]:
     Returns:
         Name of what the layer reads by name of its weight.
     """
+    weights = {weight for _, _, weight in layers_of(graph)}
     return {
-        COPY.sub("", only(op.inputs, _LAYERS[op.type][1])): only(op.inputs, _LAYERS[op.type][0])
-        for op in graph.operators
-        if op.type in _LAYERS and op.type not in _FLOAT
+        COPY.sub("", weight): source
+        for op, source, weight in layers_of(_linear_as_convolutions(graph, weights))
+        if op.type not in _FLOAT
     }
 
 
@@ -162,6 +178,62 @@ def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
         weight = only(op.inputs, slot)
         if weight in graph.weights and _is_layer(op, graph.weights[weight]):
             found.append((op, only(op.inputs, source), weight))
+    return found
+
+
+def _linear_as_convolutions(graph: Graph, weights: Collection[str]) -> Graph:
+    """Return a graph with linear layers of [N, C] as convolutions of [N, C, 1, 1]."""
+    linear = {
+        id(op): (op, source, weight)
+        for op, source, weight in layers_of(graph)
+        if op.type == "matmul_v2"
+        and COPY.sub("", weight) in weights
+        and len(graph.shape(source)) == 2
+        and graph.readers()[weight] == 1
+    }
+    made = replace(
+        graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
+    )
+    maps = _maps_of_one_pixel(graph)
+
+    def add_variable(name: str, channels: int) -> str:
+        made.variables[name] = variable(name, (-1, channels, 1, 1), np.dtype("float32"))
+        return name
+
+    for op in graph.operators:
+        if id(op) not in linear:
+            made.operators.append(op)
+            continue
+        _, source, weight = linear[id(op)]
+        value, out = graph.weights[weight], only(op.outputs, "Out")
+        value = value if attribute(op, "trans_y", False) else value.T
+        filters = np.ascontiguousarray(value)[:, :, None, None]
+        made.weights[weight] = filters
+        made.variables[weight] = variable(weight, filters.shape, filters.dtype, persistable=True)
+        pixel = maps.get(source, "")
+        if not pixel:
+            pixel = add_variable(f"{source}@pixel@{weight}", filters.shape[1])
+            shaped = operator("unsqueeze2", {"X": source}, {"Out": pixel}, {"axes": [2, 3]})
+            made.operators.append(shaped)
+        sums = add_variable(f"{out}@pixel", filters.shape[0])
+        made.operators += [
+            operator("conv2d", {"Input": pixel, "Filter": weight}, {"Output": sums}, _ONE_BY_ONE),
+            operator("squeeze2", {"X": sums}, {"Out": out}, {"axes": [2, 3]}),
+        ]
+    made.drop_unused()
+    return made
+
+
+def _maps_of_one_pixel(graph: Graph) -> dict[str, str]:
+    """Return the tensor [N, C, 1, 1] that each vector [N, C] is made of, if it is one."""
+    kinds = ("flatten_contiguous_range", "flatten2", "reshape2", "squeeze2")
+    found = {}
+    for op in graph.operators:
+        source, out = only(op.inputs, "X"), only(op.outputs, "Out")
+        if op.type in kinds and len(names_of(op.inputs)) == 1 and len(graph.shape(out)) == 2:
+            shape = graph.shape(source)
+            if len(shape) == 4 and shape[2:] == (1, 1) and graph.shape(out)[1] == shape[1]:
+                found[out] = source
     return found
 
 
@@ -216,16 +288,34 @@ def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, flo
     grids: dict[str, set[float]] = {}
     for tensor, absmax in wanted:
         grids.setdefault(group.get(tensor, tensor), set()).add(absmax)
+    plain = _made_in_float(graph)
     scaled = {group.get(name, name) for name, kind in makers.items() if kind == "scale"}
     copies, seen = set(), set()
     for tensor, absmax in wanted:
         maker, root = makers.get(tensor), group.get(tensor, tensor)
         ambiguous = maker in _CARRYING and (len(grids[root]) > 1 or root in scaled)
-        others = read[tensor] > rounding[tensor]
+        others = tensor not in plain and read[tensor] > rounding[tensor]
         if tensor in seen or ambiguous or others or maker == "scale":
             copies.add((tensor, absmax))
         seen.add(tensor)
     return copies
+
+
+def _made_in_float(graph: Graph) -> set[str]:
+    """Return what sums and products of activations are, perhaps behind a ReLU.
+
+    Paddle Inference computes these in float, and rounds them for those that read int8 alone.
+    """
+    made: set[str] = set()
+    for op in graph.operators:
+        pair = only(op.inputs, "X"), only(op.inputs, "Y")
+        if op.type in ("elementwise_add", "elementwise_mul"):
+            joined = graph.weights.keys().isdisjoint(pair)
+        else:
+            joined = op.type in _CLIPPING and pair[0] in made
+        if joined:
+            made.update(names_of(op.outputs))
+    return made
 
 
 def _choose_copies_for_lite(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, float]]:

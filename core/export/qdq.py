@@ -51,7 +51,12 @@ PRESETS = MappingProxyType(
 )
 
 
-def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Preset) -> ModelProto:
+def quantize_onnx(
+    proto: ModelProto,
+    table: Sequence[LayerScales],
+    preset: Preset,
+    outputs: Mapping[str, Grid] = MappingProxyType({}),
+) -> ModelProto:
     """Return a model with the layers of the table in int8; the given one stays as it is.
 
     A weight becomes an int8 initializer of the same name with a DequantizeLinear behind. The input
@@ -62,16 +67,21 @@ def quantize_onnx(proto: ModelProto, table: Sequence[LayerScales], preset: Prese
         proto: As `core.export.onnx.convert` makes it: opset 13 or higher, weights as initializers.
         table: An entry for each layer to quantize.
         preset: One of `PRESETS`.
+        outputs: Tensors to round for whoever reads them, by name.
 
     Raises:
-        ExportError: An entry fits no layer, or cannot be stored in int8, or the result does not
-            pass ONNX's checker.
+        ExportError: An entry fits no layer, or cannot be stored in int8, a name is of no tensor,
+            or the result does not pass ONNX's checker.
     """
     layers = _find_layers(proto.graph, Entries(table), preset)
     opened = _opened_concats(proto.graph, layers) if preset.before_concat else {}
+    made_here = {name for node in proto.graph.node for name in node.output}
+    for name in outputs.keys() - made_here:
+        raise ExportError(f"{name}: is to be rounded, but the ONNX graph has no such tensor")
+    outputs = {name: _on_preset(grid, preset) for name, grid in outputs.items()}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     axes = {layer.weight: layer.axis for layer in reversed(layers.values())}
-    writer = _Writer(weights, axes, opened, preset)
+    writer = _Writer(weights, axes, opened, outputs, preset)
     for place, node in enumerate(proto.graph.node):
         writer.add(node, layers.get(place))
     made = ModelProto()
@@ -108,10 +118,13 @@ def _find_layers(graph: Any, entries: Entries, preset: Preset) -> dict[int, _Lay
         entry = entries.find(name)
         if entry is not None:
             axis = _axis(node, name, shapes[name]) if entry.per_channel else None
-            grid = Grid(entry.input.absmax, signed=entry.input.signed or not preset.unsigned)
-            layers[place] = _Layer(name, grid, axis)
+            layers[place] = _Layer(name, _on_preset(entry.input, preset), axis)
     entries.check_all_found()
     return layers
+
+
+def _on_preset(grid: Grid, preset: Preset) -> Grid:
+    return Grid(grid.absmax, signed=grid.signed or not preset.unsigned)
 
 
 def _is_layer(node: NodeProto, shape: Sequence[int]) -> bool:
@@ -161,6 +174,7 @@ class _Writer:
         weights: The float initializers.
         axes: Axis of the scales of each weight to quantize.
         opened: Grid of what comes from concatenations that read quantized tensors.
+        outputs: Grid of tensors that are rounded for whoever reads them.
         preset: What the runtime needs.
         nodes: In the order they run.
         initializers: By name, without floats that are int8 now.
@@ -172,6 +186,7 @@ class _Writer:
     weights: Mapping[str, TensorProto]
     axes: Mapping[str, int | None]
     opened: Mapping[str, Grid]
+    outputs: Mapping[str, Grid]
     preset: Preset
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
@@ -183,12 +198,13 @@ class _Writer:
         """Add a node of the float model, and in front what it needs."""
         node = NodeProto()
         node.CopyFrom(original)
-        if layer is not None:
+        node.input[:] = [self._read(name) for name in original.input]
+        if layer is not None and self.outputs.get(original.input[0]) != layer.grid:
             node.input[0] = self._quantize(node.input[0], layer.grid)
-        elif node.op_type == "Concat" and node.output[0] in self.opened:
+        if node.op_type == "Concat" and node.output[0] in self.opened:
             grid = self.opened[node.output[0]]
             node.input[:] = [self._quantize(name, grid) for name in node.input]
-        elif self.preset.bias and node.op_type == "Add" and node.input[0] in self.steps:
+        if self.preset.bias and node.op_type == "Add" and node.input[0] in self.steps:
             node.input[1] = self._dequantize_bias(*node.input)
         for index, name in enumerate(node.input):
             if name in self.axes:
@@ -199,6 +215,10 @@ class _Writer:
             scale = numpy_helper.to_array(self.initializers[f"{layer.weight}@scale"])
             self.steps[node.output[0]] = scale * np.float32(layer.grid.step)
         self.nodes.append(node)
+
+    def _read(self, tensor: str) -> str:
+        """Return the name of a tensor as all its readers get it."""
+        return self._quantize(tensor, self.outputs[tensor]) if tensor in self.outputs else tensor
 
     def _quantize(self, tensor: str, grid: Grid) -> str:
         """Return the name of a tensor's values rounded to a grid; they are computed once."""

@@ -46,7 +46,7 @@ from core.export.qdq import PRESETS, Preset
 from core.export.side_by_side import Measure, Row, check_metrics, runtime_rows
 from core.exported.session import Batch, Session
 from core.exported.source import Source
-from core.quant.table import LayerScales
+from core.quant.table import LayerScales, Table
 from core.task import Arrays, Task
 
 
@@ -123,7 +123,7 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
         exact_model = load_predictor(float_folder)
         exact = [parity.run(exact_model, batch) for batch in samples]
         cost = _report(model.source, float_folder, samples[0])
-        tables = dict.fromkeys(wanted, model.table)
+        tables = dict.fromkeys(wanted, Table(model.table))
         preset = PRESETS[layout.target]
         write_int8(model.graph, tables, float_folder, folder, (MODEL, PARAMS, ONNX, LITE), preset)
     size = report.size_mb([folder / MODEL, folder / PARAMS])

@@ -34,7 +34,7 @@ def refuse_options(given: Mapping[str, object]) -> None:
     Raises:
         ConfigError: Names the first.
     """
-    for name in (*STEPS, "max_drop", "speed_control"):
+    for name in (*STEPS, "quantize_outputs", "max_drop", "speed_control"):
         if given[name]:
             raise ConfigError(
                 f"{name}: needs the network's code, which an exported model has not; give "

@@ -29,7 +29,7 @@ from core.files import write_bytes
 from core.layers import match
 from core.measurements import Meter, fingerprint, load, save
 from core.quant import insert
-from core.quant.layers import float_layers, quantized_layers
+from core.quant.parts import float_parts, parts_of
 from core.task import Task
 from core.trace import evaluation_mode
 
@@ -116,7 +116,7 @@ def output_errors(
     steps = tqdm(total=len(batches) * (1 + len(paths)), desc="outputs", leave=False, disable=None)
     with steps, evaluation_mode(model), paddle.no_grad():
         for inputs in batches:
-            with float_layers(model):
+            with float_parts(model):
                 exact = _outputs(task, model, inputs)
             for path, found in shares.items():
                 with only(model, path) if path else contextlib.nullcontext():
@@ -141,8 +141,8 @@ def _apart(found: Sequence[np.ndarray], exact: Sequence[np.ndarray]) -> float:
 @contextlib.contextmanager
 def only(model: Layer, path: str) -> Iterator[None]:
     """Let all quantized layers but one compute in float while the context is open."""
-    with float_layers(model):
-        quantized_layers(model)[path].input_quantizer.passing = False
+    with float_parts(model):
+        parts_of(model)[path].passing = False
         yield
 
 
@@ -170,7 +170,7 @@ def measure(
         DataError: The file is broken, or there are no images.
         FileError: The file cannot be written.
     """
-    paths = match(globs, list(quantized_layers(model)), "params")
+    paths = match(globs, list(parts_of(model)), "params")
     if file is not None:
         save(file, load(QuantSensitivity, file))  # what cannot be read or written is told now
     record = json.dumps(insert.record_of(model), sort_keys=True).encode()
@@ -182,7 +182,7 @@ def measure(
     missing = [path for path in paths if found is None or path not in found.layers]
     errors = output_errors(task, model, batches, missing) if missing else {}
     if found is None:
-        with float_layers(model):
+        with float_parts(model):
             in_float = meter.value(model)
         quantized = meter.value(model)
         together = Cost(errors[""], meter.lost(in_float, quantized))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.quant.layout import Target
+from core.quant.layout import Outputs, Target
 from core.quant.quantizers import Rounding, WeightType
 from core.quant.table import BITS
 from core.strategy import StrategyConfig
@@ -31,6 +31,9 @@ class QatConfig(StrategyConfig):
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids training rounds. Activations that are never negative have
             grids from zero on for onnxruntime and openvino, and behind a ReLU for paddle.
+        quantize_outputs: Which activations beside the inputs of layers are rounded: none, what
+            residual additions read, or all that quantized layers put out, too (full quantization).
+            null: what makes the files of the target fastest.
         observer: How calibration sets the grids of activations.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: what the task says.
@@ -51,6 +54,7 @@ class QatConfig(StrategyConfig):
     quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
     never_quantize: tuple[str, ...] = ()
     target: Target = "paddle"
+    quantize_outputs: Outputs | None = None
     observer: ObserverKind = "avg"
     calibration_samples: int = 128
     warmup_epochs: float | None = None

@@ -15,7 +15,8 @@ from core.errors import ConfigError
 from core.export.side_by_side import Measure, Row
 from core.measurements import render
 from core.quant.analysis import Inputs, few_inputs, output_errors
-from core.quant.layers import quantized_layers, restore_float
+from core.quant.layers import quantized_layers
+from core.quant.parts import parts_of, restore
 from core.quant.speed import backend_of, measure_speed
 from core.task import Task
 
@@ -61,14 +62,13 @@ def keep_speed(task: Task, model: Layer, target: str) -> None:
     """
     found = measure_speed(task, model, target)
     _log.info("speed_control\n%s", render(found.table()))
-    if len(found.slow) == len(quantized_layers(model)):
+    if set(quantized_layers(model)) <= set(found.slow):
         raise ConfigError(
             f"speed_control: int8 makes no layer faster on {target} ({found.float_ms:.2f} ms in "
             f"float, {found.int8_ms:.2f} in int8); export in float, or for another target"
         )
-    layers = quantized_layers(model)
     for path in found.slow:
-        restore_float(layers[path])
+        restore(model, path)
 
 
 def keep_accuracy(
@@ -95,12 +95,12 @@ def keep_accuracy(
     Raises:
         ConfigError: It holds only when nothing is quantized.
     """
-    layers, sign = quantized_layers(model), _sign(task)
-    worst, found = list(layers), {}
+    parts, sign = parts_of(model), _sign(task)
+    worst, found = list(parts), {}
 
     def holds(count: int) -> bool:
         for place, path in enumerate(worst):
-            layers[path].input_quantizer.passing = place < count
+            parts[path].passing = place < count
         found[count] = value(model)
         lost = sign * (in_float - found[count]) / POINT
         _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(worst), lost)
@@ -111,17 +111,18 @@ def keep_accuracy(
             return found[0]
         errors = output_errors(task, model, inputs, worst)
         worst.sort(key=lambda path: -errors[path])
-        count = _smallest(holds, len(worst) - 1)
+        most = max(map(worst.index, quantized_layers(model)))  # one layer stays in int8
+        count = _smallest(holds, most)
     finally:
-        for layer in layers.values():
-            layer.input_quantizer.passing = False
+        for part in parts.values():
+            part.passing = False
     if count is None:
         raise ConfigError(
             f"max_drop: with all layers but one in float the metric loses more than {max_drop:g} "
             "points; train with --slim qat, or allow more"
         )
     for path in worst[:count]:
-        restore_float(layers[path])
+        restore(model, path)
     _log.info("max_drop: back to float: %s", ", ".join(worst[:count]))
     return found[count]
 
@@ -141,7 +142,7 @@ def _smallest(holds: Callable[[int], bool], most: int) -> int | None:
 
 def diagnose(task: Task, model: Layer, inputs: Inputs) -> None:
     """List the layers in the log that move the outputs most when each is quantized alone."""
-    errors = output_errors(task, model, inputs, list(quantized_layers(model)))
+    errors = output_errors(task, model, inputs, list(parts_of(model)))
     together = errors.pop("")
     table = Table(title="each layer quantized alone, the worst")
     table.add_column("layer", overflow="fold")
@@ -186,7 +187,7 @@ def hold(
     Raises:
         ConfigError: See `keep_speed` and `keep_accuracy`.
     """
-    before = len(quantized_layers(model))
+    before = len(parts_of(model))
     if control.speed_control:
         keep_speed(task, model, target)
         metric = measure(model)
@@ -196,7 +197,7 @@ def hold(
             metric = keep_accuracy(task, model, inputs, value, in_float, control.max_drop)
         if _sign(task) * (in_float - metric) > SUSPICIOUS * POINT:
             diagnose(task, model, inputs)
-    gone = before - len(quantized_layers(model))
+    gone = before - len(parts_of(model))
     return metric, [Row(f"quantized, {gone} back in float", metric)] if gone else []
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import paddle
 from paddle import Tensor, nn
@@ -13,10 +13,12 @@ from paddle.nn import Layer
 from core.config import read
 from core.errors import ConfigError, DataError
 from core.layers import match
-from core.quant.layers import Quantized, quantize, restore_float, why_not
+from core.quant.layers import Quantized, quantize, quantized_layers, restore_float, why_not
 from core.quant.layout import Layout
 from core.quant.observers import build_observer
-from core.quant.quantizers import Rounding
+from core.quant.outputs import readers_of, restore_output, round_output, rounded_outputs
+from core.quant.parts import layer_of, restore, rounded_by
+from core.quant.quantizers import ActivationQuantizer, Rounding
 from core.strategy import Record
 from core.trace import evaluation_mode
 
@@ -30,10 +32,14 @@ class Choice:
     Attributes:
         layers: Paths, in the model's order.
         left: Reason by path of the layers that stay in float.
+        spared: Paths that are to stay in float, with all in them.
+        outputs: Paths of the layers whose outputs are rounded.
     """
 
     layers: tuple[str, ...]
     left: dict[str, str]
+    spared: frozenset[str] = frozenset()
+    outputs: tuple[str, ...] = ()
 
 
 def choose(
@@ -75,7 +81,7 @@ def choose(
             left[path] = reason
     if not chosen:
         raise ConfigError(f"{key}: no layer is left to quantize: {_some(left)}")
-    return Choice(tuple(chosen), left)
+    return Choice(tuple(chosen), left, frozenset(spared))
 
 
 def choose_with_hints(
@@ -98,7 +104,7 @@ def choose_with_hints(
     left = spared.left | own.left
     if not both:
         raise ConfigError(f"never_quantize: no layer is left to quantize: {_some(left)}")
-    return Choice(both, left)
+    return Choice(both, left, own.spared | spared.spared)
 
 
 def insert(
@@ -119,7 +125,8 @@ def insert(
         rounding: How.
         batches: Inputs of the model, for calibration.
         observer: Kind of `core.quant.observers`.
-        layout: What files will make of the layers. Norms are of use where a weight has one grid.
+        layout: What files will make of the layers, and whose outputs to round. Norms are of use
+            where a weight has one grid.
 
     Returns:
         What really was quantized.
@@ -132,9 +139,13 @@ def insert(
         path: quantize(model, path, rounding, layout.norms.get(path) if one_grid else None)
         for path in choice.layers
     }
+    for path, readers in layout.outputs.items():
+        round_output(model, path, rounding, readers)
     try:
-        _calibrate(model, layers, batches, observer, layout)
+        _calibrate(model, batches, observer, layout)
     except BaseException:
+        for path in rounded_outputs(model):
+            restore_output(model, path)
         for layer in layers.values():
             if isinstance(layer, Quantized):
                 restore_float(layer)
@@ -143,18 +154,19 @@ def insert(
     left = choice.left | dict.fromkeys(idle, "does not run in evaluation")
     if len(idle) == len(layers):
         raise DataError("calibration: none of the chosen layers ran")
-    return Choice(tuple(path for path in choice.layers if path not in idle), left)
+    running = tuple(path for path in choice.layers if path not in idle)
+    return replace(choice, layers=running, left=left, outputs=tuple(layout.outputs))
 
 
 def _calibrate(
     model: Layer,
-    layers: dict[str, Quantized],
     batches: Iterable[Sequence[Tensor]],
     kind: str,
     layout: Layout,
 ) -> None:
-    for path, layer in layers.items():
-        layer.input_quantizer.observer = build_observer(kind, path)
+    quantizers = rounded_by(model)
+    for quantizer, parts in quantizers:
+        quantizer.observer = build_observer(kind, layer_of(parts[0]))
     empty = True
     try:
         with evaluation_mode(model), paddle.no_grad():
@@ -163,60 +175,58 @@ def _calibrate(
                 empty = False
         if empty:
             raise DataError("calibration: no data")
-        for path, layer in layers.items():
-            quantizer = layer.input_quantizer
+        for quantizer, parts in quantizers:
             seen, quantizer.observer = quantizer.observer, None
             assert seen is not None
             if seen.lowest == float("inf"):
-                restore_float(layer)
+                restore(model, parts[0])
                 continue
-            nonnegative, unsigned = seen.lowest >= 0, path in layout.unsigned
+            nonnegative = seen.lowest >= 0
+            unsigned = not layout.unsigned.isdisjoint(parts)
             bits = quantizer.rounding.activation_bits
             absmax = seen.absmax(bits, not (nonnegative and unsigned))
             quantizer.begin(absmax, nonnegative, unsigned)
     finally:
-        for layer in layers.values():
-            if isinstance(layer, Quantized):
-                layer.input_quantizer.observer = None
+        for quantizer, _ in quantizers:
+            quantizer.observer = None
 
 
 def record_of(model: Layer) -> Record:
-    """Describe the quantized layers of a model as plain JSON."""
+    """Describe the quantized layers and outputs of a model as plain JSON."""
     paths = {id(layer): path for path, layer in model.named_sublayers()}
     layers, rounding = [], None
-    for path, layer in model.named_sublayers():
-        if isinstance(layer, Quantized):
-            rounding = layer.input_quantizer.rounding
-            norm = layer.__dict__["norm"]
-            layers.append(
-                {
-                    "path": path,
-                    "nonnegative": layer.input_quantizer.nonnegative,
-                    "signed": layer.input_quantizer.signed,
-                    "norm": paths[id(norm)] if norm is not None else None,
-                }
-            )
+    for path, layer in quantized_layers(model).items():
+        rounding = layer.input_quantizer.rounding
+        norm = layer.__dict__["norm"]
+        grid = {"norm": paths[id(norm)] if norm is not None else None}
+        layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
     assert rounding is not None
-    return {"rounding": dataclasses.asdict(rounding), "layers": layers}
+    outputs = [
+        {"path": path, **_sign(quantizer), "readers": readers_of(model, quantizer)}
+        for path, quantizer in rounded_outputs(model).items()
+    ]
+    return {"rounding": dataclasses.asdict(rounding), "layers": layers, "outputs": outputs}
+
+
+def _sign(quantizer: ActivationQuantizer) -> dict[str, bool]:
+    return {"nonnegative": quantizer.nonnegative, "signed": quantizer.signed}
 
 
 def replay(model: Layer, record: Record) -> None:
-    """Quantize the recorded layers of a fresh model; grids come with the weights."""
+    """Quantize what is recorded in a fresh model; grids come with the weights."""
     rounding = read(Rounding, record["rounding"], "rounding")
     for entry in record["layers"]:
-        quantize(
-            model,
-            entry["path"],
-            rounding,
-            entry["norm"],
-            entry["nonnegative"],
-            not entry["signed"],
-        )
+        sign = entry["nonnegative"], not entry["signed"]
+        quantize(model, entry["path"], rounding, entry["norm"], *sign)
+    for entry in record.get("outputs", []):  # older ones have none
+        sign = entry["nonnegative"], not entry["signed"]
+        round_output(model, entry["path"], rounding, entry["readers"], *sign)
 
 
 def summary(choice: Choice) -> list[str]:
     """Return lines for the log: how many layers are quantized, and why the others are not."""
-    lines = [f"quantized {len(choice.layers)} layers, {len(choice.left)} stay in float"]
+    outputs = f" and the outputs of {len(choice.outputs)}" if choice.outputs else ""
+    lines = [f"quantized {len(choice.layers)} layers{outputs}, {len(choice.left)} stay in float"]
     by_reason: dict[str, list[str]] = {}
     for path, reason in choice.left.items():
         by_reason.setdefault(reason, []).append(path)

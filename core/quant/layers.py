@@ -2,14 +2,13 @@
 
 A layer is changed where it is: it stays the same object with the same parameters under the same
 paths, so whoever shares it, listens to it or has its weights keeps doing so. Only its class is
-another, and it gains an `InputQuantizer`. In a traced graph it is the float layer: how it is
+another, and it gains an `ActivationQuantizer`. In a traced graph it is the float layer: how it is
 quantized is what `scales_of` says, from which each file format makes its own.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -18,12 +17,11 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from paddle.nn import Layer
 
-from core.errors import CheckpointError, ExportError
+from core.errors import CheckpointError
 from core.layers import get
 from core.norms import is_batch_norm
 from core.quant.fake_quant import fake_quantize_weight
-from core.quant.quantizers import InputQuantizer, Rounding
-from core.quant.table import LayerScales
+from core.quant.quantizers import ActivationQuantizer, Rounding
 
 QUANTIZER = "input_quantizer"
 
@@ -32,7 +30,9 @@ class Quantized(Layer):
     """What the quantized kinds of layers share.
 
     Attributes:
-        input_quantizer: Rounds what the layer reads.
+        input_quantizer: Rounds what the layer reads; it belongs to another layer, and is no
+            sublayer here, where that rounds its outputs.
+        passing: Whether the layer computes in float.
         channel_axis: Of the weight's output channels.
         twice: Whether a weight with one grid is rounded channel by channel once more, as Paddle
             Inference does when it loads a file.
@@ -40,9 +40,36 @@ class Quantized(Layer):
             the weight, which then must be that of the folded weight. Not a sublayer.
     """
 
-    input_quantizer: InputQuantizer
+    input_quantizer: ActivationQuantizer
     channel_axis: int
     weight: Tensor
+    passing: bool = False
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """Return what the layer reads on its grid."""
+        if self.shares_quantizer and not self.input_quantizer.passing:
+            return x  # it is rounded where it is made
+        return self.input_quantizer(x)
+
+    @property
+    def shares_quantizer(self) -> bool:
+        """Return whether the quantizer of the inputs is that of another layer's outputs."""
+        return QUANTIZER in self.__dict__
+
+    def share_quantizer(self, quantizer: ActivationQuantizer) -> None:
+        """Read what another layer's quantizer rounds."""
+        self._sub_layers.pop(QUANTIZER, None)
+        self.__dict__[QUANTIZER] = quantizer
+
+    def own_quantizer(self) -> None:
+        """Round what is read with a copy of the quantizer that is shared."""
+        shared = self.__dict__.pop(QUANTIZER)
+        own = ActivationQuantizer(shared.rounding)
+        own.set_state_dict(shared.state_dict())
+        own.nonnegative, own.signed = shared.nonnegative, shared.signed
+        own.training, own.tracking = shared.training, shared.tracking
+        own.load_training_state(shared.training_state())
+        self.add_sublayer(QUANTIZER, own)
 
     def rounded_weight(self) -> Tensor:
         """Return the weight on its grid."""
@@ -71,7 +98,7 @@ class Quantized(Layer):
             return factor.reshape(shape)
 
     def _rounds(self) -> bool:
-        return paddle.in_dynamic_mode() and not self.input_quantizer.passing
+        return paddle.in_dynamic_mode() and not self.passing
 
 
 class QuantizedConv2D(Quantized, nn.Conv2D):
@@ -83,7 +110,7 @@ class QuantizedConv2D(Quantized, nn.Conv2D):
         """Convolve x [N, C, H, W]."""
         if not self._rounds():
             return nn.Conv2D.forward(self, x)
-        x = self.input_quantizer(x)
+        x = self.rounded_input(x)
         weight = self.weight if self.input_quantizer.observer else self.rounded_weight()
         padding = self._padding
         if self._padding_mode != "zeros":
@@ -110,7 +137,7 @@ class QuantizedConv2DTranspose(Quantized, nn.Conv2DTranspose):
         """Convolve x [N, C, H, W]."""
         if not self._rounds():
             return nn.Conv2DTranspose.forward(self, x, output_size)
-        x = self.input_quantizer(x)
+        x = self.rounded_input(x)
         weight = self.weight if self.input_quantizer.observer else self.rounded_weight()
         return F.conv2d_transpose(
             x,
@@ -135,7 +162,7 @@ class QuantizedLinear(Quantized, nn.Linear):
         """Multiply input [..., in_features]."""
         if not self._rounds():
             return nn.Linear.forward(self, input)
-        x = self.input_quantizer(input)
+        x = self.rounded_input(input)
         weight = self.weight if self.input_quantizer.observer else self.rounded_weight()
         return F.linear(x, weight, self.bias)
 
@@ -179,8 +206,8 @@ def quantize(
         path: Where it is.
         rounding: How.
         norm: Path of the batch norm that is folded into it in files; see `Quantized`.
-        nonnegative: See `InputQuantizer`.
-        unsigned: See `InputQuantizer`.
+        nonnegative: See `ActivationQuantizer`.
+        unsigned: See `ActivationQuantizer`.
 
     Raises:
         CheckpointError: There is no such layer, or none that can be quantized.
@@ -189,7 +216,7 @@ def quantize(
     reason = why_not(layer, rounding)
     if reason is not None:
         raise CheckpointError(f"{path}: cannot be quantized: {reason}")
-    quantizer = InputQuantizer(rounding, nonnegative, unsigned)
+    quantizer = ActivationQuantizer(rounding, nonnegative, unsigned)
     quantizer.training = layer.training
     folded = None
     if norm is not None:
@@ -206,68 +233,12 @@ def quantize(
 
 def restore_float(layer: Quantized) -> None:
     """Make a quantized layer the float one again."""
-    del layer._sub_layers[QUANTIZER]
-    del layer.__dict__["norm"], layer.__dict__["twice"]
+    layer._sub_layers.pop(QUANTIZER, None)
+    for name in (QUANTIZER, "norm", "twice", "passing"):
+        layer.__dict__.pop(name, None)
     layer.__class__ = _FLOAT[type(layer)]
 
 
 def quantized_layers(model: Layer) -> dict[str, Quantized]:
     """Return the quantized layers by path, each once."""
     return {path: each for path, each in model.named_sublayers() if isinstance(each, Quantized)}
-
-
-def scales_of(model: Layer) -> list[LayerScales]:
-    """Return how each quantized layer of the model is quantized, for files.
-
-    Raises:
-        ExportError: A grid is not one; the message names the layer.
-    """
-    table = []
-    for path, layer in quantized_layers(model).items():
-        quantizer = layer.input_quantizer
-        try:
-            grid = quantizer.grid()
-        except ValueError as error:
-            raise ExportError(f"{path}: its inputs have no grid: {error}") from error
-        by_channel = quantizer.rounding.weight_type == "channel_wise_abs_max"
-        bits = quantizer.rounding.weight_bits
-        table.append(LayerScales(f"{path}.weight", grid, bits, by_channel))
-    return table
-
-
-@contextlib.contextmanager
-def on_grids(model: Layer, unsigned: Container[str], twice: Container[str] = ()) -> Iterator[None]:
-    """Let layers round as the files of a target do while the context is open.
-
-    Args:
-        model: With quantized layers.
-        unsigned: Paths of the layers whose inputs, if never negative, have grids from zero on; the
-            others have a sign.
-        twice: Paths of the layers whose weights are rounded twice; see `Quantized`.
-    """
-    layers = quantized_layers(model)
-    before = {path: not layer.input_quantizer.signed for path, layer in layers.items()}
-    learned = {path: layer.input_quantizer.learned_step() for path, layer in layers.items()}
-    try:
-        for path, layer in layers.items():
-            layer.input_quantizer.use_unsigned(path in unsigned)
-            layer.__dict__["twice"] = path in twice
-        yield
-    finally:
-        for path, layer in layers.items():
-            layer.input_quantizer.use_unsigned(before[path], learned[path])
-            layer.__dict__["twice"] = False
-
-
-@contextlib.contextmanager
-def float_layers(model: Layer) -> Iterator[None]:
-    """Let all layers compute in float while the context is open."""
-    quantizers = [layer.input_quantizer for layer in quantized_layers(model).values()]
-    before = [quantizer.passing for quantizer in quantizers]
-    try:
-        for quantizer in quantizers:
-            quantizer.passing = True
-        yield
-    finally:
-        for quantizer, passing in zip(quantizers, before):
-            quantizer.passing = passing

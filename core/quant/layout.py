@@ -1,51 +1,167 @@
-"""What files make of each layer: which norm they fold into it, which grid its inputs get."""
+"""What files make of a model: folded norms, grids from zero on, tensors that stay in int8."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
-from paddle.nn import Layer
+from paddle.nn import Layer, Sequential
 
 from core.export.fold import folded_norms
-from core.export.graph import Graph
-from core.export.int8_program import unsigned_inputs
+from core.export.graph import Graph, names_of, only
+from core.export.int8_program import layers_of, unsigned_inputs
+from core.layers import get
 from core.norms import is_batch_norm
+from core.quant.outputs import QUANTIZER
 from core.task import Task
 from core.trace import evaluation_mode, trace
 
 Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
+Outputs = Literal["none", "residual", "all"]
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED = ("onnxruntime", "openvino")
+_FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds
+# which tensors a target is fastest with, on most of the networks of benchmarks/int8.py
+_FASTEST: Mapping[Target, Outputs] = MappingProxyType(
+    {
+        "onnxruntime": "all",
+        "openvino": "none",
+        "tensorrt": "residual",
+        "lite": "none",
+        "paddle": "none",
+    }
+)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Two things that only the graph of a model tells.
+    """What only the graph of a model tells.
 
     Attributes:
         norms: Path of the batch norm that is folded into a layer, by the layer's path.
-        unsigned: Paths of the layers whose inputs the target rounds to grids from zero on, where
-            they are never negative.
+        unsigned: Parts (see `core.quant.parts`) whose activations the target rounds to grids from
+            zero on, where they are never negative.
+        outputs: Paths of the layers whose outputs are to be rounded, each with the paths of the
+            quantized layers that read it.
     """
 
     norms: dict[str, str] = field(default_factory=dict)
     unsigned: frozenset[str] = frozenset()
+    outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def layout_of(task: Task, model: Layer, target: Target) -> Layout:
-    """Trace a float model and look at it as the files of a target will be."""
+def layout_of(
+    task: Task,
+    model: Layer,
+    target: Target,
+    layers: Collection[str] = (),
+    outputs: Outputs | None = "none",
+    never: Collection[str] = (),
+) -> Layout:
+    """Trace a float model and look at it as the files of a target will be.
+
+    Args:
+        task: Whose model it is.
+        model: In float.
+        target: Of the files.
+        layers: Paths of the layers that will be quantized.
+        outputs: Which tensors beside their inputs get grids: none, what residual additions read,
+            or all that quantized layers put out, too. None: what the target is fastest with.
+        never: Paths; what these layers, and those in them, put out stays in float.
+    """
     with evaluation_mode(model):
         graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
-    unsigned = unsigned_inputs(graph) if target == "paddle" else set()
-    if target in UNSIGNED:
-        unsigned = {path + ".weight" for path, _ in model.named_sublayers()}
     norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
     pairs = {_layer(w): _layer(n) for w, n in folded_norms(graph).items()}
+    rounded: dict[str, tuple[str, ...]] = {}
+    outputs = _FASTEST[target] if outputs is None else outputs
+    if outputs != "none":
+        flow = _Flow(graph, frozenset(layers))
+        rounded = {
+            path: readers
+            for path, readers in flow.places(outputs).items()
+            if not isinstance(get(model, path), Sequential)  # runs whatever is in it
+            and not any(path == each or path.startswith(f"{each}.") for each in never)
+        }
+    if target in UNSIGNED:
+        unsigned = {path for path, _ in model.named_sublayers()}
+        unsigned |= {f"{path}.{QUANTIZER}" for path in rounded}
+    elif target == "paddle":
+        unsigned = {_layer(weight) for weight in unsigned_inputs(graph)}
+    else:
+        unsigned = set()
     return Layout(
         norms={layer: norm for layer, norm in pairs.items() if norm in norms},
-        unsigned=frozenset(_layer(weight) for weight in unsigned),
+        unsigned=frozenset(unsigned),
+        outputs=rounded,
     )
+
+
+class _Flow:
+    """Where activations go in a graph whose norms are not folded yet."""
+
+    def __init__(self, graph: Graph, layers: frozenset[str]) -> None:
+        self._graph = graph
+        found = {id(op): (op, source, _layer(weight)) for op, source, weight in layers_of(graph)}
+        self._layers = {key: each for key, each in found.items() if each[2] in layers}
+        self._readers: dict[str, list[Any]] = {}
+        for op in graph.operators:
+            for name in names_of(op.inputs):
+                self._readers.setdefault(name, []).append(op)
+        self._makers: dict[str, str] = {}  # the innermost layer that makes a tensor
+        for path, name in graph.made.items():
+            self._makers.setdefault(name, path)
+
+    def places(self, outputs: Outputs) -> dict[str, tuple[str, ...]]:
+        """Return the layers whose outputs are to be rounded, and who reads them."""
+        tensors = dict.fromkeys(self._operands())
+        if outputs == "all":
+            tensors |= dict.fromkeys(self._ends())
+        ends = {*self._graph.inputs, *self._graph.outputs}
+        places = {}
+        for tensor in tensors:
+            readers = self._readers.get(tensor, [])
+            reading = [self._layers[id(op)] for op in readers if id(op) in self._layers]
+            alone = len(reading) == len(readers) and all(s == tensor for _, s, _ in reading)
+            if tensor in self._makers and tensor not in ends and not alone:
+                paths = tuple(dict.fromkeys(path for _, source, path in reading))
+                places[self._makers[tensor]] = paths
+        return places
+
+    def _operands(self) -> Iterator[str]:
+        """Return what additions of two activations of one shape read."""
+        for op in self._graph.operators:
+            if op.type == "elementwise_add":
+                pair = only(op.inputs, "X"), only(op.inputs, "Y")
+                shapes = {self._graph.shape(name) for name in pair}
+                if len(shapes) == 1 and not self._is_bias(pair[1]):
+                    yield from pair
+
+    def _ends(self) -> Iterator[str]:
+        """Return what the quantized layers put out, behind all that is computed with them."""
+        for op, _, _ in self._layers.values():
+            (tensor,) = names_of(op.outputs)
+            while True:
+                readers = self._readers.get(tensor, [])
+                kind = readers[0].type if len(readers) == 1 else ""
+                added = kind == "elementwise_add" and self._is_bias(only(readers[0].inputs, "Y"))
+                if added or kind in _FUSED:
+                    tensor = only(readers[0].outputs, "Out")
+                elif kind == "batch_norm":
+                    tensor = only(readers[0].outputs, "Y")
+                else:
+                    break
+                if kind in _FUSED:
+                    break
+            yield tensor
+
+    def _is_bias(self, name: str) -> bool:
+        made = next((op for op in self._graph.operators if name in names_of(op.outputs)), None)
+        if made is not None and made.type == "reshape2":
+            name = only(made.inputs, "X")
+        return name in self._graph.weights
 
 
 def _layer(weight: str) -> str:

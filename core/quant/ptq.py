@@ -36,8 +36,9 @@ from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.config import LayerType, ObserverKind
 from core.quant.control import Control, hold
 from core.quant.equalize import equalize
-from core.quant.layers import float_layers, quantized_layers
-from core.quant.layout import Target, layout_of
+from core.quant.layers import quantized_layers
+from core.quant.layout import Outputs, Target, layout_of
+from core.quant.parts import float_parts
 from core.quant.quantizers import Rounding, WeightType
 from core.quant.table import BITS
 from core.task import Task
@@ -73,6 +74,7 @@ class PtqConfig:
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids the eager model rounds. For onnxruntime and openvino
             activations that are never negative have grids without a sign.
+        quantize_outputs: See `core.quant.config.QatConfig`.
         equalize: Even out the ranges of channels between layers first.
         bias_correction: Give the layers' outputs the means they had in float, at the end.
         reestimate_bn: Estimate the statistics of batch norms on the calibration images first.
@@ -85,6 +87,7 @@ class PtqConfig:
     quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
     never_quantize: tuple[str, ...] = ()
     target: Target = "paddle"
+    quantize_outputs: Outputs | None = None
     equalize: bool = False
     bias_correction: bool = False
     reestimate_bn: bool = False
@@ -134,13 +137,15 @@ def quantize_after_training(
     if quantized_layers(model):
         raise ConfigError("weights: the model is quantized already; start from one in float")
     _check_finite(model)
-    layout = layout_of(task, model, config.target)
     choice = insert.choose_with_hints(
         model,
         config.rounding,
         config.quantizable_layer_type,
         config.never_quantize,
         task.slim_hints(model).never_quantize,
+    )
+    layout = layout_of(
+        task, model, config.target, choice.layers, config.quantize_outputs, choice.spared
     )
     if config.equalize:
         pairs = equalize(model, task.input_spec())
@@ -184,7 +189,7 @@ def _correct_biases(
         if count.images >= IMAGES_TO_CORRECT:
             break
     places = bias_places(model, paths, norms)
-    with float_layers(model):
+    with float_parts(model):
         wanted = output_means(model, places, few)
     # one call for each, in the order in which they run, is the same as one for all
     steps = tqdm(wanted, desc="correct biases", leave=False, disable=None if progress else True)

@@ -1,4 +1,4 @@
-"""What rounds the inputs of a quantized layer, and how it knows how far its grid must reach."""
+"""What rounds activations, and how it knows how far its grid must reach."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Rounding:
     window_size: int = 10000
 
 
-class InputQuantizer(Layer):
+class ActivationQuantizer(Layer):
     """Rounds activations to a grid that calibration begins and training goes on with.
 
     Args:
@@ -64,7 +64,7 @@ class InputQuantizer(Layer):
         signed: Whether the grid has steps below zero.
         observer: While it is set, inputs pass as they are and it sees them.
         tracking: Whether training moves the statistics.
-        passing: Whether inputs pass as they are.
+        passing: Whether the outputs that it is for pass as they are; see `core.quant.outputs`.
     """
 
     def __init__(
@@ -87,8 +87,6 @@ class InputQuantizer(Layer):
         """Round x, of any shape."""
         if self.observer is not None:
             self.observer.observe(x)
-            return x
-        if self.passing:
             return x
         bits, kind = self.rounding.activation_bits, self.rounding.activation_type
         if kind == "lsq":

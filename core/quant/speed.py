@@ -30,7 +30,8 @@ from core.export.int8 import TARGET, Rounded
 from core.export.package import LITE, MODEL, ONNX, PARAMS, write_files
 from core.export.parity import real_batches
 from core.export.qdq import PRESETS
-from core.quant.layers import quantized_layers
+from core.quant.parts import parts_of
+from core.quant.quantizers import ActivationQuantizer
 from core.task import Arrays, Task
 from core.trace import evaluation_mode, trace
 
@@ -130,7 +131,7 @@ def measure_speed(task: Task, model: Layer, target: str, threads: int = 1) -> Sp
         ExportError: The model cannot be exported.
     """
     backend, groups = backend_of(target), groups_of(task, model)
-    everything = frozenset(quantized_layers(model))
+    everything = frozenset(parts_of(model))
     trials: list[Trial] = []
     with _timer(task, model, backend, threads) as time_ms:
         float_ms, int8_ms = time_ms([frozenset(), everything])
@@ -144,7 +145,7 @@ def measure_speed(task: Task, model: Layer, target: str, threads: int = 1) -> Sp
             trials.append(trial)
             chosen = other if trial.pays else chosen
         float_ms, int8_ms, chosen_ms = time_ms([frozenset(), everything, chosen])
-    slow = tuple(path for path in quantized_layers(model) if path not in chosen)
+    slow = tuple(path for path in parts_of(model) if path not in chosen)
     return Speed(backend, float_ms, int8_ms, chosen_ms, slow, tuple(trials))
 
 
@@ -199,14 +200,14 @@ def groups_of(task: Task, model: Layer) -> dict[str, Choice]:
         model: Quantized.
     """
     names, hooks = {}, []
-    paths = quantized_layers(model)
-    for path, layer in paths.items():
+    paths = parts_of(model)
+    for path, part in paths.items():
 
         def note(layer: Layer, _inputs: object, output: paddle.Tensor, path: str = path) -> None:
             size = "x".join(map(str, output.shape[2:])) or "vectors"
             names[path] = f"{_kind(layer)} {size}"
 
-        hooks.append(layer.register_forward_post_hook(note))
+        hooks.append(part.register_forward_post_hook(note))
     try:
         inputs = real_batches(task, task.input_spec())[0]
         with evaluation_mode(model), paddle.no_grad():
@@ -221,6 +222,8 @@ def groups_of(task: Task, model: Layer) -> dict[str, Choice]:
 
 
 def _kind(layer: Layer) -> str:
+    if isinstance(layer, ActivationQuantizer):
+        return "outputs"
     if isinstance(layer, nn.Linear):
         return "linear"
     kernel = "x".join(map(str, layer.weight.shape[2:]))

@@ -13,8 +13,8 @@ from core.errors import ConfigError
 from core.norms import is_batch_norm
 from core.quant import insert
 from core.quant.config import QatConfig
-from core.quant.layers import quantized_layers
 from core.quant.layout import layout_of
+from core.quant.parts import quantizers_of
 from core.quant.quantizers import TINY
 from core.strategy import Context, Phase, Record, Strategy
 from core.task import QatBudget
@@ -59,8 +59,8 @@ class Qat(Strategy):
     def before_epoch(self, epoch: int) -> bool:
         config, done = self.config, epoch - self.config.start_epoch
         if config.observer_off_after is not None and done >= config.observer_off_after:
-            for layer in quantized_layers(self._model).values():
-                layer.input_quantizer.tracking = False
+            for quantizer in quantizers_of(self._model).values():
+                quantizer.tracking = False
         if config.freeze_bn_after is not None and done >= config.freeze_bn_after:
             for layer in self._model.sublayers():
                 if is_batch_norm(layer):
@@ -70,8 +70,8 @@ class Qat(Strategy):
     def after_step(self) -> None:
         self._steps += 1
         with paddle.no_grad():
-            for layer in quantized_layers(self._model).values():
-                for learned in layer.input_quantizer.parameters():
+            for quantizer in quantizers_of(self._model).values():
+                for learned in quantizer.parameters():
                     if float(learned) < TINY:  # an optimizer may overshoot; a grid may not
                         learned.set_value(paddle.full([1], TINY, "float32"))
 
@@ -86,15 +86,15 @@ class Qat(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         quantizers = {
-            path: layer.input_quantizer.training_state()
-            for path, layer in quantized_layers(self._model).items()
+            path: quantizer.training_state()
+            for path, quantizer in quantizers_of(self._model).items()
         }
         return {"steps": self._steps, "quantizers": quantizers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = int(state["steps"])
-        for path, layer in quantized_layers(self._model).items():
-            layer.input_quantizer.load_training_state(state["quantizers"][path])
+        for path, quantizer in quantizers_of(self._model).items():
+            quantizer.load_training_state(state["quantizers"][path])
 
     @staticmethod
     def replay(model: Layer, record: Record) -> None:
@@ -130,13 +130,17 @@ class Qat(Strategy):
         """Let the first process choose and calibrate, and the others do the same edits."""
         config = self.config
         if context.rank == 0:
+            choice = self._choose(model, context)
+            outputs = config.quantize_outputs
             choice = insert.insert(
                 model,
-                self._choose(model, context),
+                choice,
                 config.rounding,
                 context.inputs(config.calibration_samples),
                 config.observer,
-                layout_of(context.task, model, config.target),
+                layout_of(
+                    context.task, model, config.target, choice.layers, outputs, choice.spared
+                ),
             )
             _log.info("%s", "\n".join(insert.summary(choice)))
             self._record = insert.record_of(model)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 BITS = range(2, 9)
 
@@ -65,3 +66,29 @@ class LayerScales:
     input: Grid
     weight_bits: int = 8
     per_channel: bool = True
+
+
+@dataclass(frozen=True)
+class OutputScales:
+    """The grid of a tensor that is rounded for whoever reads it.
+
+    Attributes:
+        path: Of the layer that makes it.
+        grid: Of its values.
+    """
+
+    path: str
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is rounded in the files of a format, and how.
+
+    Attributes:
+        layers: The quantized layers.
+        outputs: The tensors that are rounded for whoever reads them, by name.
+    """
+
+    layers: Sequence[LayerScales]
+    outputs: Mapping[str, Grid] = field(default_factory=dict)

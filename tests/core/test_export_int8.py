@@ -26,7 +26,7 @@ from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph, attribute, only
-from core.export.int8_program import quantize_program
+from core.export.int8_program import quantize_program, unsigned_inputs
 from core.export.int8_weights import quantize_weight
 from core.export.onnx import convert
 from core.export.qdq import PRESETS, quantize_onnx
@@ -105,9 +105,10 @@ def rounded_weight(weight, axis):
     return (np.rint(weight / step) * step).astype("float32")
 
 
-def rounded_again(weight):
+def rounded_again(weight, axis):
     """Round per channel as oneDNN does, in float32: the values may lie between two steps."""
-    absmax = np.abs(weight).max(axis=(1, 2, 3), keepdims=True)
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    absmax = np.abs(weight).max(axis=others, keepdims=True)
     scale = np.float32(127) * (np.float32(1) / np.where(absmax > 0, absmax, np.float32(1)))
     return np.rint(weight * scale) / scale
 
@@ -121,6 +122,9 @@ def axis_of(layer):
 def decibels(got, wanted):
     got, wanted = got.astype("float64"), wanted.astype("float64")
     return 10 * np.log10((wanted**2).sum() / max(((got - wanted) ** 2).sum(), 1e-30))
+
+
+VECTORS = ("linear", "square")  # the layers of `Layers` that read one
 
 
 class Layers(nn.Layer):
@@ -140,7 +144,7 @@ class Layers(nn.Layer):
     def forward(self, image):
         vector = image[:, :, 0, 0]
         return {
-            name: layer(vector if name in ("linear", "square") else image)
+            name: layer(vector if name in VECTORS else image)
             for name, layer in self.named_sublayers()
         }
 
@@ -158,13 +162,13 @@ def reference(model, x, grid, per_channel, *, weight_twice=False, linear_bias=Fa
     values = {}
     for name, layer in made.named_sublayers():
         weight = rounded_weight(layer.weight.numpy(), axis_of(layer) if per_channel else None)
-        if weight_twice and isinstance(layer, nn.Conv2D):
-            weight = rounded_again(weight)
+        if weight_twice and (isinstance(layer, nn.Conv2D) or name in VECTORS):
+            weight = rounded_again(weight, axis_of(layer))
         if linear_bias and isinstance(layer, nn.Linear):
             layer.bias.set_value(rounded_bias(layer, *grid, per_channel))
         layer.weight.set_value(weight)
         fed = rounded(x, *grid)
-        fed = fed[:, :, 0, 0] if name in ("linear", "square") else fed
+        fed = fed[:, :, 0, 0] if name in VECTORS else fed
         values[name] = layer(paddle.to_tensor(fed)).numpy()
     return values
 
@@ -207,7 +211,10 @@ def test_layers_in_onnx(layers, target, signed, per_channel):
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("signed", [True, False])
 def test_layers_in_paddle(layers, signed, per_channel, tmp_path):
-    """Convolutions have a scale per channel in any case: there, all weights are rounded again."""
+    """Convolutions have a scale per channel in any case: there, all weights are rounded again.
+
+    So have linear layers of vectors, which are written as convolutions.
+    """
     model, graph, _ = layers
     grid, x = Grid(ABSMAX, signed=signed), image(positive=not signed)
     made = quantize_program(graph, table_of(model, grid, per_channel))
@@ -431,10 +438,10 @@ def test_one_pair_for_each_tensor_and_grid(net):
     table, graph, proto = net
     made = quantize_program(graph, table)
     kinds = [op.type for op in made.operators]
-    # image, stem, hardswish, pooled, squeezed, twice what is excited, joined
+    # image, stem, hardswish, pooled, squeezed, twice what is excited, joined, the vector at the end
     read = {only(op.inputs, "X") for op in made.operators if op.type == "quantize_linear"}
-    assert len(read) == kinds.count("quantize_linear") == 8
-    assert kinds.count("round") == 2  # in front of the transposed convolution and the linear layer
+    assert len(read) == kinds.count("quantize_linear") == 9
+    assert kinds.count("round") == 1  # in front of the transposed convolution
     assert kinds.count("assign") == 1  # the second grid of what is excited
     for op in made.operators:
         if op.type == "quantize_linear":
@@ -627,3 +634,53 @@ def test_rounding_of_weights():
     steps, absmax = quantize_weight(weight, None)
     assert steps.tolist() == [[0, -2, 127], [0, 0, 0], [3, -3, 0]]
     np.testing.assert_array_equal(absmax, np.float32([127]))
+
+
+def test_linear_layers_of_vectors_are_convolutions_for_paddle(tmp_path):
+    """Weights stay int8 in memory, and pooled maps need not be flattened first."""
+    vectors = nn.Sequential(
+        nn.AdaptiveAvgPool2D(1), nn.Flatten(), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5)
+    )
+    model, x = randomize(Named(vectors)), image()
+    graph, table = build(model), calibrate(model, x)
+    made = quantize_program(graph, table)
+    kinds = [op.type for op in made.operators]
+    assert "matmul_v2" not in kinds
+    assert kinds.count("conv2d") == 2
+    assert kinds.count("unsqueeze2") == 1  # the first reads what the pooling makes
+    assert "flatten_contiguous_range" not in kinds
+    for name, shape in (("2.weight", (16, 8, 1, 1)), ("4.weight", (5, 16, 1, 1))):
+        assert made.weights[name].shape == shape
+        assert made.weights[name].dtype == np.int8
+    assert "matmul_v2" in [op.type for op in quantize_program(graph, table, "lite").operators]
+    signed = [replace(entry, input=replace(entry.input, signed=True)) for entry in table]
+    close(run_paddle(made, x, tmp_path), fake_quantized(model, signed, x))
+    assert unsigned_inputs(graph) == set()
+
+
+class Branch(nn.Layer):
+    """What is read by a layer and by others: made by an addition, made by a convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry = nn.Conv2D(8, 8, 1)
+        self.first = nn.Conv2D(8, 8, 1)
+        self.second = nn.Conv2D(8, 8, 1)
+
+    def forward(self, image):
+        x = nn.functional.relu(self.entry(image))
+        y = nn.functional.relu(self.first(x) + x)
+        return {"output": self.second(y) + y}
+
+
+def test_only_what_convolutions_make_is_copied(tmp_path):
+    model, x = randomize(Branch()), image()
+    graph, table = build(model), calibrate(model, x)
+    made = quantize_program(graph, table)
+    kinds = [op.type for op in made.operators]
+    assert kinds.count("relu") == 3  # two of the network, and the copy of the first
+    assert "assign" not in kinds
+    found = run_paddle(made, x, tmp_path)["output"]
+    unsigned = {"first.weight", "second.weight"}
+    on_grids = [replace(e, input=replace(e.input, signed=e.weight not in unsigned)) for e in table]
+    close({"output": found}, fake_quantized(model, on_grids, x))

@@ -22,8 +22,9 @@ from core.export.graph import Graph
 from core.export.int8_program import quantize_program, unsigned_inputs
 from core.export.package import export
 from core.quant import insert
-from core.quant.layers import float_layers, on_grids, quantized_layers, scales_of
+from core.quant.layers import quantized_layers
 from core.quant.layout import Layout
+from core.quant.parts import float_parts, on_grids, scales_of
 from core.quant.quantizers import Rounding
 from core.task import Task, build_task
 from core.trace import trace
@@ -93,7 +94,7 @@ def test_files_answer_like_the_model_on_their_grids(
         unsigned = set(quantized_layers(model)) if target != "tensorrt" else set()
         with on_grids(model, {"depthwise"} if backend == "paddle" else unsigned):
             wanted = model(paddle.to_tensor(image)).numpy()
-        with float_layers(model):
+        with float_parts(model):
             effect = np.abs(model(paddle.to_tensor(image)).numpy() - wanted).max()
         found = load_predictor(tmp_path / "out", backend).run(image)["level"]
         assert np.abs(found - wanted).max() <= effect + 1e-4 * np.abs(wanted).max()
@@ -120,14 +121,14 @@ def test_the_first_layer_that_drifts_is_named(
     """A runtime with a grid of its own for one layer."""
     honest = int8.quantize_onnx
 
-    def other_grid(proto: Any, table: Any, preset: Any) -> Any:
+    def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
         bent = [
             replace(each, input=replace(each.input, absmax=each.input.absmax / 9))
             if each.weight == f"{wrong}.weight"
             else each
             for each in table
         ]
-        return honest(proto, bent, preset)
+        return honest(proto, bent, preset, outputs)
 
     monkeypatch.setattr(int8, "quantize_onnx", other_grid)
     with pytest.raises(ExportError, match=f"in int8 it agrees, with {wrong} it does not"):

@@ -295,10 +295,10 @@ def test_errors_before_anything_runs(
     assert not (tmp_path / "int8").exists()
 
 
-def test_no_teacher_and_no_loss(exported: Path) -> None:
+def test_no_teacher_and_no_loss(exported: Path, tmp_path: Path) -> None:
     config = {key: value for key, value in CONFIG.items() if key != "Distillation"}
     with pytest.raises(ConfigError, match="Distillation: required"):
-        AutoCompression(exported, batches(), config=config)
+        AutoCompression(exported, batches(), save_dir=tmp_path / "int8", config=config)
 
 
 def test_the_observer_is_checked() -> None:

@@ -25,8 +25,9 @@ from core.evaluation import validation_loader
 from core.measurements import Meter
 from core.quant import analysis, control, insert, speed
 from core.quant.control import Control, hold, keep_accuracy, keep_speed
-from core.quant.layers import float_layers, quantized_layers
+from core.quant.layers import quantized_layers
 from core.quant.layout import Layout
+from core.quant.parts import float_parts
 from core.quant.quantizers import Rounding
 from core.task import Task, build_task
 
@@ -87,7 +88,7 @@ def meter(costs: dict[str, float], calls: list[list[str]] | None = None) -> Mete
 
     def value(model: nn.Layer) -> float:
         layers = quantized_layers(model)
-        on = [path for path, layer in layers.items() if not layer.input_quantizer.passing]
+        on = [path for path, layer in layers.items() if not layer.passing]
         if calls is not None:
             calls.append(on)
         return 0.9 - sum(costs.get(path, 0.0) for path in on)
@@ -131,7 +132,7 @@ def test_measurements_are_kept_and_go_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         analysis.measure(Outputs(), model, images(), interrupted, file)
     assert calls == [[], paths, *([path] for path in paths[:3])]
-    assert not any(layer.input_quantizer.passing for layer in quantized_layers(model).values())
+    assert not any(layer.passing for layer in quantized_layers(model).values())
     [kept] = json.loads(file.read_text())["measurements"]
     assert list(kept["layers"]) == paths[:3]
 
@@ -206,7 +207,7 @@ def test_the_fewest_layers_go_back(worst: int) -> None:
     metric = keep_accuracy(Outputs(), model, images(), meter(costs).value, 0.9, 0.5)
     assert metric == pytest.approx(0.9)
     assert set(quantized_layers(model)) == set(ranked[worst:])
-    assert not any(layer.input_quantizer.passing for layer in quantized_layers(model).values())
+    assert not any(layer.passing for layer in quantized_layers(model).values())
 
 
 def test_nothing_goes_back_where_it_holds() -> None:
@@ -347,9 +348,9 @@ def test_files_hold_the_layers_that_are_measured(task: Task, backend: Any) -> No
     [array] = speed.real_batches(task, task.input_spec())[0]
     wanted = []
     for choice in choices:
-        with float_layers(model):
+        with float_parts(model):
             for path in choice:
-                quantized_layers(model)[path].input_quantizer.passing = False
+                quantized_layers(model)[path].passing = False
             wanted.append(model(paddle.to_tensor(array[:1])).numpy())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "shortest_ms", look)

@@ -24,7 +24,8 @@ from core.hooks import Checkpoints
 from core.quant import insert, ptq
 from core.quant.calibration import BATCH, folder_images, training_images
 from core.quant.config import ObserverKind
-from core.quant.layers import float_layers, quantized_layers, scales_of
+from core.quant.layers import quantized_layers
+from core.quant.parts import float_parts, scales_of
 from core.quant.ptq import PtqConfig, quantize_after_training
 from core.quant.quantizers import Rounding
 from core.recipe import read_recipe
@@ -89,7 +90,7 @@ def test_a_saved_model_answers_bit_for_bit(
     lost = np.abs(wanted - exact).max() / np.abs(exact).max()
     # the inputs of the head, means of pictures, are all far from zero, where kl clips wildly
     assert 0 < lost < (1 if observer == "kl" else 0.1)
-    with float_layers(model):
+    with float_parts(model):
         np.testing.assert_array_equal(model(x).numpy(), exact)
     conv, head = (scales.input for scales in scales_of(model))
     assert (conv.signed, head.signed) == (True, target == "paddle")

@@ -20,9 +20,11 @@ from core.errors import ConfigError, DataError, UserError
 from core.hooks import Checkpoints, Hook
 from core.quant import insert
 from core.quant.config import QatConfig
-from core.quant.layers import float_layers, on_grids, quantized_layers, scales_of
+from core.quant.layers import quantized_layers
 from core.quant.layout import Layout, layout_of
-from core.quant.quantizers import InputQuantizer, Rounding
+from core.quant.outputs import rounded_outputs
+from core.quant.parts import float_parts, on_grids, scales_of
+from core.quant.quantizers import ActivationQuantizer, Rounding
 from core.quant.strategy import Qat
 from core.recipe import read_recipe, suggested_epochs
 from core.run import read_run
@@ -47,6 +49,8 @@ TYPES = [
     {"weight_bits": 4, "activation_bits": 3, "target": "openvino"},
     {"activation_quantize_type": "lsq", "target": "onnxruntime", "observer": "mse"},
     {"freeze_bn_after": 1, "observer_off_after": 1},
+    {"quantize_outputs": "all"},
+    {"quantize_outputs": "all", "activation_preprocess_type": "PACT"},
 ]
 
 
@@ -105,10 +109,12 @@ def test_it_trains_resumes_exactly_and_loads_alone(
             assert same(*pair)
     _, again = checkpoint.restore(tmp_path / "straight" / "latest")
     assert quantized_layers(again).keys() == {"conv", "head"}
+    full = options.get("quantize_outputs") == "all" or options.get("target") == "onnxruntime"
+    assert bool(rounded_outputs(again)) == full
     image = paddle.randn([3, 3, 8, 8])
     straight.model.eval()
     np.testing.assert_array_equal(again(image).numpy(), straight.model(image).numpy())
-    with float_layers(again):
+    with float_parts(again):
         assert (again(image) - straight.model(image)).abs().max() > 0
     assert scales_of(again) == scales_of(straight.model)
 
@@ -203,14 +209,14 @@ def test_one_grid_for_a_weight_is_that_of_the_folded_weight(settings: Any) -> No
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * top)
 
 
-def quantizer(**options: Any) -> InputQuantizer:
-    made = InputQuantizer(Rounding(**options))
+def quantizer(**options: Any) -> ActivationQuantizer:
+    made = ActivationQuantizer(Rounding(**options))
     made.begin(1.0, False, False)
     made.train()
     return made
 
 
-def feed(made: InputQuantizer, *largest: float) -> list[float]:
+def feed(made: ActivationQuantizer, *largest: float) -> list[float]:
     ends = []
     for value in largest:
         made(paddle.to_tensor([0.1, -value]))

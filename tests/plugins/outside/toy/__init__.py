@@ -100,11 +100,12 @@ class Tiny(nn.Layer):
         super().__init__()
         self.conv = nn.Conv2D(3, width, 3, padding=1, bias_attr=False)
         self.norm = nn.BatchNorm2D(width)
+        self.act = nn.ReLU()
         self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(width, 1)
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
-        y = paddle.nn.functional.relu(self.norm(self.conv(image)))
+        y = self.act(self.norm(self.conv(image)))
         return self.head(self.drop(y.mean([2, 3])))
 
 
