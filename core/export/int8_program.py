@@ -13,7 +13,7 @@ Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word
   that of the input of an operator that moves or pools values to the output. Where grids differ, a
   copy of the tensor is quantized, which it takes for another tensor.
 - If the output of a `scale` operator has a grid, it reads that of the input from memory that nobody
-  has written. There, too, a copy is quantized.
+  has written. There, too, a copy is quantized, and behind a `dropout`, of which it makes a `scale`.
 - It scales a weight that several layers share once for each of them. Each gets its own.
 - What a convolution makes on a grid is rounded for whoever reads it, a residual connection too.
   Where others read it, a copy is quantized.
@@ -79,6 +79,7 @@ _ONE_BY_ONE = MappingProxyType(
 # those that we have not seen Paddle Lite compute rightly in int8
 _FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
 _CLIPPING = ("relu", "relu6")  # behind which it takes unsigned grids
+_SCALING = ("scale", "dropout")
 # through which Paddle Inference carries grids
 _CARRYING = (
     *("concat", "transpose2", "reshape2", "pool2d", "slice"),
@@ -289,13 +290,13 @@ def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, flo
     for tensor, absmax in wanted:
         grids.setdefault(group.get(tensor, tensor), set()).add(absmax)
     plain = _made_in_float(graph)
-    scaled = {group.get(name, name) for name, kind in makers.items() if kind == "scale"}
+    scaled = {group.get(name, name) for name, kind in makers.items() if kind in _SCALING}
     copies, seen = set(), set()
     for tensor, absmax in wanted:
         maker, root = makers.get(tensor), group.get(tensor, tensor)
         ambiguous = maker in _CARRYING and (len(grids[root]) > 1 or root in scaled)
         others = tensor not in plain and read[tensor] > rounding[tensor]
-        if tensor in seen or ambiguous or others or maker == "scale":
+        if tensor in seen or ambiguous or others or maker in _SCALING:
             copies.add((tensor, absmax))
         seen.add(tensor)
     return copies

@@ -658,6 +658,19 @@ def test_linear_layers_of_vectors_are_convolutions_for_paddle(tmp_path):
     assert unsigned_inputs(graph) == set()
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2D(16, 5, 1), nn.Linear(16, 5)])
+def test_behind_a_dropout_that_scales(tmp_path, layer):
+    """Paddle Inference makes a `scale` of it, of whose input it would want a grid."""
+    drop = nn.Dropout(0.2, mode="downscale_in_infer")
+    ending = [nn.Flatten(), layer] if isinstance(layer, nn.Linear) else [layer]
+    pooled = [nn.AdaptiveAvgPool2D(1), nn.Conv2D(8, 16, 1), nn.Hardswish(), drop, *ending]
+    model, x = randomize(Named(nn.Sequential(*pooled))), image()
+    model.eval()
+    graph, table = build(model), calibrate(model, x)
+    assert "dropout" in [op.type for op in graph.operators]
+    close(run_paddle(quantize_program(graph, table), x, tmp_path), fake_quantized(model, table, x))
+
+
 class Branch(nn.Layer):
     """What is read by a layer and by others: made by an addition, made by a convolution."""
 
