@@ -44,10 +44,11 @@ from report import page, revision
 
 from core.deploy.environment import environment
 from core.deploy.lookup import clock_for
-from core.deploy.predictor import Backend, load_predictor, openvino_settings
+from core.deploy.predictor import Backend, Format, load_predictor, openvino_settings
 from core.errors import ExportError
 from core.export import lite
 from core.export.package import Exported, export
+from core.quant.layout import Target
 from core.quant.ptq import PtqConfig, quantize_after_training
 from core.task import Task
 
@@ -61,7 +62,7 @@ def measure(network: str, rounds: int, python: Path, limit: float) -> Entry:
     entry: Entry = {"input": list(images[0].shape), "failures": {}}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        _export_all(task, model, images, folder, entry)
+        _export_all(network, task, model, images, folder, entry)
         peers = {"NNCF": lambda: _nncf(python, images, folder, entry)}
         peers["PaddleSlim"] = lambda: _paddleslim(network, folder, limit, entry)
         for name, make in peers.items():
@@ -75,27 +76,37 @@ def measure(network: str, rounds: int, python: Path, limit: float) -> Entry:
 
 
 def _export_all(
-    task: Task, model: Layer, images: Sequence[np.ndarray], folder: Path, entry: Entry
+    network: str,
+    task: Task,
+    model: Layer,
+    images: Sequence[np.ndarray],
+    folder: Path,
+    entry: Entry,
 ) -> None:
-    """Write our files, float and int8; note seconds, bytes and differences."""
+    """Write our files, float and int8 for each target; note seconds, bytes and differences."""
     size = images[0].shape[1:]
-    formats = ("paddle", "onnx", "lite") if _has_lite() else ("paddle", "onnx")
+    formats: tuple[Format, ...] = ("paddle", "onnx", "lite") if _has_lite() else ("paddle", "onnx")
     export(task, model, folder / "float", ("paddle", "onnx"), input_shape=size)
     batches = [[paddle.to_tensor(image)] for image in images]
-    config = PtqConfig(observer="abs_max", target="openvino")
-    choice = quantize_after_training(task, model, lambda: batches, config)
-    entry["layers"] = len(choice.layers)
-    entry["seconds"] = {}
+    entry["seconds"], entry["outputs"] = {}, {}
 
-    def timed(name: str, *arguments: Any, target: str = "openvino") -> Exported:
+    def quantize(model: Layer, target: Target) -> None:
+        config = PtqConfig(observer="abs_max", target=target)
+        choice = quantize_after_training(task, model, lambda: batches, config)
+        entry["layers"], entry["outputs"][target] = len(choice.layers), len(choice.outputs)
+
+    def timed(name: str, model: Layer, formats: Sequence[Format], target: str) -> Exported:
         begin = cpu_seconds()
-        made = export(task, model, folder / name, *arguments, input_shape=size, target=target)
+        made = export(task, model, folder / name, formats, input_shape=size, target=target)
         entry["seconds"][name] = cpu_seconds() - begin
         return made
 
-    timed("paddle", ("paddle",))
-    made = timed("openvino", formats)
-    other = timed("onnxruntime", ("onnx",), target="onnxruntime")
+    quantize(model, "openvino")
+    timed("paddle", model, ("paddle",), "openvino")
+    made = timed("openvino", model, formats, "openvino")
+    _, fresh, _ = prepare(network)
+    quantize(fresh, "onnxruntime")
+    other = timed("onnxruntime", fresh, ("onnx",), "onnxruntime")
     entry["bytes"] = {
         name: [made.file_bytes[name], count] for name, count in made.float_bytes.items()
     }

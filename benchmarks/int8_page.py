@@ -15,7 +15,8 @@ INT8 = """
 Written by `python benchmarks/int8.py`: files of networks with random weights and norms estimated on
 random images, one image, one thread, milliseconds of processor time, medians of runs that take
 turns in one process. Ours are quantized after training (8 images, the largest magnitudes): `.onnx`
-laid out for OpenVINO and for ONNX Runtime, `.pdmodel` for Paddle Inference. NNCF quantizes the same
+for OpenVINO, `.onnx` for ONNX Runtime with the outputs of layers on grids of their own, `.pdmodel`
+for Paddle Inference. NNCF quantizes the same
 float `.onnx` with the same 8 images, by both of its presets; all files have the same settings
 (float32 where nothing is quantized, latency). PaddleSlim: QAT with PACT as its
 `save_quantized_model` writes it, run as its documentation says and with our predictor's settings;
@@ -34,7 +35,7 @@ a converter was found, `.nb`), bytes of int8 files as a share of float, and the 
 runtime from the eager int8 model beside what rounding itself changes (root mean squares,
 relative).
 
-| network | layers | s | s, all | NNCF s | PaddleSlim s | .pdiparams | with .pdmodel | .onnx | \
+| network | layers, and outputs for ONNX Runtime | s | s, all | NNCF s | PaddleSlim s | .pdiparams | with .pdmodel | .onnx | \
 .nb | Paddle | ONNX Runtime | OpenVINO |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 NNCF = ("openvino: NNCF performance", "openvino: NNCF mixed")
@@ -111,7 +112,7 @@ def _files_row(network: str, entry: Entry) -> str:
     shares = {name: after / before for name, (after, before) in sizes.items()}
     columns = [
         network,
-        str(entry["layers"]),
+        f"{entry['layers']}, {entry['outputs']['onnxruntime']}",
         *(_figure(seconds[name]) for name in ("paddle", "openvino")),
         *(_figure(value) for value in (nncf, seconds.get("PaddleSlim"))),
     ]
