@@ -35,8 +35,8 @@ a converter was found, `.nb`), bytes of int8 files as a share of float, and the 
 runtime from the eager int8 model beside what rounding itself changes (root mean squares,
 relative).
 
-| network | layers, and outputs for ONNX Runtime | s | s, all | NNCF s | PaddleSlim s | .pdiparams | with .pdmodel | .onnx | \
-.nb | Paddle | ONNX Runtime | OpenVINO |
+| network | layers, and outputs for ONNX Runtime | s | s, all | NNCF s | PaddleSlim s | \
+.pdiparams | with .pdmodel | .onnx | .nb | Paddle | ONNX Runtime | OpenVINO |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 NNCF = ("openvino: NNCF performance", "openvino: NNCF mixed")
 

@@ -154,9 +154,9 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{entry['network']}, {entry['metric']}. After training: {entry['calibration_images']} "
         "images for calibration. `.onnx` is laid out for OpenVINO, or, where the outputs of layers "
-        "have grids, for ONNX Runtime. In brackets: points (hundredths) against the same runtime in "
-        "float; bytes against float; ms are the shortest of 50 runs that take turns, one thread, "
-        "by the processor's clock.\n"
+        "have grids, for ONNX Runtime. In brackets: points (hundredths) against the same runtime "
+        "in float; bytes against float; ms are the shortest of 50 runs that take turns, one "
+        "thread, by the processor's clock.\n"
     )
     columns = ["eager", *BACKENDS]
     titles = [*columns, ".pdiparams", ".onnx", *(f"ms {backend}" for backend in BACKENDS)]
