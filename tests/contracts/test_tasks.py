@@ -24,12 +24,15 @@ from core.deploy.predictor import BACKENDS, load_predictor
 from core.distill.teacher import read_teachers
 from core.engine import Engine
 from core.evaluation import eager_forward, evaluate, evaluate_model
+from core.export.int8 import TARGET
 from core.export.package import export
+from core.export.qdq import PRESETS
 from core.export.report import count_macs, count_parameters
 from core.hooks import Checkpoints, Hook
 from core.layers import match, tap
 from core.prune.pruner import fixed_specs
 from core.quant.layers import quantized_layers
+from core.quant.outputs import rounded_outputs
 from core.recipe import KINDS, read_recipe
 from core.run import Run, read_run
 from core.task import Task, build_task
@@ -302,16 +305,21 @@ def test_a_student_is_pruned_while_it_learns(trained: Trained, tmp_path: Path) -
     assert count_parameters(model) < count_parameters(trained.task.build_model())
 
 
-@pytest.mark.parametrize("recipe", ["distill_qat", "distill_prune_qat"])
+@pytest.mark.parametrize(
+    ("recipe", "target"), [("distill_qat", "paddle"), ("distill_prune_qat", "onnxruntime")]
+)
 def test_a_student_learns_with_the_rounding_of_files(
-    trained: Trained, tmp_path: Path, recipe: str
+    trained: Trained, tmp_path: Path, recipe: str, target: str
 ) -> None:
-    """Distilled, pruned and quantized in one run, interrupted while all are at work."""
+    """Distilled, pruned and quantized in one run, interrupted while all are at work.
+
+    For ONNX Runtime outputs are rounded as well.
+    """
     steps = load_yaml(ROOT / "configs" / "slim" / f"{recipe}.yml")["strategies"]
     for step in steps:
         step["start_epoch"] = {"qat": 1}.get(step["kind"], 0)
         if step["kind"] == "qat":
-            step["calibration_samples"] = 8
+            step |= {"calibration_samples": 8, "target": target}
     changes = {"train": {"epochs": 3}, "model": {"pretrained": None}}
     settings = merge(trained.settings, changes)
     settings["model"]["pretrained"] = str(trained.save_dir / "latest")
@@ -333,13 +341,15 @@ def test_a_student_learns_with_the_rounding_of_files(
     pruned = "prune" in recipe
     assert (count_parameters(model) < count_parameters(task.build_model())) == pruned
     assert len(quantized_layers(model)) > 1
+    assert bool(rounded_outputs(model)) == (target == "onnxruntime")
     batch = {name: value.numpy() for name, value in trained.batch("val").items()}
     straight.model.eval()
     ours = task.infer(eager_forward(task, model), batch)
     theirs = task.infer(eager_forward(task, straight.model), batch)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name])
-    made = export(task, model, tmp_path / "int8", formats=("paddle", "onnx"))
+    layout = target if target in PRESETS else TARGET
+    made = export(task, model, tmp_path / "int8", ("paddle", "onnx"), target=layout)
     assert {each.runtime for each in made.differences} == set(BACKENDS)
     assert all(each.effect is not None for each in made.differences)
     if trained.task.name != "outside.toy":  # whose graph weighs more than its weights
