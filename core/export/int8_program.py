@@ -184,13 +184,14 @@ def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
 
 def _linear_as_convolutions(graph: Graph, weights: Collection[str]) -> Graph:
     """Return a graph with linear layers of [N, C] as convolutions of [N, C, 1, 1]."""
+    read = graph.readers()
     linear = {
-        id(op): (op, source, weight)
+        id(op): (source, weight)
         for op, source, weight in layers_of(graph)
         if op.type == "matmul_v2"
         and COPY.sub("", weight) in weights
         and len(graph.shape(source)) == 2
-        and graph.readers()[weight] == 1
+        and read[weight] == 1
     }
     made = replace(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
@@ -205,7 +206,7 @@ def _linear_as_convolutions(graph: Graph, weights: Collection[str]) -> Graph:
         if id(op) not in linear:
             made.operators.append(op)
             continue
-        _, source, weight = linear[id(op)]
+        source, weight = linear[id(op)]
         value, out = graph.weights[weight], only(op.outputs, "Out")
         value = value if attribute(op, "trans_y", False) else value.T
         filters = np.ascontiguousarray(value)[:, :, None, None]
