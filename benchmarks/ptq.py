@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{observer: {"observer": observer} for observer in OBSERVERS},
     f"{DEFAULT}, one grid per weight": ONE_GRID,
     f"{DEFAULT}, one grid per weight, equalized": {**ONE_GRID, "equalize": True},
+    f"{DEFAULT}, outputs too": {"observer": DEFAULT, "quantize_outputs": "all"},
 }
 
 
