@@ -80,7 +80,7 @@ def main() -> None:
     files = runtime_rows(made.folder, made, seconds, measure)
     console.print(to_table([*rows, *changed, *files], key))
     try:
-        check_metrics(metric, files, key, len(val.dataset) if val else 1)
+        check_metrics(metric, files, key, len(val.dataset) if val else 1, target)
     except ExportError:
         shutil.rmtree(made.folder)
         raise

@@ -21,6 +21,7 @@ from core.deploy.predictor import (
 )
 from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model, validation_loader
+from core.export.int8 import FULL
 from core.export.package import Exported, format_of_file
 from core.task import Forward, Task
 
@@ -131,23 +132,35 @@ def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure)
     return rows
 
 
-def check_metrics(quantized: float | None, files: Sequence[Row], metric: str, images: int) -> None:
-    """Refuse files whose metric is not that of the quantized model.
+def check_metrics(
+    quantized: float | None, files: Sequence[Row], metric: str, images: int, target: str
+) -> None:
+    """Refuse files whose metric is not that of the quantized model where they are meant to run.
+
+    Other runtimes that read the file may round less, and are warned about only.
 
     Args:
         quantized: Metric of the quantized model.
         files: Of `runtime_rows`.
         metric: Its name.
         images: How many it was measured on.
+        target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
+            here.
 
     Raises:
         ExportError: A file is off by more than a point and by more than two images.
     """
     limit = max(POINTS, IMAGES / images)
+    binding = [target if target in BACKENDS else "onnxruntime"]
+    if target not in FULL:  # otherwise Paddle's file rounds less than the model does
+        binding.append("paddle")
     for row in files:
         if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
             continue
-        raise ExportError(
+        said = (
             f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "
             f"{quantized:.4f}; at most {limit:.4f} apart wanted"
         )
+        if row.model.endswith(tuple(binding)):
+            raise ExportError(said)
+        _log.warning("%s, but the file is laid out for %s", said, target)

@@ -167,7 +167,9 @@ def measure_files(
     rows = runtime_rows(made.folder, made, seconds, measure)
     finer = model.unsigned("paddle", PRESETS[quantization.target])
     same = measure(partial(model.session.run, finer=finer))
-    check_metrics(same, [row for row in rows if row.model.endswith("paddle")], metric, images)
+    check_metrics(
+        same, [row for row in rows if row.model.endswith("paddle")], metric, images, "paddle"
+    )
     return rows
 
 

@@ -21,6 +21,7 @@ from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8_program import quantize_program, unsigned_inputs
 from core.export.package import export
+from core.export.side_by_side import Row, check_metrics
 from core.quant import insert
 from core.quant.layers import quantized_layers
 from core.quant.layout import Layout
@@ -200,3 +201,28 @@ def test_paddle_rounds_nothing_but_what_the_table_says(name: str, tmp_path: Path
     with on_grids(model, unsigned):
         wanted = model(paddle.to_tensor(x))["y"].numpy()
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize(
+    ("target", "binding"),
+    [
+        ("openvino", {"openvino", "paddle"}),
+        ("onnxruntime", {"onnxruntime"}),  # Paddle Inference rounds no outputs
+        ("tensorrt", {"onnxruntime", "paddle"}),  # it is not here
+    ],
+)
+def test_the_metric_binds_where_files_are_meant_to_run(
+    target: str, binding: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for off in BACKENDS:
+        rows = [Row(f"int8, {each}", 0.90 if each == off else 0.921) for each in BACKENDS]
+        caplog.clear()
+        if off in binding:
+            with pytest.raises(ExportError, match=f"int8, {off}: top1 of the file is 0.9000, of"):
+                check_metrics(0.92, rows, "top1", 1000, target)
+        else:
+            check_metrics(0.92, rows, "top1", 1000, target)
+            assert f"int8, {off}: top1 of the file is 0.9000" in caplog.text
+            assert f"laid out for {target}" in caplog.text
+    check_metrics(0.92, rows, "top1", 50, target)  # two images are as much
+    check_metrics(None, rows, "top1", 1000, target)
