@@ -29,13 +29,15 @@ from core.export.graph import Graph, names_of
 from core.export.int8_program import computed_in_int8, quantize_program, unsigned_inputs
 from core.export.qdq import PRESETS, Preset, quantize_onnx
 from core.quant.layers import quantized_layers
+from core.quant.layout import FASTEST
 from core.quant.outputs import QUANTIZER, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
 from core.quant.table import LayerScales, Table
 from core.task import Arrays
 
 TARGET = "openvino"
-FULL = ("onnxruntime",)  # targets that compute in int8 only what writes int8, too
+# targets that compute in int8 only what writes int8, too
+FULL = tuple(target for target, outputs in FASTEST.items() if outputs == "all")
 LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
 Write = Callable[[Graph, Path, Sequence[Format]], None]
 Batches = Sequence[Sequence[np.ndarray]]

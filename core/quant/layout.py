@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -24,7 +25,7 @@ Outputs = Literal["none", "residual", "all"]
 UNSIGNED = ("onnxruntime", "openvino")
 _FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds
 # which tensors a target is fastest with, on most of the networks of benchmarks/int8.py
-_FASTEST: Mapping[Target, Outputs] = MappingProxyType(
+FASTEST: Mapping[Target, Outputs] = MappingProxyType(
     {
         "onnxruntime": "all",
         "openvino": "none",
@@ -76,7 +77,7 @@ def layout_of(
     norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
     pairs = {_layer(w): _layer(n) for w, n in folded_norms(graph).items()}
     rounded: dict[str, tuple[str, ...]] = {}
-    outputs = _FASTEST[target] if outputs is None else outputs
+    outputs = FASTEST[target] if outputs is None else outputs
     if outputs != "none":
         flow = _Flow(graph, frozenset(layers))
         rounded = {
@@ -115,19 +116,23 @@ class _Flow:
             self._makers.setdefault(name, path)
 
     def places(self, outputs: Outputs) -> dict[str, tuple[str, ...]]:
-        """Return the layers whose outputs are to be rounded, and who reads them."""
+        """Return the layers whose outputs are to be rounded, and who reads them.
+
+        A layer that runs several times reads other tensors, too, and rounds all of them itself.
+        """
         tensors = dict.fromkeys(self._operands())
         if outputs == "all":
             tensors |= dict.fromkeys(self._ends())
         ends = {*self._graph.inputs, *self._graph.outputs}
+        runs = Counter(path for _, _, path in self._layers.values())
         places = {}
         for tensor in tensors:
             readers = self._readers.get(tensor, [])
             reading = [self._layers[id(op)] for op in readers if id(op) in self._layers]
             alone = len(reading) == len(readers) and all(s == tensor for _, s, _ in reading)
             if tensor in self._makers and tensor not in ends and not alone:
-                paths = tuple(dict.fromkeys(path for _, source, path in reading))
-                places[self._makers[tensor]] = paths
+                once = dict.fromkeys(path for _, _, path in reading if runs[path] == 1)
+                places[self._makers[tensor]] = tuple(once)
         return places
 
     def _operands(self) -> Iterator[str]:

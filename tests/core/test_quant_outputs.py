@@ -168,6 +168,41 @@ def test_an_addition_of_a_bias_is_no_residual_and_a_container_rounds_nothing(tas
     assert layout_of(task, model, "onnxruntime", layers, "all").outputs == {}
 
 
+class Again(Layer):
+    """A layer that runs twice reads what is rounded for all, and something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act = nn.Conv2D(3, 8, 3), nn.ReLU()
+        self.twice = nn.Conv2D(8, 8, 1)
+        self.head = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.act(self.conv(x))
+        z = self.twice(F.tanh(self.twice(y)))
+        return self.head((z + y).mean([2, 3]))
+
+
+def test_a_layer_that_runs_twice_rounds_for_itself(task: Task, tmp_path: Path) -> None:
+    paddle.seed(0)
+    model = Again()
+    model.eval()
+    config = PtqConfig(target="onnxruntime", observer="abs_max")
+    assert quantize_after_training(task, model, batches, config).outputs == ("act",)
+    assert not quantized_layers(model)["twice"].shares_quantizer
+    fed = []
+    hook = quantized_layers(model)["twice"].input_quantizer.register_forward_post_hook(
+        lambda _layer, _inputs, output: fed.append(output.numpy())
+    )
+    model(*batches()[0])
+    hook.remove()
+    step = quantized_layers(model)["twice"].input_quantizer.grid().step
+    for values in fed:
+        np.testing.assert_allclose(values / step, np.rint(values / step), atol=1e-3)
+    assert len(fed) == 2
+    export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
+
+
 def absmax_of(model: Layer) -> dict[str, float]:
     return {path: float(each.absmax) for path, each in quantizers_of(model).items()}
 
