@@ -104,6 +104,11 @@ def _paddle_row(network: str, found: Mapping[str, float]) -> str:
     return f"| {' | '.join(columns)} |"
 
 
+def _layers(entry: Entry) -> str:
+    outputs = entry.get("outputs", {}).get("onnxruntime")  # taken before they could be rounded
+    return str(entry["layers"]) if outputs is None else f"{entry['layers']}, {outputs}"
+
+
 def _files_row(network: str, entry: Entry) -> str:
     seconds = entry["seconds"]
     nncf = entry.get("nncf", {}).get("seconds", {}).get("performance")
@@ -112,7 +117,7 @@ def _files_row(network: str, entry: Entry) -> str:
     shares = {name: after / before for name, (after, before) in sizes.items()}
     columns = [
         network,
-        f"{entry['layers']}, {entry['outputs']['onnxruntime']}",
+        _layers(entry),
         *(_figure(seconds[name]) for name in ("paddle", "openvino")),
         *(_figure(value) for value in (nncf, seconds.get("PaddleSlim"))),
     ]
