@@ -27,7 +27,7 @@ Behind a ReLU it takes the unsigned grid of the same absmax, whatever the file s
 `unsigned_inputs`.
 
 Paddle Lite's converter reads the pattern as it is meant, linear layers included, and forgets no
-grid; what it is given besides is said at `_choose_copies_for_lite`.
+grid; what it is given besides is said at `copies_for_lite`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ import numpy as np
 from paddle.base.proto import framework_pb2
 
 from core.export.graph import Graph, attribute, names_of, only, operator, variable
+from core.export.int8_copies import CLIPPING, copies_for_lite, copies_for_paddle, makers_of
 from core.export.int8_weights import (
     BITS,
     COPY,
@@ -67,24 +68,10 @@ _LAYERS = MappingProxyType(
 )
 _FLOAT = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose")  # that it runs in float
 _ONE_BY_ONE = MappingProxyType(
-    {
-        "strides": [1, 1],
-        "paddings": [0, 0],
-        "dilations": [1, 1],
-        "groups": 1,
-        "padding_algorithm": "EXPLICIT",
-        "data_format": "NCHW",
-    }
+    {"strides": [1, 1], "paddings": [0, 0], "dilations": [1, 1], "groups": 1}
 )
 # those that we have not seen Paddle Lite compute rightly in int8
 _FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
-_CLIPPING = ("relu", "relu6")  # behind which it takes unsigned grids
-_SCALING = ("scale", "dropout")
-# through which Paddle Inference carries grids
-_CARRYING = (
-    *("concat", "transpose2", "reshape2", "pool2d", "slice"),
-    *("nearest_interp", "nearest_interp_v2"),
-)
 
 
 def quantize_program(
@@ -110,7 +97,8 @@ def quantize_program(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
     )
     choose, plain = _READERS[reader]
-    writer = _Writer(made, choose(graph, list(layers.values())), _makers(graph), plain)
+    rounded = [(layer.source, layer.absmax) for layer in layers.values() if layer.kind not in plain]
+    writer = _Writer(made, choose(graph, rounded), makers_of(graph), plain)
     spare = {layer.weight: layer for layer in layers.values()}
     for original in graph.operators:
         op = framework_pb2.OpDesc()
@@ -134,11 +122,11 @@ def unsigned_inputs(graph: Graph) -> set[str]:
 
     Those behind a ReLU are: the grid of the same absmax from zero on, in 255 steps.
     """
-    makers = _makers(graph)
+    makers = makers_of(graph)
     return {
         weight
         for weight, source in computed_in_int8(graph).items()
-        if makers.get(source) in _CLIPPING
+        if makers.get(source) in CLIPPING
     }
 
 
@@ -269,90 +257,14 @@ def _axis(op: Any, weight: str, shape: Sequence[int], per_channel: bool) -> int 
     return 0
 
 
-def _makers(graph: Graph) -> dict[str, str]:
-    return {name: op.type for op in graph.operators for name in names_of(op.outputs)}
-
-
 def _read(op: Any, parameter: str, name: str) -> None:
     for slot in op.inputs:
         if slot.parameter == parameter:
             slot.arguments[:] = [name]
 
 
-def _choose_copies(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, float]]:
-    """Return the tensors, with their absmax, of which a copy must be quantized (see above)."""
-    makers = _makers(graph)
-    group = _carried_together(graph)
-    layers = [layer for layer in layers if layer.kind not in _FLOAT]
-    rounding = Counter(layer.source for layer in layers)
-    read = graph.readers()
-    wanted = dict.fromkeys((layer.source, layer.absmax) for layer in layers)
-    grids: dict[str, set[float]] = {}
-    for tensor, absmax in wanted:
-        grids.setdefault(group.get(tensor, tensor), set()).add(absmax)
-    plain = _made_in_float(graph)
-    scaled = {group.get(name, name) for name, kind in makers.items() if kind in _SCALING}
-    copies, seen = set(), set()
-    for tensor, absmax in wanted:
-        maker, root = makers.get(tensor), group.get(tensor, tensor)
-        ambiguous = maker in _CARRYING and (len(grids[root]) > 1 or root in scaled)
-        others = tensor not in plain and read[tensor] > rounding[tensor]
-        if tensor in seen or ambiguous or others or maker in _SCALING:
-            copies.add((tensor, absmax))
-        seen.add(tensor)
-    return copies
-
-
-def _made_in_float(graph: Graph) -> set[str]:
-    """Return what sums and products of activations are, perhaps behind a ReLU.
-
-    Paddle Inference computes these in float, and rounds them for those that read int8 alone.
-    """
-    made: set[str] = set()
-    for op in graph.operators:
-        pair = only(op.inputs, "X"), only(op.inputs, "Y")
-        if op.type in ("elementwise_add", "elementwise_mul"):
-            joined = graph.weights.keys().isdisjoint(pair)
-        else:
-            joined = op.type in _CLIPPING and pair[0] in made
-        if joined:
-            made.update(names_of(op.outputs))
-    return made
-
-
-def _choose_copies_for_lite(graph: Graph, layers: Sequence[_Layer]) -> set[tuple[str, float]]:
-    """Return the tensors, with their absmax, of which Paddle Lite must be given a copy.
-
-    It, too, knows one grid per tensor. And a linear layer that puts out int8, since the next layer
-    reads that, adds a bias from memory that nobody has written.
-    """
-    behind: set[str] = set()
-    for op in graph.operators:
-        joined = op.type in ("elementwise_add", *_CLIPPING) and only(op.inputs, "X") in behind
-        if joined or op.type == "matmul_v2":
-            behind.update(names_of(op.outputs))
-    first: dict[str, float] = {}
-    wanted = [(layer.source, layer.absmax) for layer in layers]
-    return {
-        (tensor, absmax)
-        for tensor, absmax in wanted
-        if tensor in behind or first.setdefault(tensor, absmax) != absmax
-    }
-
-
-def _carried_together(graph: Graph) -> dict[str, str]:
-    """Name, for each tensor that Paddle Inference carries grids to or from, one of its group."""
-    members: dict[str, set[str]] = {}
-    for op in graph.operators:
-        if op.type in _CARRYING:
-            names = names_of(op.inputs) + names_of(op.outputs)
-            joined = set(names).union(*(members.get(name, set()) for name in names))
-            members.update(dict.fromkeys(joined, joined))
-    return {name: min(joined) for name, joined in members.items()}
-
-
 _READERS = MappingProxyType(
-    {"paddle": (_choose_copies, _FLOAT), "lite": (_choose_copies_for_lite, _FLOAT_IN_LITE)}
+    {"paddle": (copies_for_paddle, _FLOAT), "lite": (copies_for_lite, _FLOAT_IN_LITE)}
 )
 
 
@@ -435,7 +347,7 @@ class _Writer:
         number = sum(name == tensor for name, _ in self.rounded) + 1
         name = self._variable(f"{tensor}@copy{number}", self.graph.shape(tensor), "float32")
         # a ReLU of a ReLU is a copy, too, and keeps the grid unsigned
-        kind = "relu" if self.makers.get(tensor) in _CLIPPING else "assign"
+        kind = "relu" if self.makers.get(tensor) in CLIPPING else "assign"
         self.graph.operators.append(operator(kind, {"X": tensor}, {"Out": name}, {}))
         return name
 
