@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +297,25 @@ def test_what_is_shared_is_learnt_once(task: Task, kind: str) -> None:
     assert len(own) == len(learned)
     if kind == "lsq":
         assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in own)
+
+
+def test_statistics_of_what_is_shared_move_once_a_step(task: Task) -> None:
+    """By the values before they are rounded, however many layers read them."""
+    model, seen = quantized(task), []
+    quantizer = rounded_outputs(model)["act"]
+    restore_output(model, "norm")  # would clip in front
+    model.norm.weight.set_value(model.norm.weight * 3)
+    model.act.register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    runs: Counter[str] = Counter()
+    for path, each in quantizers_of(model).items():
+        each.register_forward_pre_hook(lambda _layer, _inputs, path=path: runs.update([path]))
+    model.train()
+    before = float(quantizer.absmax)
+    model(*batches()[0])
+    assert dict(runs) == dict.fromkeys(quantizers_of(model), 1)
+    largest = float(F.hardswish(seen[0]).abs().max())
+    assert largest > 1.5 * before
+    assert float(quantizer.absmax) == pytest.approx(0.9 * before + 0.1 * largest, rel=1e-6)
 
 
 @pytest.mark.parametrize("target", list(PRESETS))
