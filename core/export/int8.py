@@ -30,7 +30,7 @@ from core.export.int8_program import computed_in_int8, quantize_program, unsigne
 from core.export.qdq import PRESETS, Preset, quantize_onnx
 from core.quant.layers import quantized_layers
 from core.quant.layout import FASTEST
-from core.quant.outputs import QUANTIZER, rounded_outputs
+from core.quant.outputs import output_part, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
 from core.quant.table import LayerScales, Table
 from core.task import Arrays
@@ -175,7 +175,7 @@ class Rounded:
             {
                 self._tensor(entry.path): entry.grid
                 for entry in outputs
-                if f"{entry.path}.{QUANTIZER}" in wanted
+                if output_part(entry.path) in wanted
             },
         )
 

@@ -15,7 +15,7 @@ from core.export.graph import Graph, names_of, only
 from core.export.int8_program import layers_of, unsigned_inputs
 from core.layers import get
 from core.norms import is_batch_norm
-from core.quant.outputs import QUANTIZER
+from core.quant.outputs import output_part
 from core.task import Task
 from core.trace import evaluation_mode, trace
 
@@ -24,7 +24,8 @@ Outputs = Literal["none", "residual", "all"]
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED = ("onnxruntime", "openvino")
 _FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds
-# which tensors a target is fastest with, on most of the networks of benchmarks/int8.py
+# What a target is fastest with on most networks of benchmarks/int8.py. Files for Paddle and Lite
+# have no such grids; TensorRT, not measured here, is documented to want them on residual additions.
 FASTEST: Mapping[Target, Outputs] = MappingProxyType(
     {
         "onnxruntime": "all",
@@ -88,7 +89,7 @@ def layout_of(
         }
     if target in UNSIGNED:
         unsigned = {path for path, _ in model.named_sublayers()}
-        unsigned |= {f"{path}.{QUANTIZER}" for path in rounded}
+        unsigned |= {output_part(path) for path in rounded}
     elif target == "paddle":
         unsigned = {_layer(weight) for weight in unsigned_inputs(graph)}
     else:

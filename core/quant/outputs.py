@@ -79,6 +79,11 @@ def rounded_outputs(model: Layer) -> dict[str, ActivationQuantizer]:
     }
 
 
+def output_part(path: str) -> str:
+    """Return the path of the quantizer behind the layer at a path."""
+    return f"{path}.{QUANTIZER}"
+
+
 def readers_of(model: Layer, quantizer: Layer) -> list[str]:
     """Return the paths of the layers that share a quantizer of outputs."""
     return [

@@ -13,14 +13,17 @@ from paddle.nn import Layer
 
 from core.errors import ExportError
 from core.quant.layers import Quantized, quantized_layers, restore_float
-from core.quant.outputs import QUANTIZER, readers_of, restore_output, rounded_outputs
+from core.quant.outputs import QUANTIZER, output_part, readers_of, restore_output, rounded_outputs
 from core.quant.quantizers import ActivationQuantizer
 from core.quant.table import Grid, LayerScales, OutputScales
 
 
 def parts_of(model: Layer) -> dict[str, Quantized | ActivationQuantizer]:
     """Return the parts by path, the layers first."""
-    return {**quantized_layers(model), **{_key(p): q for p, q in rounded_outputs(model).items()}}
+    return {
+        **quantized_layers(model),
+        **{output_part(p): q for p, q in rounded_outputs(model).items()},
+    }
 
 
 def layer_of(part: str) -> str:
@@ -54,7 +57,7 @@ def rounded_by(model: Layer) -> list[tuple[ActivationQuantizer, list[str]]]:
         if not layer.shares_quantizer
     ]
     for path, quantizer in rounded_outputs(model).items():
-        found.append((quantizer, [_key(path), *readers_of(model, quantizer)]))
+        found.append((quantizer, [output_part(path), *readers_of(model, quantizer)]))
     return found
 
 
@@ -129,7 +132,3 @@ def _grid(path: str, quantizer: ActivationQuantizer, what: str) -> Grid:
         return quantizer.grid()
     except ValueError as error:
         raise ExportError(f"{path}: its {what} have no grid: {error}") from error
-
-
-def _key(path: str) -> str:
-    return f"{path}.{QUANTIZER}"
