@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import selectors
 import signal
@@ -116,27 +115,30 @@ class Loader:
     def __len__(self) -> int:
         return self.steps
 
-    def epoch(self, number: int = 0) -> Generator[dict[str, Tensor], None, None]:
-        """Yield the batches of one epoch; close the generator if you stop early.
+    def epoch(
+        self, number: int = 0, batches: int | None = None
+    ) -> Generator[dict[str, Tensor], None, None]:
+        """Yield the first batches of an epoch, or all; close the generator if you stop early.
 
         Raises:
             DataError: An item is broken and `on_error` is `fail`.
         """
+        plan = self._plan(number)[:batches]
         loader = paddle.io.DataLoader(
             _Readable(self.dataset, substitute=self.train and self.on_error == "skip"),
-            batch_sampler=self._plan(number),
+            batch_sampler=plan,
             collate_fn=_Collate(self.dataset),
-            num_workers=min(self.num_workers, self.steps),
+            num_workers=min(self.num_workers, len(plan)),
             worker_init_fn=_start_worker,
         )
         handler = signal.getsignal(signal.SIGCHLD)
-        batches = iter(loader)
+        stream = iter(loader)
         if self.num_workers:
             # Paddle leaves a handler behind that corrupts memory when other children end, and it
             # asks after its own processes anyway while it waits for them
             signal.signal(signal.SIGCHLD, handler)
         try:
-            for batch in batches:
+            for batch in stream:
                 if _DEFECT in batch:
                     raise RuntimeError(f"while reading the data:\n{batch[_DEFECT]}")
                 broken = batch.pop(_BROKEN, "")
@@ -148,14 +150,14 @@ class Loader:
                     raise DataError("data.root: not one item of the data set can be read")
         finally:
             # dropped half-way, Paddle's iterator would leave its processes behind
-            batches._try_shutdown_all()
-            _let_rest(getattr(batches, "_thread", None))
+            stream._try_shutdown_all()
+            _let_rest(getattr(stream, "_thread", None))
 
     def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
         """Yield about so many samples of an epoch, for calibration."""
         batches = -(-samples // (self.batch_size * self.world))
-        with contextlib.closing(self.epoch(number)) as stream:
-            yield from itertools.islice(stream, batches)
+        with contextlib.closing(self.epoch(number, batches)) as stream:
+            yield from stream
 
     def share(self, part: float) -> Loader:
         """Return a loader of a random share of evaluation data, the same one every time."""

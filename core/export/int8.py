@@ -106,11 +106,13 @@ class Rounded:
                 misses an output; the message names the first layer whose rounding it is.
         """
         exact = self._eager(batches, "paddle", ())
+        kinds = {format_of(predictor.backend) for predictor in predictors}
+        wanted = {kind: self._eager(batches, kind, None) for kind in kinds}
         differences = []
         for predictor in predictors:
-            wanted = self._eager(batches, predictor.backend, None)
+            answers = wanted[format_of(predictor.backend)]
             found = [parity.run(predictor, batch) for batch in batches]
-            for each in compare(predictor.backend, wanted, found, exact, decided):
+            for each in compare(predictor.backend, answers, found, exact, decided):
                 if not each.passes:
                     where = self._first_drift(predictor.backend, batches, decided)
                     raise ExportError(
@@ -125,10 +127,9 @@ class Rounded:
         return [parity.run_eager(self.layer, batch) for batch in batches]
 
     def _eager(
-        self, batches: Batches, backend: Backend, rounded: Container[str] | None
+        self, batches: Batches, kind: Format, rounded: Container[str] | None
     ) -> list[Arrays]:
-        """Answer with some parts rounded (None: all), as the file of a backend is."""
-        kind = format_of(backend)
+        """Answer with some parts rounded (None: all), as the file of a format is."""
         twice = self._convolutions() if kind == "paddle" else set()
         acting = self._acting(kind)
         with on_grids(self.model, self._unsigned(kind), twice), float_parts(self.model):
@@ -211,9 +212,10 @@ class Rounded:
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
-        formats: list[Format] = ["paddle", "onnx"] if backend != "paddle" else ["paddle"]
-        exact = self._eager(batches, backend, ())
-        order = self._in_order(format_of(backend))
+        kind = format_of(backend)
+        formats: list[Format] = ["paddle", "onnx"] if kind == "onnx" else ["paddle"]
+        exact = self._eager(batches, kind, ())
+        order = self._in_order(kind)
         good, bad = 0, len(order)
         with tempfile.TemporaryDirectory() as place:
             float_files = Path(place, "float")
@@ -225,7 +227,7 @@ class Rounded:
                 folder.mkdir()
                 self.write_some(folder, formats, float_files, order[:count])
                 predictor = load_predictor(folder, backend)
-                wanted = self._eager(batches, backend, order[:count])
+                wanted = self._eager(batches, kind, order[:count])
                 found = [parity.run(predictor, batch) for batch in batches]
                 passes = all(
                     each.passes for each in compare(backend, wanted, found, exact, decided)

@@ -170,6 +170,19 @@ def test_some_samples_for_calibration() -> None:
     assert seen == collect(loader, 1)["index"][:3]
 
 
+def test_calibration_reads_no_more_than_it_takes() -> None:
+    read: list[int] = []
+
+    class Noted(Numbers):
+        def sample(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+            read.append(index)
+            return super().sample(index, rng)
+
+    loader = Loader(Noted(20), batch_size=3, train=True)
+    assert len(list(loader.some(6))) == 2
+    assert len(read) == 6
+
+
 def test_too_little_data_is_refused() -> None:
     with pytest.raises(DataError, match="the data set is empty"):
         Loader(Numbers(0), batch_size=2, train=False)
