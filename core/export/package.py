@@ -139,7 +139,7 @@ def export(
         predictors = open_predictors(partial, wanted)
         decided = parity.deciding_outputs(graph)
         if rounded is None:
-            differences = parity.check(expected, predictors, batches, decided)
+            differences = parity.check(layer, expected, predictors, batches, decided)
         else:
             differences = rounded.check(predictors, batches, decided)
         del predictors  # they may hold the files open, and the folder is about to be renamed

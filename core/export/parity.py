@@ -5,7 +5,9 @@ What is compared, and with which limits:
 - **Outputs that are sums and products of the inputs** (logits, heatmaps, probabilities): the
   largest absolute difference, relative to the largest eager value, is at most `TOLERANCE`. Folding
   and other orders of summation cost 1e-7 to 3e-5 on real networks of 10 to 300 layers; a wrong
-  weight, layout or precision costs 1e-2 and more.
+  weight, layout or precision costs 1e-2 and more. A network that magnifies rounding (untrained
+  Lite-HRNet-30: the last bit of its inputs moves its outputs by 2e-5, and runtimes differ by 1e-4)
+  may differ by `CONDITION` times what the last bit of its inputs does, but by `CEILING` at most.
 - **Outputs that decide** (integers, and floats behind an argmax, a top-k, a sign or a rounding,
   like decoded points): a difference of one bit may turn a tie, so the share of elements that agree
   (floats within `TOLERANCE`) is at least `AGREEMENT` over all samples.
@@ -16,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ from core.trace import evaluation_mode, name_outputs
 
 TOLERANCE = 1e-4
 AGREEMENT = 0.99
+CONDITION = 10.0
+CEILING = 1e-3
 SAMPLES = 4
 
 _DECIDING = (
@@ -68,7 +72,7 @@ class Difference:
             )
         if self.agreement is not None:
             return f"{self.agreement:.2%} of elements equal, at least {AGREEMENT:.0%} wanted"
-        return f"differs by {self.relative:.1e} of the largest, at most {TOLERANCE:.0e} wanted"
+        return f"differs by {self.relative:.1e} of the largest, at most {self.limit:.1e} wanted"
 
 
 def run_eager(layer: Layer, batch: Sequence[np.ndarray]) -> Arrays:
@@ -78,7 +82,19 @@ def run_eager(layer: Layer, batch: Sequence[np.ndarray]) -> Arrays:
     return {name: tensor.numpy() for name, tensor in name_outputs(outputs).items()}
 
 
+def move_last_bits(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return floats that are the next larger or smaller ones, by chance."""
+    rng = np.random.default_rng(0)
+    return [
+        np.nextafter(array, rng.choice([-np.inf, np.inf], array.shape), dtype=array.dtype)
+        if array.dtype.kind == "f"
+        else array
+        for array in batch
+    ]
+
+
 def check(
+    layer: Layer,
     expected: Sequence[Arrays],
     predictors: Sequence[Predictor],
     batches: Sequence[Sequence[np.ndarray]],
@@ -87,6 +103,7 @@ def check(
     """Compare each predictor with the eager outputs on each batch.
 
     Args:
+        layer: Was exported; runs once more where a difference is above `TOLERANCE`.
         expected: What `run_eager` returned for each batch.
         predictors: The exported model in each runtime.
         batches: The inputs, in the layer's order.
@@ -102,12 +119,28 @@ def check(
         for name in expected[0]:
             pairs = [(want[name], have[name]) for want, have in zip(expected, got)]
             difference = _compare(predictor.backend, name, pairs, name in decided)
+            if not difference.passes and difference.relative is not None:
+                limit = CONDITION * _effect_of_last_bits(layer, name, expected, batches)
+                difference = replace(difference, limit=max(TOLERANCE, min(limit, CEILING)))
             if not difference.passes:
                 raise ExportError(
                     f"{predictor.backend}: output {name!r} of the exported model {difference}"
                 )
             differences.append(difference)
     return differences
+
+
+def _effect_of_last_bits(
+    layer: Layer,
+    name: str,
+    expected: Sequence[Arrays],
+    batches: Sequence[Sequence[np.ndarray]],
+) -> float:
+    """Return how far the last bits of the inputs move an output, relative to its largest value."""
+    moved = [run_eager(layer, move_last_bits(batch)) for batch in batches]
+    pairs = [(want[name], have[name]) for want, have in zip(expected, moved)]
+    relative = _compare("eager", name, pairs, False).relative
+    return relative if relative is not None and np.isfinite(relative) else 0.0
 
 
 def deciding_outputs(graph: Graph) -> list[str]:

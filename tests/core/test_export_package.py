@@ -202,41 +202,83 @@ class Answers:
         self.run = lambda *arrays: outputs
 
 
+class Fixed(nn.Layer):
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self):
+        return {name: paddle.to_tensor(value) for name, value in self.outputs.items()}
+
+
+def check(expected, answers, decided=()):
+    return parity.check(Fixed(expected), [expected], [Answers(answers)], [[]], decided)
+
+
+class Level(nn.Layer):
+    """Subtracts a large number from the input: the last bit of that is most of what is left."""
+
+    def __init__(self, large):
+        super().__init__()
+        self.large = large
+
+    def forward(self, image):
+        return {"level": image - self.large}
+
+
+@pytest.mark.parametrize(
+    ("large", "off", "limit"),
+    [(99.9, 9e-4, "7.6e-04"), (0.0, 1.1e-4, "1.0e-04"), (99.99, 1.1e-3, "1.0e-03")],
+    ids=["within ten times the last bit", "well conditioned", "never above the ceiling"],
+)
+def test_a_network_that_magnifies_rounding_may_differ_more(large, off, limit):
+    batch = [np.float32([100, 100])]
+    expected = parity.run_eager(Level(large), batch)
+    largest = expected["level"].max()
+    for share, passes in ((off * 0.8, True), (off, False)):
+        answers = Answers({"level": expected["level"] + np.float32([0, share * largest])})
+        if passes:
+            assert parity.check(Level(large), [expected], [answers], [batch])
+            continue
+        with pytest.raises(ExportError, match=f"at most {limit} wanted"):
+            parity.check(Level(large), [expected], [answers], [batch])
+
+
 @pytest.mark.parametrize(
     ("got", "message"),
     [
-        (np.float32([1, 2, 4.1]), "differs by 2.5e-02 of the largest, at most 1e-04 wanted"),
+        (np.float32([1, 2, 4.1]), "differs by 2.5e-02 of the largest, at most 1.0e-04 wanted"),
         (np.float32([1, 2, np.nan]), "differs by inf of the largest"),
         (np.float32([[1, 2, 4]]), r"is float32 \[1, 3\], expected float32 \[3\]"),
         (np.int64([1, 2, 4]), "is int64"),
     ],
 )
 def test_differences_name_runtime_output_and_numbers(got, message):
-    expected = [{"level": np.float32([1, 2, 4])}]
-    assert parity.check(expected, [Answers({"level": np.float32([1, 2, 4.0001])})], [[]])
+    expected = {"level": np.float32([1, 2, 4])}
+    assert check(expected, {"level": np.float32([1, 2, 4.0001])})
     with pytest.raises(ExportError, match=f"^onnxruntime: output 'level' .*{message}"):
-        parity.check(expected, [Answers({"level": got})], [[]])
+        check(expected, {"level": got})
 
 
 def test_decisions_are_compared_by_share():
     labels = np.arange(200)
     one, many = labels.copy(), labels.copy()
     one[0], many[:3] = 7, 7
-    (difference,) = parity.check([{"labels": labels}], [Answers({"labels": one})], [[]])
+    (difference,) = check({"labels": labels}, {"labels": one})
     assert difference.agreement == 0.995
     with pytest.raises(ExportError, match=r"'labels' of the exported model 98.50% of elements"):
-        parity.check([{"labels": labels}], [Answers({"labels": many})], [[]])
+        check({"labels": labels}, {"labels": many})
     points = labels.astype(np.float32)
     jumped = points.copy()
     jumped[0] = 50
-    assert parity.check([{"p": points}], [Answers({"p": jumped})], [[]], decided=["p"])
+    assert check({"p": points}, {"p": jumped}, decided=["p"])
     with pytest.raises(ExportError):
-        parity.check([{"p": points}], [Answers({"p": jumped})], [[]])
+        check({"p": points}, {"p": jumped})
 
 
 def test_a_model_that_explodes_is_named():
     with pytest.raises(ExportError, match=r"^p: the eager model itself"):
-        parity.check([{"p": np.float32([np.inf])}], [Answers({"p": np.float32([1])})], [[]])
+        check({"p": np.float32([np.inf])}, {"p": np.float32([1])})
 
 
 class Peak(nn.Layer):
