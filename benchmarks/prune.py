@@ -158,11 +158,11 @@ def build(network: str) -> tuple[Task, Layer]:
         task = read_run(merge(load_yaml(ROOT / "configs" / f"{config}.yml"), changes)).task
     paddle.seed(0)
     model = task.build_model()
-    _enliven(model)
+    enliven(model)
     return task, model
 
 
-def _enliven(model: Layer) -> None:
+def enliven(model: Layer) -> None:
     """Draw weights with which every layer has a say (LeCun et al., 1998).
 
     Lite-HRNet begins with heatmaps of zeros, and zeros are alike whatever is wrong. Norms halve, or

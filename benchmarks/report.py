@@ -17,6 +17,7 @@ from typing import Any
 from comparison import DOCS, TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
 from int8_page import int8
 from prune_page import pruning
+from qat_page import qat_networks, qat_steps
 
 Entry = dict[str, Any]
 PICTURES = 320
@@ -67,17 +68,6 @@ choose. Processor milliseconds per step, as median over the repeats; the ratio i
 
 | task | student | teacher | student ms | teacher ms | distilled ms | ratio |
 | --- | --- | --- | ---: | ---: | ---: | ---: |"""
-
-
-QAT = """
-## Quantization-aware training
-
-Written by `python benchmarks/qat_step.py`: a step with rounding beside a step in float, in turns on
-the same images of one process, random weights, one thread; processor milliseconds, median. The
-ratios are to float, for PaddleSlim to float in a process of its own.
-
-| network, batch | float ms | moving average | PACT | LSQ | PaddleSlim, PACT |
-| --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def main(
@@ -195,38 +185,9 @@ def page() -> Iterator[str]:
             steps = "" if title == "Loader" else f"{entry['steps']} steps, "
             yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
     yield from pruning(load("prune"))
-    yield from _qat_steps(load("qat_step"))
+    yield from qat_steps(load("qat_step"))
+    yield from qat_networks(load("qat_networks"))
     yield from int8(load("int8"))
-
-
-def _qat_steps(entries: dict[str, Entry]) -> Iterator[str]:
-    if not entries:
-        return
-    yield QAT
-    for network, entry in entries.items():
-        medians = {way: statistics.median(all_) for way, all_ in entry["milliseconds"].items()}
-        size = "x".join(map(str, entry["input"]))
-        ratios = [f"**{value / medians['float']:.2f}**" for value in list(medians.values())[1:]]
-        ratios.append(_peer_ratio(entry))
-        yield f"| {network}, {size} | {medians['float']:.0f} | {' | '.join(ratios)} |"
-    yield ""
-    for network, entry in entries.items():
-        if "peer_failed" in entry:
-            yield f"- PaddleSlim fails on {network}: `{entry['peer_failed']}`"
-    for network, entry in entries.items():
-        steps = len(entry["milliseconds"]["float"])
-        machine = entry["environment"]
-        yield (
-            f"- Rounding, {network}: {steps} steps, {machine['cores']} cores ({machine['cpu']}) at "
-            f"a load of {entry['load_average']}, revision {entry['revision']}, {entry['date']}."
-        )
-
-
-def _peer_ratio(entry: Entry) -> str:
-    if "peer" not in entry:
-        return "fails" if "peer_failed" in entry else ""
-    plain, wrapped = (statistics.median(taken) for taken in entry["peer"].values())
-    return f"{wrapped / plain:.2f}"
 
 
 def _training_row(task: str, entry: Entry) -> str:

@@ -88,6 +88,23 @@ class Rounded:
             self.write_some(folder, formats, Path(place), None)
             return {path.name: path.stat().st_size for path in sorted(Path(place).iterdir())}
 
+    def for_lite(self, folder: Path) -> Callable[[], tuple[bytes, int]]:
+        """Return what makes Paddle Lite's file, and the bytes that it would have in float.
+
+        It runs the converter twice, and needs nothing but the files that are written here.
+
+        Args:
+            folder: Where to write them.
+
+        Raises:
+            ExportError: An entry of the table fits no layer; what is returned raises it where
+                nothing is made, or nothing in int8.
+        """
+        whole = folder / "float.pdmodel", folder / "float.pdiparams"
+        self.graph.write(*whole)
+        convert = _for_lite(self.graph, self._table("lite").layers, folder)
+        return lambda: (convert(), len(lite.convert(*whole)))
+
     def check(
         self,
         predictors: Sequence[Predictor],
@@ -274,24 +291,25 @@ def write_int8(
         made = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
         (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
     if "lite" in tables:
-        (folder / lite_file).write_bytes(_convert_for_lite(graph, tables["lite"].layers))
+        with tempfile.TemporaryDirectory() as place:
+            content = _for_lite(graph, tables["lite"].layers, Path(place))()
+        (folder / lite_file).write_bytes(content)
 
 
-def _convert_for_lite(graph: Graph, table: Sequence[LayerScales]) -> bytes:
-    """Return the content of a `.nb` file.
+def _for_lite(graph: Graph, table: Sequence[LayerScales], folder: Path) -> Callable[[], bytes]:
+    """Write what the converter reads, and return what makes a `.nb` file of it."""
+    files = folder / "int8.pdmodel", folder / "int8.pdiparams"
+    quantize_program(graph, table, "lite").write(*files)
 
-    Raises:
-        ExportError: It cannot be made, or computes nothing in int8.
-    """
-    with tempfile.TemporaryDirectory() as place:
-        files = Path(place, "model.pdmodel"), Path(place, "model.pdiparams")
-        quantize_program(graph, table, "lite").write(*files)
+    def convert() -> bytes:
         content = lite.convert(*files)
-    count = sum(lite.int8_operators(content).values())
-    if count == 0:
-        raise ExportError("lite: the converter left all layers in float")
-    _log.info("lite: %d operators in int8, of %d quantized layers", count, len(table))
-    return content
+        count = sum(lite.int8_operators(content).values())
+        if count == 0:
+            raise ExportError("lite: the converter left all layers in float")
+        _log.info("lite: %d operators in int8, of %d quantized layers", count, len(table))
+        return content
+
+    return convert
 
 
 def compare(

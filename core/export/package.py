@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial as partial_of
 from pathlib import Path
@@ -103,48 +104,126 @@ def export(
         ConfigError: The task does not know the ending.
     """
     folder = Path(save_dir)
-    wanted = [name for name in FORMATS if name == "paddle" or name in formats]
+    wanted: list[Format] = [name for name in FORMATS if name == "paddle" or name in formats]
     check_formats(formats)
     check_folder(folder)
     specs = _specs(task, input_shape)
     layer = task.deploy_model(model, ending)
-    with evaluation_mode(model), evaluation_mode(layer), replacing(folder) as partial:
-        graph = Graph.from_trace(trace(layer, specs, model))
-        folded = fold_batch_norms(graph)
-        _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
-        batches = parity.real_batches(task, specs)
-        write = partial_of(write_files, opset=opset)
-        files = MODEL, PARAMS, ONNX, LITE
-        quantized = quantized_layers(model)
-        rounded = Rounded(model, layer, graph, target, write, files) if quantized else None
-        if rounded is None:
-            write(graph, partial, wanted)
-            float_bytes = {}
-        else:
-            float_bytes = rounded.write(partial, wanted)
-        # a rounded model is compared on the grids of each file, by itself
-        compared = batches if rounded is None else batches[:1]
-        expected = [parity.run_eager(layer, batch) for batch in compared]
-        description = Description(
-            trislim=importlib.metadata.version("trislim"),
-            inputs=ports_of(graph, graph.inputs),
-            outputs=_outputs(graph, expected[0]),
-            ending=ending,
-            preprocess=_preprocess(task, graph),
-            report=_report(model, layer, partial, batches[0], specs),
-            task=TaskSettings(task.name, to_mapping(task.config)),
-            quantization=Quantization(len(quantized), target) if quantized else None,
+    with (
+        evaluation_mode(model),
+        evaluation_mode(layer),
+        replacing(folder) as partial,
+        tempfile.TemporaryDirectory() as place,
+        ThreadPoolExecutor(1) as aside,
+    ):
+        source = _trace(task, model, layer, specs, ending, target, opset)
+        float_bytes = source.write(partial, [name for name in wanted if name != "lite"])
+        # the converter for Lite takes longest, and is another process anyway
+        converting = (
+            aside.submit(source.for_lite(partial, Path(place))) if "lite" in wanted else None
         )
+        batches = parity.real_batches(task, specs)
+        # a rounded model is compared on the grids of each file, by itself
+        compared = batches[:1] if source.rounded else batches
+        expected = [parity.run_eager(layer, batch) for batch in compared]
+        description = source.describe(partial, batches[0], expected[0])
         write_description(description, partial)
-        predictors = open_predictors(partial, wanted)
-        decided = parity.deciding_outputs(graph)
-        if rounded is None:
-            differences = parity.check(layer, expected, predictors, batches, decided)
-        else:
-            differences = rounded.check(predictors, batches, decided)
-        del predictors  # they may hold the files open, and the folder is about to be renamed
+        differences = source.compare(open_predictors(partial, wanted), batches, expected)
+        if converting is not None:
+            content, count = converting.result()
+            (partial / LITE).write_bytes(content)
+            float_bytes |= {LITE: count} if source.rounded else {}
         sizes = report.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A traced model on its way into files; `rounded` if layers are quantized."""
+
+    task: Task
+    model: Layer
+    layer: Layer
+    specs: list[InputSpec]
+    ending: str
+    graph: Graph
+    rounded: Rounded | None
+    opset: int
+
+    def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
+        """Write files; return the bytes that those of a quantized model would have in float."""
+        if self.rounded is not None:
+            return self.rounded.write(folder, formats)
+        write_files(self.graph, folder, formats, self.opset)
+        return {}
+
+    def for_lite(self, folder: Path, place: Path) -> Callable[[], tuple[bytes, int]]:
+        """Return what makes Paddle Lite's file, and the bytes that it would have in float.
+
+        Args:
+            folder: Where `write` wrote.
+            place: For files that are read by what is returned.
+        """
+        if self.rounded is not None:
+            return self.rounded.for_lite(place)
+
+        def convert() -> tuple[bytes, int]:
+            content = lite.convert(folder / MODEL, folder / PARAMS)
+            return content, len(content)
+
+        return convert
+
+    def describe(self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays) -> Description:
+        """Return what `deploy.yml` says of the files in the folder."""
+        rounded = self.rounded
+        quantization = None
+        if rounded is not None:
+            quantization = Quantization(len(quantized_layers(self.model)), rounded.target)
+        return Description(
+            trislim=importlib.metadata.version("trislim"),
+            inputs=ports_of(self.graph, self.graph.inputs),
+            outputs=_outputs(self.graph, answer),
+            ending=self.ending,
+            preprocess=_preprocess(self.task, self.graph),
+            report=_report(self.model, self.layer, folder, batch, self.specs),
+            task=TaskSettings(self.task.name, to_mapping(self.task.config)),
+            quantization=quantization,
+        )
+
+    def compare(
+        self,
+        predictors: Sequence[Predictor],
+        batches: Sequence[Sequence[np.ndarray]],
+        expected: Sequence[Arrays],
+    ) -> list[parity.Difference]:
+        """Compare each runtime with the eager model.
+
+        Raises:
+            ExportError: One answers differently.
+        """
+        decided = parity.deciding_outputs(self.graph)
+        if self.rounded is not None:
+            return self.rounded.check(predictors, batches, decided)
+        return parity.check(self.layer, expected, predictors, batches, decided)
+
+
+def _trace(
+    task: Task,
+    model: Layer,
+    layer: Layer,
+    specs: list[InputSpec],
+    ending: str,
+    target: str,
+    opset: int,
+) -> _Source:
+    graph = Graph.from_trace(trace(layer, specs, model))
+    folded = fold_batch_norms(graph)
+    _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
+    rounded = None
+    if quantized_layers(model):
+        write = partial_of(write_files, opset=opset)
+        rounded = Rounded(model, layer, graph, target, write, (MODEL, PARAMS, ONNX, LITE))
+    return _Source(task, model, layer, specs, ending, graph, rounded, opset)
 
 
 def check_formats(formats: Sequence[str]) -> None:
