@@ -31,6 +31,7 @@ from int8_peers import (
     SETTINGS,
     PeerError,
     Run,
+    drift,
     install_nncf,
     paddleslim_run,
     prepare,
@@ -157,7 +158,9 @@ def _runs(folder: Path, image: np.ndarray, entry: Entry) -> dict[str, Run]:
         except PeerError as error:
             entry["failures"][name] = str(error)
             continue
-        runs[f"paddle: {name}"] = paddleslim_run(folder / "paddleslim", settings, image)
+        run = paddleslim_run(folder / "paddleslim", settings, image)
+        entry.setdefault("drift", {})[name] = drift(folder / "paddleslim", run())
+        runs[f"paddle: {name}"] = run
     return runs
 
 

@@ -134,11 +134,16 @@ def _notes(network: str, entry: Entry) -> Iterator[str]:
     packages = machine["packages"]
     versions = f"OpenVINO {packages['openvino']}, ONNX Runtime {packages['onnxruntime']}"
     versions += f", NNCF {entry.get('nncf', {}).get('version', '-')}"
+    drift = "".join(
+        f" {name.replace('PaddleSlim, settings', 'PaddleSlim with settings of')}: its file is "
+        f"{apart:.0e} from its eager model, which rounding moves by {effect:.0e}."
+        for name, (apart, effect) in entry.get("drift", {}).items()
+    )
     failures = "".join(f" {name} failed: {told}." for name, told in entry["failures"].items())
     yield (
         f"- Int8, {network}: {rounds} rounds, {machine['cores']} cores ({machine['cpu']}) at a "
         f"load of {entry['load_average']}, {versions}, revision {entry['revision']}, "
-        f"{entry['date']}.{failures}"
+        f"{entry['date']}.{drift}{failures}"
     )
 
 

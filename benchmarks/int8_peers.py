@@ -43,6 +43,7 @@ LIMIT_SECONDS = 240  # of processor time, for all that PaddleSlim does
 SIZES = {"bisenetv2_cityscapes_1024x2048": (512, 512)}
 # how its own documentation runs PaddleSlim's files, and how our predictor runs ours
 SETTINGS = ("its own", "ours")
+ANSWERS = "answers.npz"  # of PaddleSlim's eager model to the first image, in float and rounded
 Run = Callable[[], object]
 
 
@@ -121,11 +122,11 @@ def try_paddleslim(folder: Path, settings: str, shape: Sequence[int]) -> None:
         raise PeerError(last_line(done.stderr))
 
 
-def paddleslim_run(folder: Path, settings: str, image: np.ndarray) -> Run:
+def paddleslim_run(folder: Path, settings: str, image: np.ndarray) -> Callable[[], np.ndarray]:
     """Load PaddleSlim's file and return what runs it."""
     if settings == "ours":
         predictor = load_predictor(folder, "paddle")
-        return lambda: predictor.run(image)
+        return lambda: next(iter(predictor.run(image).values()))
     from paddle import inference
 
     config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
@@ -137,12 +138,25 @@ def paddleslim_run(folder: Path, settings: str, image: np.ndarray) -> Run:
     source = predictor.get_input_handle(predictor.get_input_names()[0])
     result = predictor.get_output_handle(predictor.get_output_names()[0])
 
-    def run() -> object:
+    def run() -> np.ndarray:
         source.copy_from_cpu(image)
         predictor.run()
-        return result.copy_to_cpu()
+        answer: np.ndarray = result.copy_to_cpu()
+        return answer
 
     return run
+
+
+def drift(folder: Path, answer: np.ndarray) -> tuple[float, float]:
+    """Return how far an answer of PaddleSlim's file is from its eager model, and that from float.
+
+    Both are root mean squares relative to those of the eager model's answer.
+    """
+    with np.load(folder / ANSWERS) as answers:
+        rounded, exact = answers["rounded"].astype("float64"), answers["exact"]
+    whole = np.linalg.norm(rounded)
+    apart, effect = (float(np.linalg.norm(other - rounded) / whole) for other in (answer, exact))
+    return apart, effect
 
 
 def last_line(text: str) -> str:
@@ -171,7 +185,8 @@ def _child(
 def _quantize_and_save(network: str, folder: Path) -> None:
     from paddleslim.dygraph.quant import QAT
 
-    _, model, images = prepare(network)
+    task, model, images = prepare(network)
+    exact = _answer(task, model, images[0])
     quanter = QAT(
         config={
             "weight_preprocess_type": None,
@@ -186,13 +201,21 @@ def _quantize_and_save(network: str, folder: Path) -> None:
     with paddle.no_grad():
         for image in images:
             model(paddle.to_tensor(image))
-    model.eval()
+    np.savez(folder / ANSWERS, exact=exact, rounded=_answer(task, model, images[0]))
     shape = [None, *images[0].shape[1:]]
     spec = paddle.static.InputSpec(shape, "float32", "image")
     begin = time.process_time()
     quanter.save_quantized_model(model, str(folder / "model"), input_spec=[spec])
     seconds = json.dumps(time.process_time() - begin)
     (folder / "seconds.json").write_text(seconds, encoding="utf-8")
+
+
+def _answer(task: Task, model: Layer, image: np.ndarray) -> np.ndarray:
+    model.eval()
+    with paddle.no_grad():
+        outputs = task.name_outputs(model(paddle.to_tensor(image)))
+    answer: np.ndarray = next(iter(outputs.values())).numpy()
+    return answer
 
 
 def main() -> None:
