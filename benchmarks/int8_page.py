@@ -29,6 +29,12 @@ PADDLE = """
 | network | Paddle Inference float | ours | PaddleSlim | **float / ours** | \
 **PaddleSlim / ours** | ONNX Runtime float | ours | **float / ours** |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+CONTROL = """
+Where int8 is no faster than float: the same with `--speed_control`, which leaves in float what int8
+makes no faster, in turns with the other two.
+
+| network, runtime | in int8 | float | all in int8 | **chosen** | **float / chosen** |
+| --- | ---: | ---: | ---: | ---: | ---: |"""
 FILES = """
 Processor seconds of an export with all its comparisons (`.pdmodel` alone; with `.onnx` and, where
 a converter was found, `.nb`), bytes of int8 files as a share of float, and the distance of each
@@ -56,6 +62,10 @@ def int8(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield PADDLE
     for network in entries:
         yield _paddle_row(network, medians[network])
+    if any(entry.get("controlled") for entry in entries.values()):
+        yield CONTROL
+        for network, entry in entries.items():
+            yield from _controlled_rows(network, entry)
     yield FILES
     for network, entry in entries.items():
         yield _files_row(network, entry)
@@ -102,6 +112,21 @@ def _paddle_row(network: str, found: Mapping[str, float]) -> str:
         _bold(_over_float(found, "onnxruntime")),
     ]
     return f"| {' | '.join(columns)} |"
+
+
+def _controlled_rows(network: str, entry: Entry) -> Iterator[str]:
+    for backend, found in entry.get("controlled", {}).items():
+        columns = [f"{network}, {backend}"]
+        if "refused" in found:
+            columns += [f"refused: {found['refused']}", "", "", "", ""]
+        else:
+            medians = {
+                name: statistics.median(all_) for name, all_ in found["milliseconds"].items()
+            }
+            columns.append(f"{found['layers']} layers of {entry['layers']}")
+            columns += [_figure(medians[name]) for name in ("float", "all")]
+            columns += [f"**{medians['chosen']:.2f}**", _bold(medians["float"] / medians["chosen"])]
+        yield f"| {' | '.join(columns)} |"
 
 
 def _layers(entry: Entry) -> str:

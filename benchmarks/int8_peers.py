@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import core.startup  # isort: skip  # noqa: F401
 import json
+import logging
 import math
 import os
 import resource
@@ -31,7 +32,9 @@ import paddle
 from paddle.nn import Layer
 from prune import build
 
-from core.deploy.predictor import load_predictor
+from core.deploy.predictor import Format, load_predictor
+from core.errors import ExportError
+from core.export import lite
 from core.norms import reestimate
 from core.task import Task
 
@@ -66,6 +69,16 @@ def prepare(network: str) -> tuple[Task, Layer, list[np.ndarray]]:
         images.append((coarse + 0.1 * rng.normal(size=coarse.shape)).astype("float32"))
     reestimate(model, [[paddle.to_tensor(image)] for image in images])
     return task, model, images
+
+
+def formats_here() -> tuple[Format, ...]:
+    """Return the formats that can be written here; says why one cannot."""
+    try:
+        lite.find_python()
+    except ExportError as error:
+        logging.warning("no file for Paddle Lite: %s", error)
+        return ("paddle", "onnx")
+    return ("paddle", "onnx", "lite")
 
 
 def install_nncf(work_dir: Path, openvino: str) -> Path:

@@ -25,16 +25,15 @@ from typing import Any
 import numpy as np
 import paddle
 from comparison import Job, cpu_seconds, draw_pictures, record
+from int8_peers import formats_here
 from prune import enliven
 from report import page, revision
 
 from core import checkpoint
 from core.data import Loader
 from core.deploy.environment import environment
-from core.deploy.predictor import Format
 from core.engine import Engine
 from core.errors import ExportError
-from core.export import lite
 from core.export.package import Exported, export
 from core.hooks import Checkpoints, Hook
 from core.norms import reestimate
@@ -79,11 +78,8 @@ def measure(network: str, root: Path) -> dict[str, Any]:
             for name in (checkpoint.WEIGHTS, checkpoint.TRAINING)
         )
         task, model = checkpoint.restore(folder / "halves" / "latest")
-        formats: tuple[Format, ...] = (
-            ("paddle", "onnx", "lite") if _has_lite() else ("paddle", "onnx")
-        )
         begin, wall = cpu_seconds(), time.monotonic()
-        made = export(task, model, folder / "int8", formats)
+        made = export(task, model, folder / "int8", formats_here())
         spent = {"cpu": cpu_seconds() - begin, "wall": time.monotonic() - wall}
         return {
             "input": list(made.description.report.input_shapes[0]),
@@ -135,14 +131,6 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and one.tobytes() == other.tobytes()
     return bool(one == other)
-
-
-def _has_lite() -> bool:
-    try:
-        return bool(lite.find_python())
-    except ExportError as error:
-        print(f"no file for Paddle Lite: {error}", flush=True)
-        return False
 
 
 def main() -> None:

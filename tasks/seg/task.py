@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from tasks.seg.data import SegDataset, evaluation_sample
 from tasks.seg.download import ensure_downloaded
 from tasks.seg.losses import head_losses
 from tasks.seg.metrics import SegMetric
-from tasks.seg.models import build_network, find_heads, published_url
+from tasks.seg.models import Heads, build_network, find_heads, published_url
 from tasks.seg.synthetic import ensure_drawn
 
 ENDINGS = ("raw", "softmax", "argmax")
@@ -86,15 +87,19 @@ class Task:
         return [InputSpec([None, 3, height, width], "float32", "image")]
 
     def slim_hints(self, model: Layer) -> SlimHints:
-        heads = find_heads(self.config.model)
         return SlimHints(
             distill_points=(
-                DistillPoint(heads.logits, "class_logits"),
-                DistillPoint(heads.feature, "feature"),
+                DistillPoint(self._heads.logits, "class_logits"),
+                DistillPoint(self._heads.feature, "feature"),
             ),
-            never_prune=heads.class_layers,
+            never_prune=self._heads.class_layers,
             qat_budget=QatBudget(learning_rate_scale=0.1, epochs_scale=0.2),
         )
+
+    @cached_property
+    def _heads(self) -> Heads:
+        """Say which layers speak in classes: of the config alone, and two networks to find out."""
+        return find_heads(self.config.model)
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:
         if ending not in ENDINGS:
