@@ -31,9 +31,10 @@ class QatConfig(StrategyConfig):
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids training rounds. Activations that are never negative have
             grids from zero on for onnxruntime and openvino, and behind a ReLU for paddle.
-        quantize_outputs: Which activations beside the inputs of layers are rounded: none, what
-            residual additions read, or all that quantized layers put out, too (full quantization).
-            null: what makes the files of the target fastest.
+        quantize_outputs: Which activations beside the inputs of layers are rounded: none; what
+            residual additions read from further back, and make for layers; or also all that
+            quantized layers put out (full quantization). null: what makes the files of the target
+            fastest.
         observer: How calibration sets the grids of activations.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: what the task says.

@@ -25,11 +25,11 @@ Outputs = Literal["none", "residual", "all"]
 UNSIGNED = ("onnxruntime", "openvino")
 _FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds
 # What a target is fastest with on most networks of benchmarks/int8.py. Files for Paddle and Lite
-# have no such grids; TensorRT, not measured here, is documented to want them on residual additions.
+# have no such grids; TensorRT, not measured here, is documented to want them on what skips layers.
 FASTEST: Mapping[Target, Outputs] = MappingProxyType(
     {
         "onnxruntime": "all",
-        "openvino": "none",
+        "openvino": "residual",
         "tensorrt": "residual",
         "lite": "none",
         "paddle": "none",
@@ -69,8 +69,10 @@ def layout_of(
         model: In float.
         target: Of the files.
         layers: Paths of the layers that will be quantized.
-        outputs: Which tensors beside their inputs get grids: none, what residual additions read,
-            or all that quantized layers put out, too. None: what the target is fastest with.
+        outputs: Which tensors beside their inputs get grids: none; what residual additions read,
+            but for the layer that is computed with the addition, and what they make for quantized
+            layers; or all that they read and make, and all that quantized layers put out. None:
+            what the target is fastest with.
         never: Paths; what these layers, and those in them, put out stays in float.
     """
     with evaluation_mode(model):
@@ -121,47 +123,64 @@ class _Flow:
 
         A layer that runs several times reads other tensors, too, and rounds all of them itself.
         """
-        tensors = dict.fromkeys(self._operands())
-        if outputs == "all":
-            tensors |= dict.fromkeys(self._ends())
-        ends = {*self._graph.inputs, *self._graph.outputs}
+        additions = {out: pair for pair, out in self._additions()}
+        ends = dict.fromkeys(self._ends())  # in the order in which they are made
+        tensors = dict(ends) if outputs == "all" else {}
+        for out, pair in additions.items():
+            fused = None if outputs == "all" else self._fused(pair, ends)
+            tensors |= {name: None for name in pair if name != fused}
+            sums = self._behind(out)
+            if any(id(op) in self._layers for op in self._readers.get(sums, [])):
+                tensors |= {sums: None}
+        outside = {*self._graph.inputs, *self._graph.outputs}
         runs = Counter(path for _, _, path in self._layers.values())
         places = {}
         for tensor in tensors:
             readers = self._readers.get(tensor, [])
             reading = [self._layers[id(op)] for op in readers if id(op) in self._layers]
             alone = len(reading) == len(readers) and all(s == tensor for _, s, _ in reading)
-            if tensor in self._makers and tensor not in ends and not alone:
+            if tensor in self._makers and tensor not in outside and not alone:
                 once = dict.fromkeys(path for _, _, path in reading if runs[path] == 1)
                 places[self._makers[tensor]] = tuple(once)
         return places
 
-    def _operands(self) -> Iterator[str]:
-        """Return what additions of two activations of one shape read."""
+    def _additions(self) -> Iterator[tuple[tuple[str, str], str]]:
+        """Return what additions of two activations of one shape read and make."""
         for op in self._graph.operators:
             if op.type == "elementwise_add":
                 pair = only(op.inputs, "X"), only(op.inputs, "Y")
                 shapes = {self._graph.shape(name) for name in pair}
                 if len(shapes) == 1 and not self._is_bias(pair[1]):
-                    yield from pair
+                    yield pair, only(op.outputs, "Out")
+
+    def _fused(self, pair: tuple[str, str], ends: Collection[str]) -> str | None:
+        """Return the operand whose layer the addition is computed with, before that rounds.
+
+        That is what no one else reads; of two, what is made last.
+        """
+        alone = [end for end in ends if end in pair and len(self._readers[end]) == 1]
+        return alone[-1] if alone else None
 
     def _ends(self) -> Iterator[str]:
         """Return what the quantized layers put out, behind all that is computed with them."""
         for op, _, _ in self._layers.values():
             (tensor,) = names_of(op.outputs)
-            while True:
-                readers = self._readers.get(tensor, [])
-                kind = readers[0].type if len(readers) == 1 else ""
-                added = kind == "elementwise_add" and self._is_bias(only(readers[0].inputs, "Y"))
-                if added or kind in _FUSED:
-                    tensor = only(readers[0].outputs, "Out")
-                elif kind == "batch_norm":
-                    tensor = only(readers[0].outputs, "Y")
-                else:
-                    break
-                if kind in _FUSED:
-                    break
-            yield tensor
+            yield self._behind(tensor)
+
+    def _behind(self, tensor: str) -> str:
+        """Return what a tensor becomes in what is computed together with its maker."""
+        while True:
+            readers = self._readers.get(tensor, [])
+            kind = readers[0].type if len(readers) == 1 else ""
+            added = kind == "elementwise_add" and self._is_bias(only(readers[0].inputs, "Y"))
+            if added or kind in _FUSED:
+                tensor = only(readers[0].outputs, "Out")
+            elif kind == "batch_norm":
+                tensor = only(readers[0].outputs, "Y")
+            else:
+                return tensor
+            if kind in _FUSED:
+                return tensor
 
     def _is_bias(self, name: str) -> bool:
         made = next((op for op in self._graph.operators if name in names_of(op.outputs)), None)
