@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -24,14 +25,14 @@ class Preset:
         unsigned: Whether tensors on an unsigned grid are uint8 with zero point 0; otherwise they
             are on the signed grid of the same absmax.
         zero_point: Of signed grids: 0 in int8, or 128 in uint8, which are the same values.
-        before_concat: Whether to quantize what a concatenation reads instead of what it makes,
-            where all that is made is quantized; the numbers are the same.
+        early: Whether to quantize what a concatenation or a max pooling reads instead of what it
+            makes, where all that is made is quantized; the numbers are the same.
         bias: Whether the bias of a linear layer is int32, too, in steps that the products have.
     """
 
     unsigned: bool
     zero_point: Literal[0, 128]
-    before_concat: bool
+    early: bool
     bias: bool
 
 
@@ -44,9 +45,9 @@ class Preset:
 # - TensorRT knows no uint8 and no zero points.
 PRESETS = MappingProxyType(
     {
-        "openvino": Preset(unsigned=True, zero_point=128, before_concat=True, bias=False),
-        "onnxruntime": Preset(unsigned=True, zero_point=128, before_concat=False, bias=True),
-        "tensorrt": Preset(unsigned=False, zero_point=0, before_concat=False, bias=False),
+        "openvino": Preset(unsigned=True, zero_point=128, early=True, bias=False),
+        "onnxruntime": Preset(unsigned=True, zero_point=128, early=False, bias=True),
+        "tensorrt": Preset(unsigned=False, zero_point=0, early=False, bias=False),
     }
 )
 
@@ -74,7 +75,7 @@ def quantize_onnx(
             or the result does not pass ONNX's checker.
     """
     layers = _find_layers(proto.graph, Entries(table), preset)
-    opened = _opened_concats(proto.graph, layers) if preset.before_concat else {}
+    opened = _opened(proto.graph, layers, outputs) if preset.early else {}
     made_here = {name for node in proto.graph.node for name in node.output}
     for name in outputs.keys() - made_here:
         raise ExportError(f"{name}: is to be rounded, but the ONNX graph has no such tensor")
@@ -148,14 +149,28 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
     return next((int(each.i) for each in node.attribute if each.name == name), default)
 
 
-def _opened_concats(graph: Any, layers: Mapping[int, _Layer]) -> dict[str, Grid]:
-    """Return the grid of each concatenation of which all readers read the same grid."""
+def _opened(graph: Any, layers: Mapping[int, _Layer], outputs: Container[str]) -> dict[str, Grid]:
+    """Return the grid of what comes from concatenations and max pooling that read it rounded.
+
+    All their readers read the same grid. A max pooling reads a larger tensor than it makes, so it
+    must be the only reader; rounding never changes which value is the largest.
+
+    Args:
+        graph: Of ONNX.
+        layers: By place.
+        outputs: Tensors with grids of their own.
+    """
     fixed = {tensor.name for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    readers.update(port.name for port in graph.output)
     read: dict[str, set[Grid | None]] = {port.name: {None} for port in graph.output}
     opened: dict[str, Grid] = {}
     for place, node in reversed(list(enumerate(graph.node))):
         grid = layers[place].grid if place in layers else None
-        if node.op_type == "Concat" and not fixed.intersection(node.input):
+        source = node.input[0] if node.input else ""
+        joins = node.op_type == "Concat" and not fixed.intersection(node.input)
+        pools = node.op_type == "MaxPool" and readers[source] == 1 and source not in outputs
+        if joins or pools:
             wanted = read.get(node.output[0], {None})
             grid = next(iter(wanted)) if len(wanted) == 1 else None
             if grid is not None:
@@ -173,7 +188,7 @@ class _Writer:
     Attributes:
         weights: The float initializers.
         axes: Axis of the scales of each weight to quantize.
-        opened: Grid of what comes from concatenations that read quantized tensors.
+        opened: Grid of what comes from concatenations and max pooling of quantized tensors.
         outputs: Grid of tensors that are rounded for whoever reads them.
         preset: What the runtime needs.
         nodes: In the order they run.
@@ -201,7 +216,7 @@ class _Writer:
         node.input[:] = [self._read(name) for name in original.input]
         if layer is not None and self.outputs.get(original.input[0]) != layer.grid:
             node.input[0] = self._quantize(node.input[0], layer.grid)
-        if node.op_type == "Concat" and node.output[0] in self.opened:
+        if node.output[0] in self.opened:
             grid = self.opened[node.output[0]]
             node.input[:] = [self._quantize(name, grid) for name in node.input]
         if self.preset.bias and node.op_type == "Add" and node.input[0] in self.steps:

@@ -325,7 +325,7 @@ class Moves(nn.Layer):
     def __init__(self):
         super().__init__()
         self.a, self.b, self.c, self.d = (nn.Conv2D(8, 8, 3, padding=1) for _ in range(4))
-        self.e, self.f = nn.Conv2D(16, 8, 1), nn.Conv2D(8, 8, 1)
+        self.e, self.f, self.g = nn.Conv2D(16, 8, 1), nn.Conv2D(8, 8, 1), nn.Conv2D(8, 8, 3)
 
     def forward(self, image):
         x = self.a(image)
@@ -334,6 +334,7 @@ class Moves(nn.Layer):
         outputs["scaled"] = self.d(self.a(x) * 0.125 + 0.25)
         outputs["joined"] = self.e(paddle.concat([x, image * 30], 1))
         outputs["again"] = self.f(x)
+        outputs["largest"] = self.g(F.max_pool2d(F.relu(self.a(image)), 3, 2, 1))
         return outputs
 
 
@@ -584,6 +585,32 @@ def test_concatenations_are_opened_only_where_all_is_quantized():
     assert quantized(layer, (1.0, 2.0), ["y", "z"]) == ["c", "c"]
     assert quantized(other, (1.0,), ["y", "z"]) == ["c"]
     assert quantized(layer, (1.0, 1.0), ["y", "z", "c"]) == ["c"]
+
+
+def test_max_pooling_reads_what_is_rounded_where_nobody_else_does():
+    weights = {name: np.eye(8, dtype="float32")[..., None, None] for name in ("u", "v")}
+
+    def quantized(second, grids=(1.0,), outputs=("y", "z"), rounded=(), target="openvino"):
+        nodes = [
+            helper.make_node("Relu", ["image"], ["r"]),
+            helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
+            helper.make_node("Conv", ["p", "u"], ["y"]),
+            helper.make_node(*second, ["z"]),
+        ]
+        table = [LayerScales(name, Grid(absmax)) for name, absmax in zip("uv", grids)]
+        grids_of_outputs = {name: Grid(2.0) for name in rounded}
+        proto = onnx_model(nodes, weights, list(outputs))
+        made = quantize_onnx(proto, table, PRESETS[target], grids_of_outputs)
+        return sorted(n.input[0] for n in made.graph.node if n.op_type == "QuantizeLinear")
+
+    layer, other = ("Conv", ["p", "v"]), ("Sigmoid", ["p"])
+    assert quantized(layer, (1.0, 1.0)) == ["r"]
+    assert quantized(layer, (1.0, 1.0), target="tensorrt") == ["p"]
+    assert quantized(layer, (1.0, 2.0)) == ["p", "p"]
+    assert quantized(other) == ["p"]
+    assert quantized(("Sigmoid", ["r"])) == ["p"]
+    assert quantized(layer, (1.0, 1.0), ("y", "z", "r")) == ["p"]
+    assert quantized(layer, (1.0, 1.0), rounded=["r"]) == ["p", "r"]
 
 
 @pytest.mark.parametrize(
