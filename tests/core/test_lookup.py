@@ -164,6 +164,12 @@ def test_runs_take_turns_until_the_budget_is_spent():
     assert all(b < a for a, b in zip(made_one[1:], made_other))
 
 
+def test_a_run_that_the_clock_missed_does_not_count():
+    clock = FakeClock()
+    run, _ = clock.run(lambda index: 0.0 if index == 3 else 0.010)
+    assert shortest_ms([run], clock) == pytest.approx([10])
+
+
 def test_a_clock_that_stands_still_ends():
     assert shortest_ms([lambda: None], lambda: 0.0, least_seconds=1e-4) == [0.0]
 
