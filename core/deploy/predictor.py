@@ -193,8 +193,6 @@ class _Paddle(Predictor):
         if "quantize_linear" in kinds:
             config.enable_mkldnn()
             config.enable_mkldnn_int8(set(_INT8_OPERATORS))
-            # it would round what a residual connection carries
-            config.delete_pass("conv_elementwise_add_onednn_fuse_pass")
         if kinds and "batch_norm" not in kinds:
             # looking for them in vain takes two thirds of the time to load Lite-HRNet-30, 11 s
             for name in _BATCH_NORM_PASSES:

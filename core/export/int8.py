@@ -26,7 +26,13 @@ from core.deploy.predictor import Backend, Format, Predictor, format_of, load_pr
 from core.errors import ExportError
 from core.export import lite, parity
 from core.export.graph import Graph, names_of
-from core.export.int8_program import computed_in_int8, quantize_program, unsigned_inputs
+from core.export.int8_copies import clipped_tensors
+from core.export.int8_program import (
+    computed_in_int8,
+    quantize_program,
+    rounded_for_all,
+    unsigned_inputs,
+)
 from core.export.qdq import PRESETS, Preset, quantize_onnx
 from core.quant.layers import quantized_layers
 from core.quant.layout import FASTEST
@@ -148,18 +154,27 @@ class Rounded:
     ) -> list[Arrays]:
         """Answer with some parts rounded (None: all), as the file of a format is."""
         twice = self._convolutions() if kind == "paddle" else set()
-        acting = self._acting(kind)
+        acting = self._acting(kind, rounded)
         with on_grids(self.model, self._unsigned(kind), twice), float_parts(self.model):
             for path, part in parts_of(self.model).items():
-                part.passing = path not in acting or (rounded is not None and path not in rounded)
+                part.passing = path not in acting
             return self.answers(batches)
 
-    def _acting(self, kind: Format) -> set[str]:
-        """Return the parts that the files of a format round."""
-        layers, parts = set(quantized_layers(self.model)), set(parts_of(self.model))
-        # Paddle Inference drops a grid in front of what it computes in float, and Paddle Lite's
-        # converter chooses itself what stays in int8
-        return parts if kind == "onnx" else layers
+    def _acting(self, kind: Format, parts: Container[str] | None) -> set[str]:
+        """Return which of some parts (None: of all) the files of a format round."""
+        wanted = {path for path in parts_of(self.model) if parts is None or path in parts}
+        layers = wanted & set(quantized_layers(self.model))
+        if kind == "onnx":
+            return wanted
+        if kind == "lite":  # its converter chooses itself what stays in int8
+            return layers
+        outputs = {self._tensor(part): part for part in wanted - layers}
+        if not outputs:
+            return layers
+        table = self._table_of(wanted, self._unsigned(kind))
+        reading = {entry.weight: entry.input.absmax for entry in table.layers}
+        grids = {name: grid.absmax for name, grid in table.outputs.items()}
+        return layers | {outputs[name] for name in rounded_for_all(self.graph, reading, grids)}
 
     def _tensor(self, part: str) -> str:
         """Return what a quantizer of outputs rounds.
@@ -179,14 +194,19 @@ class Rounded:
     def _unsigned(self, kind: Format) -> set[str]:
         """Return the parts whose activations have grids from zero on in the files of a format."""
         if kind == "paddle":
-            return {_layer(weight) for weight in unsigned_inputs(self.graph)}
+            clipped = clipped_tensors(self.graph)
+            parts = set(parts_of(self.model)) - set(quantized_layers(self.model))
+            outputs = {part for part in parts if self._tensor(part) in clipped}
+            return outputs | {_layer(weight) for weight in unsigned_inputs(self.graph)}
         zero_on = kind == "onnx" and self.preset.unsigned
         return set(parts_of(self.model)) if zero_on else set()
 
     def _table(self, kind: Format, parts: Container[str] | None = None) -> Table:
         """Return the table of a format, of some parts."""
-        wanted = {path for path in self._acting(kind) if parts is None or path in parts}
-        with on_grids(self.model, self._unsigned(kind)):
+        return self._table_of(self._acting(kind, parts), self._unsigned(kind))
+
+    def _table_of(self, wanted: Container[str], unsigned: Container[str]) -> Table:
+        with on_grids(self.model, unsigned):
             layers, outputs = scales_of(self.model), output_scales_of(self.model)
         return Table(
             [entry for entry in layers if _layer(entry.weight) in wanted],
@@ -199,7 +219,7 @@ class Rounded:
 
     def _in_order(self, kind: Format) -> list[str]:
         """Return the parts that a format rounds, in the order in which they run."""
-        acting = self._acting(kind)
+        acting = self._acting(kind, None)
         layers = {f"{path}.weight": path for path in quantized_layers(self.model)}
         makers = {self._tensor(path): path for path in acting - set(layers.values())}
         order: dict[str, None] = {}
@@ -285,11 +305,13 @@ def write_int8(
             cannot be made.
     """
     program, params, onnx_file, lite_file = names
-    quantize_program(graph, tables["paddle"].layers).write(folder / program, folder / params)
+    for_paddle = tables["paddle"]
+    made = quantize_program(graph, for_paddle.layers, outputs=for_paddle.outputs)
+    made.write(folder / program, folder / params)
     if "onnx" in tables:
         proto = onnx_format.load(float_files / onnx_file)
-        made = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
-        (folder / onnx_file).write_bytes(made.SerializeToString(deterministic=True))
+        proto = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
+        (folder / onnx_file).write_bytes(proto.SerializeToString(deterministic=True))
     if "lite" in tables:
         with tempfile.TemporaryDirectory() as place:
             content = _for_lite(graph, tables["lite"].layers, Path(place))()

@@ -22,6 +22,11 @@ def makers_of(graph: Graph) -> dict[str, str]:
     return {name: op.type for op in graph.operators for name in names_of(op.outputs)}
 
 
+def clipped_tensors(graph: Graph) -> set[str]:
+    """Return the tensors that Paddle Inference rounds to grids from zero on."""
+    return {name for name, kind in makers_of(graph).items() if kind in CLIPPING}
+
+
 def copies_for_paddle(graph: Graph, inputs: Rounded) -> set[tuple[str, float]]:
     """Return the tensors, with their absmax, of which Paddle Inference must be given a copy.
 

@@ -17,6 +17,8 @@ Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word
 - It scales a weight that several layers share once for each of them. Each gets its own.
 - What a convolution makes on a grid is rounded for whoever reads it, a residual connection too.
   Where others read it, a copy is quantized.
+- It computes additions together with convolutions, which is not always what the model rounds; see
+  `core.export.int8_sums`.
 - It forgets the grid in front of an operator that it does not compute in int8. There the steps are
   computed by plain operators.
 
@@ -33,7 +35,7 @@ grid; what it is given besides is said at `copies_for_lite`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -42,7 +44,15 @@ import numpy as np
 from paddle.base.proto import framework_pb2
 
 from core.export.graph import Graph, attribute, names_of, only, operator, variable
-from core.export.int8_copies import CLIPPING, copies_for_lite, copies_for_paddle, makers_of
+from core.export.int8_copies import (
+    CLIPPING,
+    clipped_tensors,
+    copies_for_lite,
+    copies_for_paddle,
+    makers_of,
+)
+from core.export.int8_linear import linear_as_convolutions
+from core.export.int8_sums import Sums, plan_sums
 from core.export.int8_weights import (
     BITS,
     COPY,
@@ -52,7 +62,7 @@ from core.export.int8_weights import (
     quantize_weight,
     transposed_axis,
 )
-from core.quant.table import LayerScales
+from core.quant.table import Grid, LayerScales
 
 Reader = Literal["paddle", "lite"]  # Paddle Inference, Paddle Lite
 
@@ -67,15 +77,15 @@ _LAYERS = MappingProxyType(
     }
 )
 _FLOAT = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose")  # that it runs in float
-_ONE_BY_ONE = MappingProxyType(
-    {"strides": [1, 1], "paddings": [0, 0], "dilations": [1, 1], "groups": 1}
-)
 # those that we have not seen Paddle Lite compute rightly in int8
 _FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
 
 
 def quantize_program(
-    graph: Graph, table: Sequence[LayerScales], reader: Reader = "paddle"
+    graph: Graph,
+    table: Sequence[LayerScales],
+    reader: Reader = "paddle",
+    outputs: Mapping[str, Grid] = MappingProxyType({}),
 ) -> Graph:
     """Return a graph with the layers of the table in int8; the given one stays as it is.
 
@@ -86,19 +96,30 @@ def quantize_program(
         graph: In float32, batch norms folded.
         table: An entry for each layer to quantize.
         reader: Whose reading of the pattern to write for.
+        outputs: Grids of tensors that the model rounds for whoever reads them. Paddle Inference is
+            given some of them, see `rounded_for_all`, Paddle Lite none.
 
     Raises:
         ExportError: An entry fits no layer, or cannot be stored in int8.
     """
     if reader == "paddle":
-        graph = _linear_as_convolutions(graph, {entry.weight for entry in table})
+        graph = _with_linear_as_convolutions(graph, {entry.weight for entry in table})
     layers = _find_layers(graph, Entries(table))
     made = replace(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
     )
     choose, plain = _READERS[reader]
-    rounded = [(layer.source, layer.absmax) for layer in layers.values() if layer.kind not in plain]
-    writer = _Writer(made, choose(graph, rounded), makers_of(graph), plain)
+    on_grids = {
+        key: (layer.source, layer.absmax)
+        for key, layer in layers.items()
+        if layer.kind not in plain
+    }
+    sums = Sums()
+    if reader == "paddle":
+        sums = plan_sums(graph, on_grids, {name: grid.absmax for name, grid in outputs.items()})
+    alone = [pair for pair in on_grids.values() if pair[0] not in sums.rounded]
+    writer = _Writer(made, choose(graph, alone), makers_of(graph), plain)
+    rounded: dict[str, str] = {}
     spare = {layer.weight: layer for layer in layers.values()}
     for original in graph.operators:
         op = framework_pb2.OpDesc()
@@ -110,11 +131,34 @@ def quantize_program(
             _read(op, weight, writer.dequantize_weight(layer))
         for slot in op.inputs:  # others that read a weight
             slot.arguments[:] = [
-                writer.dequantize_weight(spare[name]) if name in spare else name
+                writer.dequantize_weight(spare[name]) if name in spare else rounded.get(name, name)
                 for name in slot.arguments
             ]
-        made.operators.append(op)
+        (first, *_) = names_of(op.outputs)
+        made.operators.append(_summed(op) if first in sums.apart else op)
+        for name in names_of(op.outputs):
+            if name in sums.rounded:
+                rounded[name] = writer.quantize(name, outputs[name].absmax)
     return made
+
+
+def rounded_for_all(
+    graph: Graph, layers: Mapping[str, Hashable], outputs: Mapping[str, Hashable]
+) -> frozenset[str]:
+    """Return which tensors Paddle Inference rounds for whoever reads them.
+
+    Args:
+        graph: In float, batch norms folded.
+        layers: Grids of what the quantized layers read, by the name of their weight.
+        outputs: Grids of the tensors that the model rounds.
+    """
+    graph = _with_linear_as_convolutions(graph, layers)
+    found = {
+        id(op): (source, layers[COPY.sub("", weight)])
+        for op, source, weight in layers_of(graph)
+        if op.type not in _FLOAT and COPY.sub("", weight) in layers
+    }
+    return plan_sums(graph, found, outputs).rounded
 
 
 def unsigned_inputs(graph: Graph) -> set[str]:
@@ -122,12 +166,8 @@ def unsigned_inputs(graph: Graph) -> set[str]:
 
     Those behind a ReLU are: the grid of the same absmax from zero on, in 255 steps.
     """
-    makers = makers_of(graph)
-    return {
-        weight
-        for weight, source in computed_in_int8(graph).items()
-        if makers.get(source) in CLIPPING
-    }
+    clipped = clipped_tensors(graph)
+    return {weight for weight, source in computed_in_int8(graph).items() if source in clipped}
 
 
 def computed_in_int8(graph: Graph) -> dict[str, str]:
@@ -142,7 +182,7 @@ def computed_in_int8(graph: Graph) -> dict[str, str]:
     weights = {weight for _, _, weight in layers_of(graph)}
     return {
         COPY.sub("", weight): source
-        for op, source, weight in layers_of(_linear_as_convolutions(graph, weights))
+        for op, source, weight in layers_of(_with_linear_as_convolutions(graph, weights))
         if op.type not in _FLOAT
     }
 
@@ -170,61 +210,8 @@ def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
     return found
 
 
-def _linear_as_convolutions(graph: Graph, weights: Collection[str]) -> Graph:
-    """Return a graph with linear layers of [N, C] as convolutions of [N, C, 1, 1]."""
-    read = graph.readers()
-    linear = {
-        id(op): (source, weight)
-        for op, source, weight in layers_of(graph)
-        if op.type == "matmul_v2"
-        and COPY.sub("", weight) in weights
-        and len(graph.shape(source)) == 2
-        and read[weight] == 1
-    }
-    made = replace(
-        graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
-    )
-    maps = _maps_of_one_pixel(graph)
-
-    def add_variable(name: str, channels: int) -> str:
-        made.variables[name] = variable(name, (-1, channels, 1, 1), np.dtype("float32"))
-        return name
-
-    for op in graph.operators:
-        if id(op) not in linear:
-            made.operators.append(op)
-            continue
-        source, weight = linear[id(op)]
-        value, out = graph.weights[weight], only(op.outputs, "Out")
-        value = value if attribute(op, "trans_y", False) else value.T
-        filters = np.ascontiguousarray(value)[:, :, None, None]
-        made.weights[weight] = filters
-        made.variables[weight] = variable(weight, filters.shape, filters.dtype, persistable=True)
-        pixel = maps.get(source, "")
-        if not pixel:
-            pixel = add_variable(f"{source}@pixel@{weight}", filters.shape[1])
-            shaped = operator("unsqueeze2", {"X": source}, {"Out": pixel}, {"axes": [2, 3]})
-            made.operators.append(shaped)
-        sums = add_variable(f"{out}@pixel", filters.shape[0])
-        made.operators += [
-            operator("conv2d", {"Input": pixel, "Filter": weight}, {"Output": sums}, _ONE_BY_ONE),
-            operator("squeeze2", {"X": sums}, {"Out": out}, {"axes": [2, 3]}),
-        ]
-    made.drop_unused()
-    return made
-
-
-def _maps_of_one_pixel(graph: Graph) -> dict[str, str]:
-    """Return the tensor [N, C, 1, 1] that each vector [N, C] is made of, if it is one."""
-    kinds = ("flatten_contiguous_range", "flatten2", "reshape2", "squeeze2")
-    found = {}
-    for op in graph.operators:
-        source, out = only(op.inputs, "X"), only(op.outputs, "Out")
-        if op.type in kinds and len(names_of(op.inputs)) == 1 and len(graph.shape(out)) == 2:
-            shape = graph.shape(source)
-            if len(shape) == 4 and shape[2:] == (1, 1) and graph.shape(out)[1] == shape[1]:
-                found[out] = source
-    return found
+def _with_linear_as_convolutions(graph: Graph, weights: Collection[str]) -> Graph:
+    return linear_as_convolutions(graph, layers_of(graph), weights)
 
 
 def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
@@ -294,9 +281,9 @@ class _Writer:
         """Return the name of what a layer reads, rounded to its grid."""
         if layer.kind in self.plain:
             return self._round_plainly(layer.source, layer.absmax)
-        return self._quantize(layer.source, layer.absmax)
+        return self.quantize(layer.source, layer.absmax)
 
-    def _quantize(self, tensor: str, absmax: float) -> str:
+    def quantize(self, tensor: str, absmax: float) -> str:
         """Return the name of a tensor's values rounded to a grid; they are computed once."""
         key = tensor, absmax
         if key not in self.rounded:
@@ -325,7 +312,7 @@ class _Writer:
 
     def _round_plainly(self, tensor: str, absmax: float) -> str:
         """Compute the values of a signed grid without the operators that the runtime takes away."""
-        key = tensor, -absmax  # not those of `_quantize`
+        key = tensor, -absmax  # not those of `quantize`
         if key in self.rounded:
             return self.rounded[key]
         stem, shape = f"{tensor}@{len(self.rounded)}", self.graph.shape(tensor)
@@ -393,6 +380,14 @@ class _Writer:
     def _weight(self, name: str, value: np.ndarray) -> None:
         self.graph.weights[name] = value
         self.graph.variables[name] = variable(name, value.shape, value.dtype, persistable=True)
+
+
+def _summed(op: Any) -> Any:
+    """Return an addition as the operator that Paddle Inference computes with nothing else."""
+    out = {"Out": only(op.outputs, "Out")}
+    made = operator("sum", {"X": only(op.inputs, "X")}, out, {})
+    made.inputs[0].arguments.append(only(op.inputs, "Y"))
+    return made
 
 
 def _product(x: str, y: str, out: str) -> Any:

@@ -52,6 +52,13 @@ class Prune(Strategy):
                 "prune: would rank the channels of random weights; name trained ones in "
                 "model.pretrained, or prune later with start_epoch"
             )
+        reinit = context.task.config.model.reinit
+        if context.epoch == 0 and reinit:
+            _log.warning(
+                "prune: model.reinit starts %s anew, whose channels are ranked by random weights; "
+                "if model.pretrained has been trained for this task: -o 'model.reinit=[]'",
+                ", ".join(reinit),
+            )
         self._cut()
 
     def before_epoch(self, epoch: int) -> bool:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from paddle.nn import Layer, Sequential
 
-from core.export.fold import folded_norms
+from core.export.fold import fold_batch_norms, folded_norms
 from core.export.graph import Graph, names_of, only
-from core.export.int8_program import layers_of, unsigned_inputs
+from core.export.int8_copies import clipped_tensors
+from core.export.int8_program import layers_of, rounded_for_all, unsigned_inputs
 from core.layers import get
 from core.norms import is_batch_norm
 from core.quant.outputs import output_part
@@ -24,15 +25,15 @@ Outputs = Literal["none", "residual", "all"]
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED = ("onnxruntime", "openvino")
 _FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds
-# What a target is fastest with on most networks of benchmarks/int8.py. Files for Paddle and Lite
-# have no such grids; TensorRT, not measured here, is documented to want them on what skips layers.
+# What a target is fastest with on most networks of benchmarks/int8.py. Files for Paddle Lite have
+# no such grids; TensorRT, not measured here, is documented to want them on what skips layers.
 FASTEST: Mapping[Target, Outputs] = MappingProxyType(
     {
         "onnxruntime": "all",
         "openvino": "residual",
         "tensorrt": "residual",
         "lite": "none",
-        "paddle": "none",
+        "paddle": "residual",
     }
 )
 
@@ -89,11 +90,15 @@ def layout_of(
             if not isinstance(get(model, path), Sequential)  # runs whatever is in it
             and not any(path == each or path.startswith(f"{each}.") for each in never)
         }
+    if target == "paddle":
+        rounded = _that_paddle_rounds(graph, layers, rounded)
     if target in UNSIGNED:
         unsigned = {path for path, _ in model.named_sublayers()}
         unsigned |= {output_part(path) for path in rounded}
     elif target == "paddle":
+        clipped = clipped_tensors(graph)
         unsigned = {_layer(weight) for weight in unsigned_inputs(graph)}
+        unsigned |= {output_part(path) for path in rounded if graph.made[path] in clipped}
     else:
         unsigned = set()
     return Layout(
@@ -101,6 +106,18 @@ def layout_of(
         unsigned=frozenset(unsigned),
         outputs=rounded,
     )
+
+
+def _that_paddle_rounds(
+    graph: Graph, layers: Collection[str], rounded: dict[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Leave those of the outputs that Paddle Inference rounds; norms are folded in the graph."""
+    fold_batch_norms(graph)
+    shared = {reader: path for path, readers in rounded.items() for reader in readers}
+    grids = {f"{path}.weight": shared.get(path, path) for path in layers}
+    tensors = {graph.made[path]: path for path in rounded if path in graph.made}
+    kept = {tensors[name] for name in rounded_for_all(graph, grids, tensors)}
+    return {path: readers for path, readers in rounded.items() if path in kept}
 
 
 class _Flow:

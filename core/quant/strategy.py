@@ -54,6 +54,13 @@ class Qat(Strategy):
                 "qat: would round random weights; name trained ones in model.pretrained, or "
                 "quantize later with start_epoch"
             )
+        reinit = context.task.config.model.reinit
+        if context.epoch == 0 and reinit:
+            raise ConfigError(
+                f"qat: would round random weights, as model.reinit starts {', '.join(reinit)} "
+                "anew; if model.pretrained has been trained for this task: -o 'model.reinit=[]', "
+                "else quantize later with start_epoch"
+            )
         self._insert(model, context)
 
     def before_epoch(self, epoch: int) -> bool:

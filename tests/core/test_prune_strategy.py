@@ -169,6 +169,16 @@ def test_a_pruned_checkpoint_is_pruned_again(settings: Any, tmp_path: Path) -> N
     assert again.conv.weight.shape[0] == 4
 
 
+def test_channels_of_layers_that_start_anew_are_warned_about(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(settings, tmp_path / "plain")
+    weights = {"pretrained": str(tmp_path / "plain" / "latest"), "reinit": ["conv.*"]}
+    start = merge(settings, {"model": weights, "train": {"epochs": 1}})
+    run(start, tmp_path / "run", prune(start_epoch=0))
+    assert "model.reinit starts conv.* anew" in caplog.text
+
+
 def test_the_choice_is_the_smallest_filters(settings: Any, tmp_path: Path) -> None:
     run(settings, tmp_path / "plain")
     weights = tmp_path / "plain" / "latest"

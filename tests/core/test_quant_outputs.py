@@ -135,7 +135,8 @@ def test_the_target_decides_by_default(task: Task) -> None:
         "onnxruntime": ALL,
         "tensorrt": RESIDUAL,
         "openvino": RESIDUAL,
-        "paddle": {},
+        # what the first addition reads has a sign, what it makes has none
+        "paddle": {path: RESIDUAL[path] for path in ("blocks.0", "blocks.1")},
         "lite": {},
     }
 
@@ -250,7 +251,7 @@ def wb(layer: Layer) -> tuple[Tensor, Tensor]:
 
 
 def test_each_tensor_is_rounded_once_for_all_its_readers(task: Task) -> None:
-    model = quantized(task, target="paddle", weight_bits=8)
+    model = quantized(task, target="tensorrt", weight_bits=8)
     for layer in quantized_layers(model).values():  # their rounding is tested elsewhere
         layer.weight.set_value(layer.rounded_weight())
     ends = {path.removesuffix(f".{KEY}"): end for path, end in absmax_of(model).items()}
@@ -352,12 +353,6 @@ def test_files_answer_like_the_model(task: Task, tmp_path: Path, outputs: Any, t
     with float_parts(model):
         effect = np.abs(model(paddle.to_tensor(x)).numpy() - wanted).max()
     assert np.abs(found - wanted).max() <= 0.05 * effect
-    # Paddle Inference rounds what layers read, and no more
-    for path in rounded_outputs(model):
-        restore_output(model, path)
-    again = export(task, model, tmp_path / "inputs", ("paddle", "onnx"), target=target)
-    files = [folder / "model.pdiparams" for folder in (made.folder, again.folder)]
-    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: Path) -> None:
@@ -484,7 +479,7 @@ def test_outputs_are_ranked_timed_and_sent_back_like_layers(
 
 def test_a_checkpoint_loads_alone(task: Task, tmp_path: Path) -> None:
     model = task.build_model()
-    config = PtqConfig(quantize_outputs="all")
+    config = PtqConfig(quantize_outputs="all", target="onnxruntime")
     made = quantize_after_training(task, model, lambda: [[paddle.rand([4, 3, 8, 8])]], config)
     edits = [("qat", insert.record_of(model))]
     checkpoint.save(tmp_path / "saved", checkpoint.describe(task, edits, 0, {}), model.state_dict())

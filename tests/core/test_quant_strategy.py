@@ -49,8 +49,8 @@ TYPES = [
     {"weight_bits": 4, "activation_bits": 3, "target": "openvino"},
     {"activation_quantize_type": "lsq", "target": "onnxruntime", "observer": "mse"},
     {"freeze_bn_after": 1, "observer_off_after": 1},
-    {"quantize_outputs": "all"},
-    {"quantize_outputs": "all", "activation_preprocess_type": "PACT"},
+    {"quantize_outputs": "all", "target": "tensorrt"},
+    {"target": "onnxruntime", "activation_preprocess_type": "PACT"},
 ]
 
 
@@ -304,6 +304,10 @@ def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
 def test_wrong_runs(settings: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="qat: would round random weights"):
         run(settings, tmp_path / "random", qat(start_epoch=0))
+    run(settings, tmp_path / "plain")
+    fresh = {"pretrained": str(tmp_path / "plain" / "latest"), "reinit": ["head.*"]}
+    with pytest.raises(ConfigError, match=re.escape("as model.reinit starts head.* anew; if")):
+        run(merge(settings, {"model": fresh}), tmp_path / "fresh", qat(start_epoch=0))
     with pytest.raises(ConfigError, match="never_quantize: 'con' matches nothing"):
         run(settings, tmp_path / "typo", qat(never_quantize=["con"]))
     with pytest.raises(ConfigError, match="no layer is left to quantize: conv: never_quantize"):
