@@ -16,7 +16,7 @@ from core.layers import match
 from core.quant.layers import Quantized, quantize, quantized_layers, restore_float, why_not
 from core.quant.layout import Layout
 from core.quant.observers import build_observer
-from core.quant.outputs import readers_of, restore_output, round_output, rounded_outputs
+from core.quant.outputs import output_readers, restore_output, round_output, rounded_outputs
 from core.quant.parts import layer_of, restore, rounded_by
 from core.quant.quantizers import ActivationQuantizer, Rounding
 from core.strategy import Record
@@ -201,8 +201,9 @@ def record_of(model: Layer) -> Record:
         grid = {"norm": paths[id(norm)] if norm is not None else None}
         layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
     assert rounding is not None
+    readers = output_readers(model)
     outputs = [
-        {"path": path, **_sign(quantizer), "readers": readers_of(model, quantizer)}
+        {"path": path, **_sign(quantizer), "readers": readers[path]}
         for path, quantizer in rounded_outputs(model).items()
     ]
     return {"rounding": dataclasses.asdict(rounding), "layers": layers, "outputs": outputs}

@@ -61,8 +61,7 @@ def round_output(
 def restore_output(model: Layer, path: str) -> None:
     """Let the layer at a path put out what it computes; who reads it rounds it alone."""
     layer = get(model, path)
-    quantizer = layer._sub_layers[QUANTIZER]
-    for reader in readers_of(model, quantizer):
+    for reader in output_readers(model)[path]:
         quantized_layers(model)[reader].own_quantizer()
     del layer._sub_layers[QUANTIZER]
     for key, hook in list(layer._forward_post_hooks.items()):
@@ -84,13 +83,15 @@ def output_part(path: str) -> str:
     return f"{path}.{QUANTIZER}"
 
 
-def readers_of(model: Layer, quantizer: Layer) -> list[str]:
-    """Return the paths of the layers that share a quantizer of outputs."""
-    return [
-        path
-        for path, layer in quantized_layers(model).items()
-        if layer.shares_quantizer and layer.input_quantizer is quantizer
-    ]
+def output_readers(model: Layer) -> dict[str, list[str]]:
+    """Return the paths of the quantized layers that read each rounded output, by its layer's."""
+    outputs = rounded_outputs(model)
+    owners = {id(quantizer): path for path, quantizer in outputs.items()}
+    readers: dict[str, list[str]] = {path: [] for path in outputs}
+    for path, layer in quantized_layers(model).items():
+        if layer.shares_quantizer:
+            readers[owners[id(layer.input_quantizer)]].append(path)
+    return readers
 
 
 def _round(layer: Layer, _inputs: object, output: Tensor) -> Tensor | None:

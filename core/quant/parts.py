@@ -13,7 +13,13 @@ from paddle.nn import Layer
 
 from core.errors import ExportError
 from core.quant.layers import Quantized, quantized_layers, restore_float
-from core.quant.outputs import QUANTIZER, output_part, readers_of, restore_output, rounded_outputs
+from core.quant.outputs import (
+    QUANTIZER,
+    output_part,
+    output_readers,
+    restore_output,
+    rounded_outputs,
+)
 from core.quant.quantizers import ActivationQuantizer
 from core.quant.table import Grid, LayerScales, OutputScales
 
@@ -56,8 +62,9 @@ def rounded_by(model: Layer) -> list[tuple[ActivationQuantizer, list[str]]]:
         for path, layer in quantized_layers(model).items()
         if not layer.shares_quantizer
     ]
+    readers = output_readers(model)
     for path, quantizer in rounded_outputs(model).items():
-        found.append((quantizer, [output_part(path), *readers_of(model, quantizer)]))
+        found.append((quantizer, [output_part(path), *readers[path]]))
     return found
 
 
