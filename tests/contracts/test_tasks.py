@@ -313,7 +313,7 @@ def test_a_student_learns_with_the_rounding_of_files(
 ) -> None:
     """Distilled, pruned and quantized in one run, interrupted while all are at work.
 
-    For ONNX Runtime outputs are rounded as well.
+    For ONNX Runtime outputs are rounded as well, for Paddle where its network has additions.
     """
     steps = load_yaml(ROOT / "configs" / "slim" / f"{recipe}.yml")["strategies"]
     for step in steps:
@@ -341,7 +341,8 @@ def test_a_student_learns_with_the_rounding_of_files(
     pruned = "prune" in recipe
     assert (count_parameters(model) < count_parameters(task.build_model())) == pruned
     assert len(quantized_layers(model)) > 1
-    assert bool(rounded_outputs(model)) == (target == "onnxruntime")
+    assert rounded_outputs(model).keys() == rounded_outputs(straight.model).keys()
+    assert rounded_outputs(model) or target == "paddle"
     batch = {name: value.numpy() for name, value in trained.batch("val").items()}
     straight.model.eval()
     ours = task.infer(eager_forward(task, model), batch)
