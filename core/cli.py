@@ -176,8 +176,10 @@ def exported_task(
         description: What `deploy.yml` says; None if there is none.
 
     Raises:
-        ConfigError: Neither says what task it is.
+        ConfigError: Neither says what task it is, or the model ends in layers.
     """
+    if description is not None:
+        description.check_whole(model_dir)
     said = description.task if description else None
     task = chosen_task(arguments, (said.name, said.settings) if said else None)
     if task is None:

@@ -54,14 +54,14 @@ def replace(model: Layer, path: str, layer: Layer) -> None:
 
 
 @contextlib.contextmanager
-def tap(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect what the layers at these paths return while the context is open."""
-    caught: dict[str, Tensor] = {}
+def tap(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect what the layers at these paths return, run by run, while the context is open."""
+    caught: dict[str, list[Tensor]] = {}
     handles = []
 
     def catch(path: str) -> None:
         def hook(_layer: Layer, _inputs: object, output: Tensor) -> None:
-            caught[path] = output
+            caught.setdefault(path, []).append(output)
 
         handles.append(get(model, path).register_forward_post_hook(hook))
 

@@ -16,7 +16,8 @@ from core.export.parity import summary
 EPILOG = """\
 SAVE_DIR then holds model.pdmodel and model.pdiparams, model.onnx and model.nb (Paddle
 Lite) if asked for, and deploy.yml.
-Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint).
+Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint);
+or paths of layers with commas between, for what these put out.
 """
 
 

@@ -4,7 +4,7 @@ Everything in it is plain, so that other programs can read it; we read it back s
 
     format_version: 1
     trislim: 0.1.0                  # version that wrote it
-    ending: argmax                  # what the graph ends in; raw is the network as it is
+    ending: argmax                  # what the graph ends in; raw: the network as it is; layers
     inputs:  [{name: image, shape: [-1, 3, 512, 512], dtype: float32}]   # -1 is free
     outputs: [{name: labels, shape: [-1, 512, 512], dtype: int64}]
     preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
@@ -78,6 +78,9 @@ class Quantization:
     target: str  # runtime that the ONNX file is laid out for
 
 
+LAYERS = "layers"  # the ending of a model that puts out what some of its layers do
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """The content of `deploy.yml`; a model from elsewhere has inputs and outputs only."""
@@ -91,6 +94,19 @@ class Description:
     report: Report | None = None
     task: TaskSettings | None = None
     quantization: Quantization | None = None
+
+    def check_whole(self, folder: str | Path) -> None:
+        """Refuse a model whose outputs say nothing of the task.
+
+        Raises:
+            ConfigError: It ends in layers.
+        """
+        if self.ending == LAYERS:
+            names = ", ".join(port.name for port in self.outputs)
+            raise ConfigError(
+                f"{folder}: ends in layers ({names}), so there are no answers to measure or to "
+                "draw; export it with another --ending"
+            )
 
 
 def write_description(description: Description, folder: Path) -> None:

@@ -30,7 +30,9 @@ def load_task(predictor: Predictor, model_dir: Path) -> Task:
 
     Raises:
         ExportError: There is no such file.
+        ConfigError: The model ends in layers.
     """
+    predictor.description.check_whole(model_dir)
     described = predictor.description.task
     if described is None:
         raise ExportError(f"{model_dir}: no deploy.yml, which says how images are prepared")

@@ -33,6 +33,7 @@ from core.export.int8_program import (
     rounded_for_all,
     unsigned_inputs,
 )
+from core.export.int8_weights import COPY
 from core.export.qdq import PRESETS, Preset, quantize_onnx
 from core.quant.layers import quantized_layers
 from core.quant.layout import FASTEST
@@ -61,6 +62,7 @@ class Rounded:
         target: Of `PRESETS`.
         write_float: Writes the files of a float graph.
         names: Of the model files in a folder: program, parameters, ONNX, Paddle Lite.
+        cut: Whether the graph ends in the midst of the model, so that it may lack parts.
     """
 
     model: Layer
@@ -69,6 +71,7 @@ class Rounded:
     target: str
     write_float: Write
     names: tuple[str, str, str, str]
+    cut: bool = False
 
     def __post_init__(self) -> None:
         if self.target not in PRESETS:
@@ -160,16 +163,29 @@ class Rounded:
                 part.passing = path not in acting
             return self.answers(batches)
 
+    def layers(self) -> set[str]:
+        """Return the quantized layers that are in the files."""
+        return self._parts() & set(quantized_layers(self.model))
+
+    def _parts(self) -> set[str]:
+        """Return the parts that are in the files; what these put out is not rounded."""
+        every, graph = set(parts_of(self.model)), self.graph
+        if not self.cut:
+            return every
+        layers = {_layer(COPY.sub("", weight)) for weight in graph.weights}
+        inside = graph.variables.keys() - set(graph.outputs)
+        return {
+            part for part in every if {part, graph.made.get(layer_of(part))} & (layers | inside)
+        }
+
     def _acting(self, kind: Format, parts: Container[str] | None) -> set[str]:
         """Return which of some parts (None: of all) the files of a format round."""
-        wanted = {path for path in parts_of(self.model) if parts is None or path in parts}
-        layers = wanted & set(quantized_layers(self.model))
+        wanted = {path for path in self._parts() if parts is None or path in parts}
+        layers = wanted & self.layers()
         if kind == "onnx":
             return wanted
-        if kind == "lite":  # its converter chooses itself what stays in int8
-            return layers
         outputs = {self._tensor(part): part for part in wanted - layers}
-        if not outputs:
+        if kind == "lite" or not outputs:  # Lite's converter chooses itself what stays in int8
             return layers
         table = self._table_of(wanted, self._unsigned(kind))
         reading = {entry.weight: entry.input.absmax for entry in table.layers}
@@ -195,7 +211,7 @@ class Rounded:
         """Return the parts whose activations have grids from zero on in the files of a format."""
         if kind == "paddle":
             clipped = clipped_tensors(self.graph)
-            parts = set(parts_of(self.model)) - set(quantized_layers(self.model))
+            parts = self._parts() - self.layers()
             outputs = {part for part in parts if self._tensor(part) in clipped}
             return outputs | {_layer(weight) for weight in unsigned_inputs(self.graph)}
         zero_on = kind == "onnx" and self.preset.unsigned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from paddle.static import InputSpec
 from core.config import suggest, to_mapping
 from core.deploy.description import (
     DESCRIPTION,
+    LAYERS,
     Description,
     Port,
     Preprocess,
@@ -37,6 +39,7 @@ from core.deploy.predictor import (
 )
 from core.errors import ExportError
 from core.export import lite, onnx, parity, report
+from core.export.cut import ending_in
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8 import TARGET, Rounded
@@ -91,7 +94,8 @@ def export(
         model: The trained network; left as it is.
         save_dir: Folder to make. One that holds other files than an export is refused.
         formats: `paddle` is always written, for size and description rest on it.
-        ending: What the graph ends in, as `task.deploy_model` knows it.
+        ending: What the graph ends in: as `task.deploy_model` knows it, or in what layers put out,
+            by their paths with commas between.
         input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
             task's `input_spec` says.
         opset: Of ONNX.
@@ -101,14 +105,14 @@ def export(
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
         FileError: Not writable.
-        ConfigError: The task does not know the ending.
+        ConfigError: The ending is none of the task's, nor are there such layers.
     """
     folder = Path(save_dir)
     wanted: list[Format] = [name for name in FORMATS if name == "paddle" or name in formats]
     check_formats(formats)
     check_folder(folder)
     specs = _specs(task, input_shape)
-    layer = task.deploy_model(model, ending)
+    layer, cut = ending_in(task, model, ending)
     with (
         evaluation_mode(model),
         evaluation_mode(layer),
@@ -116,7 +120,7 @@ def export(
         tempfile.TemporaryDirectory() as place,
         ThreadPoolExecutor(1) as aside,
     ):
-        source = _trace(task, model, layer, specs, ending, target, opset)
+        source = _trace(task, model, layer, specs, LAYERS if cut else ending, target, opset)
         float_bytes = source.write(partial, [name for name in wanted if name != "lite"])
         # the converter for Lite takes longest, and is another process anyway
         converting = (
@@ -149,6 +153,7 @@ class _Source:
     graph: Graph
     rounded: Rounded | None
     opset: int
+    parameters: int
 
     def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
         """Write files; return the bytes that those of a quantized model would have in float."""
@@ -178,16 +183,25 @@ class _Source:
         rounded = self.rounded
         quantization = None
         if rounded is not None:
-            quantization = Quantization(len(quantized_layers(self.model)), rounded.target)
+            quantization = Quantization(len(rounded.layers()), rounded.target)
         return Description(
             trislim=importlib.metadata.version("trislim"),
             inputs=ports_of(self.graph, self.graph.inputs),
             outputs=_outputs(self.graph, answer),
             ending=self.ending,
             preprocess=_preprocess(self.task, self.graph),
-            report=_report(self.model, self.layer, folder, batch, self.specs),
+            report=self._report(folder, batch),
             task=TaskSettings(self.task.name, to_mapping(self.task.config)),
             quantization=quantization,
+        )
+
+    def _report(self, folder: Path, batch: Sequence[np.ndarray]) -> Report:
+        shapes = tuple((1, *array.shape[1:]) for array in batch)
+        return Report(
+            size_mb=round(report.size_mb([folder / MODEL, folder / PARAMS]), 3),
+            parameters=self.parameters,
+            macs=report.count_macs(self.layer, shapes, self.specs),
+            input_shapes=shapes,
         )
 
     def compare(
@@ -216,14 +230,18 @@ def _trace(
     target: str,
     opset: int,
 ) -> _Source:
-    graph = Graph.from_trace(trace(layer, specs, model))
+    graph, cut = Graph.from_trace(trace(layer, specs, model)), ending == LAYERS
+    counted = report.counted_parameters(model)
+    if cut:
+        counted = {path: each for path, each in counted.items() if path in graph.weights}
     folded = fold_batch_norms(graph)
     _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
     rounded = None
     if quantized_layers(model):
         write = partial_of(write_files, opset=opset)
-        rounded = Rounded(model, layer, graph, target, write, (MODEL, PARAMS, ONNX, LITE))
-    return _Source(task, model, layer, specs, ending, graph, rounded, opset)
+        rounded = Rounded(model, layer, graph, target, write, (MODEL, PARAMS, ONNX, LITE), cut)
+    parameters = sum(math.prod(each.shape) for each in counted.values())
+    return _Source(task, model, layer, specs, ending, graph, rounded, opset, parameters)
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -305,22 +323,6 @@ def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
         else:
             _log.warning("%s is not installed: the export is not compared in it", backend)
     return predictors
-
-
-def _report(
-    model: Layer,
-    layer: Layer,
-    folder: Path,
-    batch: Sequence[np.ndarray],
-    specs: Sequence[InputSpec],
-) -> Report:
-    shapes = tuple((1, *array.shape[1:]) for array in batch)
-    return Report(
-        size_mb=round(report.size_mb([folder / MODEL, folder / PARAMS]), 3),
-        parameters=report.count_parameters(model),
-        macs=report.count_macs(layer, shapes, specs),
-        input_shapes=shapes,
-    )
 
 
 def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:

@@ -190,7 +190,7 @@ def test_hints_name_layers_that_exist(trained: Trained) -> None:
     batch = trained.batch()
     with tap(model, [point.layer for point in hints.distill_points]) as caught:
         model(*[batch[spec.name] for spec in trained.task.input_spec()])
-    assert all(isinstance(value, paddle.Tensor) for value in caught.values())
+    assert all(isinstance(value, paddle.Tensor) for values in caught.values() for value in values)
     assert len(caught) == len({point.layer for point in hints.distill_points})
 
 

@@ -14,6 +14,7 @@ from paddle.static import InputSpec
 
 from core.config import to_mapping
 from core.deploy.description import read_description
+from core.deploy.predict import load_task
 from core.deploy.predictor import BACKENDS, load_predictor
 from core.errors import ConfigError, ExportError, UserError
 from core.export import parity
@@ -104,6 +105,68 @@ def test_bad_format_and_ending(task, model, tmp_path):
         export(task, model, tmp_path / "out", ("onx",))
     with pytest.raises(ConfigError, match=r"^ending: expected raw"):
         export(task, model, tmp_path / "out", ending="points")
+    assert left(tmp_path) == []
+
+
+class Halves(nn.Layer):
+    """A network of which a part can be exported; one layer runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2D(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2D(4)
+        self.body = nn.Sequential(nn.ReLU(), nn.Conv2D(4, 6, 1))
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, image):
+        features = self.body(self.norm(self.stem(image)))
+        return self.head(features.mean([2, 3])) + self.head(features.max([2, 3]))
+
+
+def test_a_model_that_ends_in_layers(task, tmp_path):
+    paddle.seed(0)
+    halves = Halves()
+    made = export(task, halves, tmp_path / "out", ("paddle", "onnx"), ending="body,norm")
+    assert {d.output for d in made.differences} == {"body", "norm"}
+    assert {d.runtime for d in made.differences} == set(BACKENDS)
+    x = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    halves.eval()
+    norm = halves.norm(halves.stem(paddle.to_tensor(x)))
+    for backend in BACKENDS:
+        found = load_predictor(made.folder, backend).run(x)
+        np.testing.assert_allclose(found["norm"], norm.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found["body"], halves.body(norm).numpy(), atol=1e-5)
+    described = made.description
+    assert described.report.parameters == 4 * 27 + 4 + 8 + 6 * 4 + 6  # the head is not in it
+    assert described.report.macs == 4 * 8 * 8 * 27 + 6 * 8 * 8 * 4
+    assert (described.ending, [port.name for port in described.outputs]) == (
+        "layers",
+        ["body", "norm"],
+    )
+    assert not any("head" in name for name in Graph.from_files(*files(made.folder)).weights)
+    assert all(not layer._forward_post_hooks for layer in halves.sublayers())
+    with pytest.raises(
+        ConfigError, match=r"ends in layers \(body, norm\), so there are no answers"
+    ):
+        load_task(load_predictor(made.folder), made.folder)
+
+
+def files(folder):
+    return folder / "model.pdmodel", folder / "model.pdiparams"
+
+
+@pytest.mark.parametrize(
+    ("ending", "error", "message"),
+    [
+        ("body,nrm", ConfigError, r"^ending: the model has no layer 'nrm' \(did you mean 'norm'"),
+        ("nrm", ConfigError, r"^ending: "),
+        ("head", ExportError, r"ending: head runs 2 times, once is wanted"),
+        ("raw,body", ConfigError, r"no layer 'raw'"),
+    ],
+)
+def test_layers_that_no_model_can_end_in(task, tmp_path, ending, error, message):
+    with pytest.raises(error, match=message):
+        export(task, Halves(), tmp_path / "out", ending=ending)
     assert left(tmp_path) == []
 
 

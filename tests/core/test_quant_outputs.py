@@ -355,6 +355,27 @@ def test_files_answer_like_the_model(task: Task, tmp_path: Path, outputs: Any, t
     assert np.abs(found - wanted).max() <= 0.05 * effect
 
 
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "paddle"])
+@pytest.mark.parametrize("ending", ["blocks.0", "blocks.0,blocks.1.conv1"])
+def test_files_that_end_in_layers(task: Task, tmp_path: Path, ending: str, target: str) -> None:
+    model = quantized(task, "all", target)
+    layout = target if target in PRESETS else "openvino"
+    formats = ("paddle", "onnx")
+    made = export(task, model, tmp_path / "out", formats, ending=ending, target=layout)
+    assert {(each.runtime, each.output) for each in made.differences} == {
+        (backend, path) for backend in BACKENDS for path in ending.split(",")
+    }
+    quantization = made.description.quantization
+    assert quantization is not None
+    assert quantization.layers == 3 + ending.count(",")
+    # what is put out is not rounded, but all that is in front
+    x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    steps = load_predictor(made.folder, "onnxruntime").run(x)["blocks.0"]
+    step = float(rounded_outputs(model)["blocks.0"].grid().step)
+    assert np.abs(steps / step - np.rint(steps / step)).max() > 0.1
+    assert np.unique(steps).size > 256
+
+
 def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: Path) -> None:
     kinds = {}
     for outputs in ("none", "all"):

@@ -94,6 +94,22 @@ def test_export_errors_are_one_line(call, weights, tmp_path, arguments, message)
 
 
 @pytest.mark.parametrize(
+    "tool", [("eval.py",), ("predict.py", "--image_path", "x", "--save_dir", "y")]
+)
+def test_a_model_that_ends_in_layers_has_no_answers(call, weights, tmp_path, tool):
+    status, said = call(
+        *("export_model.py", "--weights", weights, "--save_dir", "out", "--ending", "conv")
+    )
+    assert status == 0, said
+    assert "same as the original in paddle: conv" in said
+    (tmp_path / "x").mkdir()
+    cv2.imwrite(str(tmp_path / "x" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    status, said = call(*tool, "--model_dir", "out")
+    assert status == 2
+    assert "error: out: ends in layers (conv), so there are no answers" in last_line(said)
+
+
+@pytest.mark.parametrize(
     ("tool", "arguments", "message"),
     [
         ("predict.py", ("--image_path", "x", "--save_dir", "y"), "error: absent: no such folder"),
