@@ -37,7 +37,9 @@ class Preset:
 
 
 # - OpenVINO 2026.4 answers with errors of a third of the signal where a convolution of one group
-#   reads a concatenation in int8; in uint8 it is right, and as fast.
+#   reads a concatenation in int8; in uint8 it is right, and as fast. Of another size where sums of
+#   convolutions without a bias are added up: each is given one, so small that it changes no sum; a
+#   bias of zeros is taken away again.
 # - ONNX Runtime has a ReLU done by the convolution before it only if the grid ends at 0. The same
 #   file should be right in OpenVINO, so its signed grids are those of OpenVINO.
 #   It computes a linear layer in int8 only if its bias is int32; otherwise it multiplies in float
@@ -50,6 +52,7 @@ PRESETS = MappingProxyType(
         "tensorrt": Preset(unsigned=False, zero_point=0, early=False, bias=False),
     }
 )
+NO_BIAS = np.float32(1e-30)
 
 
 def quantize_onnx(
@@ -229,7 +232,17 @@ class _Writer:
         if layer is not None and node.op_type == "MatMul":
             scale = numpy_helper.to_array(self.initializers[f"{layer.weight}@scale"])
             self.steps[node.output[0]] = scale * np.float32(layer.grid.step)
+        if layer is not None and node.op_type == "Conv":
+            self._fill_bias(node, layer)
         self.nodes.append(node)
+
+    def _fill_bias(self, node: NodeProto, layer: _Layer) -> None:
+        """Give a convolution whose bias is nothing one that is next to nothing."""
+        given = self.weights.get(node.input[2]) if len(node.input) > 2 else None
+        if len(node.input) > 2 and (given is None or numpy_helper.to_array(given).any()):
+            return
+        values = np.full(self.weights[layer.weight].dims[0], NO_BIAS)
+        node.input[2:] = [self._constant(f"{node.output[0]}@bias", values)]
 
     def _read(self, tensor: str) -> str:
         """Return the name of a tensor as all its readers get it."""

@@ -421,6 +421,36 @@ def test_paddle_computes_in_int8(tmp_path):
     assert decibels(got, fake_quantized(Named(model), coarse, x)["output"]) < 50
 
 
+class Pyramid(nn.Layer):
+    """Sums of sums of convolutions that have no bias, or one of zeros, all of which are read."""
+
+    def __init__(self):
+        super().__init__()
+        sizes = {"padding": 1, "bias_attr": False}
+        self.stem = nn.Conv2D(8, 8, 3, **sizes)
+        self.parts = nn.LayerList([nn.Conv2D(8, 8, 3, **sizes) for _ in range(4)])
+        self.parts.append(nn.Conv2D(8, 8, 3, padding=1))
+
+    def forward(self, image):
+        x = self.stem(image)
+        first, *others = (part(x) for part in self.parts)
+        sums = [first, others[0]]
+        for each in others[1:]:
+            sums.append(sums[-1] + each)
+        return {"output": paddle.concat(sums, axis=1)}
+
+
+@pytest.mark.parametrize("target", PRESETS)
+def test_sums_of_convolutions_without_a_bias(target, tmp_path):
+    """OpenVINO 2026.4 adds them up wrongly."""
+    model, x = randomize(Pyramid()), image()
+    model.parts[-1].bias.set_value(paddle.zeros([8]))
+    table = calibrate(model, x)
+    made = quantize_onnx(to_onnx(build(model), tmp_path), table, PRESETS[target])
+    wanted = run_onnxruntime(made, x, plain=True)["output"]
+    assert decibels(run_openvino(made, x)["output"], wanted) > 40
+
+
 class Named(nn.Layer):
     """A sequence whose layers keep their paths, with a named output."""
 
