@@ -15,12 +15,12 @@ INT8 = """
 Written by `python benchmarks/int8.py`: files of networks with random weights and norms estimated on
 random images, one image, one thread, milliseconds of processor time, medians of runs that take
 turns in one process. Ours are quantized after training (8 images, the largest magnitudes): `.onnx`
-for OpenVINO (since 4ba5e58 with grids for what skips layers), `.onnx` for ONNX Runtime with
-the outputs of layers on grids of their own, `.pdmodel` for Paddle Inference. NNCF takes the same
-float `.onnx` and the same 8 images, by both of its presets; all files have the same settings
-(float32 where nothing is quantized, latency). PaddleSlim: QAT with PACT as its
-`save_quantized_model` writes it, run as its documentation says and with our predictor's settings;
-the better one counts. Ratios are time of the other / time of ours: above 1 ours is faster.
+for OpenVINO and `.pdmodel` for Paddle Inference with grids for what skips layers, `.onnx` for ONNX
+Runtime with the outputs of layers on grids of their own. NNCF takes the same float `.onnx` and the
+same 8 images, by both of its presets; all files have the same settings (float32 where nothing is
+quantized, latency). PaddleSlim: QAT with PACT as its `save_quantized_model` writes it, run as its
+documentation says and with our predictor's settings; the better one counts. Ratios are time of the
+other / time of ours: above 1 ours is faster.
 
 | network, input | OpenVINO float | ours | NNCF performance | mixed | **float / ours** | \
 **best NNCF / ours** |

@@ -112,7 +112,8 @@ def ask_peer(network: str, steps: int) -> dict[str, list[float]]:
 def _quantize(task: Task, model: Layer, rounding: Rounding, image: paddle.Tensor) -> None:
     kinds = [kind.__name__ for kind in KINDS]
     choice = insert.choose(model, rounding, kinds, task.slim_hints(model).never_quantize)
-    insert.insert(model, choice, rounding, [[image]], "avg", layout_of(task, model, "paddle"))
+    layout = layout_of(task, model, "paddle", choice.layers, None)
+    insert.insert(model, choice, rounding, [[image]], "avg", layout)
 
 
 def _step(task: Task, model: Layer, image: paddle.Tensor) -> Callable[[], None]:
