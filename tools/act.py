@@ -5,7 +5,6 @@ from __future__ import annotations
 import core.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import paddle
 from core import cli
 from core.data import Loader
 from core.deploy.predict import list_images
+from core.distributed import initialize
 from core.errors import ConfigError
 from core.export.int8 import TARGET
 from core.export.qdq import PRESETS
@@ -46,12 +46,10 @@ def read_config(arguments: argparse.Namespace) -> ActConfig:
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if config.Global.data_dir is not None:
         arguments.override.insert(0, f"data.root={config.Global.data_dir}")
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
-        raise ConfigError("PADDLE_TRAINERS_NUM: exported models are trained in one process")
     return replace(config, Global=replace(config.Global, **given))
 
 
-def open_training(task: Task, config: ActConfig) -> Loader:
+def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loader:
     """Open the training data: without labels, if the float model says what is right."""
     images, data = config.Global.images, task.config.data
     if images and config.Distillation is None:
@@ -60,6 +58,7 @@ def open_training(task: Task, config: ActConfig) -> Loader:
     if config.Distillation is not None:
         dataset = Inputs(dataset, [spec.name for spec in task.input_spec()])
     how = {"num_workers": data.num_workers, "on_error": "skip" if images else data.on_error}
+    how |= {"rank": rank, "world": world}
     given = config.Global
     return Loader(dataset, batch_size=given.batch_size, train=True, seed=given.seed, **how)
 
@@ -67,11 +66,12 @@ def open_training(task: Task, config: ActConfig) -> Loader:
 def main() -> None:
     arguments = parse_arguments()
     paddle.set_device(pick_device("auto"))
+    rank, world = initialize()
     config = read_config(arguments)
     model = config.Global
     files = (model.model_dir, model.model_filename, model.params_filename)
     task = cli.exported_task(arguments, model.model_dir, open_source(*files).description)
-    train = open_training(task, config)
+    train = open_training(task, config, rank, world)
     val = None if arguments.no_metric else open_validation(task, share=arguments.eval_rate)
     metric = task.build_metric()
     compression = AutoCompression(
@@ -85,6 +85,8 @@ def main() -> None:
         task=task,
     )
     rows = compression.compress().rows
+    if rank:
+        return
     cli.print_left_out(train.skipped)
     cli.wide_console().print(to_table(rows, metric.primary))
     print(f"written to {arguments.save_dir}")

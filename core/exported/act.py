@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import paddle.distributed as dist
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.data import Loader
 from core.deploy.predictor import Format
+from core.distributed import gather
 from core.errors import ConfigError, DataError
 from core.export.int8 import TARGET
 from core.export.package import Exported, check_folder, check_formats
@@ -25,7 +27,7 @@ from core.exported.session import fitting, open_session, samples_of
 from core.exported.source import Source, open_source
 from core.exported.training import READER, Loss, State, Training, inputs_of, tensors_of
 from core.files import replacing
-from core.task import Arrays, Task
+from core.task import Arrays, Forward, Task
 
 ORIGIN = 0.05  # by which the float model's metric may miss `origin_metric`, as in PaddleSlim
 _log = logging.getLogger(__name__)
@@ -52,12 +54,12 @@ class Compressed:
     """What came out.
 
     Attributes:
-        exported: The files.
+        exported: The files; None in all processes but the first, which writes them.
         rows: The float model, the quantized one before and after training, and each file.
         best_step: After which step it was kept; 0: before training.
     """
 
-    exported: Exported
+    exported: Exported | None
     rows: list[Row]
     best_step: int
 
@@ -68,6 +70,9 @@ class AutoCompression:
     The arguments up to `eval_callback` are PaddleSlim's, with these differences: batches are
     mappings of names to arrays, `eval_callback` is given a function from inputs to outputs by name,
     and without `Distillation` in the config `loss` is needed.
+
+    Of several processes (`python -m paddle.distributed.launch`) each goes through its own share of
+    the training data; the first measures and writes.
 
     Args:
         model_dir: Folder of the exported float model.
@@ -130,6 +135,7 @@ class AutoCompression:
         if loss is None and not self._groups:
             raise ConfigError("Distillation: required, but not given; without it, a loss is needed")
         self._data, self._folder = train_dataloader, Path(save_dir)
+        self._first = dist.get_rank() == 0
         self._measure: Measure = eval_callback or (lambda run: None)
         self._sign = 1 if higher_is_better else -1
         self._metric, self._images = metric, images
@@ -152,8 +158,8 @@ class AutoCompression:
             )
         inputs = inputs_of(self._source, first)
         samples = samples_of(self._source, [inputs], READER)
-        with replacing(self._folder) as draft, open_session(self._source, self._places) as session:
-            rows = [Row("float", self._measure(session.run_float))]
+        with self._draft() as draft, open_session(self._source, self._places) as session:
+            rows = [Row("float", self._told(session.run_float))]
             self._check_origin(rows[0].metric)
             if self._loss is not None and not self._groups:  # it may not fit these outputs
                 answer = session.run_float(*next(fitting(self._source, [inputs], READER)))
@@ -161,9 +167,11 @@ class AutoCompression:
             run = Training(session, self._config, self._groups, self._loss)
             begin = time.monotonic()
             run.calibrate(self._data)
-            rows.append(Row("quantized", self._measure(session.run), time.monotonic() - begin))
+            rows.append(Row("quantized", self._told(session.run), time.monotonic() - begin))
             best = self._train(run, rows[1].metric)
             rows.append(Row(f"trained, step {best.step}", best.metric, time.monotonic() - begin))
+            if draft is None:
+                return Compressed(None, rows, best.step)
             model = run.restore(best)
             begin = time.monotonic()
             made = write(model, draft, self._layout, samples)
@@ -173,12 +181,21 @@ class AutoCompression:
             )
         return Compressed(replace(made, folder=self._folder), rows + files, best.step)
 
+    def _draft(self) -> contextlib.AbstractContextManager[Path | None]:
+        return replacing(self._folder) if self._first else contextlib.nullcontext()
+
+    def _told(self, run: Forward) -> float | None:
+        """Return the metric, which the first process measures and tells the others."""
+        found: list[float | None] = gather(self._measure(run) if self._first else None)
+        return found[0]
+
     def _train(self, run: Training, metric: float | None) -> State:
         """Return the best state, or the last if nothing is measured."""
         config, total = self._config.TrainConfig, run.total_steps(self._data)
         best = replace(run.state(), metric=metric)
         _log.info("%d steps, %s of the quantized model %s", total, self._metric, _shown(metric))
-        with logging_redirect_tqdm(), tqdm(total=total, unit="step", disable=None) as bar:
+        quiet = None if self._first else True  # None: where there is no terminal
+        with logging_redirect_tqdm(), tqdm(total=total, unit="step", disable=quiet) as bar:
             for terms in run.steps(self._data, total):
                 bar.update()
                 if run.step % config.logging_iter == 0 or run.step == total:
@@ -186,7 +203,7 @@ class AutoCompression:
                     _log.info("step %d/%d %s lr %.2e", run.step, total, parts, run.rate)
                 if run.step % config.eval_iter and run.step != total:
                     continue
-                found = self._measure(run.evaluated())
+                found = self._told(run.evaluated())
                 if found is None or self._better(found, best.metric):
                     best = replace(run.state(), metric=found)
                 line = "step %d: %s %s, best %s after step %d"

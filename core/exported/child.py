@@ -88,10 +88,12 @@ def started(fill: Fill) -> Iterator[Child]:
         paths = [str(Path(each).resolve()) for each in (str(Path(__file__).parents[2]), *known)]
         # only programs of Paddle's old IR are what PaddleSlim can edit
         extra = {"PYTHONPATH": os.pathsep.join(paths), "FLAGS_enable_pir_api": "0"}
+        # it works alone, whatever processes this one is of
+        own = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
         process = subprocess.Popen(
             [sys.executable, "-m", "core.exported.worker", str(theirs.fileno())],
             cwd=folder,
-            env={**os.environ, **extra},
+            env={**own, **extra},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -4,6 +4,10 @@ PaddleSlim makes the programs that round, in its own process; they go forward an
 the outputs should be is decided here, on arrays: a loss gives its gradients by output, the
 programs turn them into gradients by weight, and the update is the core's. So any loss does, the
 task's as well as a distance from the float model, whose program is another one and never changes.
+
+Of several processes each has PaddleSlim at work on batches of its own. Gradients are averaged in
+each step, so the weights stay the same everywhere; the grids of activations follow each process's
+batches, and their mean is what is measured and kept.
 """
 
 from __future__ import annotations
@@ -16,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.distributed as dist
 from paddle import Tensor
 
 from core.distill import losses as distill
+from core.distributed import average_gradients, gather
 from core.errors import ConfigError, DataError, TrainingError
 from core.exported.config import ActConfig, LossKind
 from core.exported.files import Quantized
@@ -71,7 +77,7 @@ class Training:
                 found = self.session.child.call("run_float", feeds, tensors)
                 for name, array in found.items():
                     sums[name].append(float(np.abs(array).max()))
-        scales = {name: float(np.mean(values)) for name, values in sums.items()}
+        scales = _mean({name: float(np.mean(values)) for name, values in sums.items()})
         source.table(self.session.places, scales, self.config.QuantAware.per_channel)  # checked
         quant = self.config.QuantAware
         settings = {
@@ -120,7 +126,7 @@ class Training:
         """
         with contextlib.closing(_endless(data)) as batches:
             for given in batches:
-                images = len(next(iter(given.values())))
+                images = len(next(iter(given.values()))) * dist.get_world_size()
                 if self.step == 0:
                     self.config.TrainConfig.warn_of_rate(images)
                 self.rate = self.config.TrainConfig.rate(self.step, total, images)
@@ -131,12 +137,12 @@ class Training:
     def evaluated(self) -> Forward:
         """Return the quantized model as it is now."""
         self.session.child.call("load_weights", self._arrays())
+        self.session.child.call("load_scales", self.state().scales)
         return self.session.run
 
     def state(self) -> State:
-        """Return weights and grids as they are now."""
-        scales: dict[str, float] = self.session.child.call("scales")
-        return State(self.step, self._arrays(), scales)
+        """Return weights and grids as they are now; all processes must ask together."""
+        return State(self.step, self._arrays(), _mean(self.session.child.call("scales")))
 
     def restore(self, state: State) -> Quantized:
         """Go back to a state, and return the model."""
@@ -174,6 +180,7 @@ class Training:
         found = child.call("gradients", feeds, cotangents, list(self._weights))
         for name, gradient in found.items():
             self._weights[name].grad = paddle.to_tensor(gradient)
+        average_gradients(self._weights.values())
         self._optimizer.step(self.rate)
         child.call("load_weights", self._arrays())
         self.step += 1
@@ -193,6 +200,12 @@ class Training:
 
     def _arrays(self) -> Arrays:
         return {name: tensor.numpy() for name, tensor in self._weights.items()}
+
+
+def _mean(scales: dict[str, float]) -> dict[str, float]:
+    """Return the mean of each grid's end over the processes."""
+    every = gather(scales)
+    return {name: float(np.mean([each[name] for each in every])) for name in scales}
 
 
 def _distillation(groups: Groups, student: Outputs, teacher: Arrays) -> Losses:
