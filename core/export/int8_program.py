@@ -52,7 +52,7 @@ from core.export.int8_copies import (
     makers_of,
 )
 from core.export.int8_linear import linear_as_convolutions
-from core.export.int8_sums import Sums, plan_sums
+from core.export.int8_sums import Sums, plan_sums, summed
 from core.export.int8_weights import (
     BITS,
     COPY,
@@ -77,6 +77,7 @@ _LAYERS = MappingProxyType(
     }
 )
 _FLOAT = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose")  # that it runs in float
+SHIFT = 1.5 * 2.0**23  # near which floats are whole: adding it rounds, half to even
 # those that we have not seen Paddle Lite compute rightly in int8
 _FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
 
@@ -135,7 +136,7 @@ def quantize_program(
                 for name in slot.arguments
             ]
         (first, *_) = names_of(op.outputs)
-        made.operators.append(_summed(op) if first in sums.apart else op)
+        made.operators.append(summed(op) if first in sums.apart else op)
         for name in names_of(op.outputs):
             if name in sums.rounded:
                 rounded[name] = writer.quantize(name, outputs[name].absmax)
@@ -311,21 +312,29 @@ class _Writer:
         return self._dequantize(name, name, np.ascontiguousarray(channels), axis)
 
     def _round_plainly(self, tensor: str, absmax: float) -> str:
-        """Compute the values of a signed grid without the operators that the runtime takes away."""
+        """Compute the values of a signed grid without the operators that the runtime takes away.
+
+        Nor with `round`, which oneDNN does not compute, and is slow.
+        """
         key = tensor, -absmax  # not those of `quantize`
         if key in self.rounded:
             return self.rounded[key]
         stem, shape = f"{tensor}@{len(self.rounded)}", self.graph.shape(tensor)
-        names = [f"{stem}@{role}" for role in ("scaled", "whole", "clipped", "float")]
-        scaled, whole, clipped, made = (self._variable(n, shape, "float32") for n in names)
+        names = [f"{stem}@{role}" for role in ("scaled", "clipped", "shifted", "whole", "float")]
+        scaled, clipped, shifted, whole, made = (
+            self._variable(name, shape, "float32") for name in names
+        )
         self._weight(f"{stem}@steps", np.array([HIGHEST / np.float64(absmax)], np.float32))
         self._weight(f"{stem}@step", np.array([np.float64(absmax) / HIGHEST], np.float32))
+        self._weight(f"{stem}@up", np.array([SHIFT], np.float32))
+        self._weight(f"{stem}@down", np.array([-SHIFT], np.float32))
         limits = {"min": float(-HIGHEST - 1), "max": float(HIGHEST)}
         self.graph.operators += [
-            _product(tensor, f"{stem}@steps", scaled),
-            operator("round", {"X": scaled}, {"Out": whole}, {}),
-            operator("clip", {"X": whole}, {"Out": clipped}, limits),
-            _product(clipped, f"{stem}@step", made),
+            _binary("mul", tensor, f"{stem}@steps", scaled),
+            operator("clip", {"X": scaled}, {"Out": clipped}, limits),
+            _binary("add", clipped, f"{stem}@up", shifted),
+            _binary("add", shifted, f"{stem}@down", whole),
+            _binary("mul", whole, f"{stem}@step", made),
         ]
         self.rounded[key] = made
         return made
@@ -333,9 +342,11 @@ class _Writer:
     def _copy(self, tensor: str) -> str:
         number = sum(name == tensor for name, _ in self.rounded) + 1
         name = self._variable(f"{tensor}@copy{number}", self.graph.shape(tensor), "float32")
-        # a ReLU of a ReLU is a copy, too, and keeps the grid unsigned
-        kind = "relu" if self.makers.get(tensor) in CLIPPING else "assign"
-        self.graph.operators.append(operator(kind, {"X": tensor}, {"Out": name}, {}))
+        if self.makers.get(tensor) in CLIPPING:  # its ReLU is a copy, and keeps the grid unsigned
+            self.graph.operators.append(operator("relu", {"X": tensor}, {"Out": name}, {}))
+        else:
+            self._weight(f"{name}@one", np.ones(1, np.float32))
+            self.graph.operators.append(_binary("mul", tensor, f"{name}@one", name))
         return name
 
     def _dequantize(self, steps: str, stem: str, absmax: np.ndarray, axis: int | None) -> str:
@@ -352,7 +363,7 @@ class _Writer:
         kinds = {"in_dtype": framework_pb2.VarType.INT8, "out_dtype": framework_pb2.VarType.FP32}
         self.graph.operators += [
             operator("cast", {"X": steps}, {"Out": cast}, kinds),
-            _product(cast, f"{steps}@scale", made),
+            _binary("mul", cast, f"{steps}@scale", made),
         ]
         return made
 
@@ -382,13 +393,5 @@ class _Writer:
         self.graph.variables[name] = variable(name, value.shape, value.dtype, persistable=True)
 
 
-def _summed(op: Any) -> Any:
-    """Return an addition as the operator that Paddle Inference computes with nothing else."""
-    out = {"Out": only(op.outputs, "Out")}
-    made = operator("sum", {"X": only(op.inputs, "X")}, out, {})
-    made.inputs[0].arguments.append(only(op.inputs, "Y"))
-    return made
-
-
-def _product(x: str, y: str, out: str) -> Any:
-    return operator("elementwise_mul", {"X": x, "Y": y}, {"Out": out}, {"axis": -1})
+def _binary(kind: str, x: str, y: str, out: str) -> Any:
+    return operator(f"elementwise_{kind}", {"X": x, "Y": y}, {"Out": out}, {"axis": -1})

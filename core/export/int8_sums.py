@@ -18,7 +18,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.export.graph import Graph, names_of, only
+from core.export.graph import Graph, names_of, only, operator
 from core.export.int8_copies import CLIPPING, clipped_tensors
 
 Layers = Mapping[int, tuple[str, Hashable]]
@@ -125,3 +125,11 @@ def _read_on_one_grid(reading: Iterable[Any], layers: Layers) -> bool:
     """Say whether int8 convolutions alone read a tensor, all on one grid."""
     grids = {layers[id(op)][1] if id(op) in layers else None for op in reading}
     return len(grids) == 1 and None not in grids
+
+
+def summed(op: Any) -> Any:
+    """Return an addition as the operator that Paddle Inference computes with nothing else."""
+    out = {"Out": only(op.outputs, "Out")}
+    made = operator("sum", {"X": only(op.inputs, "X")}, out, {})
+    made.inputs[0].arguments.append(only(op.inputs, "Y"))
+    return made
