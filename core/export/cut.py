@@ -45,6 +45,8 @@ class Cut(Layer):
 def ending_in(task: Task, model: Layer, ending: str) -> tuple[Layer, bool]:
     """Return what to export of a model, and whether it ends in layers.
 
+    What the task knows comes first: a layer may have the name of an ending.
+
     Args:
         task: Knows its own endings.
         model: The network.
@@ -55,8 +57,11 @@ def ending_in(task: Task, model: Layer, ending: str) -> tuple[Layer, bool]:
     """
     paths = ending.split(",")
     known = [path for path, _ in model.named_sublayers()]
-    if not set(paths) & set(known):
+    try:
         return task.deploy_model(model, ending), False
+    except ConfigError:
+        if not set(paths) & set(known):
+            raise
     for path in paths:
         if path not in known:
             raise ConfigError(f"ending: the model has no layer {path!r}{suggest(path, known)}")

@@ -224,6 +224,8 @@ class _Writer:
             node.input[:] = [self._quantize(name, grid) for name in node.input]
         if self.preset.bias and node.op_type == "Add" and node.input[0] in self.steps:
             node.input[1] = self._dequantize_bias(*node.input)
+        if layer is not None and node.op_type == "Conv":
+            self._fill_bias(node, layer)
         for index, name in enumerate(node.input):
             if name in self.axes:
                 node.input[index] = self._dequantize_weight(name)
@@ -232,8 +234,6 @@ class _Writer:
         if layer is not None and node.op_type == "MatMul":
             scale = numpy_helper.to_array(self.initializers[f"{layer.weight}@scale"])
             self.steps[node.output[0]] = scale * np.float32(layer.grid.step)
-        if layer is not None and node.op_type == "Conv":
-            self._fill_bias(node, layer)
         self.nodes.append(node)
 
     def _fill_bias(self, node: NodeProto, layer: _Layer) -> None:

@@ -151,6 +151,13 @@ def test_a_model_that_ends_in_layers(task, tmp_path):
         load_task(load_predictor(made.folder), made.folder)
 
 
+def test_an_ending_of_the_task_comes_before_a_layer_of_its_name(task, tmp_path):
+    halves = Halves()
+    halves.add_sublayer("raw", nn.ReLU())
+    made = export(task, halves, tmp_path / "out", ending="raw")
+    assert made.description.ending == "raw"
+
+
 def files(folder):
     return folder / "model.pdmodel", folder / "model.pdiparams"
 

@@ -53,9 +53,11 @@ with open_session(source, places) as session:
     for _ in run.steps(batches, 8):
         pass
     state = run.state()
+    session.child.call("observe", {"image": batches[0]["image"] * (1 + rank)}, ["level"])
+    apart = run.state().scales  # of batches that differ
 np.savez(f"state_{world}_{rank}.npz", rate=run.rate, **state.weights, **{
     f"scale of {name}": value for name, value in state.scales.items()
-})
+}, **{f"apart {name}": value for name, value in apart.items()})
 measured = []
 def metric(run):
     measured.append(rank)
@@ -83,6 +85,9 @@ def test_two_processes_train_an_exported_model(tmp_path: Path) -> None:
     assert any(name.startswith("scale of") for name in one)
     for name, value in one.items():
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+        if name.startswith("apart"):
+            assert first[name] > value  # the other process saw larger ones
+            continue
         np.testing.assert_allclose(first[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     rows = {name: read_rows(tmp_path / f"rows_{name}.json") for name in ("2_0", "2_1")}
     assert rows["2_1"]["measured"] == []
