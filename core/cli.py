@@ -12,17 +12,19 @@ from typing import Any
 from paddle.nn import Layer
 from rich.console import Console
 
-from core.checkpoint import load_description, restore
+from core.checkpoint import description_path, load_description, restore
 from core.config import load_yaml, merge, parse_overrides
+from core.deploy.description import DESCRIPTION as DEPLOY
 from core.deploy.description import Description
 from core.deploy.predictor import Format
 from core.errors import ConfigError, UserError
 from core.export.package import FORMATS
+from core.plugins import load_plugin
 from core.run import read_run
-from core.task import Task, build_task
+from core.task import Task, build_recorded_task
 
 TABLE_WIDTH = 110
-Described = tuple[str, dict[str, Any]]  # name of a task, its settings
+Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -63,6 +65,19 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
         default=[],
         metavar="key.sub=value",
         help="change one setting of the config; may be repeated",
+    )
+    add_plugin_argument(parser)
+
+
+def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the repeatable `--plugin MODULE[:NAME]`, which is loaded as it is read."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        type=load_plugin,
+        metavar="MODULE[:NAME]",
+        help="code from outside that a checkpoint or an export was made with; a file loads none",
     )
 
 
@@ -145,7 +160,7 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
 
     Args:
         arguments: Of `add_config_arguments`.
-        described: Name and settings that the model brings; None if it brings none.
+        described: What the model brings; None if it brings nothing.
 
     Returns:
         None if neither says what task it is.
@@ -155,8 +170,7 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
         return read_run(merge(load_yaml(arguments.config), overrides)).task
     if described is None:
         return None
-    name, settings = described
-    return build_task(name, merge(settings, overrides))
+    return build_recorded_task(*described, overrides)
 
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
@@ -181,16 +195,19 @@ def exported_task(
     if description is not None:
         description.check_whole(model_dir)
     said = description.task if description else None
-    task = chosen_task(arguments, (said.name, said.settings) if said else None)
+    where = str(Path(model_dir, DEPLOY))
+    task = chosen_task(arguments, (said.name, said.settings, where) if said else None)
     if task is None:
         raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
     return task
 
 
 def described_by(weights: str | Path) -> Described | None:
-    """Return task and settings that lie beside a weights file."""
+    """Return what lies beside a weights file."""
     description = load_description(weights)
-    return (description.task, description.settings) if description else None
+    if description is None:
+        return None
+    return description.task, description.settings, str(description_path(weights))
 
 
 def print_left_out(messages: Iterable[str]) -> None:

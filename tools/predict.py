@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
         "--backend", choices=BACKENDS, default="paddle", help="runtime (default: paddle)"
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    cli.add_plugin_argument(parser)
     return parser.parse_args()
 
 

@@ -174,8 +174,8 @@ def test_a_replacement_that_was_cut_off_is_found_and_mended(tmp_path: Path) -> N
     aside = tmp_path / ".latest.trislim-old"
     folder.rename(aside)  # killed between the two renames
     (tmp_path / ".latest.trislim-partial").mkdir()
-    for path in (folder, folder / "model.pdparams"):
-        assert weights_path(path) == aside / "model.pdparams"
+    for path in (folder, folder / "model.safetensors"):
+        assert weights_path(path) == aside / "model.safetensors"
     assert checkpoint.load_description(folder).epoch == 1
     assert not folder.exists()  # reading changes nothing
     save(folder, Description("t", {}, epoch=2), {"w": np.ones(1)})
@@ -228,7 +228,7 @@ def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None
         writer.wait()
         weights = load_arrays(weights_path(folder))
         description = checkpoint.load_description(folder)
-        training = load_arrays(folder / "training.pdopt")
+        training = load_arrays(folder / "training.safetensors")
         values = {float(x) for array in weights.values() for x in (array.min(), array.max())}
         assert values == {float(description.epoch)} == {float(training["epoch"])}
 
@@ -295,7 +295,7 @@ def web(tmp_path: Path) -> Iterator[str]:
 def test_pretrained_from_path_url_and_true(
     toy_settings: Any, tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paddle.utils.download.WEIGHTS_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TRISLIM_CACHE", str(tmp_path / "cache"))
     settings = toy_settings()
     net = read_run(settings).task.build_model()
     paddle.save(net.state_dict(), str(tmp_path / "web" / "w.pdparams"))

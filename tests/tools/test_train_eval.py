@@ -87,7 +87,7 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
     done = call("train.py", *arguments, "--resume", "-o", "train.epochs=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert load_description(tmp_path / "out/latest").epoch == 5
-    assert load_arrays(tmp_path / "out/latest/model.pdparams")["head.weight"].shape == (2, 1)
+    assert load_arrays(tmp_path / "out/latest/model.safetensors")["head.weight"].shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_ctrl_c_stops_at_once_and_training_can_go_on(toy_settings: Any, tmp_path
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    latest = tmp_path / "out/latest/model.pdparams"
+    latest = tmp_path / "out/latest/model.safetensors"
     deadline = time.monotonic() + 60
     while not latest.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
