@@ -98,7 +98,7 @@ def save(
         digests = {"files": digests_of(partial, [DESCRIPTION]), "digest": UNSEALED}
         content = {"digest": "", **asdict(description), **digests}  # in this order
         text = json.dumps(content, indent=1, ensure_ascii=False)
-        (partial / DESCRIPTION).write_bytes(seal(text))
+        (partial / DESCRIPTION).write_bytes(seal(text)[0])
 
 
 def weights_path(path: str | Path) -> Path:

@@ -49,6 +49,27 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return _load_with_bases(Path(path), ())
 
 
+def load_one_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file alone: a `_base_` in it is a key like any other.
+
+    Raises:
+        ConfigError: The file is absent, is not YAML, or repeats a key.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
+    return content
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `over` laid on top; mappings merge, anything else is replaced.
 
@@ -137,18 +158,7 @@ def _load_with_bases(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in children:
         raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
+    content = load_one_yaml(path)
     bases = content.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

@@ -47,10 +47,11 @@ def changed_file(folder: Path, digests: Mapping[str, str]) -> Path | None:
     return None
 
 
-def seal(text: str) -> bytes:
-    """Put its digest into a text, in the place of the first `UNSEALED` in it."""
+def seal(text: str) -> tuple[bytes, str]:
+    """Put its digest into a text, in the place of the first `UNSEALED` in it; return both."""
     content = text.encode("utf-8")
-    return content.replace(UNSEALED.encode(), hashlib.sha256(content).hexdigest().encode(), 1)
+    digest = hashlib.sha256(content).hexdigest()
+    return content.replace(UNSEALED.encode(), digest.encode(), 1), digest
 
 
 def is_sealed(content: bytes, digest: str) -> bool:

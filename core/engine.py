@@ -238,7 +238,8 @@ class Engine:
             assign(self.model, weights, str(folder))
             self._amp.load_state_dict(state.amp)
             self._optimizer, self.ema = self._build_updaters()
-            self._optimizer.load_state_dict(state.optimizer, stepped=self.step > 0 and not state.amp)
+            stepped = self.step > 0 and not state.amp  # a scaler may skip steps
+            self._optimizer.load_state_dict(state.optimizer, stepped)
             if self.ema:
                 self.ema.load_state_dict(state.ema or {})
         check_resumed(content, self.training_state(), str(file))

@@ -58,7 +58,7 @@ class _Dtype:
     def numpy(self) -> np.dtype[Any]:
         if self.order is None:
             raise PickleError("a type of numbers has no byte order")
-        return np.dtype(self.code).newbyteorder(self.order)
+        return np.dtype(self.order + self.code)
 
 
 @dataclass

@@ -63,7 +63,7 @@ def unpack(content: bytes) -> dict[str, Any]:
     """
     arrays: dict[str, np.ndarray] = {}
     try:
-        for name, entry in deserialize(content):
+        for name, entry in deserialize(content):  # type: ignore[no-untyped-call]
             if entry["dtype"] not in _DTYPES:
                 raise TensorFileError(f"{name}: numbers of the type {entry['dtype']}")
             flat = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]])

@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from, beside weights and edits: checked before it is used."""
+"""What an interrupted training goes on from, beside weights and edits; checked before use."""
 
 from __future__ import annotations
 

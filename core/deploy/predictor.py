@@ -19,11 +19,13 @@ from paddle.base.proto import framework_pb2
 from core.config import suggest
 from core.deploy.description import Description, Port, read_description
 from core.errors import ExportError
+from core.processes import last_words, run_module
 from core.task import Arrays
 
 Backend = Literal["paddle", "onnxruntime", "openvino"]
 Format = Literal["paddle", "onnx", "lite"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+UNUSABLE = 3  # status of `core.deploy.trial` that says in its last line why
 
 # the names that Paddle's tools of different years give their files; PIR writes .json
 _PADDLE_NAMES = (
@@ -91,9 +93,16 @@ class Predictor(ABC):
 
 
 def load_predictor(
-    model_dir: str | Path, backend: Backend = "paddle", threads: int = 1, precision: str = "f32"
+    model_dir: str | Path,
+    backend: Backend = "paddle",
+    threads: int = 1,
+    precision: str = "f32",
+    own: bool = False,
 ) -> Predictor:
     """Load an exported model from its folder.
+
+    A damaged program can end the process that a runtime opens it in. So one whose digests are not
+    in a `deploy.yml` is opened and run in a process of its own first.
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
@@ -102,6 +111,7 @@ def load_predictor(
         threads: CPU threads of one run.
         precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
             is bf16: errors of a tenth of the largest output.
+        own: This process has just written the files, so they need no trial.
 
     Raises:
         ExportError: No such folder, no file that the backend reads, a broken file, or a backend
@@ -118,6 +128,8 @@ def load_predictor(
         raise ExportError(f"{backend}: not installed; run: pip install {backend}")
     files = find_files(folder, backend)
     description = read_description(folder)
+    if not own and not (description and description.vouches_for(files)):
+        try_out(folder, backend, files[0])
     try:
         if backend == "paddle":
             return _Paddle(files, description, threads)
@@ -129,6 +141,28 @@ def load_predictor(
     except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def try_out(folder: Path, backend: Backend, file: Path) -> None:
+    """Open and run a model in a process of its own.
+
+    Args:
+        folder: Of the model.
+        backend: Runtime.
+        file: Named in the message.
+
+    Raises:
+        ExportError: The runtime refuses it, or its process was killed.
+    """
+    done = run_module("core.deploy.trial", str(folder.resolve()), backend)
+    if done.returncode == 0:
+        return
+    if done.returncode == UNUSABLE:
+        said = done.stdout.strip().rpartition("\n")[2]
+        raise ExportError(said.replace(str(folder.resolve()), str(folder)))
+    raise ExportError(
+        f"{file}: {backend} cannot load it: the process that tried it out ended: {last_words(done)}"
+    )
 
 
 def is_installed(backend: Backend) -> bool:

@@ -131,11 +131,14 @@ def export(
         compared = batches[:1] if source.rounded else batches
         expected = [parity.run_eager(layer, batch) for batch in compared]
         description = source.describe(partial, batches[0], expected[0])
-        write_description(description, partial)
+        description = write_description(description, partial)
         differences = source.compare(open_predictors(partial, wanted), batches, expected)
         if converting is not None:
             content, count = converting.result()
             (partial / LITE).write_bytes(content)
+            description = write_description(
+                description, partial
+            )  # again, with the digest of this file
             float_bytes |= {LITE: count} if source.rounded else {}
         sizes = report.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)

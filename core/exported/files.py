@@ -120,7 +120,7 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
         write_files(model.graph, float_folder, wanted)
         float_files = sorted(float_folder.iterdir())
         float_bytes = report.size_bytes(float_files)
-        exact_model = load_predictor(float_folder)
+        exact_model = load_predictor(float_folder, own=True)
         exact = [parity.run(exact_model, batch) for batch in samples]
         cost = _report(model.source, float_folder, samples[0])
         tables = dict.fromkeys(wanted, Table(model.table))
@@ -128,7 +128,7 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
         write_int8(model.graph, tables, float_folder, folder, (MODEL, PARAMS, ONNX, LITE), preset)
     size = report.size_mb([folder / MODEL, folder / PARAMS])
     description = _describe(model, layout, replace(cost, size_mb=round(size, 3)))
-    write_description(description, folder)
+    description = write_description(description, folder)
     differences = []
     for predictor in open_predictors(folder, wanted):
         finer = model.unsigned(format_of(predictor.backend), preset)
