@@ -136,9 +136,7 @@ def export(
         if converting is not None:
             content, count = converting.result()
             (partial / LITE).write_bytes(content)
-            description = write_description(
-                description, partial
-            )  # again, with the digest of this file
+            description = write_description(description, partial)  # again: one file more
             float_bytes |= {LITE: count} if source.rounded else {}
         sizes = report.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
