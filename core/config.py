@@ -18,6 +18,7 @@ from core.errors import ConfigError
 
 T = TypeVar("T")
 BASE_KEY = "_base_"
+_WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
 
 def read(cls: type[T], mapping: Any, path: str = "") -> T:
@@ -105,6 +106,26 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
             value = {part: value}
         result = merge(result, value)
     return result
+
+
+def check_words(value: Any, path: str) -> None:
+    """Refuse texts that are more than a word or a name like `nn.LayerNorm`, however deep they lie.
+
+    Some constructors of PaddleClas and PaddleSeg hand arguments to `eval`, and the settings of a
+    model may come in a file that somebody else made.
+
+    Raises:
+        ConfigError: Names the argument.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            check_words(key, path)
+            check_words(each, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            check_words(each, f"{path}.{index}")
+    elif isinstance(value, str) and _WORD.fullmatch(value) is None:
+        raise ConfigError(f"{path}: expected a word (letters, digits, _ and -), got {value[:80]!r}")
 
 
 def to_mapping(config: Any) -> Any:
