@@ -26,6 +26,7 @@ from core.deploy.predictor import (
     find_files,
     is_installed,
     load_predictor,
+    try_out,
 )
 from core.errors import ExportError
 from core.export import report
@@ -240,7 +241,7 @@ def _parameters(entry: _Entry) -> int | None:
     described = entry.predictor.description.report
     if described is not None:
         return described.parameters
-    files = _program(entry.folder)
+    files = _program(entry)
     return report.count_stored(files) if files else None
 
 
@@ -249,16 +250,20 @@ def _macs(entry: _Entry) -> int | None:
     shapes = tuple(array.shape for array in entry.inputs)
     if described is not None and shapes == described.input_shapes:
         return described.macs
-    files = _program(entry.folder)
+    files = _program(entry)
     if not files:
         return None
     return report.count_macs_of_files(files, entry.inputs)
 
 
-def _program(folder: Path) -> tuple[Path, ...] | None:
+def _program(entry: _Entry) -> tuple[Path, ...] | None:
     """Return the files of a program in Paddle's old IR, the only kind that can be counted."""
     try:
-        files = find_files(folder, "paddle")
+        files = find_files(entry.folder, "paddle")
     except ExportError:
         return None
-    return None if files[0].suffix == ".json" else files
+    if files[0].suffix == ".json":
+        return None
+    if entry.predictor.backend != "paddle" and not entry.predictor.description.vouches_for(files):
+        try_out(entry.folder, "paddle", files[0])  # it is run to be counted
+    return files

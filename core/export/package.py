@@ -235,7 +235,9 @@ def _trace(
     counted = report.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
+    graph.check_finite()
     folded = fold_batch_norms(graph)
+    graph.check_finite()
     _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
     rounded = None
     if quantized_layers(model):

@@ -198,7 +198,14 @@ def open_source(
     rounding = next((op.type for op in graph.operators if "quantize" in op.type), None)
     if rounding:
         raise ExportError(f"{folder}: is quantized already ({rounding}); give the float model")
-    folded = fold_batch_norms(graph)
+    graph.check_finite()
+    try:
+        folded = fold_batch_norms(graph)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"{files[0]}: a batch norm in it has no weights that fit: {error}"
+        ) from error
+    graph.check_finite()
     _log.info("%s: %d operators, folded %d batch norms", folder, len(graph.operators), folded)
     return Source(folder, files, graph, read_description(folder))
 
