@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import pickle
 import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -274,29 +273,11 @@ def test_restore_needs_a_description_or_a_task(toy_settings: Any, tmp_path: Path
         checkpoint.restore(tmp_path / "other")
 
 
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    """A web server over the folder `web`."""
-    (tmp_path / "web").mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path / "web"))
-
-        def log_message(self, *args: Any) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 def test_pretrained_from_path_url_and_true(
-    toy_settings: Any, tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+    toy_settings: Any, tmp_path: Path, serve: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRISLIM_CACHE", str(tmp_path / "cache"))
-    settings = toy_settings()
+    web, settings = serve(tmp_path / "web"), toy_settings()
     net = read_run(settings).task.build_model()
     paddle.save(net.state_dict(), str(tmp_path / "web" / "w.pdparams"))
     for source in (str(tmp_path / "web" / "w.pdparams"), f"{web}/w.pdparams"):
