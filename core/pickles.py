@@ -285,8 +285,10 @@ class _Reader:
 
 def _read_dtype(arguments: tuple[Any, ...]) -> _Dtype:
     code = arguments[0]
-    if not isinstance(code, str) or _DTYPE.fullmatch(code) is None:
-        raise RefusedError(f"it asks for numbers of the type {code!r}"[:200])
+    if not isinstance(code, str):
+        raise RefusedError("it asks for a type of numbers that has no name")
+    if _DTYPE.fullmatch(code) is None:
+        raise RefusedError(f"it asks for numbers of the type {code[:40]!r}")
     if arguments[1:] not in ((), (False, True), (0, 1)):
         raise RefusedError("it asks for a type of numbers in an unusual way")
     return _Dtype(code)

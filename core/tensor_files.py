@@ -112,7 +112,8 @@ def _describe(value: Any, where: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = _array(value, where)
         return {_ARRAY: name}
     if isinstance(value, Mapping):
-        parts = {key: _describe(each, _join(where, key), arrays) for key, each in value.items()}
+        items = sorted(value.items(), key=lambda item: repr(item[0]))
+        parts = {key: _describe(each, _join(where, key), arrays) for key, each in items}
         if all(isinstance(key, str) and not key.startswith("$") for key in parts):
             return parts
         keys = [_describe(key, where, arrays) for key in parts]
