@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -209,7 +209,7 @@ def build_recorded_task(
     """
     if name not in _own_tasks():
         loaded = getattr(sys.modules.get(name), "__dict__", {}) if "." in name else {}
-        if not isinstance(loaded.get("Task"), type) or "Config" not in loaded:
+        if not isinstance(loaded.get("Task"), type) or not is_dataclass(loaded.get("Config")):
             if "." in name:
                 raise outside(where, f"the task {name!r}", name)
             raise ConfigError(f"{where}: task: no task {name!r}{suggest(name, _own_tasks())}")
