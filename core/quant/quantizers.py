@@ -18,7 +18,7 @@ from core.quant.fake_quant import (
     highest_step,
 )
 from core.quant.observers import Observer
-from core.quant.table import Grid
+from core.quant.table import BITS, Grid
 
 WeightType = Literal["channel_wise_abs_max", "abs_max"]
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
@@ -50,6 +50,15 @@ class Rounding:
     activation_bits: int = 8
     moving_rate: float = 0.9
     window_size: int = 10000
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) not in BITS:
+                raise ValueError(f"{name}: expected 2 to 8, got {getattr(self, name)}")
+        if not 0 <= self.moving_rate < 1:
+            raise ValueError(f"moving_rate: expected 0 or more, below 1, got {self.moving_rate}")
+        if self.window_size < 1:
+            raise ValueError(f"window_size: expected 1 or more, got {self.window_size}")
 
 
 class ActivationQuantizer(Layer):
