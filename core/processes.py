@@ -12,7 +12,9 @@ from pathlib import Path
 _TOP = Path(__file__).resolve().parents[1]  # where `core` and `tasks` are imported from
 
 
-def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_module(
+    module: str, *arguments: str, seconds: float | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENTS...` to its end.
 
     `-m` imports from the working directory first, and there may be anything: a `numpy.py` beside a
@@ -22,6 +24,10 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
     Args:
         module: Of `core`.
         *arguments: Paths among them must be absolute.
+        seconds: After which it is stopped.
+
+    Raises:
+        subprocess.TimeoutExpired: It was stopped.
     """
     with tempfile.TemporaryDirectory() as nowhere:
         return subprocess.run(
@@ -33,6 +39,7 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess[str]
             text=True,
             errors="replace",
             check=False,
+            timeout=seconds,
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from core.task import Arrays
 Backend = Literal["paddle", "onnxruntime", "openvino"]
 Format = Literal["paddle", "onnx", "lite"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+TRIAL_SECONDS = 600.0
 UNUSABLE = 3  # status of `core.deploy.trial` that says in its last line why
 
 # the names that Paddle's tools of different years give their files; PIR writes .json
@@ -152,9 +154,15 @@ def try_out(folder: Path, backend: Backend, file: Path) -> None:
         file: Named in the message.
 
     Raises:
-        ExportError: The runtime refuses it, or its process was killed.
+        ExportError: The runtime refuses it, or its process was killed or went on for ever.
     """
-    done = run_module("core.deploy.trial", str(folder.resolve()), backend)
+    words = ("core.deploy.trial", str(folder.resolve()), backend)
+    try:
+        done = run_module(*words, seconds=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(
+            f"{file}: {backend} cannot load it: not done after {TRIAL_SECONDS:g} s"
+        ) from error
     if done.returncode == 0:
         return
     if done.returncode == UNUSABLE:

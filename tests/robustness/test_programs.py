@@ -64,19 +64,13 @@ def no_feed(made: Any) -> None:
 
 
 def own_child(made: Any) -> None:
-    """Its process is killed when it is opened."""
+    """Paddle Inference opens it for ever."""
     made.blocks[0].parent_idx = 0
     made.blocks.add(idx=1, parent_idx=5)
     operator_named(made, "relu").attrs.add(name="sub_block", type=8, block_idx=7)
 
 
-def unknown_type(made: Any) -> None:
-    for var in made.blocks[0].vars:
-        if var.name == "conv.weight":
-            var.type.dense_tensor.tensor.data_type = framework_pb2.VarType.RAW
-
-
-DAMAGES = [no_input, no_output, no_feed, own_child, unknown_type]
+DAMAGES = [no_input, no_output, no_feed]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=[each.__name__ for each in DAMAGES])
@@ -101,6 +95,17 @@ def test_a_killed_process_is_said_to_be_killed(stranger: Path) -> None:
     )
 
 
+def test_a_program_that_is_opened_for_ever_ends(
+    stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictors, "TRIAL_SECONDS", 30.0)
+    made = program(stranger)
+    own_child(made)
+    (stranger / "model.pdmodel").write_bytes(made.SerializePartialToString())
+    with pytest.raises(ExportError, match=r"model\.pdmodel: paddle cannot load it: not done after"):
+        load_predictor(stranger)
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_damaged_onnx_file_ends_in_one_line(stranger: Path, backend: Any) -> None:
     made = onnx.load(str(stranger / "model.onnx"))
@@ -117,9 +122,9 @@ def test_a_stranger_s_program_is_tried_once_and_ours_never(
     started: list[tuple[str, ...]] = []
     run = predictors.run_module
 
-    def count(*arguments: str) -> Any:
+    def count(*arguments: str, seconds: float) -> Any:
         started.append(arguments)
-        return run(*arguments)
+        return run(*arguments, seconds=seconds)
 
     monkeypatch.setattr(predictors, "run_module", count)
     image = np.ones((1, 3, 8, 8), "float32")

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "plugins"), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT / "tests" / "plugins"), str(ROOT)])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def call(tool: str, *arguments: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -75,9 +76,10 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
     assert saved["train"]["epochs"] == 3
 
     # the checkpoint's path is enough: task, settings and the narrowed structure come from it
-    done = call(
-        "eval.py", "--weights", "out/best_model/model.pdparams", "--save", "m.json", cwd=tmp_path
-    )
+    # (code from outside is named by the user)
+    plugins = ["--plugin", "outside.toy", "--plugin", "outside.strategies:Narrow"]
+    weights = "out/best_model/model.pdparams"
+    done = call("eval.py", *plugins, "--weights", weights, "--save", "m.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "m.json").read_text())
     described = load_description(tmp_path / "out/best_model").metrics
