@@ -21,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_config_arguments(parser, required=False)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", help="checkpoint (folder or .pdparams); describes itself")
+    what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument("--model_dir", type=Path, help="exported model")
     parser.add_argument("--backend", default="paddle", help="paddle, onnxruntime or openvino")
     parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")

@@ -110,6 +110,8 @@ class Graph:
         try:
             program.ParseFromString(model.read_bytes())
             stored = params.read_bytes()
+            if not program.IsInitialized():
+                raise ValueError("required parts are missing")
             block = program.blocks[0]
             names = sorted(v.name for v in block.vars if v.persistable and _is_array(v))
             feeds = [only(op.outputs, "Out") for op in block.ops if op.type == "feed"]
@@ -313,15 +315,15 @@ def _check_types(graph: Graph) -> None:
     """Refuse texts that are none, and numbers of a type that no runtime here computes with."""
     for name, var in graph.variables.items():
         kind = var.type.dense_tensor.tensor.data_type
-        if not isinstance(name, str) or not var.IsInitialized() or kind not in DTYPES:
+        if not isinstance(name, str) or kind not in DTYPES:
             raise ValueError(f"{name!r} is of an unknown type")
     known = {*graph.inputs, *graph.outputs}
     if not known or not known <= graph.variables.keys():
         raise ValueError("inputs and outputs that are no variables")
     for op in graph.operators:
         names = (*names_of(op.inputs), *names_of(op.outputs))
-        if not op.IsInitialized() or not all(isinstance(each, str) for each in (op.type, *names)):
-            raise ValueError("an operator that is not whole")
+        if not all(isinstance(each, str) for each in (op.type, *names)):
+            raise ValueError("an operator with names that are no text")
 
 
 def _clip(op: Any) -> None:

@@ -186,7 +186,8 @@ def open_source(
     folder = Path(model_dir)
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model; {EXPORT_FIRST}")
-    if any(folder.glob("*.pdparams")) and not any(folder.glob("*.pdiparams")):
+    weights = [*folder.glob("*.pdparams"), *folder.glob("*.safetensors")]
+    if weights and not any(folder.glob("*.pdiparams")):
         raise ExportError(f"{folder}: holds a checkpoint, no exported model; {EXPORT_FIRST}")
     files = _files(folder, model_filename, params_filename)
     if files[0].suffix == ".json":

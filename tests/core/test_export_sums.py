@@ -223,7 +223,7 @@ def test_the_file_answers_as_the_model_was_trained(
     folder = export(task, model, tmp_path / "out", ("paddle",)).folder
     kinds = Counter(op.type for op in Graph.from_files(*files(folder)).operators)
     assert kinds["sum"] == apart
-    (found,) = load_predictor(folder).run(image()).values()
+    (found,) = load_predictor(folder, own=True).run(image()).values()
     wanted = model(paddle.to_tensor(image())).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 
