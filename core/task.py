@@ -213,7 +213,12 @@ def build_recorded_task(
             if "." in name:
                 raise outside(where, f"the task {name!r}", name)
             raise ConfigError(f"{where}: task: no task {name!r}{suggest(name, _own_tasks())}")
-    return build_task(name, merge(_reading_only(settings), overrides))
+    try:
+        return build_task(name, merge(_reading_only(settings), overrides))
+    except ConfigError as error:
+        if overrides:  # the user's word may be what is wrong
+            raise
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def outside(where: str, what: str, name: str) -> ConfigError:
