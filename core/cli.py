@@ -45,7 +45,9 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         status = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # names in it may come from files, with anything in them
+        text = "".join(each if each.isprintable() else " " for each in str(error))
+        print(f"error: {text}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
