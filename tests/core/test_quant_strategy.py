@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
@@ -340,7 +341,7 @@ def test_broken_calibration_leaves_the_model_as_it_was() -> None:
 
 def test_a_record_of_another_model_names_the_layer() -> None:
     record = {
-        "rounding": {"weight_bits": 8},
+        "rounding": dataclasses.asdict(Rounding()),
         "layers": [{"path": "1", "nonnegative": False, "signed": True, "norm": None}],
     }
     with pytest.raises(UserError, match=r"^1: cannot be quantized: ReLU"):
