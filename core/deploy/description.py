@@ -10,14 +10,14 @@ Everything in it is plain, so that other programs can read it; we read it back s
     preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
     report: {size_mb: ..., parameters: ..., macs: ..., input_shapes: [[1, 3, 512, 512]]}
     task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
-    quantization: {layers: 54, target: openvino}   # null: all is float
+    quantization: {layers: 54, target: openvino, processors: any}   # null: all is float
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -76,6 +76,7 @@ class Quantization:
 
     layers: int
     target: str  # runtime that the ONNX file is laid out for
+    processors: Literal["any", "vnni"] = "vnni"  # on which it is right; older files do not say
 
 
 LAYERS = "layers"  # the ending of a model that puts out what some of its layers do

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,13 @@ from core.quant.layout import FASTEST
 from core.quant.outputs import output_part, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
 from core.quant.table import LayerScales, Table
+from core.quant.weight_grid import Processors
+from core.targets.processors import (
+    largest_of_even,
+    slow_without_dot_products,
+    weight_limits,
+    with_signed_bytes,
+)
 from core.task import Arrays
 
 TARGET = "openvino"
@@ -83,6 +91,17 @@ class Rounded:
     def preset(self) -> Preset:
         """Return what the ONNX file is laid out by."""
         return PRESETS[self.target]
+
+    @property
+    def processors(self) -> Processors:
+        """Return on which processors the files must be right."""
+        layers = quantized_layers(self.model).values()
+        return next(layer.input_quantizer.rounding.processors for layer in layers)
+
+    def _graph(self, kind: Format) -> Graph:
+        """Return the float graph that the files of a format are made of."""
+        signed = kind == "paddle" and self.processors == "any"
+        return with_signed_bytes(self.graph) if signed else self.graph
 
     def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
         """Write the int8 files; return the bytes that each would have in float."""
@@ -156,12 +175,22 @@ class Rounded:
         self, batches: Batches, kind: Format, rounded: Container[str] | None
     ) -> list[Arrays]:
         """Answer with some parts rounded (None: all), as the file of a format is."""
-        twice = self._convolutions() if kind == "paddle" else set()
         acting = self._acting(kind, rounded)
-        with on_grids(self.model, self._unsigned(kind), twice), float_parts(self.model):
+        with self._grids(kind), float_parts(self.model):
             for path, part in parts_of(self.model).items():
                 part.passing = path not in acting
             return self.answers(batches)
+
+    def _grids(self, kind: Format) -> AbstractContextManager[None]:
+        """Let the model round as this machine does with the file of a format."""
+        graph = self._graph(kind)
+        limits = {
+            _layer(weight): limit
+            for weight, limit in weight_limits(graph, kind, self.processors).items()
+        }
+        twice = {_layer(w) for w in computed_in_int8(graph)} if kind == "paddle" else set()
+        largest = largest_of_even(self.processors)
+        return on_grids(self.model, self._unsigned(kind), twice, limits, largest)
 
     def layers(self) -> set[str]:
         """Return the quantized layers that are in the files."""
@@ -181,16 +210,19 @@ class Rounded:
     def _acting(self, kind: Format, parts: Container[str] | None) -> set[str]:
         """Return which of some parts (None: of all) the files of a format round."""
         wanted = {path for path in self._parts() if parts is None or path in parts}
-        layers = wanted & self.layers()
         if kind == "onnx":
             return wanted
+        if kind == "paddle" and self.processors == "any":
+            wanted -= {_layer(weight) for weight in slow_without_dot_products(self.graph)}
+        layers = wanted & self.layers()
         outputs = {self._tensor(part): part for part in wanted - layers}
         if kind == "lite" or not outputs:  # Lite's converter chooses itself what stays in int8
             return layers
-        table = self._table_of(wanted, self._unsigned(kind))
+        table = self._table_of(wanted, kind)
         reading = {entry.weight: entry.input.absmax for entry in table.layers}
         grids = {name: grid.absmax for name, grid in table.outputs.items()}
-        return layers | {outputs[name] for name in rounded_for_all(self.graph, reading, grids)}
+        rounded = rounded_for_all(self._graph(kind), reading, grids)
+        return layers | {outputs[name] for name in rounded}
 
     def _tensor(self, part: str) -> str:
         """Return what a quantizer of outputs rounds.
@@ -203,26 +235,23 @@ class Rounded:
             raise ExportError(f"{path}: its output is rounded, but is not in the graph")
         return self.graph.made[path]
 
-    def _convolutions(self) -> set[str]:
-        """Return the layers that Paddle Inference computes in int8."""
-        return {_layer(weight) for weight in computed_in_int8(self.graph)}
-
     def _unsigned(self, kind: Format) -> set[str]:
         """Return the parts whose activations have grids from zero on in the files of a format."""
         if kind == "paddle":
-            clipped = clipped_tensors(self.graph)
+            graph = self._graph(kind)
+            clipped = clipped_tensors(graph)
             parts = self._parts() - self.layers()
             outputs = {part for part in parts if self._tensor(part) in clipped}
-            return outputs | {_layer(weight) for weight in unsigned_inputs(self.graph)}
+            return outputs | {_layer(weight) for weight in unsigned_inputs(graph)}
         zero_on = kind == "onnx" and self.preset.unsigned
         return set(parts_of(self.model)) if zero_on else set()
 
     def _table(self, kind: Format, parts: Container[str] | None = None) -> Table:
         """Return the table of a format, of some parts."""
-        return self._table_of(self._acting(kind, parts), self._unsigned(kind))
+        return self._table_of(self._acting(kind, parts), kind)
 
-    def _table_of(self, wanted: Container[str], unsigned: Container[str]) -> Table:
-        with on_grids(self.model, unsigned):
+    def _table_of(self, wanted: Container[str], kind: Format) -> Table:
+        with self._grids(kind):
             layers, outputs = scales_of(self.model), output_scales_of(self.model)
         return Table(
             [entry for entry in layers if _layer(entry.weight) in wanted],
@@ -261,7 +290,8 @@ class Rounded:
             parts: Paths, see `core.quant.parts`; None for all.
         """
         tables = {kind: self._table(kind, parts) for kind in ("paddle", *formats)}
-        write_int8(self.graph, tables, float_files, folder, self.names, self.preset)
+        graph = self._graph("paddle")
+        write_int8(graph, tables, float_files, folder, self.names, self.preset)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""

@@ -45,7 +45,7 @@ from paddle.base.proto import framework_pb2
 
 from core.export.graph import Graph, attribute, names_of, only, operator, variable
 from core.export.int8_copies import (
-    CLIPPING,
+    UNSIGNED,
     clipped_tensors,
     copies_for_lite,
     copies_for_paddle,
@@ -53,16 +53,9 @@ from core.export.int8_copies import (
 )
 from core.export.int8_linear import linear_as_convolutions
 from core.export.int8_sums import Sums, plan_sums, summed
-from core.export.int8_weights import (
-    BITS,
-    COPY,
-    HIGHEST,
-    Entries,
-    broadcast,
-    quantize_weight,
-    transposed_axis,
-)
+from core.export.int8_weights import BITS, COPY, Entries, transposed_axis
 from core.quant.table import Grid, LayerScales
+from core.quant.weight_grid import HIGHEST, Limit, broadcast, quantize_weight
 
 Reader = Literal["paddle", "lite"]  # Paddle Inference, Paddle Lite
 
@@ -198,6 +191,7 @@ class _Layer:
     absmax: float
     axis: int | None
     per_channel: bool
+    limit: Limit
 
 
 def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
@@ -222,8 +216,8 @@ def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
         entry = entries.find(weight)
         if entry is not None:
             axis = _axis(op, weight, graph.shape(weight), entry.per_channel)
-            absmax = entry.input.absmax
-            layers[id(op)] = _Layer(op.type, tensor, weight, absmax, axis, entry.per_channel)
+            about = entry.input.absmax, axis, entry.per_channel, entry.limit
+            layers[id(op)] = _Layer(op.type, tensor, weight, *about)
     entries.check_all_found()
     return layers
 
@@ -303,7 +297,7 @@ class _Writer:
         if count == 0:
             self.floats[name] = self.graph.weights[name]
         weight = self.floats[layer.weight]
-        steps, absmax = quantize_weight(weight, axis if layer.per_channel else None)
+        steps, absmax = quantize_weight(weight, axis, layer.limit, layer.per_channel)
         self._weight(name, steps)
         if layer.kind in self.plain:
             factor = broadcast(absmax / np.float32(HIGHEST), steps.ndim, axis)
@@ -342,7 +336,7 @@ class _Writer:
     def _copy(self, tensor: str) -> str:
         number = sum(name == tensor for name, _ in self.rounded) + 1
         name = self._variable(f"{tensor}@copy{number}", self.graph.shape(tensor), "float32")
-        if self.makers.get(tensor) in CLIPPING:  # its ReLU is a copy, and keeps the grid unsigned
+        if self.makers.get(tensor) in UNSIGNED:  # its ReLU is a copy, and keeps the grid unsigned
             self.graph.operators.append(operator("relu", {"X": tensor}, {"Out": name}, {}))
         else:
             self._weight(f"{name}@one", np.ones(1, np.float32))

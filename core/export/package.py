@@ -183,7 +183,7 @@ class _Source:
         rounded = self.rounded
         quantization = None
         if rounded is not None:
-            quantization = Quantization(len(rounded.layers()), rounded.target)
+            quantization = Quantization(len(rounded.layers()), rounded.target, rounded.processors)
         return Description(
             trislim=importlib.metadata.version("trislim"),
             inputs=ports_of(self.graph, self.graph.inputs),

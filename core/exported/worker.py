@@ -24,8 +24,9 @@ from paddle.static import Executor, Program, Scope, program_guard, scope_guard
 from paddleslim.common.recover_program import recover_inference_program
 from paddleslim.quant import quant_aware, quant_post_static
 
-from core.export.int8_weights import BITS, HIGHEST
+from core.export.int8_weights import BITS
 from core.exported.child import FLOAT
+from core.quant.weight_grid import HIGHEST
 from core.task import Arrays
 
 QUANTIZED = "quantized"

@@ -132,11 +132,22 @@ def insert(
         What really was quantized.
 
     Raises:
+        ConfigError: All layers are slow in int8 on the target.
         DataError: No batches, or activations that are not finite; names the layer.
     """
+    chosen = [path for path in choice.layers if path not in layout.slow]
+    if not chosen:
+        raise ConfigError(f"target: no layer is left to quantize: {_some(layout.slow)}")
+    choice = replace(choice, layers=tuple(chosen), left=choice.left | layout.slow)
     one_grid = rounding.weight_type == "abs_max"
     layers = {
-        path: quantize(model, path, rounding, layout.norms.get(path) if one_grid else None)
+        path: quantize(
+            model,
+            path,
+            rounding,
+            layout.norms.get(path) if one_grid else None,
+            limit=layout.limits.get(path, "none"),
+        )
         for path in choice.layers
     }
     for path, readers in layout.outputs.items():
@@ -198,7 +209,7 @@ def record_of(model: Layer) -> Record:
     for path, layer in quantized_layers(model).items():
         rounding = layer.input_quantizer.rounding
         norm = layer.__dict__["norm"]
-        grid = {"norm": paths[id(norm)] if norm is not None else None}
+        grid = {"norm": paths[id(norm)] if norm is not None else None, "limit": layer.limit}
         layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
     assert rounding is not None
     readers = output_readers(model)
@@ -218,7 +229,8 @@ def replay(model: Layer, record: Record) -> None:
     rounding = read(Rounding, record["rounding"], "rounding")
     for entry in record["layers"]:
         sign = entry["nonnegative"], not entry["signed"]
-        quantize(model, entry["path"], rounding, entry["norm"], *sign)
+        limit = entry.get("limit", "none")  # which older ones lack
+        quantize(model, entry["path"], rounding, entry["norm"], *sign, limit)
     for entry in record.get("outputs", []):  # older ones have none
         sign = entry["nonnegative"], not entry["signed"]
         round_output(model, entry["path"], rounding, entry["readers"], *sign)

@@ -41,6 +41,7 @@ from core.quant.layout import Outputs, Target, layout_of
 from core.quant.parts import float_parts
 from core.quant.quantizers import Rounding, WeightType
 from core.quant.table import BITS
+from core.quant.weight_grid import Processors
 from core.task import Task
 
 ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
@@ -74,6 +75,10 @@ class PtqConfig:
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids the eager model rounds. For onnxruntime and openvino
             activations that are never negative have grids without a sign.
+        processors: On which the files must be right. `any`: all x86-64 and ARM processors, at the
+            price of a fraction of a bit of the weights. `vnni`: those with instructions for dot
+            products of bytes only (x86 with VNNI, ARM with dotprod); elsewhere the files answer
+            wrongly.
         quantize_outputs: See `core.quant.config.QatConfig`.
         equalize: Even out the ranges of channels between layers first.
         bias_correction: Give the layers' outputs the means they had in float, at the end.
@@ -87,6 +92,7 @@ class PtqConfig:
     quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
     never_quantize: tuple[str, ...] = ()
     target: Target = "paddle"
+    processors: Processors = "any"
     quantize_outputs: Outputs | None = None
     equalize: bool = False
     bias_correction: bool = False
@@ -107,6 +113,7 @@ class PtqConfig:
             activation_type="fixed",
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
+            processors=self.processors,
         )
 
 
@@ -145,7 +152,13 @@ def quantize_after_training(
         task.slim_hints(model).never_quantize,
     )
     layout = layout_of(
-        task, model, config.target, choice.layers, config.quantize_outputs, choice.spared
+        task,
+        model,
+        config.target,
+        choice.layers,
+        config.quantize_outputs,
+        choice.spared,
+        config.processors,
     )
     if config.equalize:
         pairs = equalize(model, task.input_spec())

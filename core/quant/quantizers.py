@@ -19,6 +19,7 @@ from core.quant.fake_quant import (
 )
 from core.quant.observers import Observer
 from core.quant.table import Grid
+from core.quant.weight_grid import Processors
 
 WeightType = Literal["channel_wise_abs_max", "abs_max"]
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
@@ -41,6 +42,8 @@ class Rounding:
         activation_bits: 2 to 8.
         moving_rate: How much of the moving average stays with each batch.
         window_size: Batches of `range_abs_max`.
+        processors: On which the int8 files are right: `any`, or those with instructions for dot
+            products of bytes only (VNNI). Records of versions that knew no choice lack it.
     """
 
     weight_type: WeightType = "channel_wise_abs_max"
@@ -50,6 +53,7 @@ class Rounding:
     activation_bits: int = 8
     moving_rate: float = 0.9
     window_size: int = 10000
+    processors: Processors = "vnni"
 
 
 class ActivationQuantizer(Layer):

@@ -27,10 +27,10 @@ from core.errors import ExportError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph, attribute, only
 from core.export.int8_program import quantize_program, unsigned_inputs
-from core.export.int8_weights import quantize_weight
 from core.export.onnx import convert
 from core.export.qdq import PRESETS, quantize_onnx
 from core.quant.table import Grid, LayerScales
+from core.quant.weight_grid import quantize_weight
 from core.trace import trace
 
 SHAPE = (2, 8, 12, 10)

@@ -36,6 +36,7 @@ from core.quant.ptq import PtqConfig, quantize_after_training
 from core.quant.quantizers import Rounding
 from core.quant.speed import groups_of
 from core.quant.table import Grid
+from core.quant.weight_grid import Processors
 from core.task import Task, build_task
 
 KEY = "output_quantizer"
@@ -106,11 +107,15 @@ def batches(count: int = 3) -> list[list[Tensor]]:
 
 
 def quantized(
-    task: Task, outputs: Outputs = "all", target: Any = "onnxruntime", **rounding: Any
+    task: Task,
+    outputs: Outputs = "all",
+    target: Any = "onnxruntime",
+    processors: Processors = "any",
+    **rounding: Any,
 ) -> Layer:
-    model, how = network(), Rounding(**rounding)
+    model, how = network(), Rounding(**rounding, processors=processors)
     choice = insert.choose(model, how, ("Conv2D", "Linear"), ())
-    layout = layout_of(task, model, target, choice.layers, outputs)
+    layout = layout_of(task, model, target, choice.layers, outputs, processors=processors)
     insert.insert(model, choice, how, batches(), "abs_max", layout)
     return model
 
@@ -128,7 +133,7 @@ def test_the_target_decides_by_default(task: Task) -> None:
     model = network()
     layers = insert.choose(model, Rounding(), ("Conv2D", "Linear"), ()).layers
     found = {
-        target: layout_of(task, model, target, layers, None).outputs
+        target: layout_of(task, model, target, layers, None, processors="vnni").outputs
         for target in ("onnxruntime", "tensorrt", "openvino", "paddle", "lite")
     }
     assert found == {
@@ -139,6 +144,8 @@ def test_the_target_decides_by_default(task: Task) -> None:
         "paddle": {path: RESIDUAL[path] for path in ("blocks.0", "blocks.1")},
         "lite": {},
     }
+    # where files are right on any processor, all that Paddle Inference reads has a sign
+    assert layout_of(task, model, "paddle", layers, None).outputs == RESIDUAL
 
 
 def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> None:
@@ -251,7 +258,7 @@ def wb(layer: Layer) -> tuple[Tensor, Tensor]:
 
 
 def test_each_tensor_is_rounded_once_for_all_its_readers(task: Task) -> None:
-    model = quantized(task, target="tensorrt", weight_bits=8)
+    model = quantized(task, target="tensorrt", processors="vnni", weight_bits=8)
     for layer in quantized_layers(model).values():  # their rounding is tested elsewhere
         layer.weight.set_value(layer.rounded_weight())
     ends = {path.removesuffix(f".{KEY}"): end for path, end in absmax_of(model).items()}

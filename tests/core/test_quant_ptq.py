@@ -180,7 +180,7 @@ def test_evened_out_channels_lose_less(task: Task) -> None:
         model.eval()
         batches = images()
         wanted = [model(*inputs).numpy() for inputs in batches()]
-        config = PtqConfig(weight_quantize_type="abs_max", equalize=equalize)
+        config = PtqConfig(weight_quantize_type="abs_max", equalize=equalize, processors="vnni")
         quantize_after_training(task, model, batches, config)
         found = [model(*inputs).numpy() for inputs in batches()]
         errors.append(float(np.mean((np.array(found) - np.array(wanted)) ** 2)))
