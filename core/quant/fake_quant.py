@@ -90,13 +90,13 @@ def fake_quantize_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
 
 
 def fake_quantize_limited_weight(
-    weight: Tensor, axis: int, limit: Limit, per_channel: bool, largest: int = PAIR
+    weight: Tensor, axis: int | None, limit: Limit, per_channel: bool, largest: int = PAIR
 ) -> Tensor:
     """Round a weight to the 8 bits of a limited grid; the gradient goes straight through.
 
     Args:
         weight: Of any shape.
-        axis: Of the output channels.
+        axis: Of the output channels; None if no axis counts them.
         limit: See `core.quant.weight_grid`.
         per_channel: Whether each output channel has a grid of its own.
         largest: See `limit_weight`.

@@ -92,9 +92,12 @@ class Quantized(Layer):
 
     def _on_grid(self, weight: Tensor, limit: Limit, per_channel: bool = True) -> Tensor:
         """Round a weight; those of fewer than 8 bits overflow nowhere."""
-        bits, axis = self.input_quantizer.rounding.weight_bits, self.channel_axis
+        bits = self.input_quantizer.rounding.weight_bits
+        axis: int | None = self.channel_axis
         if limit == "none" or bits < 8:
             return fake_quantize_weight(weight, bits, axis if per_channel else None)
+        if isinstance(self, nn.Conv2DTranspose) and self._groups > 1:
+            axis = None
         return fake_quantize_limited_weight(weight, axis, limit, per_channel, self.largest)
 
     def _folded(self, norm: Layer) -> Tensor:

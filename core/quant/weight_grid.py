@@ -76,23 +76,25 @@ def quantize_weight(
 
 
 def limit_weight(
-    weight: Tensor, axis: int, limit: Limit, per_channel: bool = True, largest: int = PAIR
+    weight: Tensor, axis: int | None, limit: Limit, per_channel: bool = True, largest: int = PAIR
 ) -> Tensor:
     """Return the values of `quantize_weight` in eager mode, without a gradient.
 
     Args:
         weight: Float32, of any shape.
-        axis: Of the output channels.
+        axis: Of the output channels; None if no axis counts them.
         limit: Which steps the weight may take.
-        per_channel: Whether each output channel has a scale.
+        per_channel: Whether each output channel has a scale; it needs an axis.
         largest: What step 127 of an even grid stands for: 128 where the processor halves weights,
             127 where it does not.
     """
     if limit == "even" and not per_channel:
         weight = limit_weight(weight, axis, "none", per_channel=False)
         return limit_weight(weight, axis, limit, largest=largest)
-    order = [axis, *(other for other in range(weight.ndim) if other != axis)]
-    rows = weight.transpose(order).reshape([weight.shape[axis], -1])
+    rows = weight.reshape([1, -1])
+    if axis is not None:
+        order = [axis, *(other for other in range(weight.ndim) if other != axis)]
+        rows = weight.transpose(order).reshape([weight.shape[axis], -1])
     absmax = paddle.maximum(rows.max(1), -rows.min(1))
     if limit == "pair_sum":
         pairs = paddle.maximum(_two_largest(rows), _two_largest(-rows))

@@ -100,7 +100,8 @@ def slow_without_dot_products(graph: Graph) -> dict[str, str]:
     found = {}
     for op, _, weight in layers_of(graph):
         shape, groups = graph.shape(weight), attribute(op, "groups", 1)
-        if op.type == "matmul_v2" or groups == 1 or _is_depthwise(op, shape):
+        convolves = op.type in ("conv2d", "depthwise_conv2d")
+        if not convolves or groups == 1 or _is_depthwise(op, shape):
             continue
         inputs, outputs = shape[1], shape[0] // groups
         if inputs % 4 or outputs % 4:
