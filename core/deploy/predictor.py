@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import paddle
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from paddle.base.proto import framework_pb2
 
 from core.config import suggest
 from core.deploy.description import Description, Port, read_description
 from core.errors import ExportError
+from core.export.graph import Graph
 from core.task import Arrays
 
 Backend = Literal["paddle", "onnxruntime", "openvino"]
@@ -53,9 +55,11 @@ class Predictor(ABC):
     Attributes:
         description: What `deploy.yml` says, or what the graph itself tells where there is none.
         backend: Name of the runtime.
+        folder: That it was loaded from.
     """
 
     backend: Backend
+    folder: Path
 
     def __init__(
         self, description: Description | None, inputs: list[str], outputs: list[str]
@@ -120,15 +124,34 @@ def load_predictor(
     description = read_description(folder)
     try:
         if backend == "paddle":
-            return _Paddle(files, description, threads)
-        if backend == "onnxruntime":
-            return _OnnxRuntime(files[0], description, threads)
-        return _OpenVino(files[0], description, threads, precision)
+            predictor: Predictor = _Paddle(files, description, threads)
+        elif backend == "onnxruntime":
+            predictor = _OnnxRuntime(files[0], description, threads)
+        else:
+            predictor = _OpenVino(files[0], description, threads, precision)
+        predictor.folder = folder
+        return predictor
     except ExportError as error:
         raise ExportError(f"{folder}: {error}") from error
     except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def load_as_written(folder: Path, kind: Format) -> Predictor:
+    """Load an exported model so that each operator is computed by itself, without int8 kernels.
+
+    That is what the file says, on any processor; it is slow.
+
+    Args:
+        folder: Of the exported model.
+        kind: `paddle` or `onnx`.
+    """
+    description = read_description(folder)
+    if kind == "paddle":
+        return _PlainProgram(find_files(folder, "paddle"), description)
+    (file,) = find_files(folder, "onnxruntime")
+    return _OnnxRuntime(file, description, 1, optimized=False)
 
 
 def is_installed(backend: Backend) -> bool:
@@ -211,12 +234,35 @@ class _Paddle(Predictor):
         }
 
 
+class _PlainProgram(Predictor):
+    """A program run by Paddle's executor, which knows quantization as operators like others."""
+
+    backend: Backend = "paddle"
+
+    def __init__(self, files: tuple[Path, ...], description: Description | None) -> None:
+        self._graph = Graph.from_files(files[0], files[1])
+        super().__init__(description, self._graph.inputs, self._graph.outputs)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        place, scope = paddle.CPUPlace(), paddle.static.Scope()
+        with paddle.pir_utils.OldIrGuard(), paddle.static.scope_guard(scope):
+            program = paddle.static.Program.parse_from_string(self._graph.to_program())
+            for name, value in self._graph.weights.items():
+                scope.var(name).get_tensor().set(value, place)
+            values = paddle.static.Executor(place).run(program, feeds, self._outputs)
+        return dict(zip(self._outputs, values))
+
+
 class _OnnxRuntime(Predictor):
     backend: Backend = "onnxruntime"
 
-    def __init__(self, file: Path, description: Description | None, threads: int) -> None:
+    def __init__(
+        self, file: Path, description: Description | None, threads: int, optimized: bool = True
+    ) -> None:
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
+        if not optimized:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3

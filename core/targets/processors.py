@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.deploy.predictor import Format
+from core.deploy.predictor import Backend, Format
 from core.export.graph import Graph, attribute, only, operator
 from core.export.int8_copies import UNSIGNED
 from core.export.int8_program import computed_in_int8, layers_of
@@ -46,6 +46,11 @@ def has_dot_products() -> bool:
     lines = info.read_text(encoding="utf-8").splitlines()
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
     return any(name in flags for name in (*_DOT_PRODUCTS, "asimddp"))
+
+
+def computes_exactly(backend: Backend) -> bool:
+    """Tell whether a runtime computes on this machine what files for VNNI say."""
+    return has_dot_products() if backend == "onnxruntime" else multiplies_exactly()
 
 
 def largest_of_even(processors: Processors) -> int:
