@@ -375,10 +375,11 @@ def test_files_that_end_in_layers(task: Task, tmp_path: Path, ending: str, targe
     quantization = made.description.quantization
     assert quantization is not None
     assert quantization.layers == 3 + ending.count(",")
-    # what is put out is not rounded, in the model that the files are compared with neither
+    # what is put out is not rounded, in the model that the files are compared with neither: that
+    # would be the effect once more; one rounding that falls to the other side is an eighth of it
     for each in made.differences:
         if each.runtime != "onnxruntime":  # rounds biases, too
-            assert each.relative < 0.1 * each.effect
+            assert each.relative < 0.25 * each.effect
     x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
     steps = load_predictor(made.folder, "onnxruntime").run(x)["blocks.0"]
     step = float(rounded_outputs(model)["blocks.0"].grid().step)
