@@ -44,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
     known = ", ".join(get_args(layout.Target))
     add("--target", help=f"{known} (default: {TARGET} for onnx, else paddle)")
+    add("--processors", help="any, or vnni: only those with int8 dot products (default: any)")
     add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
     cli.add_control_arguments(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
@@ -63,6 +64,8 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
         kind, names, given = static_ptq.StaticPtqConfig, names[:2], {}
     ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
     given |= {name: getattr(arguments, name) for name in names}
+    if arguments.processors:
+        given["processors"] = arguments.processors
     return ptq.read_each(kind, given, arguments.observer)
 
 
