@@ -234,8 +234,8 @@ class _Walk:
         elif scale is not None and zero is not None and zero.dtype in _BITS_8:
             constant = self.constants[source]
             info = np.iinfo(zero.dtype)
-            spread = [spread(node, each, constant.array.shape) for each in (scale, zero)]
-            steps = np.rint(constant.array / spread[0]) + spread[1]
+            step, origin = (spread(node, each, constant.array.shape) for each in (scale, zero))
+            steps = np.rint(constant.array / step) + origin
             steps = np.clip(steps, info.min, info.max).astype(zero.dtype)
             self.constants[out] = _Constant(constant.name, steps)
 
