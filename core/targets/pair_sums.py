@@ -18,7 +18,7 @@ import numpy as np
 LARGEST_SUM = 32767
 SMALLEST_SUM = -32768
 HIGHEST_STEP = 255  # of the unsigned operand
-HALVED = "weights are halved"
+HALVED = "weights halved"
 
 
 class Verdict(Enum):

@@ -102,7 +102,7 @@ def _convolution(op: Any, name: str, values: np.ndarray, unsigned: Steps | None)
         patch=values.shape[1:],
         steps=unsigned or Steps(),
         exempt="depthwise" if depthwise else "",
-        rounded=("largest weights become 127" if unsigned else HALVED) if changed else "",
+        rounded=("stretched to 127" if unsigned else HALVED) if changed else "",
     )
 
 
@@ -173,13 +173,9 @@ class _Signs:
         op, carried = self._makers.get(tensor), False
         while op is not None and (op.type in _CARRYING or op.type in _PASSING):
             carried |= op.type in _CARRYING
-            tensor = only(op.inputs, "Input") or only(op.inputs, "X")
-            op = self._makers.get(tensor)
-            if op is not None and op.type == "dequantize_linear":
-                steps = _quantized_data(self._makers, tensor)
-                tensor = only(steps.inputs, "X") if steps is not None else ""
-                op = self._makers.get(tensor)
+            tensor = self._in_float(only(op.inputs, "Input") or only(op.inputs, "X"))
             carried &= tensor not in self._on_grids
+            op = self._makers.get(tensor)
         if op is None or carried:
             return None
         fused = op.type == "relu6" and self._made_by_convolution(only(op.inputs, "X"))
@@ -187,9 +183,14 @@ class _Signs:
 
     def _made_by_convolution(self, tensor: str) -> bool:
         """Tell whether a tensor is what a convolution makes, batch norm and bias included."""
-        op = self._makers.get(tensor)
+        op = self._makers.get(self._in_float(tensor))
         while op is not None and op.type in ("batch_norm", "elementwise_add"):
             if op.type == "elementwise_add" and only(op.inputs, "Y") not in self._graph.weights:
                 return False
-            op = self._makers.get(only(op.inputs, "X"))
+            op = self._makers.get(self._in_float(only(op.inputs, "X")))
         return op is not None and op.type in _CONVOLUTIONS
+
+    def _in_float(self, tensor: str) -> str:
+        """Return what is rounded to a tensor, or the tensor itself if none is."""
+        steps = _quantized_data(self._makers, tensor)
+        return tensor if steps is None else only(steps.inputs, "X")
