@@ -16,6 +16,7 @@ from tqdm import tqdm
 from core import cli
 from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
 from core.deploy.environment import environment
+from core.deploy.processors import warn_of_overflow
 
 EPILOG = """\
 speed-up is (a - b) / a with the mean time a of the first model in the same runtime: 25 % means a
@@ -74,6 +75,7 @@ def main() -> None:
     for key, value in environment().items():
         if value:
             console.print(f"{key}: {value}")
+    warn_of_overflow((Path(row.model), row.backend) for row in rows)
     if arguments.save:
         write_json(rows, protocol, arguments.save)
         console.print(f"written to {arguments.save}")

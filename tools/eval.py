@@ -12,6 +12,7 @@ import paddle
 
 from core import cli
 from core.deploy.predictor import load_predictor
+from core.deploy.processors import warn_of_overflow
 from core.evaluation import eager_forward, evaluate, validation_loader
 from core.files import write_text
 from core.run import pick_device
@@ -41,6 +42,7 @@ def main() -> None:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
         task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
         run = predictor.run
+        warn_of_overflow([(arguments.model_dir, arguments.backend)])
     loader = validation_loader(task, arguments.batch_size)
     metric = evaluate(task, run, loader, progress=True)
     cli.print_left_out(loader.skipped)
