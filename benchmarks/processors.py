@@ -35,14 +35,13 @@ from report import page, revision
 from core import checkpoint, cli
 from core.config import load_yaml, merge
 from core.data import Loader
-from core.deploy.environment import environment
+from core.deploy.environment import environment, multiplies_int8_exactly
 from core.deploy.predictor import BACKENDS, Backend, format_of, load_predictor
 from core.evaluation import evaluate
 from core.export.package import export
 from core.quant.calibration import Calibration, folder_images, training_images
 from core.quant.ptq import PtqConfig, quantize_after_training
 from core.run import read_run
-from core.targets.processors import has_dot_products
 from core.task import Arrays, Task
 
 HERE = Path(__file__).resolve().parent
@@ -108,9 +107,12 @@ def on_both(
 ) -> dict[str, float | None]:
     """Return the metric here, and on a processor without VNNI (None: not to be had here)."""
     found: dict[str, float | None] = {}
-    kinds = {"vnni": {}, "avx2": CAP} if has_dot_products() else {"avx2": CAP}
+    with_vnni = multiplies_int8_exactly("onnxruntime")
+    kinds = {"vnni": {}, "avx2": CAP} if with_vnni else {"avx2": CAP}
     for kind, cap in kinds.items():
-        emulated = kind == "avx2" and backend == "onnxruntime" and has_dot_products()
+        emulated = (
+            kind == "avx2" and backend == "onnxruntime" and multiplies_int8_exactly("onnxruntime")
+        )
         if emulated and shutil.which(EMULATOR[0]) is None:
             found[kind] = None
             continue

@@ -24,10 +24,12 @@ import onnx as onnx_format
 from paddle.nn import Layer
 
 from core.config import suggest
+from core.deploy.environment import multiplies_int8_exactly
 from core.deploy.predictor import (
     Backend,
     Format,
     Predictor,
+    find_files,
     format_of,
     load_as_written,
     load_predictor,
@@ -50,8 +52,9 @@ from core.quant.outputs import output_part, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
 from core.quant.table import LayerScales, Table
 from core.quant.weight_grid import Processors
+from core.targets.overflow import check_files, summary
+from core.targets.pair_sums import LARGEST, Verdict
 from core.targets.processors import (
-    computes_exactly,
     largest_of_even,
     slow_without_dot_products,
     weight_limits,
@@ -125,6 +128,33 @@ class Rounded:
             self.write_some(folder, formats, Path(place), None)
             return {path.name: path.stat().st_size for path in sorted(Path(place).iterdir())}
 
+    def prove(self, folder: Path, formats: Sequence[Format]) -> None:
+        """Check in the files themselves that no processor overflows on them, or say that some do.
+
+        Args:
+            folder: With the files that `write` made.
+            formats: Of the files.
+
+        Raises:
+            ExportError: They are for any processor, and one would compute other numbers.
+        """
+        for kind in formats:
+            if kind == "lite":  # for ARM processors, which add products in 32 bits
+                continue
+            files = find_files(folder, "paddle" if kind == "paddle" else "onnxruntime")
+            checks = check_files(files)
+            if self.processors == "vnni":
+                _log.info("%s: %s", files[0].name, summary(checks))
+                continue
+            for check in checks:
+                # OpenVINO halves weights that TensorRT, for which the file is, does not
+                bent = check.verdict is Verdict.ROUNDED and kind == "paddle"
+                if check.verdict is Verdict.OVERFLOW or (bent and check.reason != LARGEST):
+                    raise ExportError(
+                        f"{check.layer}: without VNNI its sums {check.verdict.value}, though "
+                        f"{files[0].name} is for any processor: {summary(checks)}"
+                    )
+
     def for_lite(self, folder: Path) -> Callable[[], tuple[bytes, int]]:
         """Return what makes Paddle Lite's file, and the bytes that it would have in float.
 
@@ -163,7 +193,7 @@ class Rounded:
         wanted: dict[Format, list[Arrays]] = {}
         differences = []
         for predictor in predictors:
-            if self.processors == "vnni" and not computes_exactly(predictor.backend):
+            if self.processors == "vnni" and not multiplies_int8_exactly(predictor.backend):
                 differences += self._check_as_written(predictor, batches, exact, decided)
                 continue
             kind = format_of(predictor.backend)

@@ -122,6 +122,8 @@ def export(
     ):
         source = _trace(task, model, layer, specs, LAYERS if cut else ending, target, opset)
         float_bytes = source.write(partial, [name for name in wanted if name != "lite"])
+        if source.rounded is not None:
+            source.rounded.prove(partial, wanted)
         # the converter for Lite takes longest, and is another process anyway
         converting = (
             aside.submit(source.for_lite(partial, Path(place))) if "lite" in wanted else None

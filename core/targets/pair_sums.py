@@ -19,6 +19,7 @@ LARGEST_SUM = 32767
 SMALLEST_SUM = -32768
 HIGHEST_STEP = 255  # of the unsigned operand
 HALVED = "weights halved"
+LARGEST = "weights halved; only the largest of a channel change, from 127 to 128"
 
 
 class Verdict(Enum):

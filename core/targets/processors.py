@@ -8,54 +8,24 @@ a runtime, and so does whether int8 is of use there at all.
 
 from __future__ import annotations
 
-import os
-import platform
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.deploy.predictor import Backend, Format
+from core.deploy.environment import multiplies_int8_exactly
+from core.deploy.predictor import Format
 from core.export.graph import Graph, attribute, only, operator
 from core.export.int8_copies import UNSIGNED
 from core.export.int8_program import computed_in_int8, layers_of
 from core.export.int8_weights import COPY
 from core.quant.weight_grid import HIGHEST, PAIR, Limit, Processors
 
-_DOT_PRODUCTS = ("avx512_vnni", "avx_vnni")
-# Values of ONEDNN_MAX_CPU_ISA that leave oneDNN without them
-_WITHOUT = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
-
-
-def multiplies_exactly() -> bool:
-    """Tell whether oneDNN, in Paddle Inference and OpenVINO, adds products of bytes in 32 bits."""
-    if platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686"):
-        return True
-    cap = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA", "")
-    if cap.upper() in _WITHOUT:
-        return False
-    return has_dot_products()
-
-
-def has_dot_products() -> bool:
-    """Tell whether the processor has instructions for dot products of bytes."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return False
-    lines = info.read_text(encoding="utf-8").splitlines()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
-    return any(name in flags for name in (*_DOT_PRODUCTS, "asimddp"))
-
-
-def computes_exactly(backend: Backend) -> bool:
-    """Tell whether a runtime computes on this machine what files for VNNI say."""
-    return has_dot_products() if backend == "onnxruntime" else multiplies_exactly()
 
 
 def largest_of_even(processors: Processors) -> int:
     """Return what step 127 of an even grid stands for on this machine, see `weight_grid`."""
-    return HIGHEST if processors == "any" and multiplies_exactly() else PAIR
+    return HIGHEST if processors == "any" and multiplies_int8_exactly("paddle") else PAIR
 
 
 def weight_limits(graph: Graph, kind: Format, processors: Processors) -> dict[str, Limit]:

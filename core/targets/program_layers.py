@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from core.export.graph import Graph, attribute, names_of, only
-from core.targets.pair_sums import HALVED, HIGHEST_STEP, Int8Layer, Steps
+from core.targets.pair_sums import HALVED, HIGHEST_STEP, LARGEST, Int8Layer, Steps
 
 _HIGHEST = 127  # of weights
 _HALF = 63.5
@@ -93,7 +93,9 @@ def _convolution(op: Any, name: str, values: np.ndarray, unsigned: Steps | None)
     # away from 0 where it is close: no verdict hangs on the last bit of a float
     steps = np.copysign(np.floor(np.abs(steps) + 0.5 + _SLACK), steps)
     again = steps * (largest / (_HIGHEST if unsigned else _HALF))
-    changed = bool((np.abs(again - values) > _SLACK * largest).any())
+    changed = np.abs(again - values) > _SLACK * largest
+    others = changed & (np.abs(values) < (1 - _SLACK) * largest)
+    rounded = "stretched to 127" if unsigned else HALVED if others.any() else LARGEST
     depthwise = values.shape[1] == 1 and attribute(op, "groups", 1) == len(values)
     return Int8Layer(
         name=name,
@@ -102,7 +104,7 @@ def _convolution(op: Any, name: str, values: np.ndarray, unsigned: Steps | None)
         patch=values.shape[1:],
         steps=unsigned or Steps(),
         exempt="depthwise" if depthwise else "",
-        rounded=("stretched to 127" if unsigned else HALVED) if changed else "",
+        rounded=rounded if changed.any() else "",
     )
 
 

@@ -23,6 +23,7 @@ from onnx import helper, numpy_helper
 from paddle import nn
 from paddle.static import InputSpec
 
+from core.deploy.environment import multiplies_int8_exactly
 from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export.fold import fold_batch_norms
@@ -33,8 +34,6 @@ from core.export.qdq import PRESETS, quantize_onnx
 from core.quant.table import Grid, LayerScales
 from core.quant.weight_grid import quantize_weight
 from core.targets.processors import (
-    has_dot_products,
-    multiplies_exactly,
     slow_without_dot_products,
     weight_limits,
     with_signed_bytes,
@@ -137,7 +136,7 @@ def evened(weight, axis):
     others = tuple(i for i in range(weight.ndim) if i != axis)
     step = np.abs(weight.astype("float64")).max(axis=others, keepdims=True) / 64
     step[step == 0] = 1
-    end = 63.5 if multiplies_exactly() else 64
+    end = 63.5 if multiplies_int8_exactly("paddle") else 64
     return (np.clip(np.rint(weight / step), -end, end) * step).astype("float32")
 
 
@@ -262,9 +261,9 @@ def test_layers_in_onnx(layers, target, signed, per_channel, processors):
     seen, bias = (grid, signed or target == "tensorrt"), target == "onnxruntime"
     wanted = reference(model, x, seen, per_channel, linear_bias=bias, limits=limits)
     close(run_onnxruntime(made, x, plain=True), wanted)
-    if processors == "any" or has_dot_products():
+    if processors == "any" or multiplies_int8_exactly("onnxruntime"):
         close(run_onnxruntime(made, x), wanted)
-    if processors == "any" or multiplies_exactly():
+    if processors == "any" or multiplies_int8_exactly("paddle"):
         close(run_openvino(made, x), wanted)
 
 
@@ -289,7 +288,7 @@ def test_layers_in_paddle(layers, signed, per_channel, processors, tmp_path):
         table = [entry for entry in table if entry.weight not in slow]
         wanted["grouped"] = model.grouped(paddle.to_tensor(x)).numpy()
     made = quantize_program(graph, table)
-    if processors == "any" or multiplies_exactly():
+    if processors == "any" or multiplies_int8_exactly("paddle"):
         close(run_paddle(made, x, tmp_path), wanted)
     else:
         close(run_plainly(made, x), reference(model, x, (grid, True), per_channel))
@@ -523,7 +522,7 @@ def test_paddle_computes_in_int8(tmp_path):
     coarse = [table[0], replace(table[1], input=replace(table[1].input, signed=True))]
     got = run_paddle(quantize_program(build(model), table), x, tmp_path)["output"]
     close_to_fine = decibels(got, fake_quantized(Named(model), table, x)["output"]) > 60
-    assert close_to_fine == multiplies_exactly()
+    assert close_to_fine == multiplies_int8_exactly("paddle")
     assert decibels(got, fake_quantized(Named(model), coarse, x)["output"]) < 50
     graph, even = on_any_processor(build(model), table, "paddle")
     got = run_paddle(quantize_program(graph, even), x, tmp_path)["output"]
@@ -864,7 +863,7 @@ def test_only_what_convolutions_make_is_copied(tmp_path):
     kinds = [op.type for op in made.operators]
     assert kinds.count("relu") == 3  # two of the network, and the copy of the first
     assert "elementwise_mul" not in kinds
-    if multiplies_exactly():
+    if multiplies_int8_exactly("paddle"):
         unsigned = {"first.weight", "second.weight"}
         fine = [replace(e, input=replace(e.input, signed=e.weight not in unsigned)) for e in table]
         close(run_paddle(made, x, tmp_path), fake_quantized(model, fine, x))

@@ -14,6 +14,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core import checkpoint
+from core.deploy.environment import multiplies_int8_exactly
 from core.deploy.predictor import BACKENDS, Format, format_of, load_predictor
 from core.errors import ExportError
 from core.export import int8
@@ -30,7 +31,6 @@ from core.quant.quantizers import Rounding
 from core.quant.weight_grid import Limit
 from core.targets.processors import (
     largest_of_even,
-    multiplies_exactly,
     weight_limits,
     with_signed_bytes,
 )
@@ -215,7 +215,7 @@ def test_paddle_rounds_nothing_but_what_the_table_says(name: str, tmp_path: Path
     model = quantized(Pattern(PATTERNS[name]))
     graph = graph_of(model)
     x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
-    for processors in ("any", "vnni") if multiplies_exactly() else ("any",):
+    for processors in ("any", "vnni") if multiplies_int8_exactly("paddle") else ("any",):
         limits = {}
         if processors == "any":
             graph = with_signed_bytes(graph)

@@ -18,7 +18,7 @@ from core.export.graph import Graph
 from core.export.int8_program import quantize_program
 from core.quant.table import Grid, LayerScales
 from core.targets.overflow import check_files, check_program
-from core.targets.pair_sums import LayerCheck, Verdict
+from core.targets.pair_sums import HALVED, LARGEST, LayerCheck, Verdict
 from core.trace import trace
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -66,18 +66,21 @@ def test_weights_behind_a_relu_fill_the_grid(
 
 
 @pytest.mark.parametrize(
-    ("steps", "verdict", "total"),
+    ("steps", "verdict", "total", "reason"),
     [
-        (filters(127, 127), Verdict.ROUNDED, 255 * 128),
-        (filters(-127, -127), Verdict.ROUNDED, -255 * 128),
-        (filters(126, 2), Verdict.ROUNDED, 255 * 65),  # 63.5 becomes 64, whatever it stood for
-        (filters(0, 0), Verdict.EXACT, 0),
+        (filters(127, 127), Verdict.ROUNDED, 255 * 128, LARGEST),
+        (filters(-127, -127), Verdict.ROUNDED, -255 * 128, LARGEST),
+        (filters(127, -60, 2), Verdict.ROUNDED, 255 * 65, LARGEST),
+        (filters(127, -61, 2), Verdict.ROUNDED, 255 * 65, HALVED),
+        (filters(126, 2), Verdict.ROUNDED, 255 * 65, HALVED),  # 63.5 becomes 64 in any case
+        (filters(0, 0), Verdict.EXACT, 0, ""),
     ],
 )
-def test_weights_of_signed_data_are_halved(steps: np.ndarray, verdict: Verdict, total: int) -> None:
+def test_weights_of_signed_data_are_halved(
+    steps: np.ndarray, verdict: Verdict, total: int, reason: str
+) -> None:
     check = behind(Builder(*SHAPE), "x", steps)
-    assert (check.pair.total, check.verdict) == (total, verdict)
-    assert check.reason == ("weights halved" if verdict is Verdict.ROUNDED else "")
+    assert (check.pair.total, check.verdict, check.reason) == (total, verdict, reason)
 
 
 def conv(make: Builder, source: str) -> str:
@@ -179,7 +182,7 @@ def test_depthwise_convolutions_alone_are_exempt(
         (check,) = check_program(make.graph(out))
         verdict = Verdict.ROUNDED if not relu else Verdict.EXACT if reason else Verdict.OVERFLOW
         assert check.verdict is verdict
-        assert check.reason == (reason if relu else "weights halved")
+        assert check.reason == (reason if relu else LARGEST)
 
 
 def test_scales_count_where_a_channel_has_several() -> None:
@@ -234,10 +237,10 @@ def test_layers_of_our_own_files(tmp_path: Path) -> None:
     checks = check_files((tmp_path / "model.pdmodel", tmp_path / "model.pdiparams"))
     found = {check.layer: (check.verdict, check.reason) for check in checks}
     assert list(found) == list(names)
-    assert found["stem.weight"] == (Verdict.ROUNDED, "weights halved")
+    assert found["stem.weight"] == (Verdict.ROUNDED, HALVED)
     assert found["depth.weight"] == (Verdict.EXACT, "depthwise")
     assert found["up.weight"] == (Verdict.EXACT, "computed in float")
-    assert found["fc.weight"] == (Verdict.ROUNDED, "weights halved")
+    assert found["fc.weight"] == (Verdict.ROUNDED, HALVED)
 
 
 def test_broken_programs_are_named(tmp_path: Path) -> None:
