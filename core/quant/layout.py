@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from paddle.nn import Layer, Sequential
 
@@ -16,12 +16,11 @@ from core.export.int8_copies import clipped_tensors
 from core.export.int8_program import layers_of, rounded_for_all, unsigned_inputs
 from core.layers import get
 from core.norms import is_batch_norm
+from core.quant.choices import Outputs, Target
 from core.quant.outputs import output_part
 from core.task import Task
 from core.trace import evaluation_mode, trace
 
-Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
-Outputs = Literal["none", "residual", "all"]
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED = ("onnxruntime", "openvino")
 _FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds

@@ -18,8 +18,9 @@ from paddle.static import InputSpec
 from core.deploy import memory
 from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
 from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS
 from core.deploy.predict import list_images, load_task, predict_files
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.predictor import load_predictor
 from core.errors import DataError, ExportError
 from core.export.graph import Graph
 from core.export.onnx import convert

@@ -14,7 +14,8 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core import checkpoint
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export import int8
 from core.export.fold import fold_batch_norms

@@ -15,7 +15,8 @@ from outside import toy
 
 from core import checkpoint
 from core.config import load_yaml, merge, parse_overrides
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.engine import Engine
 from core.hooks import Checkpoints
 from core.quant.layers import quantized_layers
