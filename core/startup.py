@@ -8,6 +8,7 @@ and it hushes one warning, of Paddle's own import, for those who compile extensi
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import warnings
 
@@ -23,9 +24,13 @@ warnings.filterwarnings("ignore", message="No ccache found", category=UserWarnin
 
 
 def load_paddle() -> None:
-    """Import Paddle, and give signals that end a process back to the system.
+    """Import Paddle, and undo what its import does to the process.
 
-    Paddle answers them with a page of C++ frames: SIGTERM too, with which `kill` ends a training,
-    and the launcher of several processes does after Ctrl-C.
+    It answers signals that end a process with a page of C++ frames: SIGTERM too, with which `kill`
+    ends a training, and the launcher of several processes after Ctrl-C. And it silences all
+    loggers below a warning.
     """
+    logger = logging.getLogger()
+    level = logger.level
     importlib.import_module("paddle").disable_signal_handler()
+    logger.setLevel(level)
