@@ -125,7 +125,8 @@ def test_what_cannot_be_loaded(bare, toy, tmp_path):
     with pytest.raises(ExportError, match=r"absent: no such folder"):
         load_predictor(tmp_path / "absent")
     with pytest.raises(
-        ExportError, match=r"no model.onnx, which openvino reads \(formats there: none\); export with .*onnx"
+        ExportError,
+        match=r"no model.onnx, which openvino reads \(formats there: none\); export with .*onnx",
     ):
         load_predictor(tmp_path, "openvino")
     with pytest.raises(ExportError, match=r"no model.pdmodel .* --format paddle"):
