@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -174,7 +174,7 @@ def test_a_layer_that_drifts_is_found_without_paddle_inference(
         return honest(proto, bent, preset, outputs)
 
     monkeypatch.setattr(int8, "quantize_onnx", other_grid)
-    with pytest.raises(ExportError, match="^onnxruntime: output 'level' .* with head it does not"):
+    with pytest.raises(ExportError, match=r"^onnxruntime: output 'level' .* with head it does not"):
         export(task, build(task, "int8"), tmp_path / "out", ("onnx",))
     assert not (tmp_path / "out").exists()
 
@@ -263,7 +263,7 @@ class TestTheRuntimeOfAFolder:
 
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the formats of the model files that measurements make."""
     from core.export import package
 
@@ -276,7 +276,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     for place in ("core.quant.speed", "core.prune.latency"):
         monkeypatch.setattr(f"{place}.write_files", note)
-    yield seen
+    return seen
 
 
 def test_measurements_write_for_their_runtime_alone(

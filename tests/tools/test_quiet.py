@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +95,7 @@ warnings.warn("still seen")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Run every tool but the demo, which calls the others, on the toy task; return what it said."""
     folder, said = tmp_path_factory.mktemp("chain"), {}
     data = folder / "data"
@@ -132,7 +131,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         done = python(ROOT / "tools" / tool, *words, cwd=folder)
         assert done.returncode == 0, (tool, done.stderr)
         said[tool] = done.stderr
-    yield said
+    return said
 
 
 @pytest.mark.chain
