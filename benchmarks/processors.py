@@ -36,7 +36,8 @@ from core import checkpoint, cli
 from core.config import load_yaml, merge
 from core.data import Loader
 from core.deploy.environment import environment, multiplies_int8_exactly
-from core.deploy.predictor import BACKENDS, Backend, format_of, load_predictor
+from core.deploy.formats import BACKENDS, Backend, format_of
+from core.deploy.predictor import load_predictor
 from core.evaluation import evaluate
 from core.export.package import export
 from core.quant.calibration import Calibration, folder_images, training_images

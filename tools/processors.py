@@ -14,10 +14,6 @@ import json
 from pathlib import Path
 
 from core import cli
-from core.deploy.processors import model_files, to_json, to_table
-from core.files import write_text
-from core.targets.overflow import check_files, summary
-from core.targets.pair_sums import Verdict
 
 EPILOG = """\
 exact: right on every processor. may overflow: there is data at which a pair of products is beyond
@@ -33,11 +29,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="exported model, or .onnx")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it there")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def main() -> int:
     arguments = parse_arguments()
+    from core.deploy.processors import model_files, to_json, to_table
+    from core.files import write_text
+    from core.targets.overflow import check_files, summary
+    from core.targets.pair_sums import Verdict
+
     console = cli.wide_console()
     content, over = [], False
     for files in model_files(arguments.model):

@@ -12,7 +12,7 @@ from typing import Any
 import paddle
 import psutil
 
-from core.deploy.predictor import Backend
+from core.deploy.formats import Backend
 
 _PACKAGES = ("trislim", "paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino", "numpy")
 # instructions that decide how fast float32, bf16 and int8 run

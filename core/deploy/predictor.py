@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
+import logging
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import paddle
@@ -19,23 +19,17 @@ from paddle.base.proto import framework_pb2
 
 from core.config import suggest
 from core.deploy.description import Description, Port, read_description
+from core.deploy.formats import (
+    BACKENDS,
+    Backend,
+    Format,
+    choose_backend,
+    find_files,
+    is_installed,
+)
 from core.errors import ExportError
 from core.export.graph import Graph
 from core.task import Arrays
-
-Backend = Literal["paddle", "onnxruntime", "openvino"]
-Format = Literal["paddle", "onnx", "lite"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
-
-# the names that Paddle's tools of different years give their files; PIR writes .json
-_PADDLE_NAMES = (
-    ("model.pdmodel", "model.pdiparams"),
-    ("inference.pdmodel", "inference.pdiparams"),
-    ("__model__", "__params__"),
-    ("model.json", "model.pdiparams"),
-    ("inference.json", "inference.pdiparams"),
-)
-
 
 _BATCH_NORM_PASSES = (
     "conv_bn_fuse_pass",
@@ -47,6 +41,7 @@ _BATCH_NORM_PASSES = (
 # Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
 # 3.1.1, and `pool2d` and `concat` add errors and save no time.
 _INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
+_log = logging.getLogger(__name__)
 
 
 class Predictor(ABC):
@@ -95,14 +90,18 @@ class Predictor(ABC):
 
 
 def load_predictor(
-    model_dir: str | Path, backend: Backend = "paddle", threads: int = 1, precision: str = "f32"
+    model_dir: str | Path,
+    backend: Backend | None = None,
+    threads: int = 1,
+    precision: str = "f32",
 ) -> Predictor:
     """Load an exported model from its folder.
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
             them, or `model.onnx`; and perhaps `deploy.yml`.
-        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX.
+        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
+            first of them that is installed and reads a file of the folder.
         threads: CPU threads of one run.
         precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
             is bf16: errors of a tenth of the largest output.
@@ -112,12 +111,15 @@ def load_predictor(
             that is not installed.
     """
     folder = Path(model_dir)
-    if backend not in BACKENDS:
+    if backend is not None and backend not in BACKENDS:
         raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
     if threads < 1:
         raise ExportError(f"threads: expected 1 or more, got {threads}")
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model")
+    if backend is None:
+        backend = choose_backend(folder)
+        _log.info("%s: runs in %s", folder, backend)
     if not is_installed(backend):
         raise ExportError(f"{backend}: not installed; run: pip install {backend}")
     files = find_files(folder, backend)
@@ -154,11 +156,6 @@ def load_as_written(folder: Path, kind: Format) -> Predictor:
     return _OnnxRuntime(file, description, 1, optimized=False)
 
 
-def is_installed(backend: Backend) -> bool:
-    """Tell whether the runtime can be imported."""
-    return importlib.util.find_spec(backend) is not None
-
-
 def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:
     """Return what OpenVINO is told: one image at a time, on so many threads."""
     return {
@@ -166,39 +163,6 @@ def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | i
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
-
-
-def format_of(backend: Backend) -> Format:
-    """Return which files a backend reads."""
-    return "paddle" if backend == "paddle" else "onnx"
-
-
-def find_files(folder: Path, backend: Backend) -> tuple[Path, ...]:
-    """Return the files of the model that a backend reads.
-
-    Raises:
-        ExportError: There are none; the message says how to make them.
-    """
-    if format_of(backend) == "paddle":
-        for names in _PADDLE_NAMES:
-            files = tuple(folder / name for name in names)
-            if all(file.is_file() for file in files):
-                return files
-        others = [p for p in folder.glob("*.pdmodel") if p.with_suffix(".pdiparams").is_file()]
-        if len(others) == 1:
-            return others[0], others[0].with_suffix(".pdiparams")
-        raise ExportError(
-            f"{folder}: no model.pdmodel and model.pdiparams, which {backend} reads; export with "
-            "tools/export_model.py --format paddle"
-        )
-    found = sorted(folder.glob("*.onnx"))
-    for file in found:
-        if file.name == "model.onnx" or len(found) == 1:
-            return (file,)
-    raise ExportError(
-        f"{folder}: no model.onnx, which {backend} reads; export with "
-        "tools/export_model.py --format paddle,onnx"
-    )
 
 
 class _Paddle(Predictor):

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from core.deploy.description import read_description
 from core.deploy.environment import multiplies_int8_exactly
-from core.deploy.predictor import Backend, find_files
+from core.deploy.formats import Backend, find_files
 from core.errors import ExportError
 from core.targets.overflow import check_files, summary
 from core.targets.pair_sums import LayerCheck, Verdict

@@ -25,15 +25,8 @@ from paddle.nn import Layer
 
 from core.config import suggest
 from core.deploy.environment import multiplies_int8_exactly
-from core.deploy.predictor import (
-    Backend,
-    Format,
-    Predictor,
-    find_files,
-    format_of,
-    load_as_written,
-    load_predictor,
-)
+from core.deploy.formats import Backend, Format, find_files, format_of
+from core.deploy.predictor import Predictor, load_as_written, load_predictor
 from core.errors import ExportError
 from core.export import lite, parity
 from core.export.graph import Graph, names_of
@@ -46,12 +39,12 @@ from core.export.int8_program import (
 )
 from core.export.int8_weights import COPY
 from core.export.qdq import PRESETS, Preset, quantize_onnx
+from core.quant.choices import Processors
 from core.quant.layers import quantized_layers
 from core.quant.layout import FASTEST
 from core.quant.outputs import output_part, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
 from core.quant.table import LayerScales, Table
-from core.quant.weight_grid import Processors
 from core.targets.overflow import check_files, summary
 from core.targets.pair_sums import LARGEST, Verdict
 from core.targets.processors import (
@@ -62,7 +55,6 @@ from core.targets.processors import (
 )
 from core.task import Arrays
 
-TARGET = "openvino"
 # targets that compute in int8 only what writes int8, too
 FULL = tuple(target for target, outputs in FASTEST.items() if outputs == "all")
 LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
@@ -374,26 +366,25 @@ class Rounded:
             float_files: Folder in which `write_float` wrote the graph.
             parts: Paths, see `core.quant.parts`; None for all.
         """
-        tables = {kind: self._table(kind, parts) for kind in ("paddle", *formats)}
+        tables = {kind: self._table(kind, parts) for kind in formats}
         graph = self._graph("paddle")
         write_int8(graph, tables, float_files, folder, self.names, self.preset)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
         kind = format_of(backend)
-        formats: list[Format] = ["paddle", "onnx"] if kind == "onnx" else ["paddle"]
         exact = self._eager(batches, kind, ())
         order = self._in_order(kind)
         good, bad = 0, len(order)
         with tempfile.TemporaryDirectory() as place:
             float_files = Path(place, "float")
             float_files.mkdir()
-            self.write_float(self.graph, float_files, formats)
+            self.write_float(self.graph, float_files, [kind])
             while bad - good > 1:
                 count = (good + bad) // 2
                 folder = Path(place, str(count))
                 folder.mkdir()
-                self.write_some(folder, formats, float_files, order[:count])
+                self.write_some(folder, [kind], float_files, order[:count])
                 predictor = load_predictor(folder, backend)
                 wanted = self._eager(batches, kind, order[:count])
                 found = [parity.run(predictor, batch) for batch in batches]
@@ -425,7 +416,7 @@ def write_int8(
 
     Args:
         graph: Batch norms folded.
-        tables: Of scales, for each format to write; `paddle` is among them.
+        tables: Of scales, for each format to write.
         float_files: Folder with the same graph in float, if ONNX is wanted.
         folder: Where to write.
         names: Of the model files in a folder: program, parameters, ONNX, Paddle Lite.
@@ -436,9 +427,10 @@ def write_int8(
             cannot be made.
     """
     program, params, onnx_file, lite_file = names
-    for_paddle = tables["paddle"]
-    made = quantize_program(graph, for_paddle.layers, outputs=for_paddle.outputs)
-    made.write(folder / program, folder / params)
+    if "paddle" in tables:
+        for_paddle = tables["paddle"]
+        made = quantize_program(graph, for_paddle.layers, outputs=for_paddle.outputs)
+        made.write(folder / program, folder / params)
     if "onnx" in tables:
         proto = onnx_format.load(float_files / onnx_file)
         proto = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)

@@ -2,7 +2,8 @@
 
 The definitions, everywhere in this project:
 
-- **size**: bytes of `.pdmodel` + `.pdiparams` (or of the `.onnx` file); 1 MB is 10**6 bytes.
+- **size**: bytes of `.pdmodel` + `.pdiparams`, or of the `.onnx` or `.nb` file where there are no
+  such; 1 MB is 10**6 bytes.
 - **parameters**: numbers that training changes; the running statistics of batch normalization are
   not among them.
 - **MACs**: one multiplication with one addition, counted for one input of batch 1 in convolutions
@@ -23,15 +24,14 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from paddle import Tensor
-from paddle.inference import Config, create_predictor
+from paddle import CPUPlace, Tensor
 from paddle.nn import Layer
-from paddle.static import InputSpec
+from paddle.static import Executor, InputSpec, Scope, load_inference_model, scope_guard
 
 from core.errors import ExportError
 from core.export.graph import Graph, attribute, only
 from core.sizes import settle_sizes
-from core.trace import trace
+from core.trace import old_ir, trace
 
 Shape = tuple[int, ...]
 
@@ -66,9 +66,9 @@ def counted_parameters(layer: Layer) -> dict[str, Tensor]:
     return {path: t for path, t in layer.named_parameters() if id(t) not in statistics}
 
 
-def count_stored(files: Sequence[Path]) -> int:
+def count_stored(graph: Graph) -> int:
     """Count all numbers in the parameter file of an exported Paddle model."""
-    return sum(weight.size for weight in Graph.from_files(files[0], files[1]).weights.values())
+    return sum(weight.size for weight in graph.weights.values())
 
 
 def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]) -> int:
@@ -80,13 +80,12 @@ def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]
     return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
 
 
-def count_macs_of_files(files: Sequence[Path], inputs: Sequence[np.ndarray]) -> int:
+def count_macs_of_graph(graph: Graph, inputs: Sequence[np.ndarray]) -> int:
     """Count the multiply-accumulates of an exported Paddle model for these inputs.
 
     The graph is run once, because its shapes may depend on those of the inputs in ways that only
     a run tells.
     """
-    graph = Graph.from_files(files[0], files[1])
     counted = [op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)]
     names = sorted({name for op in counted for name in _measured(op)})
     return sum(macs_by_operator(graph, _run_shapes(graph, inputs, names)))
@@ -148,18 +147,11 @@ def _run_shapes(
     shapes = {name: array.shape for name, array in zip(graph.inputs, inputs)}
     probe = replace(graph, outputs=wanted)
     probe.drop_unused()
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name) for name in ("model.pdmodel", "model.pdiparams")]
-        probe.write(*files)
-        config = Config(*(str(file) for file in files))
-        config.disable_glog_info()
-        # operators must stay apart, for what lies between them is asked for
-        config.switch_ir_optim(False)
-        config.disable_mkldnn()
-        predictor = create_predictor(config)
-        for name, array in zip(probe.inputs, inputs):
-            predictor.get_input_handle(name).copy_from_cpu(array)
-        predictor.run()
-        for name in wanted:
-            shapes[name] = tuple(predictor.get_output_handle(name).shape())
-    return shapes
+    with tempfile.TemporaryDirectory() as folder, old_ir(), scope_guard(Scope()):
+        stem = Path(folder, "model")
+        probe.write(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"))
+        executor = Executor(CPUPlace())
+        program, _, variables = load_inference_model(str(stem), executor)
+        feeds = dict(zip(probe.inputs, inputs))
+        found = executor.run(program, feed=feeds, fetch_list=variables)
+    return shapes | {name: array.shape for name, array in zip(wanted, found)}

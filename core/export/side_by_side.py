@@ -11,14 +11,8 @@ from paddle.nn import Layer
 from rich.table import Table
 
 from core.data import Loader
-from core.deploy.predictor import (
-    BACKENDS,
-    Format,
-    Predictor,
-    format_of,
-    is_installed,
-    load_predictor,
-)
+from core.deploy.formats import BACKENDS, Format, format_of, is_installed
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model, validation_loader
 from core.export.int8 import FULL

@@ -11,8 +11,7 @@ from typing import Any, Literal
 from core.config import load_yaml, read
 from core.errors import ConfigError
 from core.optim import AdamW, Momentum, OptimizerConfig, Sgd
-from core.quant.config import ObserverKind
-from core.quant.quantizers import WeightType
+from core.quant.choices import ObserverKind, WeightType
 
 OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2"]
 OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2")

@@ -25,14 +25,14 @@ from core.deploy.description import (
     TaskSettings,
     write_description,
 )
-from core.deploy.predictor import Format, Predictor, format_of, load_predictor
+from core.deploy.formats import FORMATS, Format, format_of, readable_backends
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ExportError
 from core.export import parity, report
 from core.export.graph import Graph
 from core.export.int8 import compare, write_int8
 from core.export.int8_program import unsigned_inputs
 from core.export.package import (
-    FORMATS,
     LITE,
     MODEL,
     ONNX,
@@ -40,6 +40,7 @@ from core.export.package import (
     Exported,
     open_predictors,
     ports_of,
+    size_mb,
     write_files,
 )
 from core.export.qdq import PRESETS, Preset
@@ -81,7 +82,7 @@ class Layout:
     """Which files.
 
     Attributes:
-        formats: `paddle` is always written.
+        formats: Which are written.
         target: Runtime that the ONNX file is laid out for, of `core.export.qdq.PRESETS`.
         task: Goes into `deploy.yml`; None: what the float model's says.
     """
@@ -114,20 +115,17 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
-    wanted = [name for name in FORMATS if name == "paddle" or name in layout.formats]
+    wanted = [name for name in FORMATS if name in layout.formats]
     with tempfile.TemporaryDirectory() as place:
         float_folder = Path(place)
         write_files(model.graph, float_folder, wanted)
-        float_files = sorted(float_folder.iterdir())
-        float_bytes = report.size_bytes(float_files)
-        exact_model = load_predictor(float_folder)
-        exact = [parity.run(exact_model, batch) for batch in samples]
-        cost = _report(model.source, float_folder, samples[0])
+        float_bytes = report.size_bytes(sorted(float_folder.iterdir()))
+        exact = _answers(float_folder, samples)
         tables = dict.fromkeys(wanted, Table(model.table))
         preset = PRESETS[layout.target]
         write_int8(model.graph, tables, float_folder, folder, (MODEL, PARAMS, ONNX, LITE), preset)
-    size = report.size_mb([folder / MODEL, folder / PARAMS])
-    description = _describe(model, layout, replace(cost, size_mb=round(size, 3)))
+    cost = replace(_report(model, samples[0]), size_mb=size_mb(folder))
+    description = _describe(model, layout, cost)
     write_description(description, folder)
     differences = []
     for predictor in open_predictors(folder, wanted):
@@ -165,12 +163,21 @@ def measure_files(
     quantization = made.description.quantization
     assert quantization is not None  # `write` says so
     rows = runtime_rows(made.folder, made, seconds, measure)
-    finer = model.unsigned("paddle", PRESETS[quantization.target])
-    same = measure(partial(model.session.run, finer=finer))
-    check_metrics(
-        same, [row for row in rows if row.model.endswith("paddle")], metric, images, "paddle"
-    )
+    of_paddle = [row for row in rows if row.model.endswith("paddle")]
+    if of_paddle:
+        finer = model.unsigned("paddle", PRESETS[quantization.target])
+        same = measure(partial(model.session.run, finer=finer))
+        check_metrics(same, of_paddle, metric, images, "paddle")
     return rows
+
+
+def _answers(folder: Path, samples: Sequence[Batch]) -> list[Arrays]:
+    """Return what float files answer, in the first runtime that reads them; nothing without one."""
+    there = readable_backends(folder)
+    if not there:
+        return []
+    predictor = load_predictor(folder, there[0])
+    return [parity.run(predictor, batch) for batch in samples]
 
 
 def _compare(
@@ -192,15 +199,14 @@ def _compare(
     return differences
 
 
-def _report(source: Source, float_folder: Path, batch: Batch) -> Report:
-    described = source.description.report if source.description else None
-    if described is not None:
-        return described
+def _report(model: Quantized, batch: Batch) -> Report:
+    known = model.source.description
+    if known is not None and known.report is not None:
+        return known.report
     one = [array[:1] for array in batch]
-    files = [float_folder / MODEL, float_folder / PARAMS]
     shapes = tuple(tuple(array.shape) for array in one)
-    macs = report.count_macs_of_files(files, one)
-    return Report(0.0, report.count_stored(files), macs, shapes)
+    macs = report.count_macs_of_graph(model.graph, one)
+    return Report(0.0, report.count_stored(model.graph), macs, shapes)
 
 
 def _describe(model: Quantized, layout: Layout, cost: Report) -> Description:

@@ -13,7 +13,7 @@ from paddle.base.proto import framework_pb2
 
 from core.config import suggest
 from core.deploy.description import Description, read_description
-from core.deploy.predictor import find_files
+from core.deploy.formats import find_files
 from core.errors import ConfigError, ExportError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph, attribute, names_of, only, operator

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from core.deploy.predictor import Format
+from core.deploy.formats import Format
 from core.errors import ConfigError
 from core.export.side_by_side import Measure, Row
 from core.exported.config import StaticPtqConfig
@@ -15,7 +15,8 @@ from core.exported.files import Layout, Quantized, describe_task, measure_files,
 from core.exported.session import Batch, Session, fitting, open_session, samples_of
 from core.exported.source import Source
 from core.quant.calibration import Calibration
-from core.quant.ptq import INT8, STEPS
+from core.quant.choices import STEPS
+from core.quant.ptq import INT8
 from core.quant.table import LayerScales
 from core.task import Task
 

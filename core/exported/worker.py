@@ -12,6 +12,8 @@ number (2.6.0 on Paddle 3.1.1).
 
 from __future__ import annotations
 
+from core.startup import load_paddle
+
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -237,6 +239,7 @@ def _cotangent(name: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Do what comes through the connection until its other end is closed."""
+    load_paddle()
     connection = Connection(int(arguments[0]))
     worker = Worker(connection)
     while True:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.quant.layout import Outputs, Target
-from core.quant.quantizers import Rounding, WeightType
+from core.quant.choices import LayerType, ObserverKind, Outputs, Processors, Target, WeightType
+from core.quant.quantizers import Rounding
 from core.quant.table import BITS
-from core.quant.weight_grid import Processors
 from core.strategy import StrategyConfig
-
-LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
-ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
 
 
 @dataclass(frozen=True)

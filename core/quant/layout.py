@@ -6,25 +6,24 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from paddle.nn import Layer, Sequential
 
-from core.deploy.predictor import Format
+from core.deploy.formats import Format
 from core.export.fold import fold_batch_norms, folded_norms
 from core.export.graph import Graph, names_of, only
 from core.export.int8_copies import CLIPPING, clipped_tensors
 from core.export.int8_program import layers_of, rounded_for_all, unsigned_inputs
 from core.layers import get
 from core.norms import is_batch_norm
+from core.quant.choices import Outputs, Processors, Target
 from core.quant.outputs import output_part
-from core.quant.weight_grid import Limit, Processors
+from core.quant.weight_grid import Limit
 from core.targets.processors import slow_without_dot_products, weight_limits, with_signed_bytes
 from core.task import Task
 from core.trace import evaluation_mode, trace
 
-Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
-Outputs = Literal["none", "residual", "all"]
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED = ("onnxruntime", "openvino")
 # What a target is fastest with on most networks of benchmarks/int8.py. Files for Paddle Lite have

@@ -11,6 +11,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.nn.initializer import Constant
 
+from core.quant.choices import Processors, WeightType
 from core.quant.fake_quant import (
     clip_and_fake_quantize,
     fake_quantize,
@@ -19,9 +20,7 @@ from core.quant.fake_quant import (
 )
 from core.quant.observers import Observer
 from core.quant.table import Grid
-from core.quant.weight_grid import Processors
 
-WeightType = Literal["channel_wise_abs_max", "abs_max"]
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
 TINY = 1e-8  # of a tensor that is zero throughout
 

@@ -29,7 +29,6 @@ import paddle
 from paddle import Tensor
 
 Limit = Literal["none", "pair_sum", "even"]
-Processors = Literal["any", "vnni"]
 
 HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # what two steps may add up to

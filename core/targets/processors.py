@@ -13,12 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 from core.deploy.environment import multiplies_int8_exactly
-from core.deploy.predictor import Format
+from core.deploy.formats import Format
 from core.export.graph import Graph, attribute, only, operator
 from core.export.int8_copies import UNSIGNED
 from core.export.int8_program import computed_in_int8, layers_of
 from core.export.int8_weights import COPY
-from core.quant.weight_grid import HIGHEST, PAIR, Limit, Processors
+from core.quant.choices import Processors
+from core.quant.weight_grid import HIGHEST, PAIR, Limit
 
 _ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
 

@@ -18,8 +18,9 @@ from paddle.static import InputSpec
 from core.deploy import memory
 from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
 from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS
 from core.deploy.predict import list_images, load_task, predict_files
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.predictor import load_predictor
 from core.errors import DataError, ExportError
 from core.export.graph import Graph
 from core.export.onnx import convert
@@ -124,7 +125,8 @@ def test_what_cannot_be_loaded(bare, toy, tmp_path):
     with pytest.raises(ExportError, match=r"absent: no such folder"):
         load_predictor(tmp_path / "absent")
     with pytest.raises(
-        ExportError, match=r"no model.onnx, which openvino reads; export with .*onnx"
+        ExportError,
+        match=r"no model.onnx, which openvino reads \(formats there: none\); export with .*onnx",
     ):
         load_predictor(tmp_path, "openvino")
     with pytest.raises(ExportError, match=r"no model.pdmodel .* --format paddle"):

@@ -69,7 +69,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(
     (tmp_path / "two.yml").write_text(yaml.safe_dump(settings))
     settings["train"] |= {"batch_size": 8}
     (tmp_path / "one.yml").write_text(yaml.safe_dump(settings))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "plugins")}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'plugins'}"}
     one = [sys.executable, script, "-c", str(tmp_path / "one.yml"), "--save_dir", "one"]
     subprocess.run(one + extra, cwd=tmp_path, env=environment, check=True, capture_output=True)
     launch([script, "-c", str(tmp_path / "two.yml"), "--save_dir", "two", *extra], tmp_path)

@@ -15,7 +15,8 @@ from paddle.static import InputSpec
 
 from core import checkpoint
 from core.deploy.environment import multiplies_int8_exactly
-from core.deploy.predictor import BACKENDS, Format, format_of, load_predictor
+from core.deploy.formats import BACKENDS, Format, format_of
+from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export import int8
 from core.export.fold import fold_batch_norms

@@ -22,12 +22,12 @@ from core.deploy.predictor import load_predictor
 from core.export.graph import Graph
 from core.export.package import export
 from core.quant import insert
+from core.quant.choices import Outputs, Processors
 from core.quant.layers import quantized_layers
-from core.quant.layout import Outputs, layout_of
+from core.quant.layout import layout_of
 from core.quant.outputs import rounded_outputs
 from core.quant.parts import parts_of
 from core.quant.quantizers import Rounding
-from core.quant.weight_grid import Processors
 from core.targets.processors import largest_of_even
 from core.task import Task, build_task
 

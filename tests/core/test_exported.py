@@ -14,8 +14,8 @@ import paddle.nn.functional as F
 import pytest
 
 from core.config import read
+from core.deploy.formats import TARGET
 from core.errors import ConfigError, DataError, ExportError, TrainingError
-from core.export.int8 import TARGET
 from core.export.package import export
 from core.exported import static_ptq
 from core.exported.act import AutoCompression

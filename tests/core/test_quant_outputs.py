@@ -18,25 +18,26 @@ from paddle.nn import Layer
 
 from core import checkpoint
 from core.config import read
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.errors import CheckpointError, ConfigError, ExportError
 from core.export import int8
 from core.export.package import export
 from core.export.qdq import PRESETS, quantize_onnx
 from core.export.tidy import tidy
 from core.quant import insert
+from core.quant.choices import Outputs, Processors
 from core.quant.config import QatConfig
 from core.quant.control import keep_accuracy
 from core.quant.fake_quant import fake_quantize
 from core.quant.layers import quantized_layers
-from core.quant.layout import Outputs, layout_of
+from core.quant.layout import layout_of
 from core.quant.outputs import restore_output, round_output, rounded_outputs
 from core.quant.parts import float_parts, on_grids, parts_of, quantizers_of, restore
 from core.quant.ptq import PtqConfig, quantize_after_training
 from core.quant.quantizers import Rounding
 from core.quant.speed import groups_of
 from core.quant.table import Grid
-from core.quant.weight_grid import Processors
 from core.task import Task, build_task
 
 KEY = "output_quantizer"

@@ -109,6 +109,42 @@ def test_act(call_act: Any, exported: Path, tmp_path: Path, teacher: bool) -> No
     assert description.quantization is not None
 
 
+@pytest.mark.chain
+def test_onnx_alone_of_exported_models(
+    call_ptq: Any, call_act: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paddle.inference.create_predictor", None)  # may not even be called
+    toy.draw_images(tmp_path / "pictures", 8, seed=0)
+    words = ("--model_dir", exported, "--images", "pictures", "--observer", "avg")
+    runs = [
+        (call_ptq, words, "ptq", tmp_path / "ptq" / "int8"),
+        (call_act, ("--config_path", act_file(tmp_path)), "act", tmp_path / "act"),
+    ]
+    for call, options, folder, made in runs:
+        status, said = call(*options, "--format", "onnx", "--save_dir", folder)
+        assert status == 0, said
+        assert {path.name for path in made.iterdir()} == {"model.onnx", "deploy.yml"}
+        for row in ("int8, onnxruntime", "int8, openvino"):
+            assert re.search(rf"│ {row} +│ 0\.\d{{4}} │", said), row
+        assert "int8, paddle" not in said
+        described = read_description(made)
+        assert described is not None
+        assert described.report is not None
+        size = (made / "model.onnx").stat().st_size
+        assert described.report.size_mb == round(size / 1e6, 3)
+
+
+def test_an_exported_model_in_onnx_cannot_be_quantized(
+    call_ptq: Any, exported: Path, tmp_path: Path
+) -> None:
+    task = build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+    export(task, task.build_model(), tmp_path / "onnx", ("onnx",))
+    status, said = call_ptq("--model_dir", "onnx", "--save_dir", "out", "--no_metric")
+    assert status == 2
+    assert "error: onnx: no model.pdmodel and model.pdiparams, which" in last_line(said)
+    assert "(formats there: onnx)" in last_line(said)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
