@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from core.task import Task
 
 TABLE_WIDTH = 110
-Described = tuple[str, dict[str, Any]]  # name of a task, its settings
+Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -68,9 +68,17 @@ def _is_interrupt(error: BaseException) -> bool:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Read the command line, then load Paddle; what needs Paddle is imported after this."""
+    """Read the command line, then load Paddle and plugins; what needs Paddle is imported later.
+
+    Raises:
+        ConfigError: There is no such plugin.
+    """
     arguments = parser.parse_args()
     load_paddle()
+    from core.plugins import load_plugin
+
+    for plugin in getattr(arguments, "plugin", ()):
+        load_plugin(plugin)
     return arguments
 
 
@@ -86,6 +94,18 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
         default=[],
         metavar="key.sub=value",
         help="change one setting of the config; may be repeated",
+    )
+    add_plugin_argument(parser)
+
+
+def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the repeatable `--plugin MODULE[:NAME]`, which is loaded as soon as Paddle is."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE[:NAME]",
+        help="code from outside that a checkpoint or an export was made with; a file loads none",
     )
 
 
@@ -180,21 +200,20 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
 
     Args:
         arguments: Of `add_config_arguments`.
-        described: Name and settings that the model brings; None if it brings none.
+        described: What the model brings; None if it brings nothing.
 
     Returns:
         None if neither says what task it is.
     """
     from core.run import read_run
-    from core.task import build_task
+    from core.task import build_recorded_task
 
     overrides = parse_overrides(arguments.override)
     if arguments.config:
         return read_run(merge(load_yaml(arguments.config), overrides)).task
     if described is None:
         return None
-    name, settings = described
-    return build_task(name, merge(settings, overrides))
+    return build_recorded_task(*described, overrides)
 
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
@@ -218,21 +237,26 @@ def exported_task(
     Raises:
         ConfigError: Neither says what task it is, or the model ends in layers.
     """
+    from core.deploy.description import DESCRIPTION
+
     if description is not None:
         description.check_whole(model_dir)
     said = description.task if description else None
-    task = chosen_task(arguments, (said.name, said.settings) if said else None)
+    where = str(Path(model_dir, DESCRIPTION))
+    task = chosen_task(arguments, (said.name, said.settings, where) if said else None)
     if task is None:
         raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
     return task
 
 
 def described_by(weights: str | Path) -> Described | None:
-    """Return task and settings that lie beside a weights file."""
-    from core.checkpoint import load_description
+    """Return what lies beside a weights file."""
+    from core.checkpoint import description_path, load_description
 
     description = load_description(weights)
-    return (description.task, description.settings) if description else None
+    if description is None:
+        return None
+    return description.task, description.settings, str(description_path(weights))
 
 
 def print_left_out(messages: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from core.errors import ConfigError
 
 T = TypeVar("T")
 BASE_KEY = "_base_"
+_WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
 
 def read(cls: type[T], mapping: Any, path: str = "") -> T:
@@ -47,6 +48,27 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: The file is absent, is not YAML, repeats a key, or is its own ancestor.
     """
     return _load_with_bases(Path(path), ())
+
+
+def load_one_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file alone: a `_base_` in it is a key like any other.
+
+    Raises:
+        ConfigError: The file is absent, is not YAML, or repeats a key.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
+    return content
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,6 +106,26 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
             value = {part: value}
         result = merge(result, value)
     return result
+
+
+def check_words(value: Any, path: str) -> None:
+    """Refuse texts that are more than a word or a name like `nn.LayerNorm`, however deep they lie.
+
+    Some constructors of PaddleClas and PaddleSeg hand arguments to `eval`, and the settings of a
+    model may come in a file that somebody else made.
+
+    Raises:
+        ConfigError: Names the argument.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            check_words(key, path)
+            check_words(each, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            check_words(each, f"{path}.{index}")
+    elif isinstance(value, str) and _WORD.fullmatch(value) is None:
+        raise ConfigError(f"{path}: expected a word (letters, digits, _ and -), got {value[:80]!r}")
 
 
 def to_mapping(config: Any) -> Any:
@@ -137,18 +179,7 @@ def _load_with_bases(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in children:
         raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
+    content = load_one_yaml(path)
     bases = content.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):

@@ -16,7 +16,7 @@ from paddle import Tensor
 from core import checkpoint, distributed
 from core.amp import Amp
 from core.ema import Ema
-from core.errors import CheckpointError, ConfigError, TrainingError
+from core.errors import ConfigError, TrainingError
 from core.evaluation import evaluate_model, measure
 from core.hooks import Hook
 from core.optim import Optimizer, learning_rate
@@ -24,7 +24,8 @@ from core.recipe import Recipe, Step
 from core.run import Run, build_loader, order_settings
 from core.strategy import Context
 from core.task import Batch, Losses
-from core.weights import assign, load_arrays
+from core.training_state import check_resumed, read_training_state
+from core.weights import assign, blaming
 from core.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -220,28 +221,26 @@ class Engine:
 
     def _resume(self) -> None:
         folder = self.save_dir / "latest"
-        weights = checkpoint.weights_path(folder)
-        description = checkpoint.load_description(weights)
-        training = weights.with_name(checkpoint.TRAINING)
-        if description is None or not training.is_file():
-            raise CheckpointError(f"{folder}: training cannot go on from it")
-        state = load_arrays(training)
+        description, weights, content, file = checkpoint.load_training(folder)
+        state = read_training_state(content, str(file))
         for key, value in self._order.items():
-            old = state["order"][key]
+            old = state.order.get(key)
             if old != value:
                 raise ConfigError(f"{key}: the run to resume has {old}, got {value}")
         paddle.seed(self.seed)
         self.model = self.task.build_model()
-        checkpoint.replay(self.model, description.edits)
+        checkpoint.replay(self.model, description.edits, str(folder / checkpoint.DESCRIPTION))
         for name in ("epoch", "step", "best", "best_epoch", "metrics", "evaluated"):
-            setattr(self, name, state[name])
-        self.windows.resume(
-            state["windows"], description.edits, self.epoch - 1, self.model, self._context
-        )
-        assign(self.model, load_arrays(weights), str(weights))
-        self._amp.load_state_dict(state["amp"])
-        self._optimizer, self.ema = self._build_updaters()
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
+            setattr(self, name, getattr(state, name))
+        edits, before = description.edits, self.epoch - 1
+        with blaming(str(file)):
+            self.windows.resume(state.windows, edits, before, self.model, self._context)
+            assign(self.model, weights, str(folder))
+            self._amp.load_state_dict(state.amp)
+            self._optimizer, self.ema = self._build_updaters()
+            stepped = self.step > 0 and not state.amp  # a scaler may skip steps
+            self._optimizer.load_state_dict(state.optimizer, stepped)
+            if self.ema:
+                self.ema.load_state_dict(state.ema or {})
+        check_resumed(content, self.training_state(), str(file))
         log.info("resumed %s after epoch %d", folder, self.epoch)

@@ -23,6 +23,10 @@ class FileError(UserError):
     """A file or folder cannot be written; the message begins with it."""
 
 
+class DownloadError(UserError):
+    """A file cannot be fetched, or is not the one that was asked for; begins with the address."""
+
+
 class TrainingError(UserError):
     """Training cannot go on, for instance because a loss is not finite."""
 

@@ -163,6 +163,7 @@ class Optimizer:
         self.parameters = {n: p for n, p in parameters.items() if not p.stop_gradient}
         if not self.parameters:
             raise ConfigError("model: no parameter is left to train")
+        self._config = config
         groups = _groups(self.parameters, parameters, config)
         clip = paddle.nn.ClipGradByGlobalNorm(clip_norm) if clip_norm else None
         self._paddle = _build(groups, config, clip)
@@ -185,30 +186,47 @@ class Optimizer:
             for name, by_parameter in self._paddle._accumulators.items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Mapping[str, np.ndarray]], stepped: bool = False
+    ) -> None:
         """Restore what `state_dict` returned.
 
+        Args:
+            state: By name and parameter path.
+            stepped: Whether steps were made before it was saved.
+
         Raises:
-            CheckpointError: The state is of other parameters or of another optimizer.
+            CheckpointError: The state is of other parameters or of another optimizer, or empty
+                though steps were made.
         """
+        keeps = not isinstance(self._config, Sgd)
+        if stepped and keeps and not any(state.values()):
+            raise CheckpointError(
+                f"train.optimizer: the checkpoint has no state of {self._config.kind} after its "
+                "steps, so training cannot go on from it"
+            )
         if not state:
             return  # saved before the first step
         # a parameter that never got a gradient has no state yet
-        stepped = {path for by_path in state.values() for path in by_path}
-        if stepped <= self.parameters.keys():
+        moved = {path for by_path in state.values() for path in by_path}
+        if moved <= self.parameters.keys():
             self._paddle._create_accumulators(
                 paddle.base.framework.default_main_program().global_block(),
-                [self.parameters[path] for path in sorted(stepped)],
+                [self.parameters[path] for path in sorted(moved)],
             )
         own = self._paddle._accumulators
         for name in {*own, *state}:
-            known = {path for path in stepped if self._state_name(path) in own.get(name, {})}
+            known = {path for path in moved if self._state_name(path) in own.get(name, {})}
             if set(state.get(name, {})) != known:
                 raise CheckpointError(
                     f"train.optimizer: the checkpoint's state {name!r} is of another optimizer"
                 )
         for name, by_path in state.items():
             for path, array in by_path.items():
+                if not (array.dtype.kind == "f" and np.isfinite(array).all()):
+                    raise CheckpointError(
+                        f"train.optimizer: the checkpoint's state {name!r} of {path} is not finite"
+                    )
                 own[name][self.parameters[path].name].set_value(array)
 
     def _state_name(self, path: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from typing import Any
 from core.config import read, suggest
 from core.errors import ConfigError
 from core.strategy import Phase, Strategy, StrategyConfig
-from core.task import Task
+from core.task import Task, outside
 
 # kind -> module:class. A new strategy is one folder in core/ and one line here.
 KINDS: Mapping[str, str] = MappingProxyType(
@@ -52,7 +53,7 @@ class Recipe:
 
 
 def strategy_class(kind: str, path: str) -> type[Strategy]:
-    """Find the class behind a kind: one of the table, or `package.module:Class` from outside.
+    """Find the class behind a kind of the user's recipe: of the table, or `package.module:Class`.
 
     Raises:
         ConfigError: There is none.
@@ -67,6 +68,28 @@ def strategy_class(kind: str, path: str) -> type[Strategy]:
         raise ConfigError(f"{path}.kind: no strategy {kind!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise ConfigError(f"{path}.kind: {kind!r} is not a Strategy")
+    return found
+
+
+def recorded_strategy(kind: str, where: str) -> type[Strategy]:
+    """Find the class behind a kind that a file names; nothing is imported for it but our own.
+
+    Args:
+        kind: Of the table, or `package.module:Class` of a module that is loaded already, as the
+            user's recipe or command line named it.
+        where: Begins messages.
+
+    Raises:
+        ConfigError: It is code from outside that the user has not named, or no strategy.
+    """
+    if kind in KINDS:
+        return strategy_class(kind, where)
+    module, colon, name = kind.partition(":")
+    if not colon:
+        raise ConfigError(f"{where}: no strategy {kind!r}{suggest(kind, list(KINDS))}")
+    found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise outside(where, f"the strategy {kind!r}", kind)
     return found
 
 

@@ -1,14 +1,18 @@
 """What a task is to the core: data, model, loss and metric, and hints for compression.
 
 `core` imports no task. A config names one under `task.name`: a folder in `tasks/`, or the dotted
-path of a package anywhere; the package offers `Config` (a frozen dataclass) and `Task`.
+path of a package anywhere; the package offers `Config` (a frozen dataclass) and `Task`. What comes
+in a file (a checkpoint, an export) may name a folder in `tasks/`, or a package that the user's
+config or command line has named already: a file imports no code and has no data fetched or drawn.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +20,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.config import read, suggest
+from core.config import merge, read, suggest
 from core.errors import ConfigError
 
 # calibration: the training images, prepared as those of val, for quantization to look at
@@ -167,7 +171,7 @@ class Task(Protocol):
 
 
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:
-    """Import the package of a task and build it from its section of the config.
+    """Import the package of a task that the user names, and build it from its settings.
 
     Raises:
         ConfigError: No such package, it is not a task, or a setting is wrong.
@@ -187,8 +191,46 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     return task
 
 
-def _own_tasks() -> list[str]:
-    import pkgutil
+def build_recorded_task(
+    name: str, settings: Mapping[str, Any], where: str, overrides: Mapping[str, Any] = {}
+) -> Task:
+    """Build the task that a file names; nothing is imported for it but a folder of `tasks/`.
 
+    Args:
+        name: As the file has it.
+        settings: Likewise. What has data fetched or drawn is left out: the file would choose where
+            something is written.
+        where: The file, for messages.
+        overrides: The user's own settings, on top.
+
+    Raises:
+        ConfigError: It is code from outside that the user has not named, there is none, or a
+            setting is wrong.
+    """
+    if name not in _own_tasks():
+        loaded = getattr(sys.modules.get(name), "__dict__", {}) if "." in name else {}
+        if not isinstance(loaded.get("Task"), type) or not is_dataclass(loaded.get("Config")):
+            if "." in name:
+                raise outside(where, f"the task {name!r}", name)
+            raise ConfigError(f"{where}: task: no task {name!r}{suggest(name, _own_tasks())}")
+    return build_task(name, merge(_reading_only(settings), overrides))
+
+
+def outside(where: str, what: str, name: str) -> ConfigError:
+    """Return the error for code from outside that a file asks for and the user has not named."""
+    return ConfigError(
+        f"{where}: asks for {what}, code from outside TriSlim that no file may load; "
+        f"if you trust it, name it yourself: --plugin {name}"
+    )
+
+
+def _reading_only(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in settings.items() if key != "synthetic"}
+    if isinstance(kept.get("data"), Mapping):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key != "download"}
+    return kept
+
+
+def _own_tasks() -> list[str]:
     tasks = importlib.import_module("tasks")
-    return [entry.name for entry in pkgutil.iter_modules(tasks.__path__)]
+    return [entry.name for entry in pkgutil.iter_modules(tasks.__path__) if entry.ispkg]

@@ -1,13 +1,15 @@
-"""Weights as arrays by name: read without running code, loaded strictly."""
+"""Weights as arrays by name: read without running code, loaded strictly.
+
+Two kinds of files are read: safetensors, which checkpoints are written in, and Paddle's own
+`.pdparams` and `.pdopt`, which are pickles and how published weights come.
+"""
 
 from __future__ import annotations
 
-import _codecs
-import collections
-import io
+import contextlib
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +20,68 @@ from paddle.nn import Layer
 from core.config import suggest
 from core.errors import CheckpointError
 from core.layers import match
+from core.pickles import PickleError, RefusedError, read_pickle
+from core.tensor_files import TensorFileError, pack, unpack
 
 BACKBONE = "backbone."
+SAFETENSORS = ".safetensors"
 log = logging.getLogger(__name__)
 
 
 def load_arrays(path: str | Path) -> dict[str, Any]:
-    """Read a `.pdparams` or `.pdopt` file without running any code it may hold.
+    """Read a `.safetensors`, `.pdparams` or `.pdopt` file without running any code it may hold.
 
     Raises:
         CheckpointError: The file is broken, or holds anything but arrays and plain values.
     """
+    path = Path(path)
     try:
-        content = _ArrayUnpickler(Path(path).read_bytes()).load()
+        content = path.read_bytes()
+        if path.suffix == SAFETENSORS:
+            return unpack(content)
+        tree = read_pickle(content)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except _RefusedError as error:
+    except RefusedError as error:
         raise CheckpointError(f"{path}: refused: {error}") from error
-    except Exception as error:  # a broken pickle may end in any of them
-        raise CheckpointError(f"{path}: broken or not a Paddle file: {error}") from error
-    if not isinstance(content, dict):
+    except (PickleError, TensorFileError) as error:
+        raise CheckpointError(f"{path}: broken or not a file of weights: {error}") from error
+    if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds no dictionary of arrays")
-    content.pop("StructuredToParameterName@@", None)
-    return content
+    tree.pop("StructuredToParameterName@@", None)
+    return tree
 
 
-def save_arrays(path: Path, content: dict[str, Any]) -> None:
+def save_arrays(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors, arrays and plain values, nested at will, as `load_arrays` reads them."""
-    plain = _to_numpy(content)
+    path.write_bytes(pack(content))
+
+
+def save_for_paddle(path: Path, weights: Mapping[str, Any]) -> None:
+    """Write weights as `paddle.load` and the tools of Paddle's libraries read them."""
+    arrays = {name: _as_numpy(value) for name, value in weights.items()}
     with open(path, "wb") as file:
-        pickle.dump(plain, file, protocol=4)
+        pickle.dump(arrays, file, protocol=4)
+
+
+@contextlib.contextmanager
+def blaming(where: str) -> Iterator[None]:
+    """Say in one line that the content of a file is not what the code inside expects of it.
+
+    Args:
+        where: The file, or a part of it; begins the message.
+
+    Raises:
+        CheckpointError: In the place of what missing keys and wrong types lead to.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise CheckpointError(f"{where}: has no {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = (lines or [type(error).__name__])[0]
+        raise CheckpointError(f"{where}: is not as it should be: {reason}"[:500]) from error
 
 
 def assign(
@@ -67,7 +101,10 @@ def assign(
     """
     own = model.state_dict()
     kept = set(match(reinit, list(own), "model.reinit")) if reinit else set()
-    given = {name: _as_array(value) for name, value in weights.items()}
+    given = {
+        name: np.empty(0) if name in kept else _as_array(value, f"{source}: {name}")
+        for name, value in weights.items()
+    }
     missing = [name for name in own if name not in given and name not in kept]
     unknown = [name for name in given if name not in own and name not in kept]
     shapes = [
@@ -77,9 +114,13 @@ def assign(
     ]
     if missing or unknown or shapes:
         raise CheckpointError(_misfit(source, own, given, missing, unknown, shapes))
-    for name, tensor in own.items():
-        if name not in kept:
-            tensor.set_value(given[name].astype(_numpy_dtype(tensor), copy=False))
+    fitting = {
+        name: _cast(given[name], tensor, f"{source}: {name}")
+        for name, tensor in own.items()
+        if name not in kept
+    }
+    for name, array in fitting.items():
+        own[name].set_value(array)
 
 
 def complete_backbone(model: Layer, weights: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -103,43 +144,34 @@ def complete_backbone(model: Layer, weights: Mapping[str, Any], source: str) -> 
     return {**fitting, **fresh}
 
 
-class _RefusedError(Exception):
-    pass
-
-
-class _ArrayUnpickler(pickle._Unpickler):
-    """Unpickles arrays and plain containers only.
-
-    The unpickler written in Python, from memory: the one written in C can be made to fill the
-    machine by one wrong byte (the index of a memo), reading from a file by one wrong length.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(io.BytesIO(content), encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-            if name in ("_reconstruct", "scalar"):
-                return getattr(np.core.multiarray, name)
-        elif module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        elif (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
-        elif (module, name) == ("_codecs", "encode"):
-            return _codecs.encode
-        elif module in ("builtins", "__builtin__") and name in ("tuple", "list", "dict", "set"):
-            return {"tuple": tuple, "list": list, "dict": dict, "set": set}[name]
-        raise _RefusedError(f"it asks for {module}.{name}, which weights do not need")
-
-
-def _as_array(value: Any) -> np.ndarray:
+def _as_array(value: Any, where: str) -> np.ndarray:
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]  # (name, array): how paddle.save writes a lone tensor
-    return np.asarray(value)
+    if isinstance(value, paddle.Tensor):
+        value = value.numpy()
+    if not isinstance(value, (np.ndarray, np.number, np.bool_)):
+        raise CheckpointError(f"{where}: expected an array of numbers, got {_kind(value)}")
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise CheckpointError(f"{where}: expected an array of numbers, got one of {array.dtype}")
+    return array
 
 
-def _numpy_dtype(tensor: paddle.Tensor) -> Any:
-    return tensor.numpy().dtype
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _cast(array: np.ndarray, tensor: paddle.Tensor, where: str) -> np.ndarray:
+    """Return an array in the type of a tensor; one that cannot hold its values is refused."""
+    wanted: np.dtype[Any] = tensor.numpy().dtype
+    if array.dtype.kind == "f" and wanted.kind != "f":
+        raise CheckpointError(f"{where}: expected {wanted}, got {array.dtype}")
+    with np.errstate(over="ignore"):
+        cast = array.astype(wanted, copy=False)
+    if not np.isfinite(cast).all():
+        count = int((~np.isfinite(cast)).sum())
+        raise CheckpointError(f"{where}: {count} of {cast.size} values are not finite")
+    return cast
 
 
 def _misfit(
@@ -168,11 +200,5 @@ def _misfit(
     return text
 
 
-def _to_numpy(value: Any) -> Any:
-    if isinstance(value, paddle.Tensor):
-        return value.numpy()
-    if isinstance(value, dict):
-        return {key: _to_numpy(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_numpy(item) for item in value)
-    return value
+def _as_numpy(value: Any) -> np.ndarray:
+    return value.numpy() if isinstance(value, paddle.Tensor) else np.asarray(value)

@@ -15,7 +15,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_config_arguments(parser, required=False)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--weights", help="checkpoint (folder or .pdparams); describes itself")
+    what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument("--model_dir", type=Path, help="exported model")
     cli.add_backend_argument(parser)
     parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")

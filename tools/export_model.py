@@ -23,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     cli.add_config_arguments(parser, required=False)
     parser.add_argument(
-        "--weights", required=True, type=Path, metavar="PDPARAMS", help="model.pdparams to export"
+        "--weights", required=True, type=Path, help="checkpoint (folder or weights file) to export"
     )
     cli.add_export_arguments(parser, "paddle")
     parser.add_argument(

@@ -31,6 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     cli.add_backend_argument(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    cli.add_plugin_argument(parser)
     return cli.parse(parser)
 
 

@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_config_arguments(parser, required=False)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True).add_argument
-    what("--weights", help="checkpoint (folder or .pdparams)")
+    what("--weights", help="checkpoint (folder or weights file)")
     what("--model_dir", type=Path, help="exported float model whose code is absent")
     cli.add_export_arguments(parser, "paddle")
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")

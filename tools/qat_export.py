@@ -17,9 +17,7 @@ from core.errors import ExportError
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_config_arguments(parser, required=False)
-    parser.add_argument(
-        "--weights", required=True, type=Path, metavar="PDPARAMS", help="checkpoint of a QAT run"
-    )
+    parser.add_argument("--weights", required=True, type=Path, help="checkpoint of a QAT run")
     cli.add_export_arguments(parser, "paddle", "onnx")
     cli.add_target_argument(parser)
     cli.add_control_arguments(parser)

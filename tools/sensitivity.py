@@ -24,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog="Each way has its own --help.")
     cli.add_config_arguments(parser, required=False)
     add = parser.add_argument
-    add("--weights", required=True, help="checkpoint (folder or .pdparams)")
+    add("--weights", required=True, help="checkpoint (folder or weights file)")
     add("--quant", action="store_true", help="round each layer alone; has options of its own")
     if quant:
         add("--observer", default="mse", help="for weights in float: how to calibrate (mse)")

@@ -20,7 +20,7 @@ from core.deploy.description import Description, Port
 from core.deploy.environment import environment
 from core.deploy.formats import Backend, find_files, readable_backends
 from core.deploy.memory import peak_memory_mb
-from core.deploy.predictor import Predictor, load_predictor
+from core.deploy.predictor import Predictor, load_predictor, try_out
 from core.errors import ExportError
 from core.export import report
 from core.export.graph import Graph
@@ -223,7 +223,7 @@ def _parameters(entry: _Entry) -> int | None:
     described = entry.predictor.description.report
     if described is not None:
         return described.parameters
-    graph = _program(entry.folder)
+    graph = _program(entry)
     return report.count_stored(graph) if graph else None
 
 
@@ -232,14 +232,18 @@ def _macs(entry: _Entry) -> int | None:
     shapes = tuple(array.shape for array in entry.inputs)
     if described is not None and shapes == described.input_shapes:
         return described.macs
-    graph = _program(entry.folder)
+    graph = _program(entry)
     return report.count_macs_of_graph(graph, entry.inputs) if graph else None
 
 
-def _program(folder: Path) -> Graph | None:
+def _program(entry: _Entry) -> Graph | None:
     """Read a program in Paddle's old IR, the only kind that can be counted."""
     try:
-        files = find_files(folder, "paddle")
+        files = find_files(entry.folder, "paddle")
     except ExportError:
         return None
-    return None if files[0].suffix == ".json" else Graph.from_files(files[0], files[1])
+    if files[0].suffix == ".json":
+        return None
+    if entry.predictor.backend != "paddle" and not entry.predictor.description.vouches_for(files):
+        try_out(entry.folder, "paddle", files[0])  # it is run to be counted
+    return Graph.from_files(files[0], files[1])

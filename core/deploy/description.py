@@ -2,6 +2,7 @@
 
 Everything in it is plain, so that other programs can read it; we read it back strictly. Layout:
 
+    digest: 8d1f...                 # SHA-256 of this file, taken with zeros in the digest's place
     format_version: 1
     trislim: 0.1.0                  # version that wrote it
     ending: argmax                  # what the graph ends in; raw: the network as it is; layers
@@ -13,17 +14,20 @@ Everything in it is plain, so that other programs can read it; we read it back s
         # with model.pdiparams, model.onnx, model.nb; 1 MB is 10**6 bytes
     task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
     quantization: {layers: 54, target: openvino, processors: any}   # null: all is float
+    files: {model.pdmodel: 02c4..., model.pdiparams: 77af...}   # SHA-256 of each other file
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from core.config import load_yaml, read, to_mapping
+from core.config import load_one_yaml, read, to_mapping
+from core.digests import UNSEALED, changed_file, digests_of, is_sealed, seal
 from core.errors import ConfigError, ExportError
 
 DESCRIPTION = "deploy.yml"
@@ -86,8 +90,12 @@ LAYERS = "layers"  # the ending of a model that puts out what some of its layers
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The content of `deploy.yml`; a model from elsewhere has inputs and outputs only."""
+    """The content of `deploy.yml`; a model from elsewhere has inputs and outputs only.
 
+    `digest` and `files` are those that were read; writing takes new ones.
+    """
+
+    digest: str = ""
     format_version: int = FORMAT_VERSION
     trislim: str = ""
     inputs: tuple[Port, ...]
@@ -97,6 +105,11 @@ class Description:
     report: Report | None = None
     task: TaskSettings | None = None
     quantization: Quantization | None = None
+    files: dict[str, str] = field(default_factory=dict)
+
+    def vouches_for(self, files: Sequence[Path]) -> bool:
+        """Tell whether the digests of these files are known; `read_description` compared them."""
+        return bool(self.digest) and all(file.name in self.files for file in files)
 
     def check_whole(self, folder: str | Path) -> None:
         """Refuse a model whose outputs say nothing of the task.
@@ -112,28 +125,46 @@ class Description:
             )
 
 
-def write_description(description: Description, folder: Path) -> None:
-    """Write `deploy.yml`."""
-    content = to_mapping(description)
+def write_description(description: Description, folder: Path) -> Description:
+    """Write `deploy.yml`, with the digests of the files that are there; return it with them."""
+    files = digests_of(folder, [DESCRIPTION])
+    content = to_mapping(replace(description, digest=UNSEALED, files=files))
     # None: the innermost lists and mappings on one line each
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    sealed, digest = seal(text)
+    (folder / DESCRIPTION).write_bytes(sealed)
+    return replace(description, digest=digest, files=files)
 
 
 def read_description(folder: Path) -> Description | None:
-    """Read `deploy.yml`; None if the folder has none.
+    """Read `deploy.yml`, and compare the files with the digests in it; None if there is none.
 
     Raises:
-        ExportError: It is broken, or written by a newer version.
+        ExportError: It is broken, or written by a newer version; or it, or a file beside it, is not
+            as it was written.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
         return None
-    content = load_yaml(path)
+    content = load_one_yaml(path)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ExportError(f"{path}: format_version {version}, expected {FORMAT_VERSION}")
     try:
-        return read(Description, content)
+        description = read(Description, content)
     except ConfigError as error:
         raise ExportError(f"{path}: {error}") from error
+    try:
+        if description.digest and not is_sealed(path.read_bytes(), description.digest):
+            raise ExportError(
+                f"{path}: is not as it was written: its digest differs; if you changed it "
+                "yourself, take out its line 'digest'"
+            )
+        changed = changed_file(folder, description.files)
+    except OSError as error:
+        raise ExportError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    if changed is not None:
+        raise ExportError(
+            f"{changed}: is not as it was written: its digest in {DESCRIPTION} differs"
+        )
+    return description

@@ -71,7 +71,7 @@ def layer_runs(shape: LayerShape, backend: Backend, threads: int) -> list[Callab
             folder = Path(name)
             write_layer_model(shape, copies, folder, format_of(backend))
             try:
-                predictor = load_predictor(folder, backend, threads)
+                predictor = load_predictor(folder, backend, threads, own=True)
             except ExportError as error:
                 raise ExportError(f"{shape}: cannot be measured: {error}") from error
         runs.append(partial(predictor.run, array))

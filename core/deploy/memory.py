@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 
 from core.deploy.formats import Backend
 from core.errors import ExportError
+from core.processes import last_words, run_module
 
 _RUNS = 3
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -34,16 +34,11 @@ def peak_memory_mb(
         ExportError: The process failed.
     """
     shapes = [[list(array.shape), array.dtype.name] for array in inputs]
-    arguments = [str(model_dir), backend, str(threads), json.dumps(shapes)]
-    done = subprocess.run(
-        [sys.executable, "-m", "core.deploy.memory", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    arguments = [str(model_dir.resolve()), backend, str(threads), json.dumps(shapes)]
+    done = run_module("core.deploy.memory", *arguments)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        raise ExportError(f"{model_dir}: measuring memory with {backend} failed: {lines[-1]}")
+        reason = last_words(done)
+        raise ExportError(f"{model_dir}: measuring memory with {backend} failed: {reason}")
     return float(done.stdout.strip().splitlines()[-1])
 
 
@@ -60,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     baseline = psutil.Process().memory_info().rss
     with contextlib.suppress(OSError):
         _RESET.write_text("5")  # forget the peak that importing has left
-    predictor = load_predictor(model_dir, backend, int(threads))  # type: ignore[arg-type]
+    predictor = load_predictor(model_dir, backend, int(threads), own=True)  # type: ignore[arg-type]
     for _ in range(_RUNS):
         predictor.run(*inputs)
     sys.stdout.write(f"{max(_peak_bytes() - baseline, 0) / 1e6:.1f}\n")

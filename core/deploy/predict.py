@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 
 from core.data import read_image
+from core.deploy.description import DESCRIPTION
 from core.deploy.predictor import Predictor
 from core.errors import DataError, ExportError
-from core.task import Task, build_task
+from core.task import Task, build_recorded_task
 
 PREDICTIONS = "predictions.json"
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -36,7 +37,8 @@ def load_task(predictor: Predictor, model_dir: Path) -> Task:
     described = predictor.description.task
     if described is None:
         raise ExportError(f"{model_dir}: no deploy.yml, which says how images are prepared")
-    return build_task(described.name, described.settings)
+    where = str(model_dir / DESCRIPTION)
+    return build_recorded_task(described.name, described.settings, where)
 
 
 def list_images(path: Path) -> list[Path]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import logging
 import os
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,11 @@ from core.deploy.formats import (
 )
 from core.errors import ExportError
 from core.export.graph import Graph
+from core.processes import last_words, run_module
 from core.task import Arrays
+
+TRIAL_SECONDS = 600.0
+UNUSABLE = 3  # status of `core.deploy.trial` that says in its last line why
 
 _BATCH_NORM_PASSES = (
     "conv_bn_fuse_pass",
@@ -94,8 +99,12 @@ def load_predictor(
     backend: Backend | None = None,
     threads: int = 1,
     precision: str = "f32",
+    own: bool = False,
 ) -> Predictor:
     """Load an exported model from its folder.
+
+    A damaged program can end the process that a runtime opens it in. So one whose digests are not
+    in a `deploy.yml` is opened and run in a process of its own first.
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
@@ -105,6 +114,7 @@ def load_predictor(
         threads: CPU threads of one run.
         precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
             is bf16: errors of a tenth of the largest output.
+        own: This process has just written the files, so they need no trial.
 
     Raises:
         ExportError: No such folder, no file that the backend reads, a broken file, or a backend
@@ -124,6 +134,8 @@ def load_predictor(
         raise ExportError(f"{backend}: not installed; run: pip install {backend}")
     files = find_files(folder, backend)
     description = read_description(folder)
+    if not own and not (description and description.vouches_for(files)):
+        try_out(folder, backend, files[0])
     try:
         if backend == "paddle":
             predictor: Predictor = _Paddle(files, description, threads)
@@ -154,6 +166,34 @@ def load_as_written(folder: Path, kind: Format) -> Predictor:
         return _PlainProgram(find_files(folder, "paddle"), description)
     (file,) = find_files(folder, "onnxruntime")
     return _OnnxRuntime(file, description, 1, optimized=False)
+
+
+def try_out(folder: Path, backend: Backend, file: Path) -> None:
+    """Open and run a model in a process of its own.
+
+    Args:
+        folder: Of the model.
+        backend: Runtime.
+        file: Named in the message.
+
+    Raises:
+        ExportError: The runtime refuses it, or its process was killed or went on for ever.
+    """
+    words = ("core.deploy.trial", str(folder.resolve()), backend)
+    try:
+        done = run_module(*words, seconds=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(
+            f"{file}: {backend} cannot load it: not done after {TRIAL_SECONDS:g} s"
+        ) from error
+    if done.returncode == 0:
+        return
+    if done.returncode == UNUSABLE:
+        said = done.stdout.strip().rpartition("\n")[2]
+        raise ExportError(said.replace(str(folder.resolve()), str(folder)))
+    raise ExportError(
+        f"{file}: {backend} cannot load it: the process that tried it out ended: {last_words(done)}"
+    )
 
 
 def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:

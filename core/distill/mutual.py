@@ -21,6 +21,7 @@ from core.errors import ConfigError
 from core.run import read_run
 from core.strategy import Context
 from core.task import Batch, Losses, Outputs, Task
+from core.weights import assign
 
 log = logging.getLogger(__name__)
 
@@ -211,10 +212,9 @@ class _Peer:
         """Restore what `state_dict` returned."""
         self.edits = [(kind, record) for kind, record in state["edits"]]
         self._best = state["best"]
-        checkpoint.replay(self.model, self.edits)
+        checkpoint.replay(self.model, self.edits, "peer")
         rename(self.model, "peer")
-        for name, value in self.model.state_dict().items():
-            value.set_value(state["weights"][name])
+        assign(self.model, state["weights"], "peer")
 
 
 def _compare(learner: Side, other: Side, config: MutualConfig, batch: Batch) -> Comparison:

@@ -192,7 +192,7 @@ def _weights(settings: Mapping[str, Any], task: Task | None, source: str) -> Pat
             raise ConfigError(f"{source}: model.reinit: a teacher with fresh layers knows nothing")
     if not wanted or not isinstance(wanted, (bool, str)):
         raise ConfigError(
-            f"{source}: weights: a teacher must be trained: give a checkpoint, a .pdparams file, a "
+            f"{source}: weights: a teacher must be trained: give a checkpoint, a weights file, a "
             f"URL, or true for the published weights, got {wanted!r} (-o teacher.weights=PATH)"
         )
     if task is None:

@@ -7,6 +7,7 @@ make equal bytes.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -108,18 +109,26 @@ class Graph:
         program = framework_pb2.ProgramDesc()
         try:
             program.ParseFromString(model.read_bytes())
+            stored = params.read_bytes()
+            if not program.IsInitialized():
+                raise ValueError("required parts are missing")
             block = program.blocks[0]
             names = sorted(v.name for v in block.vars if v.persistable and _is_array(v))
-            weights = dict(zip(names, _unpack(params.read_bytes()), strict=True))
+            feeds = [only(op.outputs, "Out") for op in block.ops if op.type == "feed"]
+            fetches = [only(op.inputs, "X") for op in block.ops if op.type == "fetch"]
+            graph = _from_program(program, {}, feeds, fetches)
+            _check_types(graph)
         except OSError as error:
             raise ExportError(f"{error.filename}: cannot be read: {error.strerror}") from error
-        except (DecodeError, IndexError) as error:
+        except (DecodeError, LookupError, TypeError, ValueError) as error:
             raise ExportError(f"{model}: not a program of Paddle's old IR") from error
-        except (ValueError, KeyError, struct.error) as error:
+        try:
+            graph.weights = dict(zip(names, _unpack(stored), strict=True))
+            if any(math.prod(graph.shape(n)) != w.size for n, w in graph.weights.items()):
+                raise ValueError("sizes differ")
+        except (LookupError, TypeError, ValueError, DecodeError, struct.error) as error:
             raise ExportError(f"{params}: does not hold the weights of {model.name}") from error
-        feeds = [only(op.outputs, "Out") for op in block.ops if op.type == "feed"]
-        fetches = [only(op.inputs, "X") for op in block.ops if op.type == "fetch"]
-        return _from_program(program, weights, feeds, fetches)
+        return graph
 
     def to_program(self) -> bytes:
         """Return the content of a `.pdmodel` file."""
@@ -156,6 +165,17 @@ class Graph:
         read = Counter(name for op in self.operators for name in names_of(op.inputs))
         read.update(self.outputs)
         return read
+
+    def check_finite(self) -> None:
+        """Refuse weights that no file should hold.
+
+        Raises:
+            ExportError: Names the first with values that are infinite or not a number.
+        """
+        for name, array in self.weights.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                count = int((~np.isfinite(array)).sum())
+                raise ExportError(f"{name}: {count} of {array.size} values are not finite")
 
     def drop_unused(self) -> None:
         """Drop operators, variables and weights that no output depends on."""
@@ -289,6 +309,21 @@ def _from_program(
         version=program.version.version,
         operator_versions=program.op_version_map,
     )
+
+
+def _check_types(graph: Graph) -> None:
+    """Refuse texts that are none, and numbers of a type that no runtime here computes with."""
+    for name, var in graph.variables.items():
+        kind = var.type.dense_tensor.tensor.data_type
+        if not isinstance(name, str) or kind not in DTYPES:
+            raise ValueError(f"{name!r} is of an unknown type")
+    known = {*graph.inputs, *graph.outputs}
+    if not known or not known <= graph.variables.keys():
+        raise ValueError("inputs and outputs that are no variables")
+    for op in graph.operators:
+        names = (*names_of(op.inputs), *names_of(op.outputs))
+        if not all(isinstance(each, str) for each in (op.type, *names)):
+            raise ValueError("an operator with names that are no text")
 
 
 def _clip(op: Any) -> None:

@@ -385,7 +385,7 @@ class Rounded:
                 folder = Path(place, str(count))
                 folder.mkdir()
                 self.write_some(folder, [kind], float_files, order[:count])
-                predictor = load_predictor(folder, backend)
+                predictor = load_predictor(folder, backend, own=True)
                 wanted = self._eager(batches, kind, order[:count])
                 found = [parity.run(predictor, batch) for batch in batches]
                 passes = all(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import onnx
 
 from core.errors import ExportError
 from core.export.tidy import tidy
+from core.processes import last_words, run_module
 
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
 
@@ -45,20 +44,13 @@ def convert(model: Path, params: Path, opset: int = OPSET) -> bytes:
 def _run_converter(model: Path, params: Path, opset: int) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "model.onnx")
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "core.export.converter"),
-                *(str(model), str(params), str(opset), str(output)),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        files = [str(path.resolve()) for path in (model, params)]
+        done = run_module("core.export.converter", *files, str(opset), str(output))
         if done.returncode == 0 and output.is_file():
             return onnx.load(output)
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     spoken = [line for line in lines if line.startswith("[Paddle2ONNX]") and "support" in line]
-    reason = (spoken or lines or [f"status {done.returncode}"])[-1]
+    reason = spoken[-1] if spoken else last_words(done)
     raise ExportError(f"onnx: the model cannot be converted: {reason.rstrip(' ,')}")
 
 

@@ -135,10 +135,11 @@ def export(
         if converting is not None and alone:
             float_bytes |= source.add_lite(converting, partial)
         description = source.describe(partial, batches[0], expected[0])
-        write_description(description, partial)
+        description = write_description(description, partial)
         differences = source.compare(open_predictors(partial, wanted), batches, expected)
         if converting is not None and not alone:
             float_bytes |= source.add_lite(converting, partial)
+            description = write_description(description, partial)  # again: one file more
         sizes = report.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
 
@@ -244,7 +245,9 @@ def _trace(
     counted = report.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
+    graph.check_finite()
     folded = fold_batch_norms(graph)
+    graph.check_finite()
     _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
     rounded = None
     if quantized_layers(model):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ExportError
+from core.processes import search_path
 from core.task import Arrays
 
 LOG, FLOAT = "log.txt", "float"  # files in the worker's folder; the second with two endings
@@ -84,10 +85,8 @@ def started(fill: Fill) -> Iterator[Child]:
         ours, theirs = Pipe()
         stack.enter_context(ours)
         log = stack.enter_context(open(folder / LOG, "wb"))
-        known = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
-        paths = [str(Path(each).resolve()) for each in (str(Path(__file__).parents[2]), *known)]
         # only programs of Paddle's old IR are what PaddleSlim can edit
-        extra = {"PYTHONPATH": os.pathsep.join(paths), "FLAGS_enable_pir_api": "0"}
+        extra = {"PYTHONPATH": search_path(), "FLAGS_enable_pir_api": "0"}
         # it works alone, whatever processes this one is of
         own = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
         process = subprocess.Popen(

@@ -126,7 +126,7 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
         write_int8(model.graph, tables, float_folder, folder, (MODEL, PARAMS, ONNX, LITE), preset)
     cost = replace(_report(model, samples[0]), size_mb=size_mb(folder))
     description = _describe(model, layout, cost)
-    write_description(description, folder)
+    description = write_description(description, folder)
     differences = []
     for predictor in open_predictors(folder, wanted):
         finer = model.unsigned(format_of(predictor.backend), preset)
@@ -176,7 +176,7 @@ def _answers(folder: Path, samples: Sequence[Batch]) -> list[Arrays]:
     there = readable_backends(folder)
     if not there:
         return []
-    predictor = load_predictor(folder, there[0])
+    predictor = load_predictor(folder, there[0], own=True)
     return [parity.run(predictor, batch) for batch in samples]
 
 

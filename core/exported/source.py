@@ -186,7 +186,8 @@ def open_source(
     folder = Path(model_dir)
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model; {EXPORT_FIRST}")
-    if any(folder.glob("*.pdparams")) and not any(folder.glob("*.pdiparams")):
+    weights = [*folder.glob("*.pdparams"), *folder.glob("*.safetensors")]
+    if weights and not any(folder.glob("*.pdiparams")):
         raise ExportError(f"{folder}: holds a checkpoint, no exported model; {EXPORT_FIRST}")
     files = _files(folder, model_filename, params_filename)
     if files[0].suffix == ".json":
@@ -198,7 +199,14 @@ def open_source(
     rounding = next((op.type for op in graph.operators if "quantize" in op.type), None)
     if rounding:
         raise ExportError(f"{folder}: is quantized already ({rounding}); give the float model")
-    folded = fold_batch_norms(graph)
+    graph.check_finite()
+    try:
+        folded = fold_batch_norms(graph)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"{files[0]}: a batch norm in it has no weights that fit: {error}"
+        ) from error
+    graph.check_finite()
     _log.info("%s: %d operators, folded %d batch norms", folder, len(graph.operators), folded)
     return Source(folder, files, graph, read_description(folder))
 

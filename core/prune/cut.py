@@ -17,6 +17,7 @@ from paddle.nn.layer import conv, norm
 from paddle.static import InputSpec
 
 from core.channels import ChannelShuffle, ChannelSplit
+from core.config import read
 from core.errors import CheckpointError, ExportError
 from core.prune.analysis import Analysis, TracedLabels
 from core.prune.graph import Graph, Operator, TraceError, trace_operators
@@ -53,13 +54,34 @@ class Edit:
 
     @staticmethod
     def from_record(record: Mapping[str, Any]) -> Edit:
-        """Read what `to_record` wrote."""
-        positions = record["positions"]
-        kept = {
-            name: {int(axis): positions[place] for axis, place in axes.items()}
-            for name, axes in record["weights"].items()
-        }
-        return Edit(kept, dict(record["settings"]))
+        """Read what `to_record` wrote.
+
+        Raises:
+            ConfigError: A key is missing or unknown, or a value of another kind.
+            CheckpointError: Numbers that mean nothing.
+        """
+        cut = read(_Record, record)
+        for number, positions in enumerate(cut.positions):
+            if not positions or list(positions) != sorted(
+                {each for each in positions if each >= 0}
+            ):
+                raise CheckpointError(f"positions.{number}: expected positions in rising order")
+        kept: Indices = {}
+        for name, axes in cut.weights.items():
+            for axis, place in axes.items():
+                if not axis.isdecimal() or not 0 <= place < len(cut.positions):
+                    raise CheckpointError(f"weights.{name}.{axis}: expected an axis and a list")
+                kept.setdefault(name, {})[int(axis)] = list(cut.positions[place])
+        return Edit(kept, {name: dict(values) for name, values in cut.settings.items()})
+
+
+@dataclass(frozen=True)
+class _Record:
+    """An edit in a file: lists of positions, for each weight which one on which axis, settings."""
+
+    positions: tuple[tuple[int, ...], ...]
+    weights: dict[str, dict[str, int]]
+    settings: dict[str, dict[str, int | list[int] | None]]
 
 
 def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> Edit:
@@ -114,8 +136,8 @@ def apply_edit(model: Layer, edit: Edit) -> Undo:
     unknown += [
         f"{path}.{name}"
         for path, settings in edit.settings.items()
-        for name in settings
-        if path in layers and name not in layers[path].__dict__
+        for name, value in settings.items()
+        if path in layers and not _fits(value, name, layers[path].__dict__)
     ]
     if unknown:
         raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
@@ -145,6 +167,16 @@ def apply_edit(model: Layer, edit: Edit) -> Undo:
             held[key] = value
 
     return undo
+
+
+def _fits(value: Any, name: str, held: Mapping[str, Any]) -> bool:
+    """Tell whether a layer holds a number of this name, or a list, as the new value is one."""
+    if name not in held:
+        return False
+    current = held[name]
+    if isinstance(value, int):
+        return isinstance(current, int) and not isinstance(current, bool)
+    return current is None or isinstance(current, (list, tuple))
 
 
 def _select(name: str, tensor: Tensor, axes: Mapping[int, list[int]]) -> Tensor:

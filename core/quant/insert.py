@@ -19,9 +19,12 @@ from core.quant.observers import build_observer
 from core.quant.outputs import output_readers, restore_output, round_output, rounded_outputs
 from core.quant.parts import layer_of, restore, rounded_by
 from core.quant.quantizers import ActivationQuantizer, Rounding
+from core.quant.weight_grid import LIMITS
 from core.strategy import Record
 from core.trace import evaluation_mode
 
+# of the rounding, in every record
+_RECORDED = ("weight_type", "activation_type", "pact", "weight_bits", "activation_bits")
 CANDIDATES = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)
 
 
@@ -226,14 +229,23 @@ def _sign(quantizer: ActivationQuantizer) -> dict[str, bool]:
 
 def replay(model: Layer, record: Record) -> None:
     """Quantize what is recorded in a fresh model; grids come with the weights."""
+    for name in _RECORDED:
+        record["rounding"][name]  # a default would be another model
     rounding = read(Rounding, record["rounding"], "rounding")
     for entry in record["layers"]:
-        sign = entry["nonnegative"], not entry["signed"]
-        limit = entry.get("limit", "none")  # which older ones lack
-        quantize(model, entry["path"], rounding, entry["norm"], *sign, limit)
+        limit = entry["limit"] if "processors" in record["rounding"] else "none"  # of older ones
+        if limit not in LIMITS:
+            raise TypeError(f"{entry['path']}: expected a limit of {LIMITS}, got {limit!r}")
+        quantize(model, entry["path"], rounding, entry["norm"], *_recorded_sign(entry), limit)
     for entry in record.get("outputs", []):  # older ones have none
-        sign = entry["nonnegative"], not entry["signed"]
-        round_output(model, entry["path"], rounding, entry["readers"], *sign)
+        round_output(model, entry["path"], rounding, entry["readers"], *_recorded_sign(entry))
+
+
+def _recorded_sign(entry: Record) -> tuple[bool, bool]:
+    nonnegative, signed = entry["nonnegative"], entry["signed"]
+    if not (isinstance(nonnegative, bool) and isinstance(signed, bool)):
+        raise TypeError(f"{entry['path']}: expected true or false for nonnegative and signed")
+    return nonnegative, not signed
 
 
 def summary(choice: Choice) -> list[str]:

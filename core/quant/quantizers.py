@@ -19,7 +19,7 @@ from core.quant.fake_quant import (
     highest_step,
 )
 from core.quant.observers import Observer
-from core.quant.table import Grid
+from core.quant.table import BITS, Grid
 
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
 TINY = 1e-8  # of a tensor that is zero throughout
@@ -53,6 +53,15 @@ class Rounding:
     moving_rate: float = 0.9
     window_size: int = 10000
     processors: Processors = "vnni"
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) not in BITS:
+                raise ValueError(f"{name}: expected 2 to 8, got {getattr(self, name)}")
+        if not 0 <= self.moving_rate < 1:
+            raise ValueError(f"moving_rate: expected 0 or more, below 1, got {self.moving_rate}")
+        if self.window_size < 1:
+            raise ValueError(f"window_size: expected 1 or more, got {self.window_size}")
 
 
 class ActivationQuantizer(Layer):

@@ -180,7 +180,7 @@ def _timer(
             if choice:
                 folder = Path(tempfile.mkdtemp(dir=place))  # a runtime may hold its files open
                 rounded.write_some(folder, formats, whole, choice)
-            return partial(load_predictor(folder, backend, threads).run, *inputs)
+            return partial(load_predictor(folder, backend, threads, own=True).run, *inputs)
 
         def time_ms(choices: list[Choice]) -> list[float]:
             for choice in loaded.keys() - set(choices):

@@ -22,13 +22,14 @@ Weights of fewer than 8 bits need no limit: 63 + 63 is below 128, and files do n
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
 Limit = Literal["none", "pair_sum", "even"]
+LIMITS: tuple[Limit, ...] = get_args(Limit)
 
 HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # what two steps may add up to

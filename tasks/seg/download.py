@@ -12,10 +12,12 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from core.errors import DataError
+from core.download import fetch
+from core.errors import DataError, DownloadError
 from core.files import appearing
 from tasks.seg.config import DataConfig
 
+LIMIT_BYTES = 10**12  # of an archive
 _CHUNK = 1 << 20
 # besides broken data: encryption, unknown compression and names that no file can have
 _UNPACKING_ERRORS = (
@@ -43,14 +45,11 @@ def ensure_downloaded(data: DataConfig) -> None:
 
 
 def _fetch(url: str, folder: Path) -> Path:
-    from paddle.utils.download import get_path_from_url
-
     try:
-        return Path(get_path_from_url(url, str(folder), decompress=False))
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+        return fetch(url, folder, LIMIT_BYTES)
+    except DownloadError as error:
         raise DataError(
-            f"data.download: {url} cannot be downloaded ({error}). Without a network, put the data "
-            "into data.root by hand"
+            f"data.download: {error}. Without a network, put the data into data.root by hand"
         ) from error
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import os
 import pickle
 import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -174,8 +173,8 @@ def test_a_replacement_that_was_cut_off_is_found_and_mended(tmp_path: Path) -> N
     aside = tmp_path / ".latest.trislim-old"
     folder.rename(aside)  # killed between the two renames
     (tmp_path / ".latest.trislim-partial").mkdir()
-    for path in (folder, folder / "model.pdparams"):
-        assert weights_path(path) == aside / "model.pdparams"
+    for path in (folder, folder / "model.safetensors"):
+        assert weights_path(path) == aside / "model.safetensors"
     assert checkpoint.load_description(folder).epoch == 1
     assert not folder.exists()  # reading changes nothing
     save(folder, Description("t", {}, epoch=2), {"w": np.ones(1)})
@@ -228,7 +227,7 @@ def test_sigkill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path) -> None
         writer.wait()
         weights = load_arrays(weights_path(folder))
         description = checkpoint.load_description(folder)
-        training = load_arrays(folder / "training.pdopt")
+        training = load_arrays(folder / "training.safetensors")
         values = {float(x) for array in weights.values() for x in (array.min(), array.max())}
         assert values == {float(description.epoch)} == {float(training["epoch"])}
 
@@ -274,29 +273,11 @@ def test_restore_needs_a_description_or_a_task(toy_settings: Any, tmp_path: Path
         checkpoint.restore(tmp_path / "other")
 
 
-@pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
-    """A web server over the folder `web`."""
-    (tmp_path / "web").mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path / "web"))
-
-        def log_message(self, *args: Any) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 def test_pretrained_from_path_url_and_true(
-    toy_settings: Any, tmp_path: Path, web: str, monkeypatch: pytest.MonkeyPatch
+    toy_settings: Any, tmp_path: Path, serve: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paddle.utils.download.WEIGHTS_HOME", str(tmp_path / "cache"))
-    settings = toy_settings()
+    monkeypatch.setenv("TRISLIM_CACHE", str(tmp_path / "cache"))
+    web, settings = serve(tmp_path / "web"), toy_settings()
     net = read_run(settings).task.build_model()
     paddle.save(net.state_dict(), str(tmp_path / "web" / "w.pdparams"))
     for source in (str(tmp_path / "web" / "w.pdparams"), f"{web}/w.pdparams"):

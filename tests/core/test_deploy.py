@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import paddle
 import pytest
+import yaml
 from onnx import TensorProto, helper, numpy_helper
 from paddle import nn
 from paddle.static import InputSpec
@@ -143,6 +144,11 @@ def test_what_cannot_be_loaded(bare, toy, tmp_path):
             load_predictor(tmp_path, backend)
         assert "\n" not in str(caught.value)
     (tmp_path / "deploy.yml").write_bytes((toy / "deploy.yml").read_bytes())
+    with pytest.raises(ExportError, match=r"model\.onnx: is not as it was written: its digest in"):
+        load_predictor(tmp_path)
+    older = yaml.safe_load((toy / "deploy.yml").read_text())
+    del older["digest"], older["files"]  # as exports had it once
+    (tmp_path / "deploy.yml").write_text(yaml.safe_dump(older))
     with pytest.raises(ExportError, match=r"deploy.yml: the inputs \['image'\] and outputs"):
         load_predictor(tmp_path)
     (tmp_path / "deploy.yml").write_text("format_version: 99\n")

@@ -68,7 +68,7 @@ def bytes_of(model: paddle.nn.Layer) -> dict[str, bytes]:
 
 def states(save_dir: Path) -> tuple[Any, ...]:
     latest = save_dir / "latest"
-    files = [load_arrays(latest / name) for name in ("model.pdparams", "training.pdopt")]
+    files = [load_arrays(latest / name) for name in ("model.safetensors", "training.safetensors")]
     return (*map(plain, files), json.loads((latest / "model.json").read_text()))
 
 
@@ -101,7 +101,7 @@ def test_a_teacher_stays_as_it_was_to_the_byte(
     _, before = checkpoint.restore(teacher)
     assert bytes_of(look.model) == bytes_of(before)
     # nor is anything of it, or of the adapter to its width, in what the student leaves behind
-    weights = load_arrays(tmp_path / "out" / "latest" / "model.pdparams")
+    weights = load_arrays(tmp_path / "out" / "latest" / "model.safetensors")
     assert weights.keys() == engine.task.build_model().state_dict().keys()
     assert not engine.model.conv._forward_post_hooks
 

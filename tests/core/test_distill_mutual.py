@@ -60,9 +60,9 @@ def plain(value: Any) -> Any:
 def states(save_dir: Path) -> list[Any]:
     found = []
     for folder in ("latest", "peer_1/latest", "peer_1/best_model"):
-        found.append(plain(load_arrays(save_dir / folder / "model.pdparams")))
+        found.append(plain(load_arrays(save_dir / folder / "model.safetensors")))
         found.append(json.loads((save_dir / folder / "model.json").read_text()))
-    return [*found, plain(load_arrays(save_dir / "latest" / "training.pdopt"))]
+    return [*found, plain(load_arrays(save_dir / "latest" / "training.safetensors"))]
 
 
 def test_each_is_trained_evaluated_and_shipped(toy_settings: Any, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_each_is_trained_evaluated_and_shipped(toy_settings: Any, tmp_path: Path
         measured = evaluate_model(task, model, loader).compute()["mae"]
         assert measured == pytest.approx(min(values), abs=1e-6)
         export(task, model, tmp_path / f"exported_{name}")
-    weights = load_arrays(tmp_path / "out" / "latest" / "model.pdparams")
+    weights = load_arrays(tmp_path / "out" / "latest" / "model.safetensors")
     assert weights.keys() == engine.task.build_model().state_dict().keys()
 
 

@@ -73,7 +73,9 @@ def test_two_processes_equal_one_with_the_same_global_batch(
     one = [sys.executable, script, "-c", str(tmp_path / "one.yml"), "--save_dir", "one"]
     subprocess.run(one + extra, cwd=tmp_path, env=environment, check=True, capture_output=True)
     launch([script, "-c", str(tmp_path / "two.yml"), "--save_dir", "two", *extra], tmp_path)
-    weights = {n: load_arrays(tmp_path / n / "latest" / "model.pdparams") for n in ("one", "two")}
+    weights = {
+        n: load_arrays(tmp_path / n / "latest" / "model.safetensors") for n in ("one", "two")
+    }
     for name, value in weights["one"].items():
         np.testing.assert_allclose(weights["two"][name], value, atol=2e-5, err_msg=name)
     metrics = [

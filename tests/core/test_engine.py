@@ -51,8 +51,8 @@ def arrays(value: Any) -> Any:
 def states(save_dir: Path) -> Any:
     latest = save_dir / "latest"
     return (
-        arrays(load_arrays(latest / "model.pdparams")),
-        arrays(load_arrays(latest / "training.pdopt")),
+        arrays(load_arrays(latest / "model.safetensors")),
+        arrays(load_arrays(latest / "training.safetensors")),
         json.loads((latest / "model.json").read_text()),
     )
 
@@ -174,7 +174,7 @@ def test_a_checkpoint_rebuilds_its_own_structure(toy_settings: Any, tmp_path: Pa
     assert model.head.weight.shape == [2, 1]
     assert type(model.conv).__name__ == "Rounded"
     np.testing.assert_array_equal(model(image).numpy(), engine.model(image).numpy())
-    weights = load_arrays(tmp_path / "out" / "latest" / "model.pdparams")
+    weights = load_arrays(tmp_path / "out" / "latest" / "model.safetensors")
     assert not any("strateg" in name or "offset" in name for name in weights)
 
 
@@ -185,7 +185,7 @@ def test_pretrained_takes_a_checkpoint_with_its_edits(toy_settings: Any, tmp_pat
     engine = make_engine(settings, tmp_path / "second")
     engine.train()
     assert engine.model.head.weight.shape == [2, 1]
-    _, model = checkpoint.restore(tmp_path / "second" / "latest" / "model.pdparams")
+    _, model = checkpoint.restore(tmp_path / "second" / "latest" / "model.safetensors")
     assert model.head.weight.shape == [2, 1]
     # the first checkpoint is not needed any more
     shutil.rmtree(tmp_path / "first")
@@ -210,7 +210,7 @@ def test_best_model_holds_the_averaged_weights(toy_settings: Any, tmp_path: Path
     engine = make_engine(toy_settings(epochs=1, ema_decay=0.5), tmp_path / "out")
     engine.train()
     assert engine.ema is not None
-    best = load_arrays(tmp_path / "out" / "best_model" / "model.pdparams")
+    best = load_arrays(tmp_path / "out" / "best_model" / "model.safetensors")
     average = engine.ema.state_dict()
     np.testing.assert_array_equal(best["conv.weight"], average["conv.weight"])
     assert np.abs(best["conv.weight"] - engine.model.conv.weight.numpy()).max() > 0
@@ -298,7 +298,7 @@ def test_resume_refuses_what_cannot_go_on(toy_settings: Any, tmp_path: Path) -> 
     ):
         with pytest.raises(ConfigError, match=message):
             make_engine(merge(settings, change), tmp_path / "out").train(resume=True)
-    (tmp_path / "out" / "latest" / "training.pdopt").unlink()
+    (tmp_path / "out" / "latest" / "training.safetensors").unlink()
     with pytest.raises(CheckpointError, match="cannot go on"):
         make_engine(settings, tmp_path / "out").train(resume=True)
 

@@ -96,7 +96,7 @@ def test_folding_removes_the_norm_and_changes_nothing(case, tmp_path):
     write(graph, tmp_path)
     image = np.random.default_rng(1).normal(size=shape).astype("float32")
     wanted = model(paddle.to_tensor(image)).numpy()
-    got = load_predictor(tmp_path).run(image)["output"]
+    got = load_predictor(tmp_path, own=True).run(image)["output"]
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -108,7 +108,7 @@ def test_what_serves_others_stays_as_it_is(model, folded, convs, tmp_path):
     assert kinds(graph).count("conv2d") == convs
     write(graph, tmp_path)
     image = np.random.default_rng(1).normal(size=(1, 3, 6, 6)).astype("float32")
-    got = load_predictor(tmp_path).run(image)["output"]
+    got = load_predictor(tmp_path, own=True).run(image)["output"]
     np.testing.assert_allclose(got, layer(paddle.to_tensor(image)).numpy(), rtol=1e-4, atol=1e-4)
 
 
@@ -164,7 +164,7 @@ def test_outputs_take_their_names_whatever_they_are(tmp_path):
     assert graph.outputs == ["same", "weight", "first", "second"]
     write(graph, tmp_path)
     image = np.ones((1, 3, 6, 6), "float32")
-    got = load_predictor(tmp_path).run(image)
+    got = load_predictor(tmp_path, own=True).run(image)
     np.testing.assert_array_equal(got["same"], image)
     np.testing.assert_array_equal(got["weight"], layer.conv.weight.numpy())
     np.testing.assert_array_equal(got["first"], got["second"])
@@ -276,7 +276,7 @@ def test_adaptive_pooling_is_the_same_in_onnx(size, bins, products, tmp_path):
     x = np.random.default_rng(0).normal(size=(2, 3, *size)).astype("float32")
     wanted = [tensor.numpy() for tensor in model(paddle.to_tensor(x))]
     for backend in ("paddle", "onnxruntime", "openvino"):
-        found = load_predictor(tmp_path, backend).run(x)
+        found = load_predictor(tmp_path, backend, own=True).run(x)
         for one, other in zip(found.values(), wanted, strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
     nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]

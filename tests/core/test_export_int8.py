@@ -77,7 +77,7 @@ def image(positive=False, shape=SHAPE):
 
 def run_paddle(graph, x, folder):
     graph.write(folder / "model.pdmodel", folder / "model.pdiparams")
-    return load_predictor(folder).run(x)
+    return load_predictor(folder, own=True).run(x)
 
 
 def run_onnxruntime(proto, x, plain=False):

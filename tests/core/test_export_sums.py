@@ -238,7 +238,7 @@ def test_the_file_answers_as_the_model_was_trained(
     assert kinds["sum"] == apart
     if processors == "vnni" and not multiplies_int8_exactly("paddle"):
         return  # the export has compared what the file says; Paddle Inference overflows
-    (found,) = load_predictor(folder).run(image()).values()
+    (found,) = load_predictor(folder, own=True).run(image()).values()
     wanted = model(paddle.to_tensor(image())).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
 

@@ -47,7 +47,7 @@ def test_each_copy_computes_the_layer(shape, backend, tmp_path):
     if format_of(backend) == "paddle":
         write_layer_model(shape, 3, tmp_path, "paddle")
     x = np.random.default_rng(7).normal(size=shape.input_shape).astype("float32")
-    got = load_predictor(tmp_path, backend).run(x)
+    got = load_predictor(tmp_path, backend, own=True).run(x)
     seen = []
     for index in range(3):
         weight, bias = weights[f"weight_{index}"], weights[f"bias_{index}"]

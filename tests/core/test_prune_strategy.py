@@ -94,7 +94,7 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
     sizes = [
         (tmp_path / name / "latest" / file).stat().st_size
         for name in ("run", "plain")
-        for file in ("model.pdparams", "training.pdopt")
+        for file in ("model.safetensors", "training.safetensors")
     ]
     assert sizes[0] < sizes[2]
     assert sizes[1] < sizes[3]
@@ -187,7 +187,7 @@ def test_the_choice_is_the_smallest_filters(settings: Any, tmp_path: Path) -> No
     edits = json.loads((tmp_path / "run" / "latest" / "model.json").read_text())["edits"]
     cut = edits[0][1]["cuts"][0]
     kept = cut["positions"][cut["weights"]["conv.weight"]["0"]]
-    norms = np.abs(load_arrays(weights / "model.pdparams")["conv.weight"]).sum((1, 2, 3))
+    norms = np.abs(load_arrays(weights / "model.safetensors")["conv.weight"]).sum((1, 2, 3))
     assert kept == sorted(np.argsort(norms)[8:].tolist())
 
 

@@ -80,7 +80,7 @@ def quantized(float_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     proto = quantize_onnx(proto, table, PRESETS["openvino"])
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     quantize_program(graph, table).write(*files)
-    description = read_description(folder)
+    description = read_description(float_model)
     assert description is not None
     written = Quantization(layers=len(table), target="openvino")
     write_description(replace(description, quantization=written), folder)

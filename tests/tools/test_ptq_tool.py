@@ -69,7 +69,7 @@ def test_checkpoint_files_and_table(call: Call, weights: Path, tmp_path: Path) -
     for row in ("float", "quantized, mse", *(f"int8, {backend}" for backend in BACKENDS)):
         assert f"│ {row} " in said
     assert files(tmp_path / "out").keys() == {
-        *("model/model.pdparams", "model/model.json"),
+        *("model/model.safetensors", "model/model.pdparams", "model/model.json"),
         *("int8/model.pdmodel", "int8/model.pdiparams", "int8/model.onnx", "int8/deploy.yml"),
     }
     task, model = checkpoint.restore(tmp_path / "out" / "model")
@@ -261,7 +261,9 @@ def test_what_cannot_be_quantized(call: Call, weights: Path, tmp_path: Path) -> 
     checkpoint.save(tmp_path / "nan", checkpoint.describe(task), model.state_dict())
     status, said = call("--save_dir", "b", "--no_metric", "--weights", "nan")
     assert status == 2
-    assert last_line(said).startswith("error: conv.weight: holds values that are not finite")
+    assert last_line(said).endswith(
+        "nan/model.safetensors: conv.weight: 216 of 216 values are not finite"
+    )
     assert not (tmp_path / "b").exists()
 
 

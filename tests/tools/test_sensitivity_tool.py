@@ -17,6 +17,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 
 
+PLUGIN = ("--plugin", "outside.toy")
+
+
 def call(*words: object) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT / "tests" / "plugins"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
@@ -43,7 +46,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.chain
 def test_it_measures_draws_and_reuses(weights: Path, tmp_path: Path) -> None:
-    words = ("tools/sensitivity.py", "--weights", weights, "--save_dir", tmp_path)
+    words = ("tools/sensitivity.py", *PLUGIN, "--weights", weights, "--save_dir", tmp_path)
     done = call(*words, "--delta_rate", 0.25)
     assert done.returncode == 0, done.stderr
     assert "-25%" in done.stdout
@@ -68,7 +71,7 @@ def test_it_measures_draws_and_reuses(weights: Path, tmp_path: Path) -> None:
 
 @pytest.mark.chain
 def test_it_lists_groups_and_what_stays(weights: Path) -> None:
-    done = call("tools/sensitivity.py", "--weights", weights, "--print_groups")
+    done = call("tools/sensitivity.py", *PLUGIN, "--weights", weights, "--print_groups")
     assert done.returncode == 0, done.stderr
     assert "channels that can be cut" in done.stdout
     assert "channels that stay" in done.stdout
@@ -86,7 +89,9 @@ def test_it_lists_groups_and_what_stays(weights: Path) -> None:
     ],
 )
 def test_wrong_calls(weights: Path, tmp_path: Path, options: list[str], message: str) -> None:
-    done = call("tools/sensitivity.py", "--weights", weights, "--save_dir", tmp_path, *options)
+    done = call(
+        *("tools/sensitivity.py", *PLUGIN, "--weights", weights, "--save_dir", tmp_path, *options)
+    )
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -95,7 +100,7 @@ def test_wrong_calls(weights: Path, tmp_path: Path, options: list[str], message:
 @pytest.mark.chain
 def test_a_broken_file_and_a_folder_that_cannot_be_written(weights: Path, tmp_path: Path) -> None:
     (tmp_path / "sensitivities.json").write_text("{")
-    words = ("tools/sensitivity.py", "--weights", weights, "--save_dir")
+    words = ("tools/sensitivity.py", *PLUGIN, "--weights", weights, "--save_dir")
     done = call(*words, tmp_path)
     assert done.returncode == 2
     assert "sensitivities.json: not a file of sensitivities" in done.stderr

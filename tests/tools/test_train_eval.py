@@ -76,9 +76,10 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
     assert saved["train"]["epochs"] == 3
 
     # the checkpoint's path is enough: task, settings and the narrowed structure come from it
-    done = call(
-        "eval.py", "--weights", "out/best_model/model.pdparams", "--save", "m.json", cwd=tmp_path
-    )
+    # (code from outside is named by the user)
+    plugins = ["--plugin", "outside.toy", "--plugin", "outside.strategies:Narrow"]
+    weights = "out/best_model/model.pdparams"
+    done = call("eval.py", *plugins, "--weights", weights, "--save", "m.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     measured = json.loads((tmp_path / "m.json").read_text())
     described = load_description(tmp_path / "out/best_model").metrics
@@ -88,7 +89,7 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
     done = call("train.py", *arguments, "--resume", "-o", "train.epochs=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert load_description(tmp_path / "out/latest").epoch == 5
-    assert load_arrays(tmp_path / "out/latest/model.pdparams")["head.weight"].shape == (2, 1)
+    assert load_arrays(tmp_path / "out/latest/model.safetensors")["head.weight"].shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_ctrl_c_stops_at_once_and_training_can_go_on(toy_settings: Any, tmp_path
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    latest = tmp_path / "out/latest/model.pdparams"
+    latest = tmp_path / "out/latest/model.safetensors"
     deadline = time.monotonic() + 60
     while not latest.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

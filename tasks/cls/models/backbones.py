@@ -13,7 +13,7 @@ from paddle import nn
 from paddle.nn import Layer
 from paddle.utils import unique_name
 
-from core.config import suggest
+from core.config import check_words, suggest
 from core.errors import ConfigError
 from tasks.cls.models.stages import collect_stages, resolve_layer
 
@@ -51,14 +51,16 @@ def build_backbone(
     for key in ("pretrained", *_CLASS_COUNTS):
         if key in options:
             raise ConfigError(f"model.options.{key}: is set by model.pretrained or num_classes")
+    check_words(options, "model.options")
     count_key = "num_classes" if "num_classes" in _parameters(factory) else "class_num"
     try:
         with _quiet():
             model = _build_with_own_names(lambda: factory(**{count_key: num_classes}, **options))
-    except TypeError as error:
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
         if not options:
             raise
-        raise ConfigError(f"model.options: {name} refuses {options}: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"model.options: {name} refuses {options}: {reason}") from error
     _check_options(model, factory, options)
     if not _has_width(model, num_classes):
         raise ConfigError(f"model.name: {name} has no classifier whose classes can be chosen")

@@ -15,7 +15,7 @@ from typing import Any
 from paddle.nn import Layer
 from paddle.utils import unique_name
 
-from core.config import suggest
+from core.config import check_words, suggest
 from core.errors import ConfigError
 from tasks.seg.config import ModelConfig
 from tasks.seg.models.espnet import keep_stem_width
@@ -84,6 +84,7 @@ def _find(known: Mapping[str, Callable[..., Layer]], name: str, key: str) -> Cal
 def _check_arguments(
     key: str, name: str, given: Mapping[str, Any], accepted: Mapping[str, Any], is_open: bool
 ) -> None:
+    check_words(given, key)
     for argument in given:
         if argument in OWN:
             raise ConfigError(f"{key}.{argument}: cannot be set here; see the other keys of model")
