@@ -246,9 +246,10 @@ class _Walk:
             self.tensors[out] = Tensor(weight=Weight(constant.name, constant.array))
             return
         scale, zero = self._value(input_of(node, 1)), self._value(input_of(node, 2))
-        if not input_of(node, 2):
-            zero = np.zeros((), np.int8)
-        self.tensors[out] = dequantized(self._tensor(source), scale, zero)
+        tensor = self._tensor(source)
+        if not input_of(node, 2) and tensor.grid is not None:
+            zero = np.zeros((), tensor.grid.dtype)
+        self.tensors[out] = dequantized(tensor, scale, zero)
 
     def _layer_on_integers(self, node: NodeProto, places: _Places) -> None:
         data, weight = (
@@ -300,8 +301,8 @@ class _Walk:
             return read[0]
         if kind == "Pad" and not input_of(node, 2) and not number(node, "value", 0.0):
             return read[0].with_zero()
-        on_grids = all(tensor.grid for tensor in read)
-        return Tensor(grid=Grid() if on_grids else None)
+        grids = [tensor.grid for tensor in read if tensor.grid is not None]
+        return Tensor(grid=grids[0].widened() if len(grids) == len(read) else None)
 
     def _limits(self, node: NodeProto) -> tuple[float, float]:
         """Return the bounds of a Clip; infinite ones where they are computed."""

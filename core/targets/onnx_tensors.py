@@ -144,13 +144,15 @@ def dequantized(steps: Tensor, scale: np.ndarray | None, zero: np.ndarray | None
         scale: None if it is computed.
         zero: Likewise.
     """
-    if steps.grid is None:
+    grid = steps.grid
+    if grid is None:
         return Tensor()
+    if zero is not None and zero.dtype != grid.dtype:
+        grid = Grid(dtype=zero.dtype)  # integers of an operator that does not say which
     if scale is None or zero is None or scale.size != 1 or zero.size != 1 or scale.item() <= 0:
-        return Tensor(grid=replace(steps.grid, scale=None, zero=None))
+        return Tensor(grid=replace(grid, scale=None, zero=None))
     size, origin = float(scale.item()), int(zero.item())
-    grid = replace(steps.grid, scale=size, zero=origin)
-    low, high = (
-        size * (end - origin - grid.shift) for end in (grid.steps.lowest, grid.steps.highest)
-    )
-    return Tensor(low, high, grid)
+    border = origin + grid.shift  # what convolutions fill up with
+    lowest, highest = min(grid.steps.lowest, border), max(grid.steps.highest, border)
+    grid = replace(grid, steps=Steps(lowest, highest), scale=size, zero=origin)
+    return Tensor(size * (lowest - border), size * (highest - border), grid)

@@ -68,7 +68,7 @@ def channels(draw: st.DrawFn) -> tuple[list[int], int, int]:
     return draw(st.lists(weight | close, min_size=count, max_size=count)), lowest, highest
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(channels())
 def test_exact_means_that_no_pairing_differs_and_overflow_that_one_does(
     drawn: tuple[list[int], int, int],
@@ -104,6 +104,7 @@ def test_the_witness_is_lost_where_its_two_weights_are_a_pair(
     assert total == check.pair.total or not overflows
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_largest_pair_is_that_of_a_search_over_all(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
@@ -465,6 +466,34 @@ def test_models_of_integers(kind: str) -> None:
         assert (check.lowest, check.highest, check.pair.total) == (0, 255, 2 * top * 255)
 
 
+def test_data_is_bounded_by_the_grid_that_it_is_dequantized_on() -> None:
+    """Integers of any source: 5 x 0.1 is the largest, whatever their grid was before."""
+    for source in ("QuantizeLinear", "QLinearSigmoid", "MaxPool of integers"):
+        make = Builder()
+        first = make.constant(np.float32(0.2)), make.constant(np.int8(-128))
+        second = make.constant(np.float32(0.1)), make.constant(np.int8(122))
+        steps = make.node("QuantizeLinear", "x", *first)
+        if source == "QLinearSigmoid":
+            steps = make.node(source, steps, *first, *first, domain="com.microsoft")
+        elif source == "MaxPool of integers":
+            steps = make.node("MaxPool", steps, kernel_shape=[1, 1])
+        data = make.rounded(make.node("DequantizeLinear", steps, *second), 0.01)
+        out = make.node("Conv", data, make.weight(np.full((2, 4, 1, 1), 127, np.int8)))
+        check = only(make.model((1, 4, 3, 3), out))
+        assert (check.highest, check.verdict) == (50, Verdict.EXACT), source
+
+
+def test_borders_have_the_zero_point_of_the_grid_that_is_read() -> None:
+    make = Builder()
+    first = make.constant(np.float32(0.01)), make.constant(np.uint8(0))
+    second = make.constant(np.float32(0.01)), make.constant(np.uint8(200))
+    steps = make.node("QuantizeLinear", make.node("Sigmoid", "x"), *first)
+    data = make.node("DequantizeLinear", steps, *second)
+    weight = make.weight(np.full((2, 4, 3, 3), 127, np.int8))
+    out = make.node("Conv", data, weight, pads=[1, 1, 1, 1])
+    assert only(make.model((1, 4, 6, 6), out)).highest == 200
+
+
 def test_layers_of_graphs_inside_and_of_functions() -> None:
     make = Builder()
     data = make.rounded("x")
@@ -567,7 +596,7 @@ def test_a_weight_that_fits_no_layer_is_said_to(tmp_path: Path) -> None:
 
 def test_openvino_is_wrong_where_the_checker_says_so_and_nowhere_else(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    layers = [draw(rng) for _ in range(60)]
+    layers = [draw(rng) for _ in range(45)]
     checks = [only(layer.model()) for layer in layers]
     data = [layer.data(check.witness(), check.pair.channel) for layer, check in zip(layers, checks)]
     for number, (layer, values) in enumerate(zip(layers, data)):
@@ -580,4 +609,4 @@ def test_openvino_is_wrong_where_the_checker_says_so_and_nowhere_else(tmp_path: 
         wrong = bool((found != layer.answers(values)).any())
         assert wrong == (CAPPED and check.verdict is Verdict.OVERFLOW), (layer, check)
     over = sum(check.verdict is Verdict.OVERFLOW for check in checks)
-    assert 15 < over < 45  # the draw is worth something
+    assert 10 < over < 35  # the draw is worth something
