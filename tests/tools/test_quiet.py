@@ -96,6 +96,13 @@ warnings.warn("still seen")
     assert_quiet(done.stdout, done.stderr)
 
 
+# read what was made with a task from outside, which they are told to trust
+PLUGGED = (
+    *("eval.py", "sensitivity.py", "export_model.py", "predict.py", "ptq.py", "qat_export.py"),
+    "act.py",
+)
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Run every tool but the demo, which calls the others, on the toy task; return what it said."""
@@ -123,12 +130,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "sensitivity.py": ("--weights", "run/best_model", "--print_groups"),
         "export_model.py": ("--weights", "run/best_model", "--save_dir", "float", "--format"),
         "benchmark.py": ("--model_dir", "float", "--runs", 1, "--warmup", 0),
+        "processors.py": ("float",),
         "predict.py": ("--model_dir", "float", "--image_path", "pictures", "--save_dir", "drawn"),
         "ptq.py": ("--weights", "run/best_model", *short, "ptq"),
         "qat_export.py": ("--weights", "ptq/model", *short, "int8"),
         "act.py": ("--config_path", "act.yml", *short, "act"),
     }
     calls["export_model.py"] += ("paddle,onnx",)
+    for tool in PLUGGED:
+        calls[tool] += ("--plugin", "outside.toy")
     for tool, words in calls.items():
         done = python(ROOT / "tools" / tool, *words, cwd=folder)
         assert done.returncode == 0, (tool, done.stderr)
