@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddle import nn
 
 from core.config import read
 from core.errors import ConfigError, DataError, ExportError, TrainingError
@@ -167,6 +168,24 @@ def test_static_quantization(exported: Path, tmp_path: Path, unchanged: None) ->
         assert each.effect is not None
         assert each.relative < each.effect / 10
     assert made.file_bytes["model.pdiparams"] < made.float_bytes["model.pdiparams"]
+
+
+def test_layers_without_a_bias(tmp_path: Path) -> None:
+    """What they make is read by the next layer, and put out."""
+    paddle.seed(0)
+    task = build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+    plain = {"padding": 1, "bias_attr": False}
+    model = nn.Sequential(nn.Conv2D(3, 8, 3, **plain), nn.Conv2D(8, 4, 3, **plain))
+    export(task, model, tmp_path / "float")
+    source, data = open_source(tmp_path / "float"), images()
+    (tmp_path / "int8").mkdir()
+    with open_session(source, places(source)) as session:
+        config = StaticPtqConfig(observer="abs_max")
+        found = static_ptq.calibrate(session, lambda: iter(data), config)
+        wanted, rounded = session.run_float(*data[0])["level"], session.run(*data[0])["level"]
+        assert 0 < np.abs(rounded - wanted).max() < 0.05 * np.abs(wanted).max()
+        model = static_ptq.settle(session, *found)
+        write(model, tmp_path / "int8", Layout(("paddle",), TARGET, None), data[:2])
 
 
 def test_grids_of_another_model_are_noticed(exported: Path, tmp_path: Path) -> None:
