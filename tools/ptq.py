@@ -17,7 +17,7 @@ from core.export.side_by_side import meter, open_validation, to_table
 from core.exported import static_ptq
 from core.exported.source import open_source
 from core.files import replacing
-from core.quant import layout, ptq, quantizers
+from core.quant import layout, ptq, quantizers, weight_grid
 from core.quant.calibration import calibration_images
 from core.quant.control import Control
 from core.run import pick_device
@@ -41,6 +41,8 @@ def parse_arguments() -> argparse.Namespace:
         add(f"--{name}", action="store_true", help=text)
     known = ", ".join(get_args(quantizers.WeightType))
     add("--weight_quantize_type", default=default.weight_quantize_type, help=known)
+    known = ", ".join(get_args(weight_grid.Processors))
+    add("--processors", default=default.processors, help=f"where files are right: {known} (any)")
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
     known = ", ".join(get_args(layout.Target))
     add("--target", help=f"{known} (default: {TARGET} for onnx, else paddle)")
@@ -56,11 +58,13 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
     check_formats(arguments.format)
     kind, weights = ptq.PtqConfig, arguments.weights
-    names = ["weight_quantize_type", "never_quantize", "quantize_outputs", *ptq.STEPS]
+    names = ["weight_quantize_type", "never_quantize", "processors"]
     given = {"target": arguments.target or (TARGET if "onnx" in arguments.format else "paddle")}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
-        kind, names, given = static_ptq.StaticPtqConfig, names[:2], {}
+        kind, given = static_ptq.StaticPtqConfig, {}
+    else:
+        names += ["quantize_outputs", *ptq.STEPS]
     ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
     given |= {name: getattr(arguments, name) for name in names}
     return ptq.read_each(kind, given, arguments.observer)

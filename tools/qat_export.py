@@ -80,7 +80,8 @@ def main() -> None:
     files = runtime_rows(made.folder, made, seconds, measure)
     console.print(to_table([*rows, *changed, *files], key))
     try:
-        check_metrics(metric, files, key, len(val.dataset) if val else 1, target)
+        count, about = len(val.dataset) if val else 1, made.description.quantization
+        check_metrics(metric, files, key, count, target, about.processors)
     except ExportError:
         shutil.rmtree(made.folder)
         raise

@@ -23,6 +23,8 @@ from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model, validation_loader
 from core.export.int8 import FULL
 from core.export.package import Exported, format_of_file
+from core.quant.weight_grid import Processors
+from core.targets.processors import computes_exactly
 from core.task import Forward, Task
 
 Measure = Callable[[Layer | Predictor | Forward], float | None]
@@ -133,11 +135,17 @@ def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure)
 
 
 def check_metrics(
-    quantized: float | None, files: Sequence[Row], metric: str, images: int, target: str
+    quantized: float | None,
+    files: Sequence[Row],
+    metric: str,
+    images: int,
+    target: str,
+    processors: Processors = "any",
 ) -> None:
     """Refuse files whose metric is not that of the quantized model where they are meant to run.
 
-    Other runtimes that read the file may round less, and are warned about only.
+    Other runtimes that read the file may round less, and are warned about only; so are files that
+    are meant for other processors than this one.
 
     Args:
         quantized: Metric of the quantized model.
@@ -146,6 +154,7 @@ def check_metrics(
         images: How many it was measured on.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
+        processors: On which the files must be right.
 
     Raises:
         ExportError: A file is off by more than a point and by more than two images.
@@ -154,6 +163,7 @@ def check_metrics(
     binding = [target if target in BACKENDS else "onnxruntime"]
     if target not in FULL:  # otherwise Paddle's file rounds less than the model does
         binding.append("paddle")
+    here = [each for each in BACKENDS if processors == "any" or computes_exactly(each)]
     for row in files:
         if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
             continue
@@ -161,6 +171,9 @@ def check_metrics(
             f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "
             f"{quantized:.4f}; at most {limit:.4f} apart wanted"
         )
-        if row.model.endswith(tuple(binding)):
+        if not row.model.endswith(tuple(here)):
+            _log.warning("%s, but the file is for processors with VNNI", said)
+        elif row.model.endswith(tuple(binding)):
             raise ExportError(said)
-        _log.warning("%s, but the file is laid out for %s", said, target)
+        else:
+            _log.warning("%s, but the file is laid out for %s", said, target)

@@ -255,6 +255,13 @@ def test_training_under_itself(
     assert all(each.relative < each.effect / 10 for each in made.exported.differences)
 
 
+def test_training_with_one_grid_for_a_weight(exported: Path, tmp_path: Path) -> None:
+    config = {**CONFIG, "QuantAware": {"weight_quantize_type": "abs_max"}}
+    made = AutoCompression(exported, batches(), save_dir=tmp_path / "int8", config=config)
+    exported_to = made.compress().exported
+    assert all(each.relative < each.effect / 10 for each in exported_to.differences)
+
+
 def test_training_moves_the_student_towards_the_teacher(exported: Path) -> None:
     from core.exported.config import read_act
     from core.exported.training import Training
