@@ -34,8 +34,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
     known = f"{', '.join(choices.TARGETS)} (default: {TARGET} for onnx, else that of the files)"
     add("--target", help=known)
-    text = "any, or vnni: only those with int8 dot products (default: any)"
-    add("--processors", choices=choices.PROCESSORS, default="any", help=text)
+    known = f"{', '.join(choices.PROCESSORS)}: those with int8 dot products only (default: any)"
+    add("--processors", default="any", help=known)
     add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
     cli.add_control_arguments(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
@@ -53,12 +53,13 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     check_formats(arguments.format)
     kind, weights = ptq.PtqConfig, arguments.weights
     names = ["weight_quantize_type", "never_quantize", "processors"]
-    names += ["quantize_outputs", *choices.STEPS]
     files = leading_format(arguments.format)
     given = {"target": arguments.target or (TARGET if files == "onnx" else files)}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
-        kind, names, given = static_ptq.StaticPtqConfig, names[:2], {}
+        kind, given = static_ptq.StaticPtqConfig, {}
+    else:
+        names += ["quantize_outputs", *choices.STEPS]
     ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
     given |= {name: getattr(arguments, name) for name in names}
     return ptq.read_each(kind, given, arguments.observer)

@@ -68,8 +68,8 @@ def main() -> None:
     files = side_by_side.runtime_rows(made.folder, made, seconds, measure)
     console.print(side_by_side.to_table([*rows, *changed, *files], key))
     try:
-        images = len(val.dataset) if val else 1
-        side_by_side.check_metrics(metric, files, key, images, target)
+        count, about = len(val.dataset) if val else 1, made.description.quantization
+        side_by_side.check_metrics(metric, files, key, count, target, about.processors)
     except ExportError:
         shutil.rmtree(made.folder)
         raise

@@ -48,10 +48,10 @@ from core.quant.table import LayerScales, Table
 from core.targets.overflow import check_files, summary
 from core.targets.pair_sums import LARGEST, Verdict
 from core.targets.processors import (
+    graph_for,
     largest_of_even,
     slow_without_dot_products,
     weight_limits,
-    with_signed_bytes,
 )
 from core.task import Arrays
 
@@ -104,8 +104,7 @@ class Rounded:
 
     def _graph(self, kind: Format) -> Graph:
         """Return the float graph that the files of a format are made of."""
-        signed = kind == "paddle" and self.processors == "any"
-        return with_signed_bytes(self.graph) if signed else self.graph
+        return graph_for(self.graph, kind, self.processors)
 
     def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
         """Write the int8 files; return the bytes that each would have in float."""
@@ -214,26 +213,8 @@ class Rounded:
         Raises:
             ExportError: The file does not say what the eager model computes.
         """
-        backend, kind = predictor.backend, format_of(predictor.backend)
-        written = load_as_written(predictor.folder, kind)
-        said = [parity.run(written, batch) for batch in batches]
-        wanted = self._eager(batches, kind, None, as_written=True)
-        for each in compare(backend, wanted, said, exact, decided):
-            if not each.passes:
-                raise ExportError(
-                    f"{backend}: output {each.output!r} of the int8 model, computed as it is "
-                    f"written, {each}"
-                )
-        found = [parity.run(predictor, batch) for batch in batches]
-        reported = [
-            replace(each, limit=math.inf) for each in compare(backend, said, found, exact, decided)
-        ]
-        _log.warning(
-            "%s: this processor has no VNNI, which processors: vnni asks for: its answers are %s "
-            "from what the file says; quantize with processors: any for files that are right here",
-            *(backend, ", ".join(f"{each.relative:.1e} ({each.output})" for each in reported)),
-        )
-        return reported
+        wanted = self._eager(batches, format_of(predictor.backend), None, as_written=True)
+        return compare_as_written(predictor, batches, wanted, exact, decided)
 
     def answers(self, batches: Batches) -> list[Arrays]:
         """Return what the eager model itself answers."""
@@ -367,8 +348,8 @@ class Rounded:
             parts: Paths, see `core.quant.parts`; None for all.
         """
         tables = {kind: self._table(kind, parts) for kind in formats}
-        graph = self._graph("paddle")
-        write_int8(graph, tables, float_files, folder, self.names, self.preset)
+        names, processors = self.names, self.processors
+        write_int8(self.graph, tables, float_files, folder, names, self.preset, processors)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
@@ -411,6 +392,7 @@ def write_int8(
     folder: Path,
     names: tuple[str, str, str, str],
     preset: Preset,
+    processors: Processors,
 ) -> None:
     """Write a float graph in int8.
 
@@ -421,6 +403,7 @@ def write_int8(
         folder: Where to write.
         names: Of the model files in a folder: program, parameters, ONNX, Paddle Lite.
         preset: What the ONNX file is laid out by.
+        processors: On which the files must be right; the tables have the limits for it.
 
     Raises:
         ExportError: An entry of a table fits no layer, or cannot be stored in int8, or a file
@@ -428,8 +411,8 @@ def write_int8(
     """
     program, params, onnx_file, lite_file = names
     if "paddle" in tables:
-        for_paddle = tables["paddle"]
-        made = quantize_program(graph, for_paddle.layers, outputs=for_paddle.outputs)
+        for_paddle, source = tables["paddle"], graph_for(graph, "paddle", processors)
+        made = quantize_program(source, for_paddle.layers, outputs=for_paddle.outputs)
         made.write(folder / program, folder / params)
     if "onnx" in tables:
         proto = onnx_format.load(float_files / onnx_file)
@@ -486,6 +469,46 @@ def compare(
         limit = LIMIT * effect + (1 - parity.AGREEMENT if counted else parity.TOLERANCE)
         differences.append(parity.Difference(backend, name, apart, None, effect, limit))
     return differences
+
+
+def compare_as_written(
+    predictor: Predictor,
+    batches: Batches,
+    wanted: Sequence[Arrays],
+    exact: Sequence[Arrays],
+    decided: Sequence[str],
+) -> list[parity.Difference]:
+    """Compare what a file for other processors than this one says; report how this one answers.
+
+    Args:
+        predictor: Of the file.
+        batches: Inputs.
+        wanted: Outputs of the rounded model for each batch, computed as the file is written.
+        exact: Those of the model in float.
+        decided: Outputs behind a decision, of which equal elements are counted.
+
+    Raises:
+        ExportError: The file does not say what the model computes.
+    """
+    backend = predictor.backend
+    written = load_as_written(predictor.folder, format_of(backend))
+    said = [parity.run(written, batch) for batch in batches]
+    for each in compare(backend, wanted, said, exact, decided):
+        if not each.passes:
+            raise ExportError(
+                f"{backend}: output {each.output!r} of the int8 model, computed as it is written, "
+                f"{each}"
+            )
+    found = [parity.run(predictor, batch) for batch in batches]
+    reported = [
+        replace(each, limit=math.inf) for each in compare(backend, said, found, exact, decided)
+    ]
+    _log.warning(
+        "%s: this processor has no VNNI, which processors: vnni asks for: its answers are %s from "
+        "what the file says; quantize with processors: any for files that are right here",
+        *(backend, ", ".join(f"{each.relative:.1e} ({each.output})" for each in reported)),
+    )
+    return reported
 
 
 def _distance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:

@@ -228,15 +228,20 @@ def _is_layer(op: Any, weight: np.ndarray) -> bool:
     return True
 
 
-def _axis(op: Any, weight: str, shape: Sequence[int], per_channel: bool) -> int | None:
-    """Return the axis of output channels; None if there is none, and none is needed."""
+def channel_axis(op: Any) -> int | None:
+    """Return the axis of output channels in a layer's weight; None if no axis counts them."""
     if op.type == "matmul_v2":
         return 0 if attribute(op, "trans_y", False) else 1
     if op.type.endswith("_transpose"):
-        if not per_channel:
-            return None
-        return transposed_axis(weight, shape, attribute(op, "groups", 1))
+        return 1 if attribute(op, "groups", 1) == 1 else None
     return 0
+
+
+def _axis(op: Any, weight: str, shape: Sequence[int], per_channel: bool) -> int | None:
+    """Return the axis of output channels; None if there is none, and none is needed."""
+    if not op.type.endswith("_transpose"):
+        return channel_axis(op)
+    return transposed_axis(weight, shape, attribute(op, "groups", 1)) if per_channel else None
 
 
 def _read(op: Any, parameter: str, name: str) -> None:

@@ -29,6 +29,17 @@ def largest_of_even(processors: Processors) -> int:
     return HIGHEST if processors == "any" and multiplies_int8_exactly("paddle") else PAIR
 
 
+def graph_for(graph: Graph, kind: Format, processors: Processors) -> Graph:
+    """Return the float graph that files of a format are made of.
+
+    Args:
+        graph: In float, batch norms folded.
+        kind: Format of the files.
+        processors: On which they must be right.
+    """
+    return with_signed_bytes(graph) if kind == "paddle" and processors == "any" else graph
+
+
 def weight_limits(graph: Graph, kind: Format, processors: Processors) -> dict[str, Limit]:
     """Return the limits that files of a format need, by weight.
 
