@@ -67,7 +67,7 @@ from core.quant.table import Grid, LayerScales
 Reader = Literal["paddle", "lite"]  # Paddle Inference, Paddle Lite
 
 # slots of input and weight of what is quantized
-_LAYERS = MappingProxyType(
+LAYERS = MappingProxyType(
     {
         "conv2d": ("Input", "Filter"),
         "depthwise_conv2d": ("Input", "Filter"),
@@ -127,7 +127,7 @@ def quantize_program(
         op.CopyFrom(original)
         if id(original) in layers:
             layer = layers[id(original)]
-            source, weight = _LAYERS[op.type]
+            source, weight = LAYERS[op.type]
             _read(op, source, writer.round_input(layer))
             _read(op, weight, writer.dequantize_weight(layer))
         for slot in op.inputs:  # others that read a weight
@@ -204,7 +204,7 @@ def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
     """Return the operators that can be quantized, each with what it reads and its weight."""
     found = []
     for op in graph.operators:
-        source, slot = _LAYERS.get(op.type, ("", ""))
+        source, slot = LAYERS.get(op.type, ("", ""))
         weight = only(op.inputs, slot)
         if weight in graph.weights and _is_layer(op, graph.weights[weight]):
             found.append((op, only(op.inputs, source), weight))
