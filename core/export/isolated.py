@@ -39,6 +39,21 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """What a layer puts out where the file rounds it at once: evenly spaced values.
+
+    Attributes:
+        lowest: Of the values, perhaps by a ReLU in front.
+        highest: Of the values.
+        step: Between two values.
+    """
+
+    lowest: float
+    highest: float
+    step: float
+
+
+@dataclass(frozen=True)
 class IsolatedLayer:
     """A layer of a file with an input and an output of its own.
 
@@ -47,10 +62,12 @@ class IsolatedLayer:
         weight: Name of its weight in the float graph; a layer that runs several times may have
             several.
         source: Name of the input.
-        output: Name of what it makes, bias included.
+        output: Name of what it makes, bias included, and its ending, if it has one.
         stored: The weight.
         bias: [C], None if it has none.
         bias_step: Of a bias that is stored in int32, [C] or [].
+        ending: None if it puts out floats.
+        input_step: Of the grid of its input; only with an ending.
     """
 
     path: str
@@ -60,6 +77,8 @@ class IsolatedLayer:
     stored: Stored = field(repr=False)
     bias: np.ndarray | None = field(default=None, repr=False)
     bias_step: np.ndarray | None = field(default=None, repr=False)
+    ending: Ending | None = None
+    input_step: float = 0.0
 
 
 def float_name(weight: str) -> str:

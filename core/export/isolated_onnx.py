@@ -6,15 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from core.errors import ExportError
-from core.export.isolated import IsolatedLayer, Shapes, Stored, float_name, path_of
+from core.export.isolated import Ending, IsolatedLayer, Shapes, Stored, float_name, path_of
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
-def isolate_onnx(model: ModelProto, shapes: Shapes) -> tuple[ModelProto, list[IsolatedLayer]]:
+def isolate_onnx(
+    model: ModelProto, shapes: Shapes, *, endings: bool = False
+) -> tuple[ModelProto, list[IsolatedLayer]]:
     """Return a model in which each layer of a file has an input and an output of its own.
 
     Weights, biases, scales and zero points are those of the file. Where the file quantizes several
@@ -24,6 +34,8 @@ def isolate_onnx(model: ModelProto, shapes: Shapes) -> tuple[ModelProto, list[Is
     Args:
         model: As `core.export.qdq.quantize_onnx` makes it.
         shapes: Of the inputs. Layers without are left out.
+        endings: Whether to take the layers alone whose output the file rounds at once, and to
+            round it. Otherwise all of them put out floats.
 
     Raises:
         ExportError: What a layer reads is not quantized; the message begins with the layer.
@@ -33,12 +45,24 @@ def isolate_onnx(model: ModelProto, shapes: Shapes) -> tuple[ModelProto, list[Is
     for node in model.graph.node:
         path = path_of(file.weight(node))
         if path in shapes:
-            for pair in file.pairs(node, path):
-                writer.add(node, pair, shapes[path])
+            ending = file.ending(node) if endings else []
+            for pair in file.pairs(node, path) if ending or not endings else ():
+                writer.add(node, pair, ending, shapes[path])
     made = ModelProto()
     made.CopyFrom(model)
     made.graph.CopyFrom(writer.graph())
     return made, writer.layers
+
+
+def grids_on(model: ModelProto, tensor: str) -> list[np.ndarray]:
+    """Return the values of each grid that a file rounds a tensor to, in rising order.
+
+    Args:
+        model: As `core.export.qdq.quantize_onnx` makes it.
+        tensor: Its name; where it comes from a concatenation, what that reads may be rounded.
+    """
+    file = _File(model.graph)
+    return [file.values(pair) for pair in file.pairs_on(tensor)]
 
 
 @dataclass(frozen=True)
@@ -86,9 +110,7 @@ class _File:
         if maker is None:
             value = numpy_helper.to_array(self.initializers[name])
             return Stored(value, np.ones([1] * value.ndim))
-        steps, step = (
-            numpy_helper.to_array(self.initializers[each]) for each in maker.input[:2]
-        )
+        steps, step = (numpy_helper.to_array(self.initializers[each]) for each in maker.input[:2])
         axis = next((int(each.i) for each in maker.attribute if each.name == "axis"), None)
         return Stored.along(steps, step, axis)
 
@@ -103,10 +125,30 @@ class _File:
             if pair is None:
                 raise ExportError(f"{path}: has an int8 weight, but reads what is not quantized")
             tensors = [self.initializers[name] for name in pair.grid]
-            grid = tuple((each.data_type, numpy_helper.to_array(each).tobytes()) for each in tensors)
+            grid = tuple(
+                (each.data_type, numpy_helper.to_array(each).tobytes()) for each in tensors
+            )
             if grid not in seen:
                 seen.add(grid)
                 yield pair
+
+    def pairs_on(self, tensor: str) -> list[_Pair]:
+        """Return what rounds a tensor, or all that it is joined of."""
+        readers = [node for node in self._readers.get(tensor, []) if node.input[0] == tensor]
+        found = [
+            _Pair(node, self._readers[node.output[0]][0])
+            for node in readers
+            if node.op_type == "QuantizeLinear"
+        ]
+        return found or [pair for pair in self._rounding(tensor) if pair is not None]
+
+    def values(self, pair: _Pair) -> np.ndarray:
+        """Return the values that a pair rounds to."""
+        zero_point = numpy_helper.to_array(self.initializers[pair.dequantize.input[2]])
+        limits = np.iinfo(zero_point.dtype)
+        steps = np.arange(limits.min, limits.max + 1) - int(zero_point)
+        values: np.ndarray = steps * self.number(pair.dequantize.input[1])
+        return values
 
     def _rounding(self, name: str) -> Iterator[_Pair | None]:
         """Look in front of concatenations and max pooling, which only pass values on."""
@@ -123,13 +165,42 @@ class _File:
 
     def bias_behind(self, node: NodeProto) -> NodeProto | None:
         """Return the addition of a vector that alone reads what a layer makes."""
+        addition = self._only_reader(node)
+        if addition is None or addition.op_type != "Add":
+            return None
+        constants = [self._constant(name) for name in addition.input if name != node.output[0]]
+        is_vector = len(constants) == 1 and constants[0] and len(constants[0].dims) == 1
+        return addition if is_vector else None
+
+    def ending(self, node: NodeProto) -> list[NodeProto]:
+        """Return the nodes that round what a layer makes, perhaps behind a ReLU; none if not."""
+        found, current = [], self.bias_behind(node) or node
+        for kinds in (("Relu", "Clip"), ("QuantizeLinear",), ("DequantizeLinear",)):
+            reader = self._only_reader(current)
+            if reader is not None and reader.op_type in kinds:
+                found.append(reader)
+                current = reader
+        return found if current.op_type == "DequantizeLinear" else []
+
+    def _only_reader(self, node: NodeProto) -> NodeProto | None:
         (made,) = node.output
         readers = self._readers.get(made, [])
-        if len(readers) != 1 or made in self._outputs or readers[0].op_type != "Add":
-            return None
-        constants = [self._constant(name) for name in readers[0].input if name != made]
-        is_vector = len(constants) == 1 and constants[0] and len(constants[0].dims) == 1
-        return readers[0] if is_vector else None
+        return readers[0] if len(readers) == 1 and made not in self._outputs else None
+
+    def number(self, name: str) -> float:
+        """Return a constant that is one number."""
+        return float(numpy_helper.to_array(self.initializers[name]))
+
+    def values_of(self, ending: Sequence[NodeProto]) -> Ending:
+        """Return the values that an ending puts out."""
+        *activation, quantize, dequantize = ending
+        lowest, *_, highest = self.values(_Pair(quantize, dequantize))
+        for node in activation:
+            bounds = [self.number(name) if name else None for name in node.input[1:]]
+            low, high = (*bounds, None, None)[:2] if node.op_type == "Clip" else (0.0, None)
+            lowest = lowest if low is None else max(lowest, low)
+            highest = highest if high is None else min(highest, high)
+        return Ending(lowest, highest, self.number(dequantize.input[1]))
 
 
 @dataclass
@@ -150,30 +221,34 @@ class _Writer:
     nodes: list[NodeProto] = field(default_factory=list)
     shared: dict[str, NodeProto] = field(default_factory=dict)
 
-    def add(self, original: NodeProto, pair: _Pair, shape: Sequence[int]) -> None:
+    def add(
+        self, layer: NodeProto, pair: _Pair, ending: Sequence[NodeProto], shape: Sequence[int]
+    ) -> None:
         """Add a layer with an input and an output of its own."""
-        source, addition = f"layer{len(self.layers)}", self.file.bias_behind(original)
-        steps, rounded, sums, made = (
-            f"{source}@{each}" for each in ("steps", "rounded", "sums", "made")
-        )
-        self._copy(pair.quantize, {0: source}, steps)
-        self._copy(pair.dequantize, {0: steps}, rounded)
-        self._copy(original, {0: rounded}, made if addition is None else sums)
-        bias = original.input[2] if len(original.input) > 2 else ""
+        bias = layer.input[2] if len(layer.input) > 2 else ""
+        chain = [(pair.quantize, 0), (pair.dequantize, 0), (layer, 0)]
+        addition = self.file.bias_behind(layer)
         if addition is not None:
-            place = list(addition.input).index(original.output[0])
+            place = list(addition.input).index(layer.output[0])
             bias = addition.input[1 - place]
-            self._copy(addition, {place: sums}, made)
+            chain.append((addition, place))
+        chain += [(node, 0) for node in ending]
+        source = current = f"layer{len(self.layers)}"
+        for index, (node, place) in enumerate(chain):
+            self._copy(node, {place: current}, f"{source}@{index}")
+            current = f"{source}@{index}"
         stored = self.file.stored(bias) if bias else None
         self.layers.append(
             IsolatedLayer(
-                path=path_of(self.file.weight(original)),
-                weight=float_name(self.file.weight(original)),
+                path=path_of(self.file.weight(layer)),
+                weight=float_name(self.file.weight(layer)),
                 source=source,
-                output=made,
-                stored=self.file.stored(original.input[1]),
+                output=current,
+                stored=self.file.stored(layer.input[1]),
                 bias=None if stored is None else stored.values,
                 bias_step=stored.step if stored and bias in self.file.makers else None,
+                ending=self.file.values_of(ending) if ending else None,
+                input_step=self.file.number(pair.dequantize.input[1]),
             )
         )
         self.shapes.append(tuple(shape))
@@ -192,14 +267,13 @@ class _Writer:
         """Return the graph."""
         nodes = [*self.shared.values(), *self.nodes]
         read = {name for node in nodes for name in node.input}
-        floats = TensorProto.FLOAT
-        return helper.make_graph(
-            nodes,
-            "layers",
-            [
-                helper.make_tensor_value_info(layer.source, floats, shape)
-                for layer, shape in zip(self.layers, self.shapes)
-            ],
-            [helper.make_tensor_value_info(layer.output, floats, None) for layer in self.layers],
-            [each for name, each in self.file.initializers.items() if name in read],
-        )
+        inputs, outputs = [], []
+        for layer, shape in zip(self.layers, self.shapes):
+            inputs.append(_port(layer.source, shape))
+            outputs.append(_port(layer.output, [None] * len(shape)))
+        initializers = [each for name, each in self.file.initializers.items() if name in read]
+        return helper.make_graph(nodes, "layers", inputs, outputs, initializers)
+
+
+def _port(name: str, shape: Sequence[int | None]) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

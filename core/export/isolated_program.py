@@ -31,7 +31,7 @@ def isolate_program(graph: Graph, shapes: Shapes) -> tuple[Graph, list[IsolatedL
     """Return a program in which each layer of a file has an input and an output of its own.
 
     Weights, biases, scales and zero points are those of the file. Paddle Inference takes unsigned
-    grids behind a ReLU, so layers that read one in the file have one in front of them here, too.
+    grids behind a ReLU, so what it computes in int8 behind one has one in front of it here, too.
 
     Args:
         graph: As `core.export.int8_program.quantize_program` makes it for Paddle Inference.
@@ -51,6 +51,21 @@ def isolate_program(graph: Graph, shapes: Shapes) -> tuple[Graph, list[IsolatedL
     made.inputs = [layer.source for layer in writer.layers]
     made.outputs = [layer.output for layer in writer.layers]
     return made, writer.layers
+
+
+def ends_on(graph: Graph, tensor: str) -> list[float]:
+    """Return the end of each grid that a file rounds a tensor to, or a copy of it.
+
+    Args:
+        graph: As `core.export.int8_program.quantize_program` makes it for Paddle Inference.
+        tensor: Its name.
+    """
+    copies = {_made(op) for op in graph.operators if only(op.inputs, "X") == tensor}
+    return [
+        float(graph.weights[only(op.inputs, "Scale")][0])
+        for op in graph.operators
+        if op.type == "quantize_linear" and only(op.inputs, "X") in {tensor, *copies}
+    ]
 
 
 class _File:
@@ -89,7 +104,7 @@ class _File:
         return chain[::-1]
 
     def _behind(self, name: str, chains: Sequence[Sequence[str]]) -> list[Any]:
-        """Return the operators that make a tensor, the last first, if they are one of the chains."""
+        """Return the operators that make a tensor, the last first, if they are a chain."""
         for kinds in chains:
             found, current = [], name
             for kind in kinds:
@@ -153,7 +168,7 @@ class _Writer:
         as_map = [1] * (len(graph.shape(read)) - len(shape))
         self._describe(source, [*shape, *as_map])
         names = {read: source}
-        if self.file.is_clipped(read):
+        if rounding[0].type == "quantize_linear" and self.file.is_clipped(read):
             names[read] = f"{source}@clipped"
             self._describe(names[read], [*shape, *as_map])
             clip = operator("relu", {"X": source}, {"Out": names[read]}, {})
@@ -196,4 +211,4 @@ class _Writer:
 
 def _made(op: Any) -> str:
     """Return what an operator of a layer makes."""
-    return next(filter(None, (only(op.outputs, slot) for slot in ("Output", "Out", "Y"))))
+    return next(filter(None, (only(op.outputs, slot) for slot in ("Output", "Out", "Y"))), "")

@@ -26,9 +26,9 @@ from core.quant.layers import Quantized
 IMAGES = 2  # whose activations are fed; one more sample is drawn
 SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
 BEYOND = 1.1  # of a grid, so that its ends are met
-# A weight so near to the middle between two steps that the last bits of a float decide, in steps,
-# and how far it is then moved towards the step that the file has: more than those bits are worth,
-# and less than could move a scale.
+# What the last bits of a float may be worth, in steps of a grid: a weight as near to the middle
+# between two steps falls to either. It is moved by a share of the way to the step that the file
+# has: by more than those bits, and by less than could move a scale.
 TIE, NUDGE = 1e-4, 1e-3
 
 
@@ -66,6 +66,10 @@ class EagerLayers:
     twice: Container[str] = ()
     feeds: dict[str, Feed] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._sublayers = dict(self.model.named_sublayers())
+        self._tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
     @contextlib.contextmanager
     def noting(self) -> Iterator[None]:
         """Note what the layers read while the context is open: the middle of the first images."""
@@ -74,7 +78,10 @@ class EagerLayers:
         for path, layer in self.layers.items():
 
             def note(
-                layer: Quantized, inputs: Sequence[Any], options: Mapping[str, Any], path: str = path
+                layer: Quantized,
+                inputs: Sequence[Any],
+                options: Mapping[str, Any],
+                path: str = path,
             ) -> None:
                 x, *rest = (*inputs, *options.values())
                 known = seen[path]
@@ -117,53 +124,42 @@ class EagerLayers:
         """
         feed, layer = self.feeds[isolated.path], self.layers[isolated.path]
         factor = self._factor(isolated)
-        with _with_weight(layer, self._without_ties(isolated)):
+        with _with_weight(layer, self._without_ties(isolated, factor)):
             weight = None
             if isolated.path in self.twice:
-                with paddle.no_grad():
-                    once = layer.rounded_weight().numpy() * factor
-                weight = _rounded_again(once, isolated.stored, layer.channel_axis) / factor
-            with _with_weight(layer, weight, passing=weight is not None):
+                weight = self._rounded_weight(isolated.path) * factor
+                weight = _rounded_again(weight, isolated.stored, layer.channel_axis) / factor
+            with _with_weight(layer, weight, passing=True):
                 made = self._run(isolated, feed.values, feed.rest)
         if isolated.bias is None or isolated.bias_step is None:
             return made
         bias = self._run(isolated, np.zeros_like(feed.values[:1]), feed.rest)
-        bias = bias.reshape(-1, isolated.bias.size)[0].astype(np.float64)
-        rounding = isolated.bias - bias
-        half = 0.5 * isolated.bias_step.astype(np.float64)
-        within = np.abs(rounding) <= half + TIE * np.abs(half)
-        return made + np.where(within, rounding, 0.0)
+        rounding = isolated.bias - bias.reshape(-1, isolated.bias.size)[0].astype(np.float64)
+        within = np.abs(rounding) <= (0.5 + TIE) * isolated.bias_step
+        moved: np.ndarray = made + np.where(within, rounding, 0.0)
+        return moved
 
     def _run(self, isolated: IsolatedLayer, x: np.ndarray, rest: Sequence[Any]) -> np.ndarray:
-        layer, biases = self.layers[isolated.path], []
-        path, before = self.graph.folded.get(isolated.weight, ("", ""))
+        """Run a layer, and the norm behind it, past the hooks, which may round what it makes."""
+        layer = self.layers[isolated.path]
+        norm, before = self.graph.folded.get(isolated.weight, ("", ""))
+        added = None
         if layer.bias is None and before:
-            biases = [dict(self.model.named_parameters())[before]]
-        elif layer.bias is None and not path and isolated.bias is not None:
+            added = self._tensors[before]
+        elif layer.bias is None and not norm and isolated.bias is not None:
             # not the layer's own, but something that the model adds to what it makes
-            biases = [paddle.to_tensor(isolated.bias.astype(np.float32))]
+            added = paddle.to_tensor(isolated.bias.astype(np.float32))
         with paddle.no_grad():
-            y = layer.forward(paddle.to_tensor(x), *rest)  # past the hooks, which may round it
-            for bias in biases:
-                y = y + (bias if isinstance(layer, nn.Linear) else bias.reshape([1, -1, 1, 1]))
-            if path:
-                y = dict(self.model.named_sublayers())[path].forward(y)
-        made: np.ndarray = y.numpy()
+            y = layer.forward(paddle.to_tensor(x), *rest)
+            if added is not None:
+                y = y + (added if isinstance(layer, nn.Linear) else added.reshape([1, -1, 1, 1]))
+            made: np.ndarray = (self._sublayers[norm].forward(y) if norm else y).numpy()
         return made
 
-    def _without_ties(self, isolated: IsolatedLayer) -> np.ndarray | None:
-        """Return a weight whose ties fall as in the file; None if it has none."""
-        weight = self.layers[isolated.path].weight.numpy()
-        folded = self.graph.weights[isolated.weight].astype(np.float64)
-        made, step = (
-            _shaped(array, folded.shape) for array in (isolated.stored.values, isolated.stored.step)
-        )
-        ties = np.abs(np.abs(folded - made) / step - 0.5) < TIE
-        if not ties.any():
-            return None
-        factor = np.where(ties, made / np.where(ties, folded, 1.0), 1.0)
-        moved: np.ndarray = (weight * (1 + NUDGE * (factor - 1))).astype(weight.dtype)
-        return moved
+    def _rounded_weight(self, path: str) -> np.ndarray:
+        with paddle.no_grad():
+            rounded: np.ndarray = self.layers[path].rounded_weight().numpy()
+        return rounded
 
     def _factor(self, isolated: IsolatedLayer) -> np.ndarray:
         """Return by what a folded norm multiplies each weight; 1 where that is nothing."""
@@ -172,6 +168,21 @@ class EagerLayers:
         factor: np.ndarray = np.where(some, folded[isolated.weight] / np.where(some, weight, 1), 1)
         factor[factor == 0] = 1
         return factor
+
+    def _without_ties(self, isolated: IsolatedLayer, factor: np.ndarray) -> np.ndarray | None:
+        """Return a weight whose ties fall as in the file; None if none fall otherwise."""
+        weight = self.layers[isolated.path].weight.numpy()
+        ours, folded = self._rounded_weight(isolated.path) * factor, weight * factor
+        theirs, step = (
+            _shaped(array, folded.shape) for array in (isolated.stored.values, isolated.stored.step)
+        )
+        differ = np.abs(ours - theirs) > 0.5 * step
+        middle = np.abs(folded - (ours + theirs) / 2) < TIE * step
+        if not (differ & middle).any():
+            return None
+        nudged = weight + NUDGE * (theirs / factor - weight)
+        moved: np.ndarray = np.where(differ & middle, nudged, weight).astype(weight.dtype)
+        return moved
 
 
 def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:
@@ -199,16 +210,17 @@ def _with_weight(
     layer: Quantized, weight: np.ndarray | None, passing: bool = False
 ) -> Iterator[None]:
     """Give a layer another weight while the context is open, and perhaps let it round nothing."""
+    if weight is None:
+        yield
+        return
     before = layer.weight.numpy(), layer.passing
     try:
-        layer.passing = passing or layer.passing
-        if weight is not None:
-            layer.weight.set_value(weight)
+        layer.passing = passing
+        layer.weight.set_value(weight)
         yield
     finally:
         layer.passing = before[1]
-        if weight is not None:
-            layer.weight.set_value(before[0])
+        layer.weight.set_value(before[0])
 
 
 def _shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:

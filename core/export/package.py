@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from pathlib import Path
 from typing import get_args
@@ -43,6 +43,7 @@ from core.export.cut import ending_in
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8 import TARGET, Rounded
+from core.export.layerwise import LayerDifference
 from core.export.pooling import expand_adaptive_pools
 from core.files import replacing
 from core.quant.layers import quantized_layers
@@ -65,6 +66,7 @@ class Exported:
         file_bytes: Size of each file.
         differences: How far each output is from the eager model, in each runtime.
         float_bytes: Size that each file of a quantized model would have in float.
+        layers: How far each quantized layer by itself is from the eager one, in each runtime.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Exported:
     file_bytes: dict[str, int]
     differences: list[parity.Difference]
     float_bytes: dict[str, int]
+    layers: list[LayerDifference] = field(default_factory=list)
 
 
 def export(
@@ -132,13 +135,14 @@ def export(
         expected = [parity.run_eager(layer, batch) for batch in compared]
         description = source.describe(partial, batches[0], expected[0])
         write_description(description, partial)
-        differences = source.compare(open_predictors(partial, wanted), batches, expected)
+        predictors = open_predictors(partial, wanted)
+        differences, layers = source.compare(partial, predictors, batches, expected)
         if converting is not None:
             content, count = converting.result()
             (partial / LITE).write_bytes(content)
             float_bytes |= {LITE: count} if source.rounded else {}
         sizes = report.size_bytes(sorted(partial.iterdir()))
-    return Exported(folder, description, sizes, differences, float_bytes)
+    return Exported(folder, description, sizes, differences, float_bytes, layers)
 
 
 @dataclass(frozen=True)
@@ -206,19 +210,20 @@ class _Source:
 
     def compare(
         self,
+        folder: Path,
         predictors: Sequence[Predictor],
         batches: Sequence[Sequence[np.ndarray]],
         expected: Sequence[Arrays],
-    ) -> list[parity.Difference]:
-        """Compare each runtime with the eager model.
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
+        """Compare the files in a folder with the eager model, in each runtime.
 
         Raises:
             ExportError: One answers differently.
         """
         decided = parity.deciding_outputs(self.graph)
         if self.rounded is not None:
-            return self.rounded.check(predictors, batches, decided)
-        return parity.check(self.layer, expected, predictors, batches, decided)
+            return self.rounded.check(folder, predictors, batches, decided)
+        return parity.check(self.layer, expected, predictors, batches, decided), []
 
 
 def _trace(

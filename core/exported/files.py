@@ -5,7 +5,7 @@ quantized model, so that runtimes compute in int8. PaddleSlim's own files keep f
 
 All its grids have a sign, where files may have as many steps again from zero on. Each file is
 compared with PaddleSlim's model on the grids of that file, within the limits of
-`core.export.int8`.
+`core.export.int8_parity`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from core.deploy.predictor import Format, Predictor, format_of, load_predictor
 from core.errors import ExportError
 from core.export import parity, report
 from core.export.graph import Graph
-from core.export.int8 import compare, write_int8
+from core.export.int8 import write_int8
+from core.export.int8_parity import compare
 from core.export.int8_program import unsigned_inputs
 from core.export.package import (
     FORMATS,
