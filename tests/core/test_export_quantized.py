@@ -199,6 +199,8 @@ PATTERNS = {
     "concat": lambda net, relu, plain: paddle.concat([net.b(relu), net.c(plain), relu], 1),
     "an output too": lambda net, relu, plain: net.b(relu).mean() + net.c(relu) + relu,
     "pooled": lambda net, relu, plain: net.b(nn.functional.max_pool2d(relu, 2)),
+    "behind a relu and not": lambda net, relu, plain: paddle.concat([net.b(relu), net.b(plain)], 1),
+    "behind two": lambda net, relu, plain: net.b(nn.functional.relu(net.b(relu))),
 }
 
 
