@@ -2,21 +2,18 @@
 
 The float graph is traced, and batch norms folded, as for any export; then each format puts the
 table of scales into it. What a runtime then answers is compared with the eager model on the same
-grids. They agree to 1e-6 until a sum of other order, or a bias that a runtime rounds to
-int32, falls to the other side of a rounding; from there on they are two roundings of one network,
-and drift apart layer by layer. Two that have nothing in common differ by 1.4 times what rounding
-changes at all, which is the distance of the eager model from itself in float. More than that is no
-rounding: a scale, weight or layout is wrong, which costs many times as much.
+grids: each layer by itself, see `core.export.layerwise`, and the whole, see
+`core.export.int8_parity`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import math
 import tempfile
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +23,12 @@ from paddle.nn import Layer
 from core.config import suggest
 from core.deploy.environment import multiplies_int8_exactly
 from core.deploy.formats import Backend, Format, find_files, format_of
-from core.deploy.predictor import Predictor, load_as_written, load_predictor
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ExportError
-from core.export import lite, parity
+from core.export import layerwise, lite, parity
 from core.export.graph import Graph, names_of
 from core.export.int8_copies import clipped_tensors
+from core.export.int8_parity import compare, compare_as_written, nothing_left
 from core.export.int8_program import (
     computed_in_int8,
     quantize_program,
@@ -38,12 +36,15 @@ from core.export.int8_program import (
     unsigned_inputs,
 )
 from core.export.int8_weights import COPY
+from core.export.layer_feeds import EagerLayers
+from core.export.layerwise import LayerDifference
 from core.export.qdq import PRESETS, Preset, quantize_onnx
 from core.quant.choices import Processors
 from core.quant.layers import quantized_layers
 from core.quant.layout import FASTEST
 from core.quant.outputs import output_part, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
+from core.quant.quantizers import ActivationQuantizer
 from core.quant.table import LayerScales, Table
 from core.targets.overflow import check_files, summary
 from core.targets.pair_sums import LARGEST, Verdict
@@ -54,10 +55,10 @@ from core.targets.processors import (
     weight_limits,
 )
 from core.task import Arrays
+from core.trace import evaluation_mode
 
 # targets that compute in int8 only what writes int8, too
 FULL = tuple(target for target, outputs in FASTEST.items() if outputs == "all")
-LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
 Write = Callable[[Graph, Path, Sequence[Format]], None]
 Batches = Sequence[Sequence[np.ndarray]]
 _log = logging.getLogger(__name__)
@@ -165,56 +166,114 @@ class Rounded:
 
     def check(
         self,
+        folder: Path,
         predictors: Sequence[Predictor],
         batches: Batches,
         decided: Sequence[str],
-    ) -> list[parity.Difference]:
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
         """Compare each runtime with the eager model on the grids of its file.
 
         Args:
-            predictors: Of the files that `write` made.
+            folder: With the files that `write` made.
+            predictors: Of these files.
             batches: Inputs.
             decided: Outputs behind a decision, see `parity.deciding_outputs`.
 
+        Returns:
+            How far the outputs are, and the layers each by itself.
+
         Raises:
-            ExportError: A runtime differs by more than `LIMIT` of what rounding changed, or
-                misses an output; the message names the first layer whose rounding it is.
+            ExportError: A layer differs, which is named; or the outputs do so much that nothing of
+                the model is left, or one is missing.
         """
+        backends: dict[Format, list[Backend]] = {}
+        elsewhere = [
+            each
+            for each in predictors
+            if self.processors == "vnni" and not multiplies_int8_exactly(each.backend)
+        ]
+        for predictor in predictors:
+            if predictor not in elsewhere:
+                backends.setdefault(format_of(predictor.backend), []).append(predictor.backend)
+        wanted, alone = {}, []
+        for kind, some in backends.items():
+            wanted[kind], found = self.layer_by_layer(folder, kind, some, batches)
+            layerwise.check(found)
+            alone += found
+        for runtime, line in layerwise.summary(alone).items():
+            _log.info("%s: %s", runtime, line)
         exact = self._eager(batches, "paddle", ())
-        wanted: dict[Format, list[Arrays]] = {}
         differences = []
         for predictor in predictors:
-            if self.processors == "vnni" and not multiplies_int8_exactly(predictor.backend):
-                differences += self._check_as_written(predictor, batches, exact, decided)
+            if predictor in elsewhere:
+                said = self._eager(batches, format_of(predictor.backend), None, as_written=True)
+                differences += compare_as_written(predictor, batches, said, exact, decided)
                 continue
-            kind = format_of(predictor.backend)
-            if kind not in wanted:
-                wanted[kind] = self._eager(batches, kind, None)
-            found = [parity.run(predictor, batch) for batch in batches]
-            for each in compare(predictor.backend, wanted[kind], found, exact, decided):
-                if not each.passes:
-                    where = self._first_drift(predictor.backend, batches, decided)
-                    raise ExportError(
-                        f"{predictor.backend}: output {each.output!r} of the int8 model {each}; "
-                        f"{where}"
-                    )
+            answers = wanted[format_of(predictor.backend)]
+            got = [parity.run(predictor, batch) for batch in batches]
+            for each in compare(predictor.backend, answers, got, exact, decided):
+                self._judge(each, predictor.backend, answers, batches, decided)
                 differences.append(each)
-        return differences
+        return differences, alone
 
-    def _check_as_written(
+    def _judge(
         self,
-        predictor: Predictor,
+        difference: parity.Difference,
+        backend: Backend,
+        answers: Sequence[Arrays],
         batches: Batches,
-        exact: Sequence[Arrays],
         decided: Sequence[str],
-    ) -> list[parity.Difference]:
-        """Compare what a file for other processors than this one says; report how this one answers.
+    ) -> None:
+        """Warn about an output that is farther off than roundings are, or refuse it."""
+        if difference.passes:
+            return
+        said = f"{backend}: output {difference.output!r} of the int8 model {difference}"
+        if nothing_left(difference, answers, decided):
+            raise ExportError(f"{said}; {self._first_drift(backend, batches, decided)}")
+        _log.warning("%s; each layer by itself is right, so let the metric decide", said)
+
+    def layer_by_layer(
+        self, folder: Path, kind: Format, backends: Sequence[Backend], batches: Batches
+    ) -> tuple[list[Arrays], list[LayerDifference]]:
+        """Answer on the grids of a file, and compare its layers one by one.
+
+        Args:
+            folder: With the files that `write` made.
+            kind: Of the file, `paddle` or `onnx`.
+            backends: That read it.
+            batches: Inputs.
 
         Raises:
-            ExportError: The file does not say what the eager model computes.
+            ExportError: A layer is not in int8 in the file, or the grid of an output is another.
         """
-        wanted = self._eager(batches, format_of(predictor.backend), None, as_written=True)
-        return compare_as_written(predictor, batches, wanted, exact, decided)
+        acting, twice = self._acting(kind, None), self._twice(kind)
+        every = quantized_layers(self.model)
+        layers = {path: each for path, each in every.items() if path in acting}
+        one_grid = {
+            path
+            for path in twice & layers.keys()
+            if layers[path].input_quantizer.rounding.weight_type == "abs_max"
+            and self.processors == "vnni"  # otherwise the model rounds again itself
+        }
+        eager = EagerLayers(self.model, self.graph, layers, one_grid)
+        with self._rounding(kind, None, twice), eager.noting():
+            answers = self.answers(batches)
+        file = self._read(folder, kind)
+        outputs = {
+            layer_of(part): (self._tensor(part), quantizer)
+            for part, quantizer in parts_of(self.model).items()
+            if part in acting and isinstance(quantizer, ActivationQuantizer)
+        }
+        with self._rounding(kind, None), evaluation_mode(self.model):
+            layerwise.check_outputs(file, outputs)
+            return answers, layerwise.compare(file, backends, eager)
+
+    def _read(self, folder: Path, kind: Format) -> onnx_format.ModelProto | Graph:
+        """Read a file that was written."""
+        program, params, onnx_file, _ = self.names
+        if kind == "onnx":
+            return onnx_format.load(folder / onnx_file)
+        return Graph.from_files(folder / program, folder / params)
 
     def answers(self, batches: Batches) -> list[Arrays]:
         """Return what the eager model itself answers."""
@@ -231,22 +290,33 @@ class Rounded:
 
         Paddle Inference computes otherwise than the operators of its files are written.
         """
+        with self._rounding(kind, rounded, self._twice(kind), as_written):
+            return self.answers(batches)
+
+    @contextlib.contextmanager
+    def _rounding(
+        self,
+        kind: Format,
+        rounded: Container[str] | None,
+        twice: Container[str] = (),
+        as_written: bool = False,
+    ) -> Iterator[None]:
+        """Round some parts (None: all) as the file of a format is, while the context is open."""
         acting = self._acting(kind, rounded)
         plain = as_written and kind == "paddle"
-        grids = on_grids(self.model, (), limits={}) if plain else self._grids(kind)
+        grids = on_grids(self.model, (), limits={}) if plain else self._grids(kind, twice)
         with grids, float_parts(self.model):
             for path, part in parts_of(self.model).items():
                 part.passing = path not in acting
-            return self.answers(batches)
+            yield
 
-    def _grids(self, kind: Format) -> AbstractContextManager[None]:
+    def _grids(self, kind: Format, twice: Container[str] = ()) -> AbstractContextManager[None]:
         """Let the model round as this machine does with the file of a format."""
         graph = self._graph(kind)
         limits = {
             _layer(weight): limit
             for weight, limit in weight_limits(graph, kind, self.processors).items()
         }
-        twice = {_layer(w) for w in computed_in_int8(graph)} if kind == "paddle" else set()
         largest = largest_of_even(self.processors)
         return on_grids(self.model, self._unsigned(kind), twice, limits, largest)
 
@@ -292,6 +362,12 @@ class Rounded:
         if path not in self.graph.made:
             raise ExportError(f"{path}: its output is rounded, but is not in the graph")
         return self.graph.made[path]
+
+    def _twice(self, kind: Format) -> set[str]:
+        """Return the layers whose weights a runtime rounds anew: those that Paddle has in int8."""
+        if kind != "paddle":
+            return set()
+        return {_layer(weight) for weight in computed_in_int8(self._graph(kind))}
 
     def _unsigned(self, kind: Format) -> set[str]:
         """Return the parts whose activations have grids from zero on in the files of a format."""
@@ -438,92 +514,3 @@ def _for_lite(graph: Graph, table: Sequence[LayerScales], folder: Path) -> Calla
         return content
 
     return convert
-
-
-def compare(
-    backend: Backend,
-    wanted: Sequence[Arrays],
-    found: Sequence[Arrays],
-    exact: Sequence[Arrays],
-    decided: Sequence[str],
-) -> list[parity.Difference]:
-    """Set the distance of a runtime from the rounded model beside that of rounding from float.
-
-    Args:
-        backend: Named in what is returned.
-        wanted: Outputs of the rounded eager model for each batch.
-        found: Those of the runtime.
-        exact: Those of the eager model in float.
-        decided: Outputs behind a decision, of which equal elements are counted.
-
-    Raises:
-        ExportError: An output is missing or of another shape or type.
-    """
-    differences = []
-    for name in wanted[0]:
-        parity.check_alike(backend, name, [(w[name], f[name]) for w, f in zip(wanted, found)])
-        counted = name in decided or wanted[0][name].dtype.kind != "f"
-        measure = _unequal if counted else _distance
-        apart = measure([(f[name], w[name]) for f, w in zip(found, wanted)])
-        effect = measure([(w[name], e[name]) for w, e in zip(wanted, exact)])
-        limit = LIMIT * effect + (1 - parity.AGREEMENT if counted else parity.TOLERANCE)
-        differences.append(parity.Difference(backend, name, apart, None, effect, limit))
-    return differences
-
-
-def compare_as_written(
-    predictor: Predictor,
-    batches: Batches,
-    wanted: Sequence[Arrays],
-    exact: Sequence[Arrays],
-    decided: Sequence[str],
-) -> list[parity.Difference]:
-    """Compare what a file for other processors than this one says; report how this one answers.
-
-    Args:
-        predictor: Of the file.
-        batches: Inputs.
-        wanted: Outputs of the rounded model for each batch, computed as the file is written.
-        exact: Those of the model in float.
-        decided: Outputs behind a decision, of which equal elements are counted.
-
-    Raises:
-        ExportError: The file does not say what the model computes.
-    """
-    backend = predictor.backend
-    written = load_as_written(predictor.folder, format_of(backend))
-    said = [parity.run(written, batch) for batch in batches]
-    for each in compare(backend, wanted, said, exact, decided):
-        if not each.passes:
-            raise ExportError(
-                f"{backend}: output {each.output!r} of the int8 model, computed as it is written, "
-                f"{each}"
-            )
-    found = [parity.run(predictor, batch) for batch in batches]
-    reported = [
-        replace(each, limit=math.inf) for each in compare(backend, said, found, exact, decided)
-    ]
-    _log.warning(
-        "%s: this processor has no VNNI, which processors: vnni asks for: its answers are %s from "
-        "what the file says; quantize with processors: any for files that are right here",
-        *(backend, ", ".join(f"{each.relative:.1e} ({each.output})" for each in reported)),
-    )
-    return reported
-
-
-def _distance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Return the root of the mean square of differences, relative to that of the values."""
-    apart = sum(float(((a.astype(np.float64) - b) ** 2).sum()) for a, b in pairs)
-    whole = sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)
-    distance = float((apart / max(whole, 1e-300)) ** 0.5)
-    return distance if np.isfinite(distance) else float("inf")
-
-
-def _unequal(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Return the share of elements that are not equal (floats: within the tolerance)."""
-    count = sum(a.size for a, _ in pairs)
-    unequal = 0
-    for a, b in pairs:
-        limit = parity.TOLERANCE * float(np.abs(b).max(initial=0)) if b.dtype.kind == "f" else 0
-        unequal += int((~(np.abs(a.astype(np.float64) - b) <= limit)).sum())
-    return unequal / max(count, 1)

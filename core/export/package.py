@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from core.export.cut import ending_in
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.int8 import Rounded
+from core.export.layerwise import LayerDifference
 from core.export.pooling import expand_adaptive_pools
 from core.files import replacing
 from core.quant.layers import quantized_layers
@@ -61,6 +62,7 @@ class Exported:
         file_bytes: Size of each file.
         differences: How far each output is from the eager model, in each runtime.
         float_bytes: Size that each file of a quantized model would have in float.
+        layers: How far each quantized layer by itself is from the eager one, in each runtime.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class Exported:
     file_bytes: dict[str, int]
     differences: list[parity.Difference]
     float_bytes: dict[str, int]
+    layers: list[LayerDifference] = field(default_factory=list)
 
     @property
     def sized_files(self) -> tuple[str, ...]:
@@ -136,12 +139,13 @@ def export(
             float_bytes |= source.add_lite(converting, partial)
         description = source.describe(partial, batches[0], expected[0])
         description = write_description(description, partial)
-        differences = source.compare(open_predictors(partial, wanted), batches, expected)
+        predictors = open_predictors(partial, wanted)
+        differences, layers = source.compare(partial, predictors, batches, expected)
         if converting is not None and not alone:
             float_bytes |= source.add_lite(converting, partial)
             description = write_description(description, partial)  # again: one file more
         sizes = report.size_bytes(sorted(partial.iterdir()))
-    return Exported(folder, description, sizes, differences, float_bytes)
+    return Exported(folder, description, sizes, differences, float_bytes, layers)
 
 
 @dataclass(frozen=True)
@@ -217,19 +221,20 @@ class _Source:
 
     def compare(
         self,
+        folder: Path,
         predictors: Sequence[Predictor],
         batches: Sequence[Sequence[np.ndarray]],
         expected: Sequence[Arrays],
-    ) -> list[parity.Difference]:
-        """Compare each runtime with the eager model.
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
+        """Compare the files in a folder with the eager model, in each runtime.
 
         Raises:
             ExportError: One answers differently.
         """
         decided = parity.deciding_outputs(self.graph)
         if self.rounded is not None:
-            return self.rounded.check(predictors, batches, decided)
-        return parity.check(self.layer, expected, predictors, batches, decided)
+            return self.rounded.check(folder, predictors, batches, decided)
+        return parity.check(self.layer, expected, predictors, batches, decided), []
 
 
 def _trace(

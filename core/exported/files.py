@@ -4,7 +4,7 @@ PaddleSlim finds the weights and the ends of the grids; the files are written fr
 quantized model, so that runtimes compute in int8. PaddleSlim's own files keep float weights.
 
 Each file is compared with PaddleSlim's model on the grids of that file, see
-`core.exported.quantized`, within the limits of `core.export.int8`.
+`core.exported.quantized`, within the limits of `core.export.int8_parity`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from core.deploy.formats import BACKENDS, FORMATS, Format, format_of, readable_b
 from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ExportError
 from core.export import parity, report
-from core.export.int8 import compare, compare_as_written, write_int8
+from core.export.int8 import write_int8
+from core.export.int8_parity import compare, compare_as_written
 from core.export.package import (
     LITE,
     MODEL,

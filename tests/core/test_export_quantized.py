@@ -138,11 +138,8 @@ def test_the_files_are_small(task: Task, tmp_path: Path) -> None:
     assert made.float_bytes["model.pdiparams"] > 4 * (64 * 27 + 256 * 64 * 9)
 
 
-@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
-def test_the_first_layer_that_drifts_is_named(
-    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
-) -> None:
-    """A runtime with a grid of its own for one layer."""
+def with_other_grid(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """Write ONNX files with a grid of its own for one layer."""
     honest = int8.quantize_onnx
 
     def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
@@ -155,6 +152,25 @@ def test_the_first_layer_that_drifts_is_named(
         return honest(proto, bent, preset, outputs)
 
     monkeypatch.setattr(int8, "quantize_onnx", other_grid)
+
+
+@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
+def test_a_layer_that_differs_is_named(
+    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    with_other_grid(monkeypatch, wrong)
+    with pytest.raises(ExportError, match=f"^{wrong}: this layer of the int8 file, run by itself"):
+        export(task, model, tmp_path / "out", ("paddle", "onnx"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
+def test_the_first_layer_that_drifts_is_named(
+    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Where layers are right one by one, and together nothing of the model is left."""
+    with_other_grid(monkeypatch, wrong)
+    monkeypatch.setattr(int8.layerwise, "compare", lambda *_: [])
     with pytest.raises(ExportError, match=f"in int8 it agrees, with {wrong} it does not"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"))
     assert not (tmp_path / "out").exists()
@@ -206,6 +222,8 @@ PATTERNS = {
     "concat": lambda net, relu, plain: paddle.concat([net.b(relu), net.c(plain), relu], 1),
     "an output too": lambda net, relu, plain: net.b(relu).mean() + net.c(relu) + relu,
     "pooled": lambda net, relu, plain: net.b(nn.functional.max_pool2d(relu, 2)),
+    "behind a relu and not": lambda net, relu, plain: paddle.concat([net.b(relu), net.b(plain)], 1),
+    "behind two": lambda net, relu, plain: net.b(nn.functional.relu(net.b(relu))),
 }
 
 
