@@ -104,7 +104,10 @@ def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
         assert "which paddle reads (formats there: onnx)" in last_line(said)
         status, said = call(tool, "--model_dir", "out", *words, "--backend", "onnx")
         assert status == 2
-        assert "error: backend: no backend 'onnx' (known: onnxruntime, openvino, paddle)" in last_line(said)
+        assert (
+            "error: backend: no backend 'onnx' (known: onnxruntime, openvino, paddle)"
+            in last_line(said)
+        )
     assert json.loads((tmp_path / "seen" / "predictions.json").read_text())["a.png"]["level"]
 
     words = ("benchmark.py", "--model_dir", "out", "--warmup", "0", "--runs", "1")
