@@ -17,23 +17,26 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from paddle import CPUPlace, Tensor
+from paddle import Tensor
+from paddle.inference import Config, create_predictor
 from paddle.nn import Layer
-from paddle.static import Executor, InputSpec, Scope, load_inference_model, scope_guard
+from paddle.static import InputSpec
 
 from core.errors import ExportError
 from core.export.graph import Graph, attribute, only
 from core.sizes import settle_sizes
-from core.trace import old_ir, trace
+from core.task import Arrays
+from core.trace import trace
 
 Shape = tuple[int, ...]
+Run = Callable[[Sequence[str]], Arrays]  # variables of a model by their names
 
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv3d", "deformable_conv", "fused_conv2d")
 TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose")
@@ -80,15 +83,23 @@ def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]
     return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
 
 
-def count_macs_of_graph(graph: Graph, inputs: Sequence[np.ndarray]) -> int:
+def count_macs_of_graph(graph: Graph, inputs: Sequence[np.ndarray], run: Run | None = None) -> int:
     """Count the multiply-accumulates of an exported Paddle model for these inputs.
 
     The graph is run once, because its shapes may depend on those of the inputs in ways that only
     a run tells.
+
+    Args:
+        graph: Of the model, in float or in int8.
+        inputs: In the order of the graph's.
+        run: Returns variables by their names for these inputs; None: Paddle Inference does.
     """
     counted = [op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)]
-    names = sorted({name for op in counted for name in _measured(op)})
-    return sum(macs_by_operator(graph, _run_shapes(graph, inputs, names)))
+    names = {name for op in counted for name in _measured(op)}
+    wanted = sorted(names - graph.weights.keys() - set(graph.inputs))
+    found = run(wanted) if run else _run_in_paddle(graph, inputs, wanted)
+    arrays = {**dict(zip(graph.inputs, inputs)), **found}
+    return sum(macs_by_operator(graph, {name: array.shape for name, array in arrays.items()}))
 
 
 def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
@@ -121,11 +132,11 @@ def _macs(op: Any, shapes: Mapping[str, Shape]) -> int:
 
 def _measured(op: Any) -> list[str]:
     """Return the variables whose shapes `_macs` asks for."""
-    if op.type in TRANSPOSED:
-        return [only(op.inputs, "Input")]
     if op.type in PRODUCTS:
         return [only(op.inputs, "X"), _output(op)]
-    return [_output(op)]
+    # in an int8 model an operator makes the kernel
+    sized = only(op.inputs, "Input") if op.type in TRANSPOSED else _output(op)
+    return [sized, only(op.inputs, "Filter")]
 
 
 def _output(op: Any) -> str:
@@ -139,19 +150,20 @@ def _size(op: Any, shapes: Mapping[str, Shape], name: str) -> int:
     return math.prod(shape)
 
 
-def _run_shapes(
-    graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]
-) -> dict[str, Shape]:
+def _run_in_paddle(graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]) -> Arrays:
     """Run a graph that puts out these variables instead of its own outputs."""
-    wanted = [name for name in names if name not in graph.weights and name not in graph.inputs]
-    shapes = {name: array.shape for name, array in zip(graph.inputs, inputs)}
-    probe = replace(graph, outputs=wanted)
+    probe = replace(graph, outputs=list(names))
     probe.drop_unused()
-    with tempfile.TemporaryDirectory() as folder, old_ir(), scope_guard(Scope()):
-        stem = Path(folder, "model")
-        probe.write(stem.with_suffix(".pdmodel"), stem.with_suffix(".pdiparams"))
-        executor = Executor(CPUPlace())
-        program, _, variables = load_inference_model(str(stem), executor)
-        feeds = dict(zip(probe.inputs, inputs))
-        found = executor.run(program, feed=feeds, fetch_list=variables)
-    return shapes | {name: array.shape for name, array in zip(wanted, found)}
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("model.pdmodel", "model.pdiparams")]
+        probe.write(*files)
+        config = Config(*(str(file) for file in files))
+        config.disable_glog_info()
+        # operators must stay apart, for what lies between them is asked for
+        config.switch_ir_optim(False)
+        config.disable_mkldnn()
+        predictor = create_predictor(config)
+        for name, array in zip(probe.inputs, inputs):
+            predictor.get_input_handle(name).copy_from_cpu(array)
+        predictor.run()
+        return {name: predictor.get_output_handle(name).copy_to_cpu() for name in names}

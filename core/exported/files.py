@@ -187,7 +187,9 @@ def _report(model: Quantized, batch: Batch) -> Report:
         return known.report
     one = [array[:1] for array in batch]
     shapes = tuple(tuple(array.shape) for array in one)
-    macs = report.count_macs_of_graph(model.graph, one)
+    macs = report.count_macs_of_graph(
+        model.graph, one, lambda names: model.session.run_float(*one, names=names)
+    )
     return Report(0.0, report.count_stored(model.graph), macs, shapes)
 
 

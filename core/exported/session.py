@@ -54,9 +54,9 @@ class Session:
 
         return run
 
-    def run_float(self, *batch: np.ndarray) -> Arrays:
-        """Return what the float model answers."""
-        found: Arrays = self.child.call("run_float", self.feeds(batch))
+    def run_float(self, *batch: np.ndarray, names: Sequence[str] | None = None) -> Arrays:
+        """Return what the float model answers, or variables of it by their names."""
+        found: Arrays = self.child.call("run_float", self.feeds(batch), names)
         return found
 
     def feeds(self, batch: Batch) -> Arrays:

@@ -68,7 +68,8 @@ def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(config: object) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr("paddle.inference.create_predictor", fail)
+    for place in ("paddle.inference", "core.export.report"):
+        monkeypatch.setattr(f"{place}.create_predictor", fail)
 
 
 def build(task: Task, kind: str) -> Layer:
@@ -126,16 +127,16 @@ def test_no_failure_of_paddle_inference_spoils_other_formats(
 
 @pytest.mark.parametrize("chosen", [("onnx",), ("lite",), ("lite", "onnx")], ids=",".join)
 def test_models_without_their_code_need_no_paddle_inference(
-    task: Task, tmp_path: Path, chosen: tuple[Format, ...], monkeypatch: pytest.MonkeyPatch
+    task: Task, tmp_path: Path, chosen: tuple[Format, ...], request: pytest.FixtureRequest
 ) -> None:
     """Nor do their costs, which no deploy.yml gives here."""
     export(task, build(task, "float"), tmp_path / "float")
+    request.getfixturevalue("no_inference")
     (tmp_path / "float" / "deploy.yml").unlink()
     source, out = open_source(tmp_path / "float"), tmp_path / "out"
     images = np.random.default_rng(0).random((4, 4, 3, 8, 8), np.float32)
     data = [[batch] for batch in images]
     out.mkdir()
-    monkeypatch.setattr("paddle.inference.create_predictor", None)  # cannot even be called
     places = source.choose(OP_TYPES, (), True, "never_quantize")
     with open_session(source, places) as session:
         found = static_ptq.calibrate(session, lambda: iter(data), StaticPtqConfig("abs_max"))
@@ -260,6 +261,15 @@ class TestTheRuntimeOfAFolder:
             assert row.macs == 4 * 8 * 8 * 27 + 4
             assert row.parameters == 121
             assert row.peak_memory_mb is not None
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_costs_of_other_sizes_are_counted_in_the_files(
+    task: Task, tmp_path: Path, kind: str
+) -> None:
+    export(task, build(task, kind), tmp_path / "out")
+    (row,) = benchmark([tmp_path / "out"], Protocol(warmup=0, runs=1, batch_size=3, memory=False))
+    assert row.macs == 3 * (4 * 8 * 8 * 27 + 4)
 
 
 @pytest.fixture
