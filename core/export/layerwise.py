@@ -9,8 +9,8 @@ of products that are the same whole numbers everywhere, and what remains is
 - the product of scales, and bias and weights behind a folded batch norm, each one bit of float32,
 - a bias that the file stores in int32, which is taken as it is if it is the nearest.
 
-On nine networks (see docs/benchmarks.md) all that is 1e-7 to 1.3e-6 of the largest output; a weight
-that is off by one of its 255 steps is 1e-4 and more.
+On eleven networks of 26 to 506 layers, two of them trained, all that is 1e-7 to 1.7e-6 of the
+largest output, in every runtime; a weight that is off by one of its 255 steps is 1e-4 and more.
 """
 
 from __future__ import annotations

@@ -231,6 +231,35 @@ def test_a_layer_that_runs_twice_rounds_for_itself(task: Task, tmp_path: Path) -
     export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
 
 
+class PassedOn(Layer):
+    """Two readers of one tensor: what a layer passes on, and the tensor itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 8, 3, padding=1)
+        self.identity = nn.Identity()
+        self.left, self.right = nn.Conv2D(8, 8, 1), nn.Conv2D(8, 8, 1)
+        self.head = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv(x))
+        passed = self.identity(y)
+        return self.head((self.left(passed) + self.right(y) + y).mean([2, 3]))
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_layer_that_passes_on_what_it_reads_rounds_for_nobody(
+    task: Task, tmp_path: Path, target: str
+) -> None:
+    """Who reads the tensor past it would read another one than in files."""
+    paddle.seed(0)
+    model = PassedOn()
+    model.eval()
+    config = PtqConfig(target=target, observer="abs_max")
+    assert "identity" not in quantize_after_training(task, model, batches, config).outputs
+    export(task, model, tmp_path / "out", ("paddle", "onnx"), target=target)
+
+
 def absmax_of(model: Layer) -> dict[str, float]:
     return {path: float(each.absmax) for path, each in quantizers_of(model).items()}
 
