@@ -271,8 +271,8 @@ def replay(model: Layer, edits: Sequence[Edit], where: str) -> None:
         ConfigError: It was made by code from outside that the user has not named.
     """
     for number, (kind, record) in enumerate(edits):
-        place = f"{where}: edits.{number} ({kind})"
         strategy = recorded_strategy(kind, f"{where}: edits.{number}")
+        place = f"{where}: edits.{number} ({kind})"
         try:
             with blaming(place):
                 strategy.replay(model, record)

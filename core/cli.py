@@ -53,7 +53,9 @@ def run(main: Callable[[], int | None]) -> None:
             print("interrupted", file=sys.stderr)
             status = 130
         elif isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
+            # names in it may come from files, with anything in them
+            text = "".join(each if each.isprintable() else " " for each in str(error))
+            print(f"error: {text}", file=sys.stderr)
             status = 2
         else:
             raise

@@ -85,8 +85,8 @@ def recorded_strategy(kind: str, where: str) -> type[Strategy]:
     if kind in KINDS:
         return strategy_class(kind, where)
     module, colon, name = kind.partition(":")
-    if not colon:
-        raise ConfigError(f"{where}: no strategy {kind!r}{suggest(kind, list(KINDS))}")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ConfigError(f"{where}: no strategy {kind[:80]!r}{suggest(kind, list(KINDS))}")
     found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise outside(where, f"the strategy {kind!r}", kind)

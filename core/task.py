@@ -210,10 +210,16 @@ def build_recorded_task(
     if name not in _own_tasks():
         loaded = getattr(sys.modules.get(name), "__dict__", {}) if "." in name else {}
         if not isinstance(loaded.get("Task"), type) or not is_dataclass(loaded.get("Config")):
-            if "." in name:
+            if "." in name and all(part.isidentifier() for part in name.split(".")):
                 raise outside(where, f"the task {name!r}", name)
-            raise ConfigError(f"{where}: task: no task {name!r}{suggest(name, _own_tasks())}")
-    return build_task(name, merge(_reading_only(settings), overrides))
+            hint = suggest(name, _own_tasks())
+            raise ConfigError(f"{where}: task: no task {name[:80]!r}{hint}")
+    try:
+        return build_task(name, merge(_reading_only(settings), overrides))
+    except ConfigError as error:
+        if overrides:  # the user's word may be what is wrong
+            raise
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def outside(where: str, what: str, name: str) -> ConfigError:

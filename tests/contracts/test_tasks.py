@@ -196,9 +196,9 @@ def test_hints_name_layers_that_exist(trained: Trained) -> None:
 
 def test_a_checkpoint_alone_restores_the_model(trained: Trained) -> None:
     task, model = checkpoint.restore(trained.save_dir / "latest" / "model.pdparams")
+    batch = {name: value.numpy() for name, value in trained.batch("val").items()}
     # but for what has data drawn or fetched, which is the user's to say
     assert task.config == replace(trained.task.config, synthetic=None)
-    batch = {name: value.numpy() for name, value in trained.batch("val").items()}
     trained.engine.model.eval()
     ours = task.infer(eager_forward(task, model), batch)
     theirs = task.infer(eager_forward(task, trained.engine.model), batch)

@@ -178,7 +178,7 @@ def test_a_clock_that_stands_still_ends():
 def test_a_layer_is_what_more_copies_of_it_cost(monkeypatch):
     clock, sizes = FakeClock(), []
 
-    def load(folder, backend, threads):
+    def load(folder, backend, threads, own):
         copies = len(onnx.load(folder / "model.onnx").graph.output)
         sizes.append((copies, backend, threads))
         return Runner(clock, 0.5e-3 + 0.2e-3 * copies)

@@ -66,12 +66,20 @@ def describe(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize("module", FOREIGN)
 def test_kinds_and_tasks_of_files_are_not_imported(trap: Path, module: str) -> None:
     before = set(sys.modules)
-    for kind in (f"{module}:Evil", f"{module}:x", f"{module}:Task", module, f"{module}:", ""):
+    for kind in (
+        "two\nlines:x",
+        f"{module}:Evil",
+        f"{module}:x",
+        f"{module}:Task",
+        module,
+        f"{module}:",
+        "",
+    ):
         folder = describe(trap / "model", edits=[(kind, {})])
         with one_line() as said:
             checkpoint.restore(folder)
         assert said[0].startswith(f"{folder}/model.json: edits.0: ")
-        if module in kind and ":" in kind:
+        if kind.partition(":")[2] and "\n" not in kind:
             assert said[0].endswith(f"if you trust it, name it yourself: --plugin {kind}")
     for name in (module, f"{module}.inner", f"tasks.{module}", f"{module}/../x"):
         folder = describe(trap / "model", task=name)
