@@ -40,6 +40,8 @@ from core.targets.processors import (
 )
 from core.trace import trace
 
+pytestmark = pytest.mark.int8
+
 SHAPE = (2, 8, 12, 10)
 ABSMAX = 2.5
 NO_LIMITS = MappingProxyType({})

@@ -27,6 +27,8 @@ from core.export.qdq import PRESETS, quantize_onnx
 from core.quant.table import Grid, LayerScales
 from core.trace import trace
 
+pytestmark = pytest.mark.int8
+
 ABSMAX = 2.5
 SHAPE = (2, 8, 12, 10)
 VECTORS = ("vector", "vector_without_bias")

@@ -34,6 +34,8 @@ from core.quant.quantizers import Rounding
 from core.task import build_task
 from core.trace import trace
 
+pytestmark = pytest.mark.int8
+
 F = nn.functional
 KINDS: tuple[Format, ...] = ("paddle", "onnx")
 RUNTIMES: dict[Format, list[Backend]] = {

@@ -38,6 +38,8 @@ from core.targets.processors import (
 from core.task import Task, build_task
 from core.trace import trace
 
+pytestmark = pytest.mark.int8
+
 
 class Deep(Layer):
     """Every kind of layer that is quantized, behind activations with and without a sign."""

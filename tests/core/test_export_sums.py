@@ -31,6 +31,8 @@ from core.quant.quantizers import Rounding
 from core.targets.processors import largest_of_even
 from core.task import Task, build_task
 
+pytestmark = pytest.mark.int8
+
 STEP = 2.0**-5  # of activations
 WEIGHT_STEP = 2.0**-7
 

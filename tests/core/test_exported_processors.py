@@ -42,6 +42,8 @@ from core.quant.quantizers import WeightType
 from core.quant.weight_grid import quantize_weight
 from core.task import build_task
 
+pytestmark = pytest.mark.int8
+
 PER_CHANNEL: WeightType = "channel_wise_abs_max"
 Models = Callable[..., Quantized]
 LAYERS = ("stem", "deep", "grouped", "slow", "project", "up", "sequence", "head")

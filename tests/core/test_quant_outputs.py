@@ -40,6 +40,8 @@ from core.quant.speed import groups_of
 from core.quant.table import Grid
 from core.task import Task, build_task
 
+pytestmark = pytest.mark.int8
+
 KEY = "output_quantizer"
 
 
