@@ -79,7 +79,7 @@ def slow_without_dot_products(graph: Graph) -> dict[str, str]:
     """Return the layers for which oneDNN has no fast int8 kernel without VNNI.
 
     That is groups whose channels do not fill vectors of four, but for depthwise convolutions: it
-    takes its reference kernel, which is five to thirty times as slow as one in float.
+    takes its reference kernel, which is slower than kernels in float.
 
     Returns:
         Weight, and what is missing.
