@@ -129,7 +129,7 @@ def _run(
     folder: Path, backend: Backend, layers: Sequence[IsolatedLayer], eager: EagerLayers
 ) -> list[np.ndarray]:
     """Return what a runtime makes of the layers."""
-    feeds, predictor = {}, load_predictor(folder, backend)
+    feeds, predictor = {}, load_predictor(folder, backend, own=True)
     for layer in layers:
         x = eager.fed(layer.path)
         as_map = [1] * (layer.stored.steps.ndim - x.ndim)  # of a vector, for a convolution

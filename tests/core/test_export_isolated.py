@@ -196,7 +196,7 @@ def reference(
 def run(
     folder: Path, backend: Backend, layers: list[IsolatedLayer], positive: bool
 ) -> dict[str, np.ndarray]:
-    predictor = load_predictor(folder, backend)
+    predictor = load_predictor(folder, backend, own=True)
     feeds = {}
     for layer in layers:
         x = feed(layer.path, positive)

@@ -330,7 +330,7 @@ def test_the_deepest_layer_of_a_net_that_rounds_badly(
     batches = images()
     exact = rounded._eager(batches, "paddle", ())
     for backend in BACKENDS:
-        predictor = load_predictor(tmp_path, backend)
+        predictor = load_predictor(tmp_path, backend, own=True)
         wanted = rounded._eager(batches, format_of(backend), None)
         got = [predictor.run(*batch) for batch in batches]
         (whole,) = int8_parity.compare(backend, wanted, got, exact, [])
@@ -390,7 +390,7 @@ def whole(written: dict[str, tuple[Rounded, Path]]) -> Callable[[], list[Any]]:
     rounded, folder = written["openvino"]
 
     def check() -> list[Any]:
-        predictors = [load_predictor(folder, backend) for backend in BACKENDS]
+        predictors = [load_predictor(folder, backend, own=True) for backend in BACKENDS]
         return rounded.check(folder, predictors, images(), [])[0]
 
     return check

@@ -56,7 +56,7 @@ def run_openvino(stem: Path, data: np.ndarray) -> np.ndarray:
 def run_paddle(stem: Path, data: np.ndarray) -> np.ndarray:
     from core.deploy.predictor import load_predictor
 
-    return next(iter(load_predictor(stem).run(data).values()))
+    return next(iter(load_predictor(stem, own=True).run(data).values()))
 
 
 if __name__ == "__main__":
