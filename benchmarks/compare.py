@@ -21,8 +21,9 @@ import yaml
 from core import checkpoint
 from core.data import Loader
 from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS, Backend
 from core.deploy.lookup import clock_for, shortest_ms
-from core.deploy.predictor import BACKENDS, Backend, load_predictor
+from core.deploy.predictor import load_predictor
 from core.evaluation import evaluate
 from core.export.package import export
 

@@ -45,20 +45,15 @@ from qat_step import NETWORKS
 from report import page, revision
 
 from core.deploy.environment import environment
+from core.deploy.formats import Backend, Format, format_of
 from core.deploy.lookup import clock_for
-from core.deploy.predictor import (
-    Backend,
-    Format,
-    format_of,
-    load_predictor,
-    openvino_settings,
-)
+from core.deploy.predictor import load_predictor, openvino_settings
 from core.errors import ConfigError
 from core.export.package import Exported, export
 from core.quant import insert
+from core.quant.choices import Target
 from core.quant.control import keep_speed
 from core.quant.layers import quantized_layers
-from core.quant.layout import Target
 from core.quant.ptq import PtqConfig, quantize_after_training
 from core.task import Task
 

@@ -1,14 +1,14 @@
 """Quantize a float ONNX file with NNCF; runs in the environment that NNCF has, without our code.
 
-    python benchmarks/int8_nncf.py MODEL.onnx IMAGES.npz FOLDER PRESET...
+    python benchmarks/int8_nncf.py MODEL.onnx IMAGES.npz FOLDER PRESET... [--overflow_fix FIX]
 
 Writes FOLDER/PRESET.xml for each preset and FOLDER/nncf.json with its version and the seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -18,8 +18,15 @@ import openvino
 
 
 def main() -> None:
-    model, images, folder, *presets = sys.argv[1:]
-    samples = list(np.load(images).values())
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("model", "images", "folder"):
+        parser.add_argument(name)
+    parser.add_argument("presets", nargs="+")
+    parser.add_argument("--overflow_fix", default="first_layer_only")
+    given = parser.parse_args()
+    model, folder, presets = given.model, given.folder, given.presets
+    fix = nncf.OverflowFix(given.overflow_fix)
+    samples = list(np.load(given.images).values())
     found = {"version": nncf.__version__, "samples": len(samples), "seconds": {}}
     for preset in presets:
         network = openvino.Core().read_model(model)
@@ -30,6 +37,7 @@ def main() -> None:
             preset=nncf.QuantizationPreset(preset),
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(samples),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
         )
         found["seconds"][preset] = time.process_time() - begin
         openvino.save_model(quantized, Path(folder, f"{preset}.xml"), compress_to_fp16=False)

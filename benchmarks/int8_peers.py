@@ -32,7 +32,8 @@ import paddle
 from paddle.nn import Layer
 from prune import build
 
-from core.deploy.predictor import Format, load_predictor
+from core.deploy.formats import Format
+from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export import lite
 from core.norms import reestimate

@@ -34,7 +34,8 @@ from core import checkpoint, cli
 from core.config import read
 from core.deploy.description import read_description, write_description
 from core.deploy.environment import environment
-from core.deploy.predictor import BACKENDS, Backend, Predictor, load_predictor
+from core.deploy.formats import BACKENDS, Backend
+from core.deploy.predictor import Predictor, load_predictor
 from core.evaluation import evaluate, evaluate_model, validation_loader
 from core.export.package import MODEL, PARAMS, export
 from core.quant.calibration import training_images

@@ -32,6 +32,7 @@ from paddle.vision.models import MobileNetV1, MobileNetV2
 from paddle.vision.models.resnet import BottleneckBlock, ResNet
 
 from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS, Backend, format_of
 from core.deploy.layer_model import LayerShape, write_layer_model
 from core.deploy.lookup import (
     Clock,
@@ -41,7 +42,7 @@ from core.deploy.lookup import (
     shortest_ms,
     whole_model_ms,
 )
-from core.deploy.predictor import BACKENDS, Backend, format_of, load_predictor
+from core.deploy.predictor import load_predictor
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph, attribute, only
 from core.export.onnx import convert

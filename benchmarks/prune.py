@@ -45,7 +45,8 @@ from core.layers import match
 from core.norms import is_batch_norm
 from core.prune import plan
 from core.prune.analysis import Analysis
-from core.prune.criteria import Aggregate, score
+from core.prune.choices import Aggregate
+from core.prune.criteria import score
 from core.prune.cut import plan_edit
 from core.prune.labels import Array
 from core.prune.pruner import Cut, Pruner, fixed_specs

@@ -27,7 +27,8 @@ from core import checkpoint, cli
 from core.config import load_yaml, merge
 from core.data import Loader
 from core.deploy.environment import environment
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.evaluation import evaluate, evaluate_model
 from core.export.package import Exported, export
 from core.quant.calibration import folder_images

@@ -16,6 +16,7 @@ from typing import Any
 
 from comparison import DOCS, TASKS, Job, draw_pictures, load, median, ratio, record, take_turns
 from int8_page import int8
+from processors_page import processors
 from prune_page import pruning
 from qat_page import qat_networks, qat_steps
 
@@ -188,6 +189,7 @@ def page() -> Iterator[str]:
     yield from qat_steps(load("qat_step"))
     yield from qat_networks(load("qat_networks"))
     yield from int8(load("int8"))
+    yield from processors(load("processors"))
 
 
 def _training_row(task: str, entry: Entry) -> str:

@@ -34,7 +34,8 @@ from core.config import load_yaml, merge
 from core.data import Loader
 from core.deploy.benchmark import Protocol, benchmark
 from core.deploy.environment import environment
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.evaluation import eager_forward, evaluate
 from core.export.package import export
 from core.export.parity import summary

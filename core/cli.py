@@ -1,27 +1,30 @@
-"""What every tool shares: overrides on the command line, logging, errors as one line."""
+"""What every tool shares: overrides on the command line, logging, errors as one line.
+
+Paddle, and what needs it, is loaded once the command line has been read: a tool calls `parse` first
+and imports what it works with then. So `--help`, and a typing error, are answered at once.
+"""
 
 from __future__ import annotations
+
+from core.startup import load_paddle
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from paddle.nn import Layer
-from rich.console import Console
-
-from core.checkpoint import description_path, load_description, restore
 from core.config import load_yaml, merge, parse_overrides
-from core.deploy.description import DESCRIPTION as DEPLOY
-from core.deploy.description import Description
-from core.deploy.predictor import Format
+from core.deploy.formats import BACKENDS, FORMATS, ONNX_TARGETS, TARGET, Format
 from core.errors import ConfigError, UserError
-from core.export.package import FORMATS
-from core.plugins import load_plugin
-from core.run import read_run
-from core.task import Task, build_recorded_task
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+    from rich.console import Console
+
+    from core.deploy.description import Description
+    from core.task import Task
 
 TABLE_WIDTH = 110
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
@@ -31,7 +34,8 @@ def run(main: Callable[[], int | None]) -> None:
     """Call a tool's main and leave the process with its status.
 
     A `UserError` is printed as one line on standard error (status 2), Ctrl-C as a short word
-    (status 130); anything else is a defect of ours and keeps its traceback.
+    (status 130), even while libraries are loaded; anything else is a defect of ours and keeps its
+    traceback.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -44,15 +48,40 @@ def run(main: Callable[[], int | None]) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         status = main()
-    except UserError as error:
-        # names in it may come from files, with anything in them
-        text = "".join(each if each.isprintable() else " " for each in str(error))
-        print(f"error: {text}", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        status = 130
+    except (KeyboardInterrupt, Exception) as error:
+        if _is_interrupt(error):
+            print("interrupted", file=sys.stderr)
+            status = 130
+        elif isinstance(error, UserError):
+            # names in it may come from files, with anything in them
+            text = "".join(each if each.isprintable() else " " for each in str(error))
+            print(f"error: {text}", file=sys.stderr)
+            status = 2
+        else:
+            raise
     sys.exit(status or 0)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Tell whether Ctrl-C is behind an error; Paddle makes an OSError of it in a backward pass."""
+    if isinstance(error, KeyboardInterrupt) or "(External) KeyboardInterrupt" in str(error):
+        return True
+    return error.__cause__ is not None and _is_interrupt(error.__cause__)
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line, then load Paddle and plugins; what needs Paddle is imported later.
+
+    Raises:
+        ConfigError: There is no such plugin.
+    """
+    arguments = parser.parse_args()
+    load_paddle()
+    from core.plugins import load_plugin
+
+    for plugin in getattr(arguments, "plugin", ()):
+        load_plugin(plugin)
+    return arguments
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -72,12 +101,11 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
 
 
 def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the repeatable `--plugin MODULE[:NAME]`, which is loaded as it is read."""
+    """Add the repeatable `--plugin MODULE[:NAME]`, which is loaded as soon as Paddle is."""
     parser.add_argument(
         "--plugin",
         action="append",
         default=[],
-        type=load_plugin,
         metavar="MODULE[:NAME]",
         help="code from outside that a checkpoint or an export was made with; a file loads none",
     )
@@ -86,7 +114,7 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
 def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
     """Add where an export goes and which files it has: `--save_dir`, `--format`."""
     parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
-    known = f"of {', '.join(FORMATS)}; paddle is always written (default: {','.join(default)})"
+    known = f"which files, of {', '.join(FORMATS)} (default: {','.join(default)})"
     parser.add_argument(
         "--format",
         type=lambda text: text.split(","),
@@ -94,6 +122,18 @@ def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> N
         metavar="A,B",
         help=known,
     )
+
+
+def add_backend_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime of an exported model, `--backend`."""
+    known = f"runtime: {', '.join(BACKENDS)} (default: the first that can read the model)"
+    parser.add_argument("--backend", metavar="NAME", help=known)
+
+
+def add_target_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime that an ONNX file in int8 is laid out for, `--target`."""
+    known = f"runtime the ONNX file is laid out for: {', '.join(ONNX_TARGETS)} (default: {TARGET})"
+    parser.add_argument("--target", default=TARGET, help=known)
 
 
 def add_control_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +207,9 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
     Returns:
         None if neither says what task it is.
     """
+    from core.run import read_run
+    from core.task import build_recorded_task
+
     overrides = parse_overrides(arguments.override)
     if arguments.config:
         return read_run(merge(load_yaml(arguments.config), overrides)).task
@@ -177,6 +220,8 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
     """Return the model of `--weights`, with the task of `-c` or of the checkpoint."""
+    from core.checkpoint import restore
+
     chosen = chosen_task(arguments, described_by(arguments.weights))
     return restore(arguments.weights, chosen)
 
@@ -194,10 +239,12 @@ def exported_task(
     Raises:
         ConfigError: Neither says what task it is, or the model ends in layers.
     """
+    from core.deploy.description import DESCRIPTION
+
     if description is not None:
         description.check_whole(model_dir)
     said = description.task if description else None
-    where = str(Path(model_dir, DEPLOY))
+    where = str(Path(model_dir, DESCRIPTION))
     task = chosen_task(arguments, (said.name, said.settings, where) if said else None)
     if task is None:
         raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
@@ -206,6 +253,8 @@ def exported_task(
 
 def described_by(weights: str | Path) -> Described | None:
     """Return what lies beside a weights file."""
+    from core.checkpoint import description_path, load_description
+
     description = load_description(weights)
     if description is None:
         return None
@@ -220,4 +269,6 @@ def print_left_out(messages: Iterable[str]) -> None:
 
 def wide_console() -> Console:
     """Return where to print tables: a pipe has 80 characters by default, too few for them."""
+    from rich.console import Console
+
     return Console(highlight=False, width=max(Console().width, TABLE_WIDTH))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import selectors
 import signal
 import sys
@@ -12,6 +13,7 @@ import time
 import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import cv2
@@ -24,6 +26,7 @@ from core.task import Arrays, Dataset, Sample
 
 OnError = Literal["fail", "skip"]
 THREAD_SECONDS = 10.0  # at most, to come to rest
+PARENT_SECONDS = 1.0  # between two looks at whether it still is there
 
 
 def stack(samples: list[Sample]) -> Arrays:
@@ -129,7 +132,7 @@ class Loader:
             batch_sampler=plan,
             collate_fn=_Collate(self.dataset),
             num_workers=min(self.num_workers, len(plan)),
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, os.getpid()),
         )
         handler = signal.getsignal(signal.SIGCHLD)
         stream = iter(loader)
@@ -299,6 +302,14 @@ class _Collate:
         return batch
 
 
-def _start_worker(_worker: int) -> None:
+def _start_worker(parent: int, _worker: int) -> None:
     cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the one that trains was killed: Paddle's reader would wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)

@@ -1,12 +1,16 @@
-"""Imported first by every tool: ends it in one line if a library is missing or of a wrong version.
+"""Imported first by every tool, and by the processes they start: versions, and a quiet Paddle.
 
-Importing Paddle beside a wrong numpy, for instance, fails in ways that nobody can read. So this is
-the one module that does something when it is imported.
+The one module that does something when it is imported: it ends the process in one line if a library
+is missing or of a wrong version (Paddle beside a wrong numpy fails in ways that nobody can read),
+and it hushes one warning, of Paddle's own import, for those who compile extensions of Paddle.
 """
 
 from __future__ import annotations
 
+import importlib
+import logging
 import sys
+import warnings
 
 from core.errors import ConfigError
 from core.versions import check_versions
@@ -16,3 +20,17 @@ try:
 except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+
+
+def load_paddle() -> None:
+    """Import Paddle, and undo what its import does to the process.
+
+    It answers signals that end a process with a page of C++ frames: SIGTERM too, with which `kill`
+    ends a training, and the launcher of several processes after Ctrl-C. And it silences all
+    loggers below a warning.
+    """
+    logger = logging.getLogger()
+    level = logger.level
+    importlib.import_module("paddle").disable_signal_handler()
+    logger.setLevel(level)

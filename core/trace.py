@@ -39,7 +39,8 @@ class Trace:
         weights: The layer's own tensors, parameters and buffers that the graph reads, by variable
             name, which is also the dotted path. A tensor with two paths bears the first.
         made: Variable that each sublayer makes, by the sublayer's path; without those that run
-            several times or make anything but one tensor. Inner layers come before outer ones.
+            several times, make anything but one tensor, or pass on what they read. Inner layers
+            come before outer ones.
     """
 
     program: framework.Program
@@ -176,13 +177,14 @@ def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
 
 @contextlib.contextmanager
 def _outputs_noted(model: Layer) -> Iterator[dict[str, list[str]]]:
-    """Note the name of what each sublayer makes, each time it runs; an empty one if no variable."""
+    """Note the name of what each sublayer makes, each time it runs; an empty one if nothing new."""
     made: dict[str, list[str]] = {}
     hooks = []
     for path, layer in model.named_sublayers():
 
-        def note(_layer: Layer, _inputs: object, output: object, path: str = path) -> None:
-            name = output.name if isinstance(output, framework.Variable) else ""
+        def note(_layer: Layer, inputs: object, output: object, path: str = path) -> None:
+            passed_on = any(each is output for each in paddle.utils.flatten(inputs))
+            name = output.name if isinstance(output, framework.Variable) and not passed_on else ""
             made.setdefault(path, []).append(name)
 
         hooks.append(layer.register_forward_post_hook(note))

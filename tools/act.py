@@ -7,23 +7,15 @@ import core.startup  # noqa: F401 - checks the versions before anything else is 
 import argparse
 from dataclasses import replace
 from pathlib import Path
-
-import paddle
+from typing import TYPE_CHECKING
 
 from core import cli
-from core.data import Loader
-from core.deploy.predict import list_images
-from core.distributed import initialize
 from core.errors import ConfigError
-from core.export.int8 import TARGET
-from core.export.qdq import PRESETS
-from core.export.side_by_side import meter, open_validation, to_table
-from core.exported.act import AutoCompression, Epochs
-from core.exported.config import ActConfig, read_act
-from core.exported.source import open_source
-from core.quant.calibration import ImageFiles, Inputs
-from core.run import pick_device
-from core.task import Task
+
+if TYPE_CHECKING:
+    from core.data import Loader
+    from core.exported.config import ActConfig
+    from core.task import Task
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,13 +26,15 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_export_arguments(parser, "paddle")
     for name in ("model_dir", "model_filename", "params_filename"):
         add(f"--{name}", help="in the place of the one in the file's section Global")
-    add("--target", choices=PRESETS, default=TARGET, help="runtime that reads the ONNX file")
+    cli.add_target_argument(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
     add("--no_metric", action="store_true", help="measure nothing, keep the last weights")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def read_config(arguments: argparse.Namespace) -> ActConfig:
+    from core.exported.config import read_act
+
     config = read_act(arguments.config_path)
     names = ("model_dir", "model_filename", "params_filename")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -51,6 +45,10 @@ def read_config(arguments: argparse.Namespace) -> ActConfig:
 
 def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loader:
     """Open the training data: without labels, if the float model says what is right."""
+    from core.data import Loader
+    from core.deploy.predict import list_images
+    from core.quant.calibration import ImageFiles, Inputs
+
     images, data = config.Global.images, task.config.data
     if images and config.Distillation is None:
         raise ConfigError("Global.images: have no labels; without Distillation they are needed")
@@ -65,6 +63,14 @@ def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loade
 
 def main() -> None:
     arguments = parse_arguments()
+    import paddle
+
+    from core.distributed import initialize
+    from core.export.side_by_side import meter, open_validation, to_table
+    from core.exported.act import AutoCompression, Epochs
+    from core.exported.source import open_source
+    from core.run import pick_device
+
     paddle.set_device(pick_device("auto"))
     rank, world = initialize()
     config = read_config(arguments)

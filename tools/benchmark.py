@@ -10,12 +10,8 @@ import core.startup  # noqa: F401 - checks the versions before anything else is 
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-from tqdm import tqdm
-
 from core import cli
-from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
-from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS
 
 EPILOG = """\
 speed-up is (a - b) / a with the mean time a of the first model in the same runtime: 25 % means a
@@ -35,7 +31,7 @@ def parse_arguments() -> argparse.Namespace:
         type=lambda text: tuple(text.split(",")),
         default=(),
         metavar="A,B",
-        help="of paddle, onnxruntime, openvino (default: each that can read the model)",
+        help=f"of {', '.join(BACKENDS)} (default: each that can read the model)",
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--batch_size", type=int, default=1, help="images of one run (default: 1)")
@@ -51,11 +47,18 @@ def parse_arguments() -> argparse.Namespace:
         "--no_memory", action="store_true", help="leave out peak memory, which takes a process each"
     )
     parser.add_argument("--save", type=Path, metavar="JSON", help="also write all figures there")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
+    from rich.console import Console
+    from tqdm import tqdm
+
+    from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
+    from core.deploy.environment import environment
+    from core.deploy.processors import warn_of_overflow
+
     protocol = Protocol(
         backends=arguments.backends,
         threads=arguments.threads,
@@ -74,6 +77,7 @@ def main() -> None:
     for key, value in environment().items():
         if value:
             console.print(f"{key}: {value}")
+    warn_of_overflow((Path(row.model), row.backend) for row in rows)
     if arguments.save:
         write_json(rows, protocol, arguments.save)
         console.print(f"written to {arguments.save}")

@@ -6,18 +6,13 @@ import core.startup  # noqa: F401 - checks the versions before anything else is 
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from core import cli
-from core.deploy.predict import montage
 from core.errors import UserError
 
 TASKS = ("cls", "seg", "keypoint")
@@ -29,15 +24,16 @@ BACKEND = "openvino"  # in which the last table compares them
 def call(tool: str, *arguments: str) -> None:
     """Show and run a tool, as a user would type it."""
     print(f"\n$ python tools/{tool} {shlex.join(arguments)}", flush=True)
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, f"tools/{tool}", *arguments]
-    status = subprocess.run(command, env=environment, check=False).returncode
+    status = subprocess.run(command, check=False).returncode
     if status:
         raise UserError(f"tools/{tool}: ended with status {status}, see above")
 
 
 def run_task(name: str, out: Path) -> float:
     """Take one task through every tool, in float and in int8; return the seconds of training."""
+    from core.deploy.predict import montage
+
     config, run, pictures = f"configs/{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()
     call("train.py", "-c", config, "--save_dir", str(run))
@@ -78,7 +74,10 @@ def row_of(name: str, out: Path, seconds: float) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--save_dir", type=Path, default=Path("output/demo"))
-    out = parser.parse_args().save_dir
+    out = cli.parse(parser).save_dir
+    from rich.console import Console
+    from rich.table import Table
+
     seconds = {name: run_task(name, out) for name in TASKS}
     rows = [row_of(name, out, seconds[name]) for name in TASKS]
     table = Table(title=f"float and int8 files in {BACKEND}, one thread")

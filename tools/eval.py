@@ -8,13 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-import paddle
-
 from core import cli
-from core.deploy.predictor import load_predictor
-from core.evaluation import eager_forward, evaluate, validation_loader
-from core.files import write_text
-from core.run import pick_device
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -23,17 +17,24 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument("--model_dir", type=Path, help="exported model")
-    parser.add_argument("--backend", default="paddle", help="paddle, onnxruntime or openvino")
+    cli.add_backend_argument(parser)
     parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")
     parser.add_argument("--threads", type=cli.positive, default=1, help="of an exported model")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    device = pick_device("auto")
-    paddle.set_device(device)
+    import paddle
+
+    from core.deploy.predictor import load_predictor
+    from core.deploy.processors import warn_of_overflow
+    from core.evaluation import eager_forward, evaluate, validation_loader
+    from core.files import write_text
+    from core.run import pick_device
+
+    paddle.set_device(pick_device("auto"))
     if arguments.weights:
         task, model = cli.restored(arguments)
         run = eager_forward(task, model)
@@ -41,6 +42,7 @@ def main() -> None:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
         task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
         run = predictor.run
+        warn_of_overflow([(arguments.model_dir, predictor.backend)])
     loader = validation_loader(task, arguments.batch_size)
     metric = evaluate(task, run, loader, progress=True)
     cli.print_left_out(loader.skipped)

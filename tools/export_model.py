@@ -7,15 +7,11 @@ import core.startup  # noqa: F401 - checks the versions before anything else is 
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from core import cli
-from core.export.package import check_formats, export
-from core.export.parity import summary
 
 EPILOG = """\
-SAVE_DIR then holds model.pdmodel and model.pdiparams, model.onnx and model.nb (Paddle
-Lite) if asked for, and deploy.yml.
+SAVE_DIR then holds deploy.yml and the formats asked for: model.pdmodel with model.pdiparams
+(paddle), model.onnx (onnx), model.nb (lite, for Paddle Lite).
 Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint);
 or paths of layers with commas between, for what these put out.
 """
@@ -39,11 +35,16 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
     parser.add_argument("--opset", type=int, default=13, help="of ONNX, at least 13")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
+    from rich.console import Console
+
+    from core.export.package import check_formats, export
+    from core.export.parity import summary
+
     check_formats(arguments.format)
     task, model = cli.restored(arguments)
     made = export(
@@ -63,7 +64,7 @@ def main() -> None:
         console.print(f"{name:<16} {count:>12,} bytes")
     if report is not None:
         shapes = " ".join("x".join(map(str, shape)) for shape in report.input_shapes)
-        console.print(f"size {report.size_mb:.3f} MB (model.pdmodel + model.pdiparams)")
+        console.print(f"size {report.size_mb:.3f} MB ({' + '.join(made.sized_files)})")
         console.print(f"parameters {report.parameters / 1e6:.3f} M")
         console.print(f"MACs {report.macs / 1e6:.1f} M at {shapes}")
     console.print(f"exported to {made.folder}")

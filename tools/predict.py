@@ -8,12 +8,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
-
 from core import cli
-from core.deploy.predict import PREDICTIONS, load_task, predict_files
-from core.deploy.predictor import BACKENDS, load_predictor
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,16 +29,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--save_dir", required=True, type=Path, help="for the pictures and predictions.json"
     )
-    parser.add_argument(
-        "--backend", choices=BACKENDS, default="paddle", help="runtime (default: paddle)"
-    )
+    cli.add_backend_argument(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     cli.add_plugin_argument(parser)
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def main() -> int:
     arguments = parse_arguments()
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from core.deploy.predict import PREDICTIONS, load_task, predict_files
+    from core.deploy.predictor import load_predictor
+
     predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
     task = load_task(predictor, arguments.model_dir)
     with logging_redirect_tqdm():

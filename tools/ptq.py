@@ -6,21 +6,11 @@ import core.startup  # noqa: F401 - checks the versions before anything else is 
 
 import argparse
 from pathlib import Path
-from typing import Any, get_args
-
-import paddle
+from typing import Any
 
 from core import cli
-from core.export.int8 import TARGET
-from core.export.package import check_formats
-from core.export.side_by_side import meter, open_validation, to_table
-from core.exported import static_ptq
-from core.exported.source import open_source
-from core.files import replacing
-from core.quant import layout, ptq, quantizers
-from core.quant.calibration import calibration_images
-from core.quant.control import Control
-from core.run import pick_device
+from core.deploy.formats import TARGET, leading_format
+from core.quant import choices
 
 EPILOG = "SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint."
 
@@ -28,39 +18,48 @@ EPILOG = "SAVE_DIR then holds int8, files to deploy, and of --weights also model
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     cli.add_config_arguments(parser, required=False)
-    add, default = parser.add_argument, ptq.PtqConfig()
+    add = parser.add_argument
     what = parser.add_mutually_exclusive_group(required=True).add_argument
     what("--weights", help="checkpoint (folder or weights file)")
     what("--model_dir", type=Path, help="exported float model whose code is absent")
     cli.add_export_arguments(parser, "paddle")
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
     add("--num_calib", type=cli.positive, default=256, help="images to calibrate on (256)")
-    known = f"{', '.join(ptq.OBSERVERS)}; all: compare them, keep the best"
-    add("--observer", default=default.observer, help=f"{known} (default: {default.observer})")
-    for name, text in ptq.STEPS.items():
+    known = f"{', '.join(choices.OBSERVERS)}; all: compare them, keep the best"
+    add("--observer", default=choices.OBSERVER, help=f"{known} (default: {choices.OBSERVER})")
+    for name, text in choices.STEPS.items():
         add(f"--{name}", action="store_true", help=text)
-    known = ", ".join(get_args(quantizers.WeightType))
-    add("--weight_quantize_type", default=default.weight_quantize_type, help=known)
+    known = ", ".join(choices.WEIGHT_TYPES)
+    add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
-    known = ", ".join(get_args(layout.Target))
-    add("--target", help=f"{known} (default: {TARGET} for onnx, else paddle)")
+    known = f"{', '.join(choices.TARGETS)} (default: {TARGET} for onnx, else that of the files)"
+    add("--target", help=known)
+    known = f"{', '.join(choices.PROCESSORS)}: those with int8 dot products only (default: any)"
+    add("--processors", default="any", help=known)
     add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
     cli.add_control_arguments(parser)
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
     add("--batch_size", type=cli.positive, default=1, help="of validation (1)")
     add("--no_metric", action="store_true", help="measure nothing")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
+    from core.export.package import check_formats
+    from core.exported import static_ptq
+    from core.quant import ptq
+
     check_formats(arguments.format)
     kind, weights = ptq.PtqConfig, arguments.weights
-    names = ["weight_quantize_type", "never_quantize", "quantize_outputs", *ptq.STEPS]
-    given = {"target": arguments.target or (TARGET if "onnx" in arguments.format else "paddle")}
+    names = ["weight_quantize_type", "never_quantize", "processors"]
+    files = leading_format(arguments.format)
+    given = {"target": arguments.target or (TARGET if files == "onnx" else files)}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
-        kind, names, given = static_ptq.StaticPtqConfig, names[:2], {}
+        kind, given = static_ptq.StaticPtqConfig, {}
+    else:
+        names += ["quantize_outputs", *choices.STEPS]
     ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
     given |= {name: getattr(arguments, name) for name in names}
     return ptq.read_each(kind, given, arguments.observer)
@@ -68,6 +67,17 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
 
 def main() -> None:
     arguments = parse_arguments()
+    import paddle
+
+    from core.export.side_by_side import meter, open_validation, to_table
+    from core.exported import static_ptq
+    from core.exported.source import open_source
+    from core.files import replacing
+    from core.quant import ptq
+    from core.quant.calibration import calibration_images
+    from core.quant.control import Control
+    from core.run import pick_device
+
     paddle.set_device(pick_device("auto"))
     configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
     if weights:

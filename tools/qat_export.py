@@ -10,22 +10,8 @@ import time
 from pathlib import Path
 
 from core import cli
+from core.deploy.formats import leading_format
 from core.errors import ExportError
-from core.export.int8 import TARGET
-from core.export.package import check_formats, export
-from core.export.parity import summary
-from core.export.qdq import PRESETS
-from core.export.side_by_side import (
-    Row,
-    check_metrics,
-    meter,
-    open_validation,
-    runtime_rows,
-    to_table,
-)
-from core.quant.control import Control, hold
-from core.quant.layers import quantized_layers
-from core.quant.parts import float_parts
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,22 +19,25 @@ def parse_arguments() -> argparse.Namespace:
     cli.add_config_arguments(parser, required=False)
     parser.add_argument("--weights", required=True, type=Path, help="checkpoint of a QAT run")
     cli.add_export_arguments(parser, "paddle", "onnx")
-    parser.add_argument(
-        "--target",
-        default=TARGET,
-        help=f"runtime the ONNX file is laid out for: {', '.join(PRESETS)} (default: {TARGET})",
-    )
+    cli.add_target_argument(parser)
     cli.add_control_arguments(parser)
     parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
     parser.add_argument(
         "--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)"
     )
     parser.add_argument("--no_metric", action="store_true", help="compare answers only")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
+    from core.export import side_by_side
+    from core.export.package import check_formats, export
+    from core.export.parity import summary
+    from core.quant.control import Control, hold
+    from core.quant.layers import quantized_layers
+    from core.quant.parts import float_parts
+
     check_formats(arguments.format)
     task, model = cli.restored(arguments)
     if not quantized_layers(model):
@@ -59,14 +48,15 @@ def main() -> None:
     formats, target = arguments.format, arguments.target
     val = None
     if not arguments.no_metric and arguments.ending == "raw":
-        val = open_validation(task, share=arguments.eval_rate)
+        val = side_by_side.open_validation(task, share=arguments.eval_rate)
     control = Control(arguments.max_drop, arguments.speed_control)
-    runtime = target if "onnx" in formats else "paddle"  # whose speed counts
+    kind = leading_format(formats)
+    runtime = target if kind == "onnx" else kind  # whose speed counts
     control.check(runtime, val)
-    measure, key = meter(task, val), task.build_metric().primary
+    measure, key = side_by_side.meter(task, val), task.build_metric().primary
     with float_parts(model):
-        rows = [Row("float", measure(model))]
-    rows.append(Row("quantized", measure(model)))
+        rows = [side_by_side.Row("float", measure(model))]
+    rows.append(side_by_side.Row("quantized", measure(model)))
     rest = val, measure, rows[0].metric, rows[1].metric
     metric, changed = hold(task, model, control, runtime, *rest)
     begin = time.monotonic()
@@ -75,10 +65,11 @@ def main() -> None:
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    files = runtime_rows(made.folder, made, seconds, measure)
-    console.print(to_table([*rows, *changed, *files], key))
+    files = side_by_side.runtime_rows(made.folder, made, seconds, measure)
+    console.print(side_by_side.to_table([*rows, *changed, *files], key))
     try:
-        check_metrics(metric, files, key, len(val.dataset) if val else 1, target)
+        count, about = len(val.dataset) if val else 1, made.description.quantization
+        side_by_side.check_metrics(metric, files, key, count, target, about.processors)
     except ExportError:
         shutil.rmtree(made.folder)
         raise

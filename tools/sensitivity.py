@@ -8,24 +8,15 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import get_args
-
-import paddle
-from paddle.nn import Layer
+from typing import TYPE_CHECKING
 
 from core import cli
-from core.evaluation import measure as measure_metric
-from core.evaluation import validation_loader
-from core.measurements import task_meter
-from core.prune import sensitivity
-from core.prune.criteria import Criterion
-from core.prune.pruner import build_pruner
-from core.prune.report import fixed_table, group_table
-from core.quant import analysis, ptq, speed
-from core.quant.calibration import calibration_images
-from core.quant.layers import quantized_layers
-from core.run import pick_device
-from core.task import Task
+from core.prune.choices import CRITERIA
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+    from core.task import Task
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -43,16 +34,22 @@ def parse_arguments() -> argparse.Namespace:
         add("--speed_control", action="store_true", help="measure which layers int8 makes faster")
     else:
         add("--print_groups", action="store_true", help="list the channels and stop")
-        add("--criterion", choices=get_args(Criterion), default="l1_norm")
+        add("--criterion", choices=CRITERIA, default="l1_norm")
         add("--delta_rate", type=cli.part, default=0.2, help="ratios: this, twice this, ... (0.2)")
     add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
     add("--params", nargs="+", default=["*"], help="only groups these weights make, or layers")
     add("--batch_size", type=cli.positive, default=1, help="default: 1")
     add("--save_dir", type=Path, default=Path("output/sensitivity"))
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
+    from core.evaluation import measure, validation_loader
+    from core.measurements import task_meter
+    from core.quant import analysis, ptq, speed
+    from core.quant.calibration import calibration_images
+    from core.quant.layers import quantized_layers
+
     file = arguments.save_dir / "quant_sensitivities.json"
     if not quantized_layers(model):
         [config] = ptq.read_each(ptq.PtqConfig, {"target": arguments.target}, arguments.observer)
@@ -64,7 +61,7 @@ def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
         console.print(found.table())
         print(f"never_quantize: {list(found.slow)}")
     val = validation_loader(task, arguments.batch_size)
-    meter = task_meter(task, partial(measure_metric, task, val), arguments.eval_rate)
+    meter = task_meter(task, partial(measure, task, val), arguments.eval_rate)
     inputs = analysis.few_inputs(task, val)
     costs = analysis.measure(task, model, inputs, meter, file, arguments.params)
     console.print(costs.table())
@@ -73,13 +70,19 @@ def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
 
 
 def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
+    from core.evaluation import measure, validation_loader
+    from core.measurements import task_meter
+    from core.prune import sensitivity
+    from core.prune.pruner import build_pruner
+    from core.prune.report import fixed_table, group_table
+
     pruner, console = build_pruner(task, model), cli.wide_console()
     pruner.probe()
     found, folder = pruner.analysis, arguments.save_dir
     if arguments.print_groups:
         console.print(group_table(found), fixed_table(found))
         return
-    run = partial(measure_metric, task, validation_loader(task, arguments.batch_size))
+    run = partial(measure, task, validation_loader(task, arguments.batch_size))
     meter, file = task_meter(task, run, arguments.eval_rate), folder / "sensitivities.json"
     how = arguments.criterion, arguments.params, arguments.delta_rate, meter, file
     losses = sensitivity.measure_task(task, model, found, *how)
@@ -90,6 +93,10 @@ def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     arguments = parse_arguments()
+    import paddle
+
+    from core.run import pick_device
+
     paddle.set_device(pick_device("auto"))
     task, model = cli.restored(arguments)
     (rounding if arguments.quant else pruning)(task, model, arguments)

@@ -8,18 +8,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import paddle
 import yaml
 
 from core import cli
 from core.config import load_yaml, merge, parse_overrides
-from core.distill.teacher import read_teachers
-from core.distributed import initialize
-from core.engine import Engine
 from core.errors import ConfigError
-from core.hooks import standard_hooks
-from core.recipe import read_recipe, recipe_epochs, suggested_epochs
-from core.run import read_run
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
 TEACHER = "teacher."  # begins an override that is for the teacher
@@ -48,11 +41,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
     parser.add_argument("--resume", action="store_true", help="go on from SAVE_DIR/latest")
     parser.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars")
-    return parser.parse_args()
+    return cli.parse(parser)
 
 
 def read_settings(arguments: argparse.Namespace) -> tuple[Settings, Settings, Teachers, bool]:
     """Return config, recipe, whose epochs go before its own, teachers, and if epochs are fixed."""
+    from core.distill.teacher import read_teachers
+    from core.recipe import recipe_epochs
+
     settings, recipe = load_yaml(arguments.config), {}
     slim = arguments.slim or ("distill" if arguments.distill_config else None)
     if slim:
@@ -70,6 +66,14 @@ def read_settings(arguments: argparse.Namespace) -> tuple[Settings, Settings, Te
 
 def main() -> None:
     arguments = parse_arguments()
+    import paddle
+
+    from core.distributed import initialize
+    from core.engine import Engine
+    from core.hooks import standard_hooks
+    from core.recipe import read_recipe, suggested_epochs
+    from core.run import read_run
+
     settings, recipe_settings, teachers, fixed = read_settings(arguments)
     run = read_run(settings)
     epochs = None if fixed else suggested_epochs(recipe_settings, run.task, run.train.epochs)

@@ -18,18 +18,12 @@ from rich.table import Table
 
 from core.deploy.description import Description, Port
 from core.deploy.environment import environment
+from core.deploy.formats import Backend, find_files, readable_backends
 from core.deploy.memory import peak_memory_mb
-from core.deploy.predictor import (
-    BACKENDS,
-    Backend,
-    Predictor,
-    find_files,
-    is_installed,
-    load_predictor,
-    try_out,
-)
+from core.deploy.predictor import Predictor, load_predictor, try_out
 from core.errors import ExportError
 from core.export import report
+from core.export.graph import Graph
 from core.files import write_text
 
 Steps = Callable[[Iterable[int]], Iterable[int]]  # wraps the rounds, to show progress
@@ -167,7 +161,8 @@ def write_json(rows: Sequence[Row], protocol: Protocol, file: Path) -> None:
 
 
 def _load(folder: Path, protocol: Protocol) -> list[_Entry]:
-    backends = protocol.backends or _readable(folder)
+    # None: where nothing reads the folder, loading says why
+    backends = protocol.backends or readable_backends(folder) or (None,)
     entries = []
     for backend in backends:
         predictor = load_predictor(folder, backend, protocol.threads)
@@ -180,19 +175,6 @@ def _load(folder: Path, protocol: Protocol) -> list[_Entry]:
         )
         entries.append(_Entry(folder, predictor, inputs))
     return entries
-
-
-def _readable(folder: Path) -> tuple[Backend, ...]:
-    """Return the installed runtimes that can read the model; if none can, say why."""
-    readable: list[Backend] = []
-    for backend in BACKENDS:
-        try:
-            find_files(folder, backend)
-        except ExportError:
-            continue
-        if is_installed(backend):
-            readable.append(backend)
-    return tuple(readable) or ("paddle",)
 
 
 def _shape(
@@ -241,8 +223,8 @@ def _parameters(entry: _Entry) -> int | None:
     described = entry.predictor.description.report
     if described is not None:
         return described.parameters
-    files = _program(entry)
-    return report.count_stored(files) if files else None
+    graph = _program(entry)
+    return report.count_stored(graph) if graph else None
 
 
 def _macs(entry: _Entry) -> int | None:
@@ -250,14 +232,12 @@ def _macs(entry: _Entry) -> int | None:
     shapes = tuple(array.shape for array in entry.inputs)
     if described is not None and shapes == described.input_shapes:
         return described.macs
-    files = _program(entry)
-    if not files:
-        return None
-    return report.count_macs_of_files(files, entry.inputs)
+    graph = _program(entry)
+    return report.count_macs_of_graph(graph, entry.inputs) if graph else None
 
 
-def _program(entry: _Entry) -> tuple[Path, ...] | None:
-    """Return the files of a program in Paddle's old IR, the only kind that can be counted."""
+def _program(entry: _Entry) -> Graph | None:
+    """Read a program in Paddle's old IR, the only kind that can be counted."""
     try:
         files = find_files(entry.folder, "paddle")
     except ExportError:
@@ -266,4 +246,4 @@ def _program(entry: _Entry) -> tuple[Path, ...] | None:
         return None
     if entry.predictor.backend != "paddle" and not entry.predictor.description.vouches_for(files):
         try_out(entry.folder, "paddle", files[0])  # it is run to be counted
-    return files
+    return Graph.from_files(files[0], files[1])

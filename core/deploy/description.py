@@ -10,8 +10,10 @@ Everything in it is plain, so that other programs can read it; we read it back s
     outputs: [{name: labels, shape: [-1, 512, 512], dtype: int64}]
     preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
     report: {size_mb: ..., parameters: ..., macs: ..., input_shapes: [[1, 3, 512, 512]]}
+        # size_mb: of the files of one format, the first of these that was written: model.pdmodel
+        # with model.pdiparams, model.onnx, model.nb; 1 MB is 10**6 bytes
     task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
-    quantization: {layers: 54, target: openvino}   # null: all is float
+    quantization: {layers: 54, target: openvino, processors: any}   # null: all is float
     files: {model.pdmodel: 02c4..., model.pdiparams: 77af...}   # SHA-256 of each other file
 """
 
@@ -20,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -68,7 +70,7 @@ class Preprocess:
 class Report:
     """Size and cost, as `core.export.report` defines them."""
 
-    size_mb: float  # .pdmodel + .pdiparams
+    size_mb: float  # of the first format that was written: .pdmodel + .pdiparams, .onnx, .nb
     parameters: int
     macs: int
     input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are
@@ -80,6 +82,7 @@ class Quantization:
 
     layers: int
     target: str  # runtime that the ONNX file is laid out for
+    processors: Literal["any", "vnni"] = "vnni"  # on which it is right; older files do not say
 
 
 LAYERS = "layers"  # the ending of a model that puts out what some of its layers do

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paddle.base.proto import framework_pb2
 
 from core.config import suggest
-from core.deploy.predictor import Format
+from core.deploy.formats import Format
 from core.errors import ExportError
 from core.export.graph import Graph, operator, variable
 

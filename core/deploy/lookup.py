@@ -33,8 +33,9 @@ from tqdm import tqdm
 
 from core.config import read, suggest
 from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS, Backend, format_of
 from core.deploy.layer_model import LayerShape, write_layer_model
-from core.deploy.predictor import BACKENDS, Backend, Predictor, format_of, load_predictor
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ConfigError, ExportError
 from core.files import write_text
 

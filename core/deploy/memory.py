@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from core.deploy.predictor import Backend, load_predictor
+from core.deploy.formats import Backend
 from core.errors import ExportError
 from core.processes import last_words, run_module
 
@@ -44,6 +44,11 @@ def peak_memory_mb(
 
 def main(arguments: Sequence[str]) -> None:
     """Load and run the model, then print the peak above the baseline."""
+    from core.startup import load_paddle
+
+    load_paddle()
+    from core.deploy.predictor import load_predictor
+
     model_dir, backend, threads, shapes = arguments
     importlib.import_module(backend)
     inputs = [np.ones(shape, dtype) for shape, dtype in json.loads(shapes)]

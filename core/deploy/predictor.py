@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
+import logging
 import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
+import paddle
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from paddle.base.proto import framework_pb2
 
 from core.config import suggest
 from core.deploy.description import Description, Port, read_description
+from core.deploy.formats import (
+    BACKENDS,
+    Backend,
+    Format,
+    choose_backend,
+    find_files,
+    is_installed,
+)
 from core.errors import ExportError
+from core.export.graph import Graph
 from core.processes import last_words, run_module
 from core.task import Arrays
 
-Backend = Literal["paddle", "onnxruntime", "openvino"]
-Format = Literal["paddle", "onnx", "lite"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 TRIAL_SECONDS = 600.0
 UNUSABLE = 3  # status of `core.deploy.trial` that says in its last line why
-
-# the names that Paddle's tools of different years give their files; PIR writes .json
-_PADDLE_NAMES = (
-    ("model.pdmodel", "model.pdiparams"),
-    ("inference.pdmodel", "inference.pdiparams"),
-    ("__model__", "__params__"),
-    ("model.json", "model.pdiparams"),
-    ("inference.json", "inference.pdiparams"),
-)
-
 
 _BATCH_NORM_PASSES = (
     "conv_bn_fuse_pass",
@@ -49,6 +46,7 @@ _BATCH_NORM_PASSES = (
 # Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
 # 3.1.1, and `pool2d` and `concat` add errors and save no time.
 _INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
+_log = logging.getLogger(__name__)
 
 
 class Predictor(ABC):
@@ -57,9 +55,11 @@ class Predictor(ABC):
     Attributes:
         description: What `deploy.yml` says, or what the graph itself tells where there is none.
         backend: Name of the runtime.
+        folder: That it was loaded from.
     """
 
     backend: Backend
+    folder: Path
 
     def __init__(
         self, description: Description | None, inputs: list[str], outputs: list[str]
@@ -96,7 +96,7 @@ class Predictor(ABC):
 
 def load_predictor(
     model_dir: str | Path,
-    backend: Backend = "paddle",
+    backend: Backend | None = None,
     threads: int = 1,
     precision: str = "f32",
     own: bool = False,
@@ -109,7 +109,8 @@ def load_predictor(
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
             them, or `model.onnx`; and perhaps `deploy.yml`.
-        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX.
+        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
+            first of them that is installed and reads a file of the folder.
         threads: CPU threads of one run.
         precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
             is bf16: errors of a tenth of the largest output.
@@ -120,12 +121,15 @@ def load_predictor(
             that is not installed.
     """
     folder = Path(model_dir)
-    if backend not in BACKENDS:
+    if backend is not None and backend not in BACKENDS:
         raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
     if threads < 1:
         raise ExportError(f"threads: expected 1 or more, got {threads}")
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model")
+    if backend is None:
+        backend = choose_backend(folder)
+        _log.info("%s: runs in %s", folder, backend)
     if not is_installed(backend):
         raise ExportError(f"{backend}: not installed; run: pip install {backend}")
     files = find_files(folder, backend)
@@ -134,15 +138,34 @@ def load_predictor(
         try_out(folder, backend, files[0])
     try:
         if backend == "paddle":
-            return _Paddle(files, description, threads)
-        if backend == "onnxruntime":
-            return _OnnxRuntime(files[0], description, threads)
-        return _OpenVino(files[0], description, threads, precision)
+            predictor: Predictor = _Paddle(files, description, threads)
+        elif backend == "onnxruntime":
+            predictor = _OnnxRuntime(files[0], description, threads)
+        else:
+            predictor = _OpenVino(files[0], description, threads, precision)
+        predictor.folder = folder
+        return predictor
     except ExportError as error:
         raise ExportError(f"{folder}: {error}") from error
     except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def load_as_written(folder: Path, kind: Format) -> Predictor:
+    """Load an exported model so that each operator is computed by itself, without int8 kernels.
+
+    That is what the file says, on any processor; it is slow.
+
+    Args:
+        folder: Of the exported model.
+        kind: `paddle` or `onnx`.
+    """
+    description = read_description(folder)
+    if kind == "paddle":
+        return _PlainProgram(find_files(folder, "paddle"), description)
+    (file,) = find_files(folder, "onnxruntime")
+    return _OnnxRuntime(file, description, 1, optimized=False)
 
 
 def try_out(folder: Path, backend: Backend, file: Path) -> None:
@@ -173,11 +196,6 @@ def try_out(folder: Path, backend: Backend, file: Path) -> None:
     )
 
 
-def is_installed(backend: Backend) -> bool:
-    """Tell whether the runtime can be imported."""
-    return importlib.util.find_spec(backend) is not None
-
-
 def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:
     """Return what OpenVINO is told: one image at a time, on so many threads."""
     return {
@@ -185,39 +203,6 @@ def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | i
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
-
-
-def format_of(backend: Backend) -> Format:
-    """Return which files a backend reads."""
-    return "paddle" if backend == "paddle" else "onnx"
-
-
-def find_files(folder: Path, backend: Backend) -> tuple[Path, ...]:
-    """Return the files of the model that a backend reads.
-
-    Raises:
-        ExportError: There are none; the message says how to make them.
-    """
-    if format_of(backend) == "paddle":
-        for names in _PADDLE_NAMES:
-            files = tuple(folder / name for name in names)
-            if all(file.is_file() for file in files):
-                return files
-        others = [p for p in folder.glob("*.pdmodel") if p.with_suffix(".pdiparams").is_file()]
-        if len(others) == 1:
-            return others[0], others[0].with_suffix(".pdiparams")
-        raise ExportError(
-            f"{folder}: no model.pdmodel and model.pdiparams, which {backend} reads; export with "
-            "tools/export_model.py --format paddle"
-        )
-    found = sorted(folder.glob("*.onnx"))
-    for file in found:
-        if file.name == "model.onnx" or len(found) == 1:
-            return (file,)
-    raise ExportError(
-        f"{folder}: no model.onnx, which {backend} reads; export with "
-        "tools/export_model.py --format paddle,onnx"
-    )
 
 
 class _Paddle(Predictor):
@@ -253,12 +238,35 @@ class _Paddle(Predictor):
         }
 
 
+class _PlainProgram(Predictor):
+    """A program run by Paddle's executor, which knows quantization as operators like others."""
+
+    backend: Backend = "paddle"
+
+    def __init__(self, files: tuple[Path, ...], description: Description | None) -> None:
+        self._graph = Graph.from_files(files[0], files[1])
+        super().__init__(description, self._graph.inputs, self._graph.outputs)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        place, scope = paddle.CPUPlace(), paddle.static.Scope()
+        with paddle.pir_utils.OldIrGuard(), paddle.static.scope_guard(scope):
+            program = paddle.static.Program.parse_from_string(self._graph.to_program())
+            for name, value in self._graph.weights.items():
+                scope.var(name).get_tensor().set(value, place)
+            values = paddle.static.Executor(place).run(program, feeds, self._outputs)
+        return dict(zip(self._outputs, values))
+
+
 class _OnnxRuntime(Predictor):
     backend: Backend = "onnxruntime"
 
-    def __init__(self, file: Path, description: Description | None, threads: int) -> None:
+    def __init__(
+        self, file: Path, description: Description | None, threads: int, optimized: bool = True
+    ) -> None:
         runtime = importlib.import_module("onnxruntime")
         options = runtime.SessionOptions()
+        if not optimized:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from paddle.base.proto import framework_pb2
 
-from core.deploy.predictor import UNUSABLE, find_files, format_of, load_predictor
+from core.deploy.formats import find_files, format_of
+from core.deploy.predictor import UNUSABLE, load_predictor
 from core.errors import UserError
 from core.export.graph import DTYPES, only
 

@@ -6,6 +6,8 @@ whole process where it meets an operator that it does not know.
 
 from __future__ import annotations
 
+from core.startup import load_paddle
+
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ import paddle2onnx
 
 def main(arguments: Sequence[str]) -> None:
     """Convert the files that the arguments name."""
+    load_paddle()
     model, params, opset, output = arguments
     paddle2onnx.export(
         model,

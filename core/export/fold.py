@@ -170,6 +170,7 @@ def _fold(graph: Graph, pattern: _Pattern, readers: Mapping[str, int]) -> Any:
     weight = graph.weights[pattern.weight]
     scaled = _scaled(pattern.linear, weight, factor).astype(weight.dtype)
     name = _put(graph, pattern.weight, scaled, readers)
+    graph.folded[name] = only(norm.inputs, "Scale").rpartition(".")[0], pattern.bias
     for slot in pattern.linear.inputs:
         slot.arguments[:] = [name if each == pattern.weight else each for each in slot.arguments]
     bias = (shift + (old_bias - mean) * factor).astype(weight.dtype)

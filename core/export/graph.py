@@ -72,6 +72,8 @@ class Graph:
 
     Attributes:
         made: As `core.trace.Trace` has it, while the graph still has these variables.
+        folded: Path of the batch norm that was folded into each weight, and the name of the bias
+            in front of it, an empty string if there is none.
     """
 
     operators: list[Any]
@@ -82,6 +84,7 @@ class Graph:
     version: int
     operator_versions: Any
     made: dict[str, str] = field(default_factory=dict)
+    folded: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @staticmethod
     def from_trace(trace: Trace) -> Graph:

@@ -2,18 +2,17 @@
 
 The float graph is traced, and batch norms folded, as for any export; then each format puts the
 table of scales into it. What a runtime then answers is compared with the eager model on the same
-grids. They agree to 1e-6 until a sum of other order, or a bias that a runtime rounds to
-int32, falls to the other side of a rounding; from there on they are two roundings of one network,
-and drift apart layer by layer. Two that have nothing in common differ by 1.4 times what rounding
-changes at all, which is the distance of the eager model from itself in float. More than that is no
-rounding: a scale, weight or layout is wrong, which costs many times as much.
+grids: each layer by itself, see `core.export.layerwise`, and the whole, see
+`core.export.int8_parity`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,14 @@ import onnx as onnx_format
 from paddle.nn import Layer
 
 from core.config import suggest
-from core.deploy.predictor import Backend, Format, Predictor, format_of, load_predictor
+from core.deploy.environment import multiplies_int8_exactly
+from core.deploy.formats import Backend, Format, find_files, format_of
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ExportError
-from core.export import lite, parity
+from core.export import layerwise, lite, parity
 from core.export.graph import Graph, names_of
 from core.export.int8_copies import clipped_tensors
+from core.export.int8_parity import compare, compare_as_written, nothing_left
 from core.export.int8_program import (
     computed_in_int8,
     quantize_program,
@@ -34,18 +36,29 @@ from core.export.int8_program import (
     unsigned_inputs,
 )
 from core.export.int8_weights import COPY
+from core.export.layer_feeds import EagerLayers
+from core.export.layerwise import LayerDifference
 from core.export.qdq import PRESETS, Preset, quantize_onnx
+from core.quant.choices import Processors
 from core.quant.layers import quantized_layers
 from core.quant.layout import FASTEST
 from core.quant.outputs import output_part, rounded_outputs
 from core.quant.parts import float_parts, layer_of, on_grids, output_scales_of, parts_of, scales_of
+from core.quant.quantizers import ActivationQuantizer
 from core.quant.table import LayerScales, Table
+from core.targets.overflow import check_files, summary
+from core.targets.pair_sums import LARGEST, Verdict
+from core.targets.processors import (
+    graph_for,
+    largest_of_even,
+    slow_without_dot_products,
+    weight_limits,
+)
 from core.task import Arrays
+from core.trace import evaluation_mode
 
-TARGET = "openvino"
 # targets that compute in int8 only what writes int8, too
 FULL = tuple(target for target, outputs in FASTEST.items() if outputs == "all")
-LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
 Write = Callable[[Graph, Path, Sequence[Format]], None]
 Batches = Sequence[Sequence[np.ndarray]]
 _log = logging.getLogger(__name__)
@@ -84,6 +97,16 @@ class Rounded:
         """Return what the ONNX file is laid out by."""
         return PRESETS[self.target]
 
+    @property
+    def processors(self) -> Processors:
+        """Return on which processors the files must be right."""
+        layers = quantized_layers(self.model).values()
+        return next(layer.input_quantizer.rounding.processors for layer in layers)
+
+    def _graph(self, kind: Format) -> Graph:
+        """Return the float graph that the files of a format are made of."""
+        return graph_for(self.graph, kind, self.processors)
+
     def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
         """Write the int8 files; return the bytes that each would have in float."""
         if self.target in FULL and "onnx" in formats and not rounded_outputs(self.model):
@@ -96,6 +119,33 @@ class Rounded:
             self.write_float(self.graph, Path(place), formats)
             self.write_some(folder, formats, Path(place), None)
             return {path.name: path.stat().st_size for path in sorted(Path(place).iterdir())}
+
+    def prove(self, folder: Path, formats: Sequence[Format]) -> None:
+        """Check in the files themselves that no processor overflows on them, or say that some do.
+
+        Args:
+            folder: With the files that `write` made.
+            formats: Of the files.
+
+        Raises:
+            ExportError: They are for any processor, and one would compute other numbers.
+        """
+        for kind in formats:
+            if kind == "lite":  # for ARM processors, which add products in 32 bits
+                continue
+            files = find_files(folder, "paddle" if kind == "paddle" else "onnxruntime")
+            checks = check_files(files)
+            if self.processors == "vnni":
+                _log.info("%s: %s", files[0].name, summary(checks))
+                continue
+            for check in checks:
+                # OpenVINO halves weights that TensorRT, for which the file is, does not
+                bent = check.verdict is Verdict.ROUNDED and kind == "paddle"
+                if check.verdict is Verdict.OVERFLOW or (bent and check.reason != LARGEST):
+                    raise ExportError(
+                        f"{check.layer}: without VNNI its sums {check.verdict.value}, though "
+                        f"{files[0].name} is for any processor: {summary(checks)}"
+                    )
 
     def for_lite(self, folder: Path) -> Callable[[], tuple[bytes, int]]:
         """Return what makes Paddle Lite's file, and the bytes that it would have in float.
@@ -116,52 +166,159 @@ class Rounded:
 
     def check(
         self,
+        folder: Path,
         predictors: Sequence[Predictor],
         batches: Batches,
         decided: Sequence[str],
-    ) -> list[parity.Difference]:
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
         """Compare each runtime with the eager model on the grids of its file.
 
         Args:
-            predictors: Of the files that `write` made.
+            folder: With the files that `write` made.
+            predictors: Of these files.
             batches: Inputs.
             decided: Outputs behind a decision, see `parity.deciding_outputs`.
 
+        Returns:
+            How far the outputs are, and the layers each by itself.
+
         Raises:
-            ExportError: A runtime differs by more than `LIMIT` of what rounding changed, or
-                misses an output; the message names the first layer whose rounding it is.
+            ExportError: A layer differs, which is named; or the outputs do so much that nothing of
+                the model is left, or one is missing.
         """
+        backends: dict[Format, list[Backend]] = {}
+        elsewhere = [
+            each
+            for each in predictors
+            if self.processors == "vnni" and not multiplies_int8_exactly(each.backend)
+        ]
+        for predictor in predictors:
+            if predictor not in elsewhere:
+                backends.setdefault(format_of(predictor.backend), []).append(predictor.backend)
+        wanted, alone = {}, []
+        for kind, some in backends.items():
+            wanted[kind], found = self.layer_by_layer(folder, kind, some, batches)
+            layerwise.check(found)
+            alone += found
+        for runtime, line in layerwise.summary(alone).items():
+            _log.info("%s: %s", runtime, line)
         exact = self._eager(batches, "paddle", ())
-        kinds = {format_of(predictor.backend) for predictor in predictors}
-        wanted = {kind: self._eager(batches, kind, None) for kind in kinds}
         differences = []
         for predictor in predictors:
+            if predictor in elsewhere:
+                said = self._eager(batches, format_of(predictor.backend), None, as_written=True)
+                differences += compare_as_written(predictor, batches, said, exact, decided)
+                continue
             answers = wanted[format_of(predictor.backend)]
-            found = [parity.run(predictor, batch) for batch in batches]
-            for each in compare(predictor.backend, answers, found, exact, decided):
-                if not each.passes:
-                    where = self._first_drift(predictor.backend, batches, decided)
-                    raise ExportError(
-                        f"{predictor.backend}: output {each.output!r} of the int8 model {each}; "
-                        f"{where}"
-                    )
+            got = [parity.run(predictor, batch) for batch in batches]
+            for each in compare(predictor.backend, answers, got, exact, decided):
+                self._judge(each, predictor.backend, answers, batches, decided)
                 differences.append(each)
-        return differences
+        return differences, alone
+
+    def _judge(
+        self,
+        difference: parity.Difference,
+        backend: Backend,
+        answers: Sequence[Arrays],
+        batches: Batches,
+        decided: Sequence[str],
+    ) -> None:
+        """Warn about an output that is farther off than roundings are, or refuse it."""
+        if difference.passes:
+            return
+        said = f"{backend}: output {difference.output!r} of the int8 model {difference}"
+        if nothing_left(difference, answers, decided):
+            raise ExportError(f"{said}; {self._first_drift(backend, batches, decided)}")
+        _log.warning("%s; each layer by itself is right, so let the metric decide", said)
+
+    def layer_by_layer(
+        self, folder: Path, kind: Format, backends: Sequence[Backend], batches: Batches
+    ) -> tuple[list[Arrays], list[LayerDifference]]:
+        """Answer on the grids of a file, and compare its layers one by one.
+
+        Args:
+            folder: With the files that `write` made.
+            kind: Of the file, `paddle` or `onnx`.
+            backends: That read it.
+            batches: Inputs.
+
+        Raises:
+            ExportError: A layer is not in int8 in the file, or the grid of an output is another.
+        """
+        acting, twice = self._acting(kind, None), self._twice(kind)
+        every = quantized_layers(self.model)
+        layers = {path: each for path, each in every.items() if path in acting}
+        one_grid = {
+            path
+            for path in twice & layers.keys()
+            if layers[path].input_quantizer.rounding.weight_type == "abs_max"
+            and self.processors == "vnni"  # otherwise the model rounds again itself
+        }
+        eager = EagerLayers(self.model, self.graph, layers, one_grid)
+        with self._rounding(kind, None, twice), eager.noting():
+            answers = self.answers(batches)
+        file = self._read(folder, kind)
+        outputs = {
+            layer_of(part): (self._tensor(part), quantizer)
+            for part, quantizer in parts_of(self.model).items()
+            if part in acting and isinstance(quantizer, ActivationQuantizer)
+        }
+        with self._rounding(kind, None), evaluation_mode(self.model):
+            layerwise.check_outputs(file, outputs)
+            return answers, layerwise.compare(file, backends, eager)
+
+    def _read(self, folder: Path, kind: Format) -> onnx_format.ModelProto | Graph:
+        """Read a file that was written."""
+        program, params, onnx_file, _ = self.names
+        if kind == "onnx":
+            return onnx_format.load(folder / onnx_file)
+        return Graph.from_files(folder / program, folder / params)
 
     def answers(self, batches: Batches) -> list[Arrays]:
         """Return what the eager model itself answers."""
         return [parity.run_eager(self.layer, batch) for batch in batches]
 
     def _eager(
-        self, batches: Batches, kind: Format, rounded: Container[str] | None
+        self,
+        batches: Batches,
+        kind: Format,
+        rounded: Container[str] | None,
+        as_written: bool = False,
     ) -> list[Arrays]:
-        """Answer with some parts rounded (None: all), as the file of a format is."""
-        twice = self._convolutions() if kind == "paddle" else set()
+        """Answer with some parts rounded (None: all), as the file of a format is.
+
+        Paddle Inference computes otherwise than the operators of its files are written.
+        """
+        with self._rounding(kind, rounded, self._twice(kind), as_written):
+            return self.answers(batches)
+
+    @contextlib.contextmanager
+    def _rounding(
+        self,
+        kind: Format,
+        rounded: Container[str] | None,
+        twice: Container[str] = (),
+        as_written: bool = False,
+    ) -> Iterator[None]:
+        """Round some parts (None: all) as the file of a format is, while the context is open."""
         acting = self._acting(kind, rounded)
-        with on_grids(self.model, self._unsigned(kind), twice), float_parts(self.model):
+        plain = as_written and kind == "paddle"
+        grids = on_grids(self.model, (), limits={}) if plain else self._grids(kind, twice)
+        with grids, float_parts(self.model):
             for path, part in parts_of(self.model).items():
                 part.passing = path not in acting
-            return self.answers(batches)
+            yield
+
+    def _grids(self, kind: Format, twice: Container[str] = ()) -> AbstractContextManager[None]:
+        """Let the model round as this machine does with the file of a format."""
+        graph = self._graph(kind)
+        limits = {
+            _layer(weight): limit
+            for weight, limit in weight_limits(graph, kind, self.processors).items()
+        }
+        largest = largest_of_even(self.processors)
+        return on_grids(self.model, self._unsigned(kind), twice, limits, largest)
 
     def layers(self) -> set[str]:
         """Return the quantized layers that are in the files."""
@@ -181,16 +338,19 @@ class Rounded:
     def _acting(self, kind: Format, parts: Container[str] | None) -> set[str]:
         """Return which of some parts (None: of all) the files of a format round."""
         wanted = {path for path in self._parts() if parts is None or path in parts}
-        layers = wanted & self.layers()
         if kind == "onnx":
             return wanted
+        if kind == "paddle" and self.processors == "any":
+            wanted -= {_layer(weight) for weight in slow_without_dot_products(self.graph)}
+        layers = wanted & self.layers()
         outputs = {self._tensor(part): part for part in wanted - layers}
         if kind == "lite" or not outputs:  # Lite's converter chooses itself what stays in int8
             return layers
-        table = self._table_of(wanted, self._unsigned(kind))
+        table = self._table_of(wanted, kind)
         reading = {entry.weight: entry.input.absmax for entry in table.layers}
         grids = {name: grid.absmax for name, grid in table.outputs.items()}
-        return layers | {outputs[name] for name in rounded_for_all(self.graph, reading, grids)}
+        rounded = rounded_for_all(self._graph(kind), reading, grids)
+        return layers | {outputs[name] for name in rounded}
 
     def _tensor(self, part: str) -> str:
         """Return what a quantizer of outputs rounds.
@@ -203,26 +363,29 @@ class Rounded:
             raise ExportError(f"{path}: its output is rounded, but is not in the graph")
         return self.graph.made[path]
 
-    def _convolutions(self) -> set[str]:
-        """Return the layers that Paddle Inference computes in int8."""
-        return {_layer(weight) for weight in computed_in_int8(self.graph)}
+    def _twice(self, kind: Format) -> set[str]:
+        """Return the layers whose weights a runtime rounds anew: those that Paddle has in int8."""
+        if kind != "paddle":
+            return set()
+        return {_layer(weight) for weight in computed_in_int8(self._graph(kind))}
 
     def _unsigned(self, kind: Format) -> set[str]:
         """Return the parts whose activations have grids from zero on in the files of a format."""
         if kind == "paddle":
-            clipped = clipped_tensors(self.graph)
+            graph = self._graph(kind)
+            clipped = clipped_tensors(graph)
             parts = self._parts() - self.layers()
             outputs = {part for part in parts if self._tensor(part) in clipped}
-            return outputs | {_layer(weight) for weight in unsigned_inputs(self.graph)}
+            return outputs | {_layer(weight) for weight in unsigned_inputs(graph)}
         zero_on = kind == "onnx" and self.preset.unsigned
         return set(parts_of(self.model)) if zero_on else set()
 
     def _table(self, kind: Format, parts: Container[str] | None = None) -> Table:
         """Return the table of a format, of some parts."""
-        return self._table_of(self._acting(kind, parts), self._unsigned(kind))
+        return self._table_of(self._acting(kind, parts), kind)
 
-    def _table_of(self, wanted: Container[str], unsigned: Container[str]) -> Table:
-        with on_grids(self.model, unsigned):
+    def _table_of(self, wanted: Container[str], kind: Format) -> Table:
+        with self._grids(kind):
             layers, outputs = scales_of(self.model), output_scales_of(self.model)
         return Table(
             [entry for entry in layers if _layer(entry.weight) in wanted],
@@ -260,25 +423,25 @@ class Rounded:
             float_files: Folder in which `write_float` wrote the graph.
             parts: Paths, see `core.quant.parts`; None for all.
         """
-        tables = {kind: self._table(kind, parts) for kind in ("paddle", *formats)}
-        write_int8(self.graph, tables, float_files, folder, self.names, self.preset)
+        tables = {kind: self._table(kind, parts) for kind in formats}
+        names, processors = self.names, self.processors
+        write_int8(self.graph, tables, float_files, folder, names, self.preset, processors)
 
     def _first_drift(self, backend: Backend, batches: Batches, decided: Sequence[str]) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
         kind = format_of(backend)
-        formats: list[Format] = ["paddle", "onnx"] if kind == "onnx" else ["paddle"]
         exact = self._eager(batches, kind, ())
         order = self._in_order(kind)
         good, bad = 0, len(order)
         with tempfile.TemporaryDirectory() as place:
             float_files = Path(place, "float")
             float_files.mkdir()
-            self.write_float(self.graph, float_files, formats)
+            self.write_float(self.graph, float_files, [kind])
             while bad - good > 1:
                 count = (good + bad) // 2
                 folder = Path(place, str(count))
                 folder.mkdir()
-                self.write_some(folder, formats, float_files, order[:count])
+                self.write_some(folder, [kind], float_files, order[:count])
                 predictor = load_predictor(folder, backend, own=True)
                 wanted = self._eager(batches, kind, order[:count])
                 found = [parity.run(predictor, batch) for batch in batches]
@@ -305,25 +468,28 @@ def write_int8(
     folder: Path,
     names: tuple[str, str, str, str],
     preset: Preset,
+    processors: Processors,
 ) -> None:
     """Write a float graph in int8.
 
     Args:
         graph: Batch norms folded.
-        tables: Of scales, for each format to write; `paddle` is among them.
+        tables: Of scales, for each format to write.
         float_files: Folder with the same graph in float, if ONNX is wanted.
         folder: Where to write.
         names: Of the model files in a folder: program, parameters, ONNX, Paddle Lite.
         preset: What the ONNX file is laid out by.
+        processors: On which the files must be right; the tables have the limits for it.
 
     Raises:
         ExportError: An entry of a table fits no layer, or cannot be stored in int8, or a file
             cannot be made.
     """
     program, params, onnx_file, lite_file = names
-    for_paddle = tables["paddle"]
-    made = quantize_program(graph, for_paddle.layers, outputs=for_paddle.outputs)
-    made.write(folder / program, folder / params)
+    if "paddle" in tables:
+        for_paddle, source = tables["paddle"], graph_for(graph, "paddle", processors)
+        made = quantize_program(source, for_paddle.layers, outputs=for_paddle.outputs)
+        made.write(folder / program, folder / params)
     if "onnx" in tables:
         proto = onnx_format.load(float_files / onnx_file)
         proto = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
@@ -348,52 +514,3 @@ def _for_lite(graph: Graph, table: Sequence[LayerScales], folder: Path) -> Calla
         return content
 
     return convert
-
-
-def compare(
-    backend: Backend,
-    wanted: Sequence[Arrays],
-    found: Sequence[Arrays],
-    exact: Sequence[Arrays],
-    decided: Sequence[str],
-) -> list[parity.Difference]:
-    """Set the distance of a runtime from the rounded model beside that of rounding from float.
-
-    Args:
-        backend: Named in what is returned.
-        wanted: Outputs of the rounded eager model for each batch.
-        found: Those of the runtime.
-        exact: Those of the eager model in float.
-        decided: Outputs behind a decision, of which equal elements are counted.
-
-    Raises:
-        ExportError: An output is missing or of another shape or type.
-    """
-    differences = []
-    for name in wanted[0]:
-        parity.check_alike(backend, name, [(w[name], f[name]) for w, f in zip(wanted, found)])
-        counted = name in decided or wanted[0][name].dtype.kind != "f"
-        measure = _unequal if counted else _distance
-        apart = measure([(f[name], w[name]) for f, w in zip(found, wanted)])
-        effect = measure([(w[name], e[name]) for w, e in zip(wanted, exact)])
-        limit = LIMIT * effect + (1 - parity.AGREEMENT if counted else parity.TOLERANCE)
-        differences.append(parity.Difference(backend, name, apart, None, effect, limit))
-    return differences
-
-
-def _distance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Return the root of the mean square of differences, relative to that of the values."""
-    apart = sum(float(((a.astype(np.float64) - b) ** 2).sum()) for a, b in pairs)
-    whole = sum(float((b.astype(np.float64) ** 2).sum()) for _, b in pairs)
-    distance = float((apart / max(whole, 1e-300)) ** 0.5)
-    return distance if np.isfinite(distance) else float("inf")
-
-
-def _unequal(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-    """Return the share of elements that are not equal (floats: within the tolerance)."""
-    count = sum(a.size for a, _ in pairs)
-    unequal = 0
-    for a, b in pairs:
-        limit = parity.TOLERANCE * float(np.abs(b).max(initial=0)) if b.dtype.kind == "f" else 0
-        unequal += int((~(np.abs(a.astype(np.float64) - b) <= limit)).sum())
-    return unequal / max(count, 1)

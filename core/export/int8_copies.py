@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from core.export.graph import Graph, names_of, only
 
 Rounded = Sequence[tuple[str, float]]  # what layers read, with the absmax of its grid
-CLIPPING = ("relu", "relu6")  # behind which Paddle Inference takes unsigned grids
+UNSIGNED = ("relu", "relu6")  # behind which Paddle Inference takes unsigned grids
+CLIPPING = (*UNSIGNED, "clip")  # that it computes together with the layer in front
 _SCALING = ("scale", "dropout")
 # through which Paddle Inference carries grids
 _CARRYING = (
@@ -24,7 +25,7 @@ def makers_of(graph: Graph) -> dict[str, str]:
 
 def clipped_tensors(graph: Graph) -> set[str]:
     """Return the tensors that Paddle Inference rounds to grids from zero on."""
-    return {name for name, kind in makers_of(graph).items() if kind in CLIPPING}
+    return {name for name, kind in makers_of(graph).items() if kind in UNSIGNED}
 
 
 def copies_for_paddle(graph: Graph, inputs: Rounded) -> set[tuple[str, float]]:

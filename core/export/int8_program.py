@@ -26,7 +26,7 @@ Its `fc` rounds weights on wrong scales, and a linear layer in float has weights
 size to read. So a linear layer of vectors is written as the convolution of a map of one pixel.
 
 Behind a ReLU it takes the unsigned grid of the same absmax, whatever the file says; see
-`unsigned_inputs`.
+`unsigned_inputs`. Where a layer that runs several times has a sign, it reads a copy instead.
 
 Paddle Lite's converter reads the pattern as it is meant, linear layers included, and forgets no
 grid; what it is given besides is said at `copies_for_lite`.
@@ -45,7 +45,7 @@ from paddle.base.proto import framework_pb2
 
 from core.export.graph import Graph, attribute, names_of, only, operator, variable
 from core.export.int8_copies import (
-    CLIPPING,
+    UNSIGNED,
     clipped_tensors,
     copies_for_lite,
     copies_for_paddle,
@@ -53,21 +53,14 @@ from core.export.int8_copies import (
 )
 from core.export.int8_linear import linear_as_convolutions
 from core.export.int8_sums import Sums, plan_sums, summed
-from core.export.int8_weights import (
-    BITS,
-    COPY,
-    HIGHEST,
-    Entries,
-    broadcast,
-    quantize_weight,
-    transposed_axis,
-)
+from core.export.int8_weights import BITS, COPY, Entries, transposed_axis
 from core.quant.table import Grid, LayerScales
+from core.quant.weight_grid import HIGHEST, Limit, broadcast, quantize_weight
 
 Reader = Literal["paddle", "lite"]  # Paddle Inference, Paddle Lite
 
 # slots of input and weight of what is quantized
-_LAYERS = MappingProxyType(
+LAYERS = MappingProxyType(
     {
         "conv2d": ("Input", "Filter"),
         "depthwise_conv2d": ("Input", "Filter"),
@@ -119,7 +112,8 @@ def quantize_program(
     if reader == "paddle":
         sums = plan_sums(graph, on_grids, {name: grid.absmax for name, grid in outputs.items()})
     alone = [pair for pair in on_grids.values() if pair[0] not in sums.rounded]
-    writer = _Writer(made, choose(graph, alone), makers_of(graph), plain)
+    unsigned = unsigned_inputs(graph) if reader == "paddle" else None
+    writer = _Writer(made, choose(graph, alone), makers_of(graph), plain, unsigned)
     rounded: dict[str, str] = {}
     spare = {layer.weight: layer for layer in layers.values()}
     for original in graph.operators:
@@ -127,7 +121,7 @@ def quantize_program(
         op.CopyFrom(original)
         if id(original) in layers:
             layer = layers[id(original)]
-            source, weight = _LAYERS[op.type]
+            source, weight = LAYERS[op.type]
             _read(op, source, writer.round_input(layer))
             _read(op, weight, writer.dequantize_weight(layer))
         for slot in op.inputs:  # others that read a weight
@@ -165,27 +159,28 @@ def rounded_for_all(
 def unsigned_inputs(graph: Graph) -> set[str]:
     """Return the weights of the layers whose inputs Paddle Inference rounds to unsigned grids.
 
-    Those behind a ReLU are: the grid of the same absmax from zero on, in 255 steps.
+    Those behind a ReLU are: the grid of the same absmax from zero on, in 255 steps. One that runs
+    several times must read what is behind a ReLU each time; otherwise it is given copies.
     """
     clipped = clipped_tensors(graph)
-    return {weight for weight, source in computed_in_int8(graph).items() if source in clipped}
+    return {weight for weight, sources in computed_in_int8(graph).items() if sources <= clipped}
 
 
-def computed_in_int8(graph: Graph) -> dict[str, str]:
+def computed_in_int8(graph: Graph) -> dict[str, set[str]]:
     """Return the weights of the layers that Paddle Inference computes in int8 if it may.
 
     It rounds their weights when it loads them, channel by channel. What is on such grids already
     stays as it is; a weight with one grid is rounded twice.
 
     Returns:
-        Name of what the layer reads by name of its weight.
+        Names of what the layer reads by name of its weight.
     """
     weights = {weight for _, _, weight in layers_of(graph)}
-    return {
-        COPY.sub("", weight): source
-        for op, source, weight in layers_of(_with_linear_as_convolutions(graph, weights))
-        if op.type not in _FLOAT
-    }
+    found: dict[str, set[str]] = {}
+    for op, source, weight in layers_of(_with_linear_as_convolutions(graph, weights)):
+        if op.type not in _FLOAT:
+            found.setdefault(COPY.sub("", weight), set()).add(source)
+    return found
 
 
 @dataclass(frozen=True)
@@ -198,13 +193,14 @@ class _Layer:
     absmax: float
     axis: int | None
     per_channel: bool
+    limit: Limit
 
 
 def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
     """Return the operators that can be quantized, each with what it reads and its weight."""
     found = []
     for op in graph.operators:
-        source, slot = _LAYERS.get(op.type, ("", ""))
+        source, slot = LAYERS.get(op.type, ("", ""))
         weight = only(op.inputs, slot)
         if weight in graph.weights and _is_layer(op, graph.weights[weight]):
             found.append((op, only(op.inputs, source), weight))
@@ -222,8 +218,8 @@ def _find_layers(graph: Graph, entries: Entries) -> dict[int, _Layer]:
         entry = entries.find(weight)
         if entry is not None:
             axis = _axis(op, weight, graph.shape(weight), entry.per_channel)
-            absmax = entry.input.absmax
-            layers[id(op)] = _Layer(op.type, tensor, weight, absmax, axis, entry.per_channel)
+            about = entry.input.absmax, axis, entry.per_channel, entry.limit
+            layers[id(op)] = _Layer(op.type, tensor, weight, *about)
     entries.check_all_found()
     return layers
 
@@ -234,15 +230,20 @@ def _is_layer(op: Any, weight: np.ndarray) -> bool:
     return True
 
 
-def _axis(op: Any, weight: str, shape: Sequence[int], per_channel: bool) -> int | None:
-    """Return the axis of output channels; None if there is none, and none is needed."""
+def channel_axis(op: Any) -> int | None:
+    """Return the axis of output channels in a layer's weight; None if no axis counts them."""
     if op.type == "matmul_v2":
         return 0 if attribute(op, "trans_y", False) else 1
     if op.type.endswith("_transpose"):
-        if not per_channel:
-            return None
-        return transposed_axis(weight, shape, attribute(op, "groups", 1))
+        return 1 if attribute(op, "groups", 1) == 1 else None
     return 0
+
+
+def _axis(op: Any, weight: str, shape: Sequence[int], per_channel: bool) -> int | None:
+    """Return the axis of output channels; None if there is none, and none is needed."""
+    if not op.type.endswith("_transpose"):
+        return channel_axis(op)
+    return transposed_axis(weight, shape, attribute(op, "groups", 1)) if per_channel else None
 
 
 def _read(op: Any, parameter: str, name: str) -> None:
@@ -265,6 +266,7 @@ class _Writer:
         copies: The tensors, with their absmax, of which a copy is quantized.
         makers: Kind of the operator that makes each tensor.
         plain: Kinds of layers in front of which plain operators round.
+        unsigned: See `unsigned_inputs`; None where signs are as the file has them.
         uses: How many layers read each int8 weight so far.
         floats: Values of each int8 weight before it was rounded.
         rounded: Name of the rounded values of each quantized tensor, by tensor and absmax.
@@ -274,21 +276,31 @@ class _Writer:
     copies: set[tuple[str, float]]
     makers: dict[str, str]
     plain: tuple[str, ...]
+    unsigned: Collection[str] | None = None
     uses: Counter[str] = field(default_factory=Counter)
     floats: dict[str, np.ndarray] = field(default_factory=dict)
-    rounded: dict[tuple[str, float], str] = field(default_factory=dict)
+    rounded: dict[tuple[str, float, bool], str] = field(default_factory=dict)
 
     def round_input(self, layer: _Layer) -> str:
         """Return the name of what a layer reads, rounded to its grid."""
         if layer.kind in self.plain:
             return self._round_plainly(layer.source, layer.absmax)
-        return self.quantize(layer.source, layer.absmax)
+        clipped = self.makers.get(layer.source) in UNSIGNED
+        signs = self.unsigned is not None and COPY.sub("", layer.weight) not in self.unsigned
+        return self.quantize(layer.source, layer.absmax, signed=clipped and signs)
 
-    def quantize(self, tensor: str, absmax: float) -> str:
-        """Return the name of a tensor's values rounded to a grid; they are computed once."""
-        key = tensor, absmax
+    def quantize(self, tensor: str, absmax: float, signed: bool = False) -> str:
+        """Return the name of a tensor's values rounded to a grid; they are computed once.
+
+        Args:
+            tensor: Name.
+            absmax: End of the grid.
+            signed: Whether the grid must have a sign, though the tensor comes from a ReLU.
+        """
+        key = tensor, absmax, signed
         if key not in self.rounded:
-            source = self._copy(tensor) if key in self.copies else tensor
+            copied = signed or (tensor, absmax) in self.copies
+            source = self._copy(tensor, signed) if copied else tensor
             scale = np.array([absmax], np.float32)
             steps = self._variable(f"{source}@int8", self.graph.shape(tensor), "int8")
             self._linear("quantize_linear", source, source, steps, scale, None)
@@ -303,7 +315,7 @@ class _Writer:
         if count == 0:
             self.floats[name] = self.graph.weights[name]
         weight = self.floats[layer.weight]
-        steps, absmax = quantize_weight(weight, axis if layer.per_channel else None)
+        steps, absmax = quantize_weight(weight, axis, layer.limit, layer.per_channel)
         self._weight(name, steps)
         if layer.kind in self.plain:
             factor = broadcast(absmax / np.float32(HIGHEST), steps.ndim, axis)
@@ -316,7 +328,7 @@ class _Writer:
 
         Nor with `round`, which oneDNN does not compute, and is slow.
         """
-        key = tensor, -absmax  # not those of `quantize`
+        key = tensor, -absmax, True  # not those of `quantize`
         if key in self.rounded:
             return self.rounded[key]
         stem, shape = f"{tensor}@{len(self.rounded)}", self.graph.shape(tensor)
@@ -339,10 +351,11 @@ class _Writer:
         self.rounded[key] = made
         return made
 
-    def _copy(self, tensor: str) -> str:
-        number = sum(name == tensor for name, _ in self.rounded) + 1
+    def _copy(self, tensor: str, signed: bool) -> str:
+        number = sum(name == tensor for name, *_ in self.rounded) + 1
         name = self._variable(f"{tensor}@copy{number}", self.graph.shape(tensor), "float32")
-        if self.makers.get(tensor) in CLIPPING:  # its ReLU is a copy, and keeps the grid unsigned
+        # the ReLU of what comes from one is a copy, and keeps the grid unsigned
+        if self.makers.get(tensor) in UNSIGNED and not signed:
             self.graph.operators.append(operator("relu", {"X": tensor}, {"Out": name}, {}))
         else:
             self._weight(f"{name}@one", np.ones(1, np.float32))

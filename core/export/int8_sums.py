@@ -82,8 +82,10 @@ def plan_sums(graph: Graph, layers: Layers, grids: Mapping[str, Hashable]) -> Su
         apart.add(out)
         if len(own) == 1 and operands[0] != operands[1]:
             (other,) = set(operands) - set(own)
-            alike = (other in unsigned) == (result != out)
-            on_one_grid = result in wanted or _read_on_one_grid(readers.get(result, []), layers)
+            alike = (other in unsigned) == (result in unsigned)
+            inside = result not in graph.outputs  # what is put out is not rounded
+            alone = inside and _read_on_one_grid(readers.get(result, []), layers)
+            on_one_grid = result in wanted or alone
             if alike and other in wanted and on_one_grid:
                 fused.append(_Addition(out, other, result))
     while True:

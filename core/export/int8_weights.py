@@ -1,17 +1,14 @@
-"""What all int8 formats share: the entries of a table by weight, and weights rounded to int8."""
+"""What all int8 formats share: the entries of a table by weight, and axes of output channels."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from core.errors import ExportError
 from core.quant.table import LayerScales
 
 BITS = 8
-HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
 COPY = re.compile(r"@\d+$")  # of a shared weight, as `fold_batch_norms` names it
 
 
@@ -66,28 +63,3 @@ def transposed_axis(weight: str, shape: Sequence[int], groups: int) -> int:
         f"{weight}: a transposed convolution of {groups} groups cannot have a scale for each "
         "output channel in int8 files; use one for the whole weight"
     )
-
-
-def quantize_weight(weight: np.ndarray, axis: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Round a weight to int8, half to even, on the grid of its largest magnitude.
-
-    Args:
-        weight: Of any shape.
-        axis: Of the channels that have a scale each; None for one scale.
-
-    Returns:
-        int8 in [-127, 127], and the largest magnitudes, float32 [channels] or [1]; 1 where all
-        weights are 0.
-    """
-    others = tuple(other for other in range(weight.ndim) if other != axis)
-    absmax = np.abs(weight).max(axis=others, keepdims=True).astype(np.float32)
-    absmax[absmax == 0] = 1
-    steps = np.rint(weight.astype(np.float64) * HIGHEST / absmax)
-    return steps.astype(np.int8), absmax.reshape(-1)
-
-
-def broadcast(scales: np.ndarray, rank: int, axis: int | None) -> np.ndarray:
-    """Shape the scales of a weight, [channels] or [1], for a product with the weight."""
-    shape = [1] * rank
-    shape[axis or 0] = -1
-    return scales.reshape(shape)

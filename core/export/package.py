@@ -6,12 +6,12 @@ import importlib.metadata
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from pathlib import Path
-from typing import get_args
+from types import MappingProxyType
 
 import numpy as np
 from paddle.nn import Layer
@@ -29,28 +29,25 @@ from core.deploy.description import (
     TaskSettings,
     write_description,
 )
-from core.deploy.predictor import (
-    BACKENDS,
-    Format,
-    Predictor,
-    format_of,
-    is_installed,
-    load_predictor,
-)
+from core.deploy.formats import BACKENDS, FORMATS, TARGET, Format, format_of, is_installed
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ExportError
 from core.export import lite, onnx, parity, report
 from core.export.cut import ending_in
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
-from core.export.int8 import TARGET, Rounded
+from core.export.int8 import Rounded
+from core.export.layerwise import LayerDifference
 from core.export.pooling import expand_adaptive_pools
 from core.files import replacing
 from core.quant.layers import quantized_layers
 from core.task import Arrays, Task
 from core.trace import evaluation_mode, trace
 
-FORMATS: tuple[Format, ...] = get_args(Format)
 MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
+FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
+    {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "lite": (LITE,)}
+)
 _OURS = (MODEL, PARAMS, ONNX, LITE, DESCRIPTION)
 _log = logging.getLogger(__name__)
 
@@ -65,6 +62,7 @@ class Exported:
         file_bytes: Size of each file.
         differences: How far each output is from the eager model, in each runtime.
         float_bytes: Size that each file of a quantized model would have in float.
+        layers: How far each quantized layer by itself is from the eager one, in each runtime.
     """
 
     folder: Path
@@ -72,6 +70,12 @@ class Exported:
     file_bytes: dict[str, int]
     differences: list[parity.Difference]
     float_bytes: dict[str, int]
+    layers: list[LayerDifference] = field(default_factory=list)
+
+    @property
+    def sized_files(self) -> tuple[str, ...]:
+        """Return the files whose size the description gives: those of the first format."""
+        return FILES[next(name for name in FORMATS if FILES[name][0] in self.file_bytes)]
 
 
 def export(
@@ -93,7 +97,7 @@ def export(
         task: Names inputs and ending, and reads the data to compare on.
         model: The trained network; left as it is.
         save_dir: Folder to make. One that holds other files than an export is refused.
-        formats: `paddle` is always written, for size and description rest on it.
+        formats: Which files are written, and compared in the runtimes that read them.
         ending: What the graph ends in: as `task.deploy_model` knows it, or in what layers put out,
             by their paths with commas between.
         input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
@@ -108,8 +112,8 @@ def export(
         ConfigError: The ending is none of the task's, nor are there such layers.
     """
     folder = Path(save_dir)
-    wanted: list[Format] = [name for name in FORMATS if name == "paddle" or name in formats]
     check_formats(formats)
+    wanted = [name for name in FORMATS if name in formats]
     check_folder(folder)
     specs = _specs(task, input_shape)
     layer, cut = ending_in(task, model, ending)
@@ -122,24 +126,26 @@ def export(
     ):
         source = _trace(task, model, layer, specs, LAYERS if cut else ending, target, opset)
         float_bytes = source.write(partial, [name for name in wanted if name != "lite"])
+        if source.rounded is not None:
+            source.rounded.prove(partial, wanted)
         # the converter for Lite takes longest, and is another process anyway
-        converting = (
-            aside.submit(source.for_lite(partial, Path(place))) if "lite" in wanted else None
-        )
+        converting = aside.submit(source.for_lite(Path(place))) if "lite" in wanted else None
         batches = parity.real_batches(task, specs)
         # a rounded model is compared on the grids of each file, by itself
         compared = batches[:1] if source.rounded else batches
         expected = [parity.run_eager(layer, batch) for batch in compared]
+        alone = wanted == ["lite"]  # then the description gives its size
+        if converting is not None and alone:
+            float_bytes |= source.add_lite(converting, partial)
         description = source.describe(partial, batches[0], expected[0])
         description = write_description(description, partial)
-        differences = source.compare(open_predictors(partial, wanted), batches, expected)
-        if converting is not None:
-            content, count = converting.result()
-            (partial / LITE).write_bytes(content)
+        predictors = open_predictors(partial, wanted)
+        differences, layers = source.compare(partial, predictors, batches, expected)
+        if converting is not None and not alone:
+            float_bytes |= source.add_lite(converting, partial)
             description = write_description(description, partial)  # again: one file more
-            float_bytes |= {LITE: count} if source.rounded else {}
         sizes = report.size_bytes(sorted(partial.iterdir()))
-    return Exported(folder, description, sizes, differences, float_bytes)
+    return Exported(folder, description, sizes, differences, float_bytes, layers)
 
 
 @dataclass(frozen=True)
@@ -163,28 +169,36 @@ class _Source:
         write_files(self.graph, folder, formats, self.opset)
         return {}
 
-    def for_lite(self, folder: Path, place: Path) -> Callable[[], tuple[bytes, int]]:
+    def for_lite(self, place: Path) -> Callable[[], tuple[bytes, int]]:
         """Return what makes Paddle Lite's file, and the bytes that it would have in float.
 
         Args:
-            folder: Where `write` wrote.
             place: For files that are read by what is returned.
         """
         if self.rounded is not None:
             return self.rounded.for_lite(place)
+        files = place / MODEL, place / PARAMS
+        self.graph.write(*files)
 
         def convert() -> tuple[bytes, int]:
-            content = lite.convert(folder / MODEL, folder / PARAMS)
+            content = lite.convert(*files)
             return content, len(content)
 
         return convert
+
+    def add_lite(self, converting: Future[tuple[bytes, int]], folder: Path) -> dict[str, int]:
+        """Wait for Paddle Lite's file and put it into a folder; return as `write` does."""
+        content, count = converting.result()
+        (folder / LITE).write_bytes(content)
+        _log.info("lite: %s runs on other devices, so it is not compared here", LITE)
+        return {LITE: count} if self.rounded else {}
 
     def describe(self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays) -> Description:
         """Return what `deploy.yml` says of the files in the folder."""
         rounded = self.rounded
         quantization = None
         if rounded is not None:
-            quantization = Quantization(len(rounded.layers()), rounded.target)
+            quantization = Quantization(len(rounded.layers()), rounded.target, rounded.processors)
         return Description(
             trislim=importlib.metadata.version("trislim"),
             inputs=ports_of(self.graph, self.graph.inputs),
@@ -199,7 +213,7 @@ class _Source:
     def _report(self, folder: Path, batch: Sequence[np.ndarray]) -> Report:
         shapes = tuple((1, *array.shape[1:]) for array in batch)
         return Report(
-            size_mb=round(report.size_mb([folder / MODEL, folder / PARAMS]), 3),
+            size_mb=size_mb(folder),
             parameters=self.parameters,
             macs=report.count_macs(self.layer, shapes, self.specs),
             input_shapes=shapes,
@@ -207,19 +221,20 @@ class _Source:
 
     def compare(
         self,
+        folder: Path,
         predictors: Sequence[Predictor],
         batches: Sequence[Sequence[np.ndarray]],
         expected: Sequence[Arrays],
-    ) -> list[parity.Difference]:
-        """Compare each runtime with the eager model.
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
+        """Compare the files in a folder with the eager model, in each runtime.
 
         Raises:
             ExportError: One answers differently.
         """
         decided = parity.deciding_outputs(self.graph)
         if self.rounded is not None:
-            return self.rounded.check(predictors, batches, decided)
-        return parity.check(self.layer, expected, predictors, batches, decided)
+            return self.rounded.check(folder, predictors, batches, decided)
+        return parity.check(self.layer, expected, predictors, batches, decided), []
 
 
 def _trace(
@@ -251,8 +266,10 @@ def check_formats(formats: Sequence[str]) -> None:
     """Refuse names of formats that are none, and formats that cannot be written here.
 
     Raises:
-        ExportError: Names the first, or says what to install.
+        ExportError: Names the first, or says what to install; or there is none.
     """
+    if not formats:
+        raise ExportError(f"format: expected at least one of {', '.join(FORMATS)}, got none")
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
@@ -262,8 +279,13 @@ def check_formats(formats: Sequence[str]) -> None:
 
 def format_of_file(name: str) -> Format:
     """Return which format a file of an export is of."""
-    others: dict[str, Format] = {ONNX: "onnx", LITE: "lite"}
-    return others.get(name, "paddle")
+    return next(kind for kind, names in FILES.items() if name in names)
+
+
+def size_mb(folder: Path) -> float:
+    """Return what the files of the first format in a folder weigh, as `deploy.yml` says it."""
+    there = next(names for kind in FORMATS if (folder / (names := FILES[kind])[0]).is_file())
+    return round(report.size_mb([folder / name for name in there]), 3)
 
 
 def check_folder(folder: Path) -> None:
@@ -300,19 +322,21 @@ def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
 def write_files(
     graph: Graph, folder: Path, formats: Sequence[Format], opset: int = onnx.OPSET
 ) -> None:
-    """Write the model files of a graph; the others are made from Paddle's, always written.
+    """Write the model files of a graph, of these formats alone.
 
     Raises:
         ExportError: An operator has no counterpart in ONNX or Paddle Lite.
     """
-    graph.write(folder / MODEL, folder / PARAMS)
-    if "onnx" in formats:
-        with tempfile.TemporaryDirectory() as place:
-            files = Path(place, MODEL), Path(place, PARAMS)
+    if "paddle" in formats:
+        graph.write(folder / MODEL, folder / PARAMS)
+    with tempfile.TemporaryDirectory() as place:  # the converters read files of Paddle
+        files = Path(place, MODEL), Path(place, PARAMS)
+        if "onnx" in formats:
             expand_adaptive_pools(graph).write(*files)
             (folder / ONNX).write_bytes(onnx.convert(*files, opset))
-    if "lite" in formats:
-        (folder / LITE).write_bytes(lite.convert(folder / MODEL, folder / PARAMS))
+        if "lite" in formats:
+            graph.write(*files)
+            (folder / LITE).write_bytes(lite.convert(*files))
 
 
 def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:

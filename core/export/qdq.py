@@ -13,8 +13,9 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from core.errors import ExportError
-from core.export.int8_weights import HIGHEST, Entries, quantize_weight, transposed_axis
+from core.export.int8_weights import Entries, transposed_axis
 from core.quant.table import Grid, LayerScales
+from core.quant.weight_grid import HIGHEST, Limit, quantize_weight
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def quantize_onnx(
         raise ExportError(f"{name}: is to be rounded, but the ONNX graph has no such tensor")
     outputs = {name: _on_preset(grid, preset) for name, grid in outputs.items()}
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
-    axes = {layer.weight: layer.axis for layer in reversed(layers.values())}
-    writer = _Writer(weights, axes, opened, outputs, preset)
+    by_weight = {layer.weight: layer for layer in reversed(layers.values())}
+    writer = _Writer(weights, by_weight, opened, outputs, preset)
     for place, node in enumerate(proto.graph.node):
         writer.add(node, layers.get(place))
     made = ModelProto()
@@ -104,11 +105,13 @@ def quantize_onnx(
 
 @dataclass(frozen=True)
 class _Layer:
-    """What the table says of a node; `axis` is that of the weight's scales."""
+    """What the table says of a node; `axis` is that of the weight's output channels."""
 
     weight: str
     grid: Grid
     axis: int | None
+    per_channel: bool
+    limit: Limit
 
 
 def _find_layers(graph: Any, entries: Entries, preset: Preset) -> dict[int, _Layer]:
@@ -121,8 +124,9 @@ def _find_layers(graph: Any, entries: Entries, preset: Preset) -> dict[int, _Lay
             continue
         entry = entries.find(name)
         if entry is not None:
-            axis = _axis(node, name, shapes[name]) if entry.per_channel else None
-            layers[place] = _Layer(name, _on_preset(entry.input, preset), axis)
+            axis = _axis(node, name, shapes[name], entry.per_channel)
+            grid = _on_preset(entry.input, preset)
+            layers[place] = _Layer(name, grid, axis, entry.per_channel, entry.limit)
     entries.check_all_found()
     return layers
 
@@ -139,10 +143,11 @@ def _is_layer(node: NodeProto, shape: Sequence[int]) -> bool:
     return node.op_type == "MatMul" and len(shape) == 2
 
 
-def _axis(node: NodeProto, weight: str, shape: Sequence[int]) -> int:
-    """Return the axis of output channels."""
+def _axis(node: NodeProto, weight: str, shape: Sequence[int], needed: bool) -> int | None:
+    """Return the axis of output channels; None if there is none, and none is needed."""
     if node.op_type == "ConvTranspose":
-        return transposed_axis(weight, shape, _attribute(node, "group", 1))
+        groups = _attribute(node, "group", 1)
+        return transposed_axis(weight, shape, groups) if needed or groups == 1 else None
     if node.op_type == "Conv" or _attribute(node, "transB", 0):
         return 0
     return 1
@@ -190,7 +195,7 @@ class _Writer:
 
     Attributes:
         weights: The float initializers.
-        axes: Axis of the scales of each weight to quantize.
+        layers: A layer that reads each weight to quantize.
         opened: Grid of what comes from concatenations and max pooling of quantized tensors.
         outputs: Grid of tensors that are rounded for whoever reads them.
         preset: What the runtime needs.
@@ -202,7 +207,7 @@ class _Writer:
     """
 
     weights: Mapping[str, TensorProto]
-    axes: Mapping[str, int | None]
+    layers: Mapping[str, _Layer]
     opened: Mapping[str, Grid]
     outputs: Mapping[str, Grid]
     preset: Preset
@@ -227,7 +232,7 @@ class _Writer:
         if layer is not None and node.op_type == "Conv":
             self._fill_bias(node, layer)
         for index, name in enumerate(node.input):
-            if name in self.axes:
+            if name in self.layers:
                 node.input[index] = self._dequantize_weight(name)
             elif name in self.weights:
                 self.initializers[name] = self.weights[name]
@@ -270,8 +275,9 @@ class _Writer:
     def _dequantize_weight(self, name: str) -> str:
         """Return the name of a weight's float values; it is replaced by int8 values once."""
         if name not in self.dequantized:
-            axis = self.axes[name]
-            steps, absmax = quantize_weight(numpy_helper.to_array(self.weights[name]), axis)
+            layer, value = self.layers[name], numpy_helper.to_array(self.weights[name])
+            axis = layer.axis if layer.per_channel else None
+            steps, absmax = quantize_weight(value, layer.axis, layer.limit, layer.per_channel)
             scales = absmax / np.float32(HIGHEST) if axis is not None else absmax[0] / HIGHEST
             inputs = [
                 self._constant(name, steps),

@@ -2,7 +2,8 @@
 
 The definitions, everywhere in this project:
 
-- **size**: bytes of `.pdmodel` + `.pdiparams` (or of the `.onnx` file); 1 MB is 10**6 bytes.
+- **size**: bytes of `.pdmodel` + `.pdiparams`, or of the `.onnx` or `.nb` file where there are no
+  such; 1 MB is 10**6 bytes.
 - **parameters**: numbers that training changes; the running statistics of batch normalization are
   not among them.
 - **MACs**: one multiplication with one addition, counted for one input of batch 1 in convolutions
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,9 +32,11 @@ from paddle.static import InputSpec
 from core.errors import ExportError
 from core.export.graph import Graph, attribute, only
 from core.sizes import settle_sizes
+from core.task import Arrays
 from core.trace import trace
 
 Shape = tuple[int, ...]
+Run = Callable[[Sequence[str]], Arrays]  # variables of a model by their names
 
 CONVOLUTIONS = ("conv2d", "depthwise_conv2d", "conv3d", "deformable_conv", "fused_conv2d")
 TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose", "conv3d_transpose")
@@ -66,9 +69,9 @@ def counted_parameters(layer: Layer) -> dict[str, Tensor]:
     return {path: t for path, t in layer.named_parameters() if id(t) not in statistics}
 
 
-def count_stored(files: Sequence[Path]) -> int:
+def count_stored(graph: Graph) -> int:
     """Count all numbers in the parameter file of an exported Paddle model."""
-    return sum(weight.size for weight in Graph.from_files(files[0], files[1]).weights.values())
+    return sum(weight.size for weight in graph.weights.values())
 
 
 def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]) -> int:
@@ -80,16 +83,23 @@ def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]
     return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
 
 
-def count_macs_of_files(files: Sequence[Path], inputs: Sequence[np.ndarray]) -> int:
+def count_macs_of_graph(graph: Graph, inputs: Sequence[np.ndarray], run: Run | None = None) -> int:
     """Count the multiply-accumulates of an exported Paddle model for these inputs.
 
     The graph is run once, because its shapes may depend on those of the inputs in ways that only
     a run tells.
+
+    Args:
+        graph: Of the model, in float or in int8.
+        inputs: In the order of the graph's.
+        run: Returns variables by their names for these inputs; None: Paddle Inference does.
     """
-    graph = Graph.from_files(files[0], files[1])
     counted = [op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)]
-    names = sorted({name for op in counted for name in _measured(op)})
-    return sum(macs_by_operator(graph, _run_shapes(graph, inputs, names)))
+    names = {name for op in counted for name in _measured(op)}
+    wanted = sorted(names - graph.weights.keys() - set(graph.inputs))
+    found = run(wanted) if run else _run_in_paddle(graph, inputs, wanted)
+    arrays = {**dict(zip(graph.inputs, inputs)), **found}
+    return sum(macs_by_operator(graph, {name: array.shape for name, array in arrays.items()}))
 
 
 def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
@@ -122,11 +132,11 @@ def _macs(op: Any, shapes: Mapping[str, Shape]) -> int:
 
 def _measured(op: Any) -> list[str]:
     """Return the variables whose shapes `_macs` asks for."""
-    if op.type in TRANSPOSED:
-        return [only(op.inputs, "Input")]
     if op.type in PRODUCTS:
         return [only(op.inputs, "X"), _output(op)]
-    return [_output(op)]
+    # in an int8 model an operator makes the kernel
+    sized = only(op.inputs, "Input") if op.type in TRANSPOSED else _output(op)
+    return [sized, only(op.inputs, "Filter")]
 
 
 def _output(op: Any) -> str:
@@ -140,13 +150,9 @@ def _size(op: Any, shapes: Mapping[str, Shape], name: str) -> int:
     return math.prod(shape)
 
 
-def _run_shapes(
-    graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]
-) -> dict[str, Shape]:
+def _run_in_paddle(graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]) -> Arrays:
     """Run a graph that puts out these variables instead of its own outputs."""
-    wanted = [name for name in names if name not in graph.weights and name not in graph.inputs]
-    shapes = {name: array.shape for name, array in zip(graph.inputs, inputs)}
-    probe = replace(graph, outputs=wanted)
+    probe = replace(graph, outputs=list(names))
     probe.drop_unused()
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("model.pdmodel", "model.pdiparams")]
@@ -160,6 +166,4 @@ def _run_shapes(
         for name, array in zip(probe.inputs, inputs):
             predictor.get_input_handle(name).copy_from_cpu(array)
         predictor.run()
-        for name in wanted:
-            shapes[name] = tuple(predictor.get_output_handle(name).shape())
-    return shapes
+        return {name: predictor.get_output_handle(name).copy_to_cpu() for name in names}

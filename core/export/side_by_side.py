@@ -11,18 +11,14 @@ from paddle.nn import Layer
 from rich.table import Table
 
 from core.data import Loader
-from core.deploy.predictor import (
-    BACKENDS,
-    Format,
-    Predictor,
-    format_of,
-    is_installed,
-    load_predictor,
-)
+from core.deploy.environment import multiplies_int8_exactly
+from core.deploy.formats import BACKENDS, Format, format_of, is_installed
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ConfigError, ExportError, UserError
 from core.evaluation import evaluate, evaluate_model, validation_loader
 from core.export.int8 import FULL
 from core.export.package import Exported, format_of_file
+from core.quant.choices import Processors
 from core.task import Forward, Task
 
 Measure = Callable[[Layer | Predictor | Forward], float | None]
@@ -133,11 +129,17 @@ def runtime_rows(folder: Path, made: Exported, seconds: float, measure: Measure)
 
 
 def check_metrics(
-    quantized: float | None, files: Sequence[Row], metric: str, images: int, target: str
+    quantized: float | None,
+    files: Sequence[Row],
+    metric: str,
+    images: int,
+    target: str,
+    processors: Processors = "any",
 ) -> None:
     """Refuse files whose metric is not that of the quantized model where they are meant to run.
 
-    Other runtimes that read the file may round less, and are warned about only.
+    Other runtimes that read the file may round less, and are warned about only; so are files that
+    are meant for other processors than this one.
 
     Args:
         quantized: Metric of the quantized model.
@@ -146,6 +148,7 @@ def check_metrics(
         images: How many it was measured on.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
+        processors: On which the files must be right.
 
     Raises:
         ExportError: A file is off by more than a point and by more than two images.
@@ -154,6 +157,7 @@ def check_metrics(
     binding = [target if target in BACKENDS else "onnxruntime"]
     if target not in FULL:  # otherwise Paddle's file rounds less than the model does
         binding.append("paddle")
+    here = [each for each in BACKENDS if processors == "any" or multiplies_int8_exactly(each)]
     for row in files:
         if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
             continue
@@ -161,6 +165,9 @@ def check_metrics(
             f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "
             f"{quantized:.4f}; at most {limit:.4f} apart wanted"
         )
-        if row.model.endswith(tuple(binding)):
+        if not row.model.endswith(tuple(here)):
+            _log.warning("%s, but the file is for processors with VNNI", said)
+        elif row.model.endswith(tuple(binding)):
             raise ExportError(said)
-        _log.warning("%s, but the file is laid out for %s", said, target)
+        else:
+            _log.warning("%s, but the file is laid out for %s", said, target)

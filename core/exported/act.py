@@ -15,10 +15,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.data import Loader
-from core.deploy.predictor import Format
+from core.deploy.formats import TARGET, Format
 from core.distributed import gather
 from core.errors import ConfigError, DataError
-from core.export.int8 import TARGET
 from core.export.package import Exported, check_folder, check_formats
 from core.export.side_by_side import Measure, Row
 from core.exported.config import ActConfig, LossKind, read_act
@@ -89,7 +88,7 @@ class AutoCompression:
         higher_is_better: Of the metric.
         metric: Its name.
         images: How many it is measured on, which says how closely files must reach it.
-        formats: `paddle` is always written.
+        formats: Which files are written.
         target: Runtime that an ONNX file is laid out for.
         task: Goes into `deploy.yml`, with which the files can be used; None: what the float
             model's says.

@@ -11,8 +11,7 @@ from typing import Any, Literal
 from core.config import load_yaml, read
 from core.errors import ConfigError
 from core.optim import AdamW, Momentum, OptimizerConfig, Sgd
-from core.quant.config import ObserverKind
-from core.quant.quantizers import WeightType
+from core.quant.choices import ObserverKind, Processors, WeightType
 
 OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2"]
 OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2")
@@ -31,6 +30,7 @@ class StaticPtqConfig:
         weight_quantize_type: A grid for each output channel, or one for the weight.
         quantize_op_types: Types of operators to quantize.
         never_quantize: Globs on layers that stay in float.
+        processors: On which the files must be right, see `core.quant.config.QatConfig`.
     """
 
     observer: ObserverKind = "mse"
@@ -38,6 +38,7 @@ class StaticPtqConfig:
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     quantize_op_types: tuple[OpType, ...] = OP_TYPES
     never_quantize: tuple[str, ...] = ()
+    processors: Processors = "any"
 
     def __post_init__(self) -> None:
         if not 0 < self.percentile <= 1:
@@ -127,6 +128,7 @@ class QuantAwareConfig:
     Attributes:
         quantize_op_types: Types of operators to quantize.
         never_quantize: Globs on layers that stay in float.
+        processors: On which the files must be right, see `core.quant.config.QatConfig`.
         weight_quantize_type: A grid for each output channel, or one for the weight.
         activation_quantize_type: There is one.
         moving_rate: Share of a moving average that stays with each batch.
@@ -142,6 +144,7 @@ class QuantAwareConfig:
 
     quantize_op_types: tuple[OpType, ...] = OP_TYPES
     never_quantize: tuple[str, ...] = ()
+    processors: Processors = "any"
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     activation_quantize_type: Literal["moving_average_abs_max"] = "moving_average_abs_max"
     moving_rate: float = 0.9

@@ -3,18 +3,17 @@
 PaddleSlim finds the weights and the ends of the grids; the files are written from them as for any
 quantized model, so that runtimes compute in int8. PaddleSlim's own files keep float weights.
 
-All its grids have a sign, where files may have as many steps again from zero on. Each file is
-compared with PaddleSlim's model on the grids of that file, within the limits of
-`core.export.int8`.
+Each file is compared with PaddleSlim's model on the grids of that file, see
+`core.exported.quantized`, within the limits of `core.export.int8_parity`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from core.config import suggest, to_mapping
@@ -25,14 +24,14 @@ from core.deploy.description import (
     TaskSettings,
     write_description,
 )
-from core.deploy.predictor import Format, Predictor, format_of, load_predictor
+from core.deploy.environment import multiplies_int8_exactly
+from core.deploy.formats import BACKENDS, FORMATS, Format, format_of, readable_backends
+from core.deploy.predictor import Predictor, load_predictor
 from core.errors import ExportError
 from core.export import parity, report
-from core.export.graph import Graph
-from core.export.int8 import compare, write_int8
-from core.export.int8_program import unsigned_inputs
+from core.export.int8 import write_int8
+from core.export.int8_parity import compare, compare_as_written
 from core.export.package import (
-    FORMATS,
     LITE,
     MODEL,
     ONNX,
@@ -40,40 +39,16 @@ from core.export.package import (
     Exported,
     open_predictors,
     ports_of,
+    size_mb,
     write_files,
 )
 from core.export.qdq import PRESETS, Preset
 from core.export.side_by_side import Measure, Row, check_metrics, runtime_rows
-from core.exported.session import Batch, Session
-from core.exported.source import Source
-from core.quant.table import LayerScales, Table
+from core.exported.quantized import Quantized
+from core.exported.session import Batch
 from core.task import Arrays, Task
 
-
-@dataclass(frozen=True)
-class Quantized:
-    """A quantized model.
-
-    Attributes:
-        source: The float model that it was made of.
-        graph: In float, with the weights as they are now.
-        table: Its grids.
-        session: With PaddleSlim's model on these grids.
-    """
-
-    source: Source
-    graph: Graph
-    table: list[LayerScales]
-    session: Session
-
-    def unsigned(self, kind: Format, preset: Preset) -> set[str]:
-        """Return the tensors that have grids from zero on in the files of a format."""
-        signed = {entry.weight: entry.input.signed for entry in self.table}
-        if kind == "paddle":
-            signed = dict.fromkeys(signed, True) | dict.fromkeys(unsigned_inputs(self.graph), False)
-        elif not preset.unsigned:
-            return set()
-        return {place.tensor for place in self.session.places if not signed[place.weight]}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,7 +56,7 @@ class Layout:
     """Which files.
 
     Attributes:
-        formats: `paddle` is always written.
+        formats: Which are written.
         target: Runtime that the ONNX file is laid out for, of `core.export.qdq.PRESETS`.
         task: Goes into `deploy.yml`; None: what the float model's says.
     """
@@ -114,26 +89,23 @@ def write(model: Quantized, folder: Path, layout: Layout, samples: Sequence[Batc
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
-    wanted = [name for name in FORMATS if name == "paddle" or name in layout.formats]
+    wanted = [name for name in FORMATS if name in layout.formats]
     with tempfile.TemporaryDirectory() as place:
         float_folder = Path(place)
         write_files(model.graph, float_folder, wanted)
-        float_files = sorted(float_folder.iterdir())
-        float_bytes = report.size_bytes(float_files)
-        exact_model = load_predictor(float_folder, own=True)
-        exact = [parity.run(exact_model, batch) for batch in samples]
-        cost = _report(model.source, float_folder, samples[0])
-        tables = dict.fromkeys(wanted, Table(model.table))
-        preset = PRESETS[layout.target]
-        write_int8(model.graph, tables, float_folder, folder, (MODEL, PARAMS, ONNX, LITE), preset)
-    size = report.size_mb([folder / MODEL, folder / PARAMS])
-    description = _describe(model, layout, replace(cost, size_mb=round(size, 3)))
+        float_bytes = report.size_bytes(sorted(float_folder.iterdir()))
+        exact = _answers(float_folder, samples)
+        tables = {kind: model.table_for(kind) for kind in wanted}
+        names, preset = (MODEL, PARAMS, ONNX, LITE), PRESETS[layout.target]
+        write_int8(model.graph, tables, float_folder, folder, names, preset, model.processors)
+    cost = replace(_report(model, samples[0]), size_mb=size_mb(folder))
+    description = _describe(model, layout, cost)
     description = write_description(description, folder)
+    for weight, reason in model.float_in("paddle").items():
+        _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
     differences = []
     for predictor in open_predictors(folder, wanted):
-        finer = model.unsigned(format_of(predictor.backend), preset)
-        rounded = [model.session.run(*batch, finer=finer) for batch in samples]
-        differences += _compare(model.graph, predictor, samples, rounded, exact)
+        differences += _compare(model, predictor, preset, samples, exact)
     sizes = report.size_bytes(sorted(folder.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
 
@@ -148,8 +120,8 @@ def measure_files(
 ) -> list[Row]:
     """Return a line of the table for each runtime.
 
-    Paddle Inference must reach what PaddleSlim's model reaches on the same grids. Other runtimes
-    fall to other sides of a rounding more often; their answers are compared, see `write`.
+    Each file must reach what PaddleSlim's model reaches on the grids of its format, in the runtime
+    that it is meant for.
 
     Args:
         model: That the files were made of.
@@ -160,47 +132,65 @@ def measure_files(
         images: How many it is measured on.
 
     Raises:
-        ExportError: The metric of Paddle Inference is another one.
+        ExportError: A metric is another one.
     """
     quantization = made.description.quantization
     assert quantization is not None  # `write` says so
-    rows = runtime_rows(made.folder, made, seconds, measure)
-    finer = model.unsigned("paddle", PRESETS[quantization.target])
-    same = measure(partial(model.session.run, finer=finer))
-    check_metrics(
-        same, [row for row in rows if row.model.endswith("paddle")], metric, images, "paddle"
-    )
+    preset, rows = PRESETS[quantization.target], runtime_rows(made.folder, made, seconds, measure)
+    targets: dict[Format, str] = {"paddle": "paddle", "onnx": quantization.target}
+    for kind, target in targets.items():
+        backends = [backend for backend in BACKENDS if format_of(backend) == kind]
+        files = [row for row in rows if row.model.endswith(tuple(backends))]
+        if files:
+            same = measure(model.session.on_grids(model.grids_for(kind, preset)))
+            check_metrics(same, files, metric, images, target, model.processors)
     return rows
 
 
+def _answers(folder: Path, samples: Sequence[Batch]) -> list[Arrays]:
+    """Return what float files answer, in the first runtime that reads them; nothing without one."""
+    there = readable_backends(folder)
+    if not there:
+        return []
+    predictor = load_predictor(folder, there[0], own=True)
+    return [parity.run(predictor, batch) for batch in samples]
+
+
 def _compare(
-    graph: Graph,
+    model: Quantized,
     predictor: Predictor,
+    preset: Preset,
     samples: Sequence[Batch],
-    rounded: Sequence[Arrays],
     exact: Sequence[Arrays],
 ) -> list[parity.Difference]:
-    decided = parity.deciding_outputs(graph)
+    backend, decided = predictor.backend, parity.deciding_outputs(model.graph)
+    as_written = model.processors == "vnni" and not multiplies_int8_exactly(backend)
+    grids = model.grids_for(format_of(backend), preset, as_written)
+    run = model.session.on_grids(grids)
+    rounded = [run(*batch) for batch in samples]
+    if as_written:
+        return compare_as_written(predictor, samples, rounded, exact, decided)
     found = [parity.run(predictor, batch) for batch in samples]
-    differences = compare(predictor.backend, rounded, found, exact, decided)
+    differences = compare(backend, rounded, found, exact, decided)
     for each in differences:
         if not each.passes:
             raise ExportError(
-                f"{predictor.backend}: output {each.output!r} of the int8 file is not that of "
-                f"PaddleSlim's model: {each}"
+                f"{backend}: output {each.output!r} of the int8 file is not that of PaddleSlim's "
+                f"model: {each}"
             )
     return differences
 
 
-def _report(source: Source, float_folder: Path, batch: Batch) -> Report:
-    described = source.description.report if source.description else None
-    if described is not None:
-        return described
+def _report(model: Quantized, batch: Batch) -> Report:
+    known = model.source.description
+    if known is not None and known.report is not None:
+        return known.report
     one = [array[:1] for array in batch]
-    files = [float_folder / MODEL, float_folder / PARAMS]
     shapes = tuple(tuple(array.shape) for array in one)
-    macs = report.count_macs_of_files(files, one)
-    return Report(0.0, report.count_stored(files), macs, shapes)
+    macs = report.count_macs_of_graph(
+        model.graph, one, lambda names: model.session.run_float(*one, names=names)
+    )
+    return Report(0.0, report.count_stored(model.graph), macs, shapes)
 
 
 def _describe(model: Quantized, layout: Layout, cost: Report) -> Description:
@@ -214,5 +204,5 @@ def _describe(model: Quantized, layout: Layout, cost: Report) -> Description:
         trislim=importlib.metadata.version("trislim"),
         report=cost,
         task=layout.task or known.task,
-        quantization=Quantization(len(model.table), layout.target),
+        quantization=Quantization(len(model.table), layout.target, model.processors),
     )

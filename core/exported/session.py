@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from core.errors import DataError
 from core.exported.child import Child, started
+from core.exported.programs import Grids
 from core.exported.source import Place, Source
-from core.task import Arrays
+from core.task import Arrays, Forward
 
 SAMPLES = 4  # on which files are compared
 Batch = Sequence[np.ndarray]  # an array for each input
@@ -31,19 +32,31 @@ class Session:
     places: Sequence[Place]
     child: Child
 
-    def run(self, *batch: np.ndarray, finer: Collection[str] = ()) -> Arrays:
-        """Return what the quantized model answers, on its grids as they are now.
-
-        Args:
-            *batch: An array for each input.
-            finer: Tensors that are never negative, on grids from zero on.
-        """
-        found: Arrays = self.child.call("run_quantized", self.feeds(batch), tuple(finer))
+    def run(self, *batch: np.ndarray) -> Arrays:
+        """Return what the quantized model answers, on its grids as they are now."""
+        found: Arrays = self.child.call("run_quantized", self.feeds(batch))
         return found
 
-    def run_float(self, *batch: np.ndarray) -> Arrays:
-        """Return what the float model answers."""
-        found: Arrays = self.child.call("run_float", self.feeds(batch))
+    def on_grids(self, grids: Grids) -> Forward:
+        """Return the quantized model on other grids than its own, which it keeps.
+
+        Args:
+            grids: Where weights and tensors are not given, the model's own.
+
+        Raises:
+            ExportError: A weight is not the model's own.
+        """
+        variant = self.child.call("add_variant", grids)
+
+        def run(*batch: np.ndarray) -> Arrays:
+            found: Arrays = self.child.call("run_quantized", self.feeds(batch), variant)
+            return found
+
+        return run
+
+    def run_float(self, *batch: np.ndarray, names: Sequence[str] | None = None) -> Arrays:
+        """Return what the float model answers, or variables of it by their names."""
+        found: Arrays = self.child.call("run_float", self.feeds(batch), names)
         return found
 
     def feeds(self, batch: Batch) -> Arrays:

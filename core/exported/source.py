@@ -13,10 +13,10 @@ from paddle.base.proto import framework_pb2
 
 from core.config import suggest
 from core.deploy.description import Description, read_description
-from core.deploy.predictor import find_files
+from core.deploy.formats import find_files
 from core.errors import ConfigError, ExportError
 from core.export.fold import fold_batch_norms
-from core.export.graph import Graph, attribute, names_of, only, operator
+from core.export.graph import Graph, attribute, names_of, only, operator, variable
 from core.export.int8_program import layers_of
 from core.export.int8_weights import COPY, transposed_axis
 from core.exported.child import FLOAT
@@ -134,10 +134,19 @@ class Source:
         return list(entries.values())
 
     def fill(self, folder: Path, places: Sequence[Place]) -> None:
-        """Write what the worker begins with; operators of other layers are marked to be left."""
+        """Write what the worker begins with; operators of other layers are marked to be left.
+
+        Where PaddleSlim calibrates, it gives the output of a layer another name, and leaves the old
+        one to the steps. So what is put out, and what other layers read, is a copy.
+        """
         chosen = {id(place.op) for place in places}
-        marked = [_for_training(op, id(op) in chosen) for op in self.graph.operators]
-        graph = replace(self.graph, operators=marked)
+        asked_for = {*self.graph.outputs, *(place.tensor for place in places)}
+        graph = replace(self.graph, operators=[], variables=dict(self.graph.variables))
+        for original in self.graph.operators:
+            op = _for_training(original, id(original) in chosen)
+            graph.operators.append(op)
+            if id(original) in chosen and not asked_for.isdisjoint(names_of(op.outputs)):
+                graph.operators.append(_copy_of_output(op, graph))
         program = framework_pb2.ProgramDesc()
         program.ParseFromString(graph.to_program())
         for op in program.blocks[0].ops:
@@ -257,10 +266,25 @@ def _for_training(original: Any, chosen: bool) -> Any:
         upscaled = attribute(op, "dropout_implementation", "") == "upscale_in_train"
         factor = 1.0 if upscaled else 1.0 - attribute(op, "dropout_prob", 0.5)
         ends = {"X": only(op.inputs, "X")}, {"Out": only(op.outputs, "Out")}
-        op = operator("scale", *ends, {"scale": factor, "bias": 0.0, "bias_after_scale": True})
+        op = _scale(*ends, factor)
     if not chosen:
         op.attrs.add(name="op_namescope", type=framework_pb2.AttrType.STRING, s=f"/{SKIP}/")
     return op
+
+
+def _copy_of_output(op: Any, graph: Graph) -> Any:
+    """Give what an operator makes a name of its own; return one that copies it to the old name."""
+    (out,) = names_of(op.outputs)
+    made = f"{out}@made"
+    graph.variables[made] = variable(made, graph.shape(out), graph.dtype(out))
+    for slot in op.outputs:
+        slot.arguments[:] = [made for _ in slot.arguments]
+    return _scale({"X": made}, {"Out": out}, 1.0)
+
+
+def _scale(inputs: dict[str, str], outputs: dict[str, str], factor: float) -> Any:
+    attributes = {"scale": factor, "bias": 0.0, "bias_after_scale": True}
+    return operator("scale", inputs, outputs, attributes)
 
 
 def _add_role(op: Any) -> None:

@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from core.deploy.predictor import Format
+from core.deploy.formats import Format
 from core.errors import ConfigError
 from core.export.side_by_side import Measure, Row
 from core.exported.config import StaticPtqConfig
-from core.exported.files import Layout, Quantized, describe_task, measure_files, write
+from core.exported.files import Layout, describe_task, measure_files, write
+from core.exported.quantized import Quantized
 from core.exported.session import Batch, Session, fitting, open_session, samples_of
 from core.exported.source import Source
 from core.quant.calibration import Calibration
-from core.quant.ptq import INT8, STEPS
+from core.quant.choices import STEPS, Processors
+from core.quant.ptq import INT8
 from core.quant.table import LayerScales
 from core.task import Task
 
@@ -91,7 +93,7 @@ def compress(
         best = _best(tried, metric.higher_is_better)
         begin = time.monotonic()
         (folder / INT8).mkdir()
-        model = settle(session, *found[best])
+        model = settle(session, *found[best], first.processors)
         made = write(model, folder / INT8, layout, samples)
         seconds = time.monotonic() - begin
         files = measure_files(model, made, seconds, measure, metric.primary, count)
@@ -129,16 +131,22 @@ def calibrate(
     return scales, session.source.table(session.places, scales, config.per_channel)
 
 
-def settle(session: Session, scales: Mapping[str, float], table: list[LayerScales]) -> Quantized:
+def settle(
+    session: Session,
+    scales: Mapping[str, float],
+    table: list[LayerScales],
+    processors: Processors = "any",
+) -> Quantized:
     """Go back to grids that `calibrate` found, and return the model on them.
 
     Args:
         session: Of the same calls.
         scales: That it returned.
         table: That it returned.
+        processors: On which the files must be right.
     """
     session.child.call("load_scales", scales)
-    return Quantized(session.source, session.source.graph, table, session)
+    return Quantized(session.source, session.source.graph, table, session, processors)
 
 
 def _best(rows: Sequence[Row], higher: bool) -> int:

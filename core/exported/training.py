@@ -27,7 +27,7 @@ from core.distill import losses as distill
 from core.distributed import average_gradients, gather
 from core.errors import ConfigError, DataError, TrainingError
 from core.exported.config import ActConfig, LossKind
-from core.exported.files import Quantized
+from core.exported.quantized import Quantized
 from core.exported.session import Batch, Session, fitting
 from core.exported.source import Source
 from core.optim import Optimizer
@@ -148,10 +148,10 @@ class Training:
         """Go back to a state, and return the model."""
         self.session.child.call("load_weights", state.weights)
         self.session.child.call("load_scales", state.scales)
-        source, per_channel = self.session.source, self.config.QuantAware.per_channel
+        source, given = self.session.source, self.config.QuantAware
         graph = replace(source.graph, weights={**source.graph.weights, **state.weights})
-        table = source.table(self.session.places, state.scales, per_channel)
-        return Quantized(source, graph, table, self.session)
+        table = source.table(self.session.places, state.scales, given.per_channel)
+        return Quantized(source, graph, table, self.session, given.processors)
 
     def _advance(self, given: Mapping[str, Any]) -> dict[str, float]:
         child, feeds, nodes = self.session.child, self._feeds(given), self._nodes()

@@ -12,8 +12,10 @@ number (2.6.0 on Paddle 3.1.1).
 
 from __future__ import annotations
 
+from core.startup import load_paddle
+
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,8 +26,8 @@ from paddle.static import Executor, Program, Scope, program_guard, scope_guard
 from paddleslim.common.recover_program import recover_inference_program
 from paddleslim.quant import quant_aware, quant_post_static
 
-from core.export.int8_weights import BITS, HIGHEST
 from core.exported.child import FLOAT
+from core.exported.programs import Grids, OnGrids, activation_quantizers
 from core.task import Arrays
 
 QUANTIZED = "quantized"
@@ -44,7 +46,7 @@ class Worker:
         self._connection = connection
         self._place = paddle.framework._current_expected_place()
         self._executor = Executor(self._place)
-        self._variants: dict[frozenset[str], Program] = {}
+        self._variants: list[Program] = []
         self._teacher, self._scope = Scope(), Scope()
         self._float, self._outputs = self._load(FLOAT, self._teacher)
         self._observing = self._training = Program()
@@ -54,17 +56,19 @@ class Worker:
         """Return variables of the float model, which never changes; its outputs by default."""
         return self._run(self._float, feeds, names or self._outputs, self._teacher)
 
-    def run_quantized(self, feeds: Arrays, finer: Collection[str] = ()) -> Arrays:
-        """Return the outputs of the quantized model on the grids as they are.
+    def run_quantized(self, feeds: Arrays, variant: int | None = None) -> Arrays:
+        """Return the outputs of the quantized model on the grids as they are, or of a variant."""
+        program = self._test if variant is None else self._variants[variant]
+        return self._run(program, feeds, self._outputs, self._scope)
 
-        Args:
-            feeds: Inputs.
-            finer: Tensors that are never negative, with 255 steps up to the same end.
-        """
-        key = frozenset(finer)
-        if key not in self._variants:
-            self._variants[key] = self._refined(key) if key else self._test
-        return self._run(self._variants[key], feeds, self._outputs, self._scope)
+    def add_variant(self, grids: Grids) -> int:
+        """Put a copy of the quantized model on other grids; return its number."""
+        number = len(self._variants)
+        made = OnGrids(self._test, grids, self._get, f"@variant{number}")
+        for name, array in made.values.items():
+            self._scope.var(name).get_tensor().set(array, self._place)
+        self._variants.append(made.program)
+        return number
 
     def quantize(self, settings: Mapping[str, Any]) -> dict[str, float]:
         """Calibrate with `quant_post_static`; return the largest magnitudes by tensor."""
@@ -147,38 +151,16 @@ class Worker:
         """Return the largest magnitudes that the grids of activations hold, by tensor."""
         return {
             op.input("X")[0]: float(self._get(op.input("InScale")[0]).reshape(-1)[0])
-            for op in self._test.global_block().ops
-            if op.type.startswith("fake_quantize") and op.input("InScale")
+            for op in activation_quantizers(self._test)
         }
 
     def load_scales(self, scales: Mapping[str, float]) -> None:
         """Change the grids of activations."""
-        for op in self._test.global_block().ops:
-            if op.type.startswith("fake_quantize") and op.input("InScale"):
-                self._set(op.input("InScale")[0], np.array([scales[op.input("X")[0]]], np.float32))
+        for op in activation_quantizers(self._test):
+            self._set(op.input("InScale")[0], np.array([scales[op.input("X")[0]]], np.float32))
 
     def _use(self, test: Program) -> None:
-        self._test, self._variants = test, {}
-
-    def _refined(self, tensors: Collection[str]) -> Program:
-        """Return the quantized program with a bit more for some tensors."""
-        program = self._test.clone()
-        operators = program.global_block().ops
-        finer = {
-            op.input("InScale")[0]
-            for op in operators
-            if op.type.startswith("fake_quantize") and op.input("X")[0] in tensors
-        }
-        for op in operators:
-            if finer.isdisjoint(op.input_arg_names):
-                continue
-            if op.type.startswith("fake_quantize"):
-                op._set_attr("bit_length", BITS + 1)
-            elif op.type == "fake_dequantize_max_abs":
-                op._set_attr("max_range", op.attr("max_range") * (2**BITS - 1) / HIGHEST)
-            elif op.type == "fake_channel_wise_dequantize_max_abs":
-                op._set_attr("quant_bits", [BITS, BITS + 1])
-        return program
+        self._test, self._variants = test, []
 
     def _begin_grids(self, scales: Mapping[str, float], rate: float) -> None:
         """Put calibrated grids in the place of the 0.001 with which PaddleSlim begins."""
@@ -236,6 +218,7 @@ def _cotangent(name: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """Do what comes through the connection until its other end is closed."""
+    load_paddle()
     connection = Connection(int(arguments[0]))
     worker = Worker(connection)
     while True:

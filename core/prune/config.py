@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.deploy.predictor import Backend
-from core.prune.criteria import Aggregate, Criterion
+from core.deploy.formats import Backend
+from core.prune.choices import Aggregate, Criterion
 from core.strategy import StrategyConfig
 
 Allocation = Literal["uniform", "sensitive", "global", "search"]

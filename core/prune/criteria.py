@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import paddle
@@ -19,11 +18,10 @@ from core.data import Loader
 from core.errors import DataError
 from core.norms import statistics_kept
 from core.prune.analysis import Axis, Group
+from core.prune.choices import Aggregate, Criterion
 from core.prune.labels import Array
 from core.task import Batch, Task
 
-Criterion = Literal["l1_norm", "l2_norm", "fpgm", "bn_scale", "taylor", "random"]
-Aggregate = Literal["mean", "sum", "max", "first"]
 BATCH, SAMPLES = 8, 256  # of training data for gradients
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
+from core.deploy.formats import Backend, format_of
 from core.deploy.layer_model import LayerShape, Pair
 from core.deploy.lookup import Lookup, whole_model_ms
-from core.deploy.predictor import Backend, format_of
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
 from core.export.package import write_files
@@ -130,5 +130,5 @@ def measure_ms(
             generator.normal(size=spec.shape).astype(graph.dtype(name))
             for spec, name in zip(specs, graph.inputs)
         ]
-        write_files(graph, folder, ["paddle", format_of(backend)])
+        write_files(graph, folder, [format_of(backend)])
         return whole_model_ms(folder, inputs, backend, threads)

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from core.files import write_bytes
 from core.measurements import Meter, fingerprint, load, save
 from core.prune.analysis import Analysis
-from core.prune.criteria import Criterion, score, training_gradients
+from core.prune.choices import Criterion
+from core.prune.criteria import score, training_gradients
 from core.prune.cut import cut_for_now, plan_edit
 from core.prune.plan import Ranking, choose_groups
 from core.task import Task

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.quant.layout import Outputs, Target
-from core.quant.quantizers import Rounding, WeightType
+from core.quant.choices import LayerType, ObserverKind, Outputs, Processors, Target, WeightType
+from core.quant.quantizers import Rounding
 from core.quant.table import BITS
 from core.strategy import StrategyConfig
-
-LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
-ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,10 @@ class QatConfig(StrategyConfig):
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids training rounds. Activations that are never negative have
             grids from zero on for onnxruntime and openvino, and behind a ReLU for paddle.
+        processors: On which the files must be right. `any`: all x86-64 and ARM processors, at the
+            price of a fraction of a bit of the weights. `vnni`: those with instructions for dot
+            products of bytes only (x86 with VNNI, ARM with dotprod); elsewhere the files answer
+            wrongly.
         quantize_outputs: Which activations beside the inputs of layers are rounded: none; what
             residual additions read from further back, and make for layers; or also all that
             quantized layers put out (full quantization). null: what makes the files of the target
@@ -55,6 +56,7 @@ class QatConfig(StrategyConfig):
     quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
     never_quantize: tuple[str, ...] = ()
     target: Target = "paddle"
+    processors: Processors = "any"
     quantize_outputs: Outputs | None = None
     observer: ObserverKind = "avg"
     calibration_samples: int = 128
@@ -90,6 +92,7 @@ class QatConfig(StrategyConfig):
             pact=self.activation_preprocess_type is not None,
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
+            processors=self.processors,
             moving_rate=self.moving_rate,
             window_size=self.window_size,
         )

@@ -15,6 +15,8 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from core.quant.weight_grid import PAIR, Limit, limit_weight
+
 HALF_TO_EVEN = 0
 INFINITE = float(np.finfo(np.float32).max)
 
@@ -87,6 +89,27 @@ def fake_quantize_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
     return rounded
 
 
+def fake_quantize_limited_weight(
+    weight: Tensor, axis: int | None, limit: Limit, per_channel: bool, largest: int = PAIR
+) -> Tensor:
+    """Round a weight to the 8 bits of a limited grid; the gradient goes straight through.
+
+    Args:
+        weight: Of any shape.
+        axis: Of the output channels; None if no axis counts them.
+        limit: See `core.quant.weight_grid`.
+        per_channel: Whether each output channel has a grid of its own.
+        largest: See `limit_weight`.
+    """
+    with paddle.no_grad():
+        rounded = limit_weight(weight.astype("float32"), axis, limit, per_channel, largest)
+    rounded = rounded.astype(weight.dtype)
+    if weight.stop_gradient or not paddle.is_grad_enabled():
+        return rounded
+    passed: Tensor = _InPlaceOf.apply(weight, rounded)
+    return passed
+
+
 def _rounded(x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
     if x.dtype != paddle.float32:
         return _rounded(x.astype("float32"), absmax, bits, signed).astype(x.dtype)
@@ -125,6 +148,16 @@ class _StraightThroughWeight(PyLayer):
     @staticmethod
     def forward(context: Any, weight: Tensor, bits: int, axis: int | None) -> Tensor:
         return _rounded_weight(weight, bits, axis)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        return gradient
+
+
+class _InPlaceOf(PyLayer):
+    @staticmethod
+    def forward(context: Any, weight: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.clone()
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:

@@ -19,6 +19,7 @@ from core.quant.observers import build_observer
 from core.quant.outputs import output_readers, restore_output, round_output, rounded_outputs
 from core.quant.parts import layer_of, restore, rounded_by
 from core.quant.quantizers import ActivationQuantizer, Rounding
+from core.quant.weight_grid import LIMITS
 from core.strategy import Record
 from core.trace import evaluation_mode
 
@@ -134,11 +135,22 @@ def insert(
         What really was quantized.
 
     Raises:
+        ConfigError: All layers are slow in int8 on the target.
         DataError: No batches, or activations that are not finite; names the layer.
     """
+    chosen = [path for path in choice.layers if path not in layout.slow]
+    if not chosen:
+        raise ConfigError(f"target: no layer is left to quantize: {_some(layout.slow)}")
+    choice = replace(choice, layers=tuple(chosen), left=choice.left | layout.slow)
     one_grid = rounding.weight_type == "abs_max"
     layers = {
-        path: quantize(model, path, rounding, layout.norms.get(path) if one_grid else None)
+        path: quantize(
+            model,
+            path,
+            rounding,
+            layout.norms.get(path) if one_grid else None,
+            limit=layout.limits.get(path, "none"),
+        )
         for path in choice.layers
     }
     for path, readers in layout.outputs.items():
@@ -200,7 +212,7 @@ def record_of(model: Layer) -> Record:
     for path, layer in quantized_layers(model).items():
         rounding = layer.input_quantizer.rounding
         norm = layer.__dict__["norm"]
-        grid = {"norm": paths[id(norm)] if norm is not None else None}
+        grid = {"norm": paths[id(norm)] if norm is not None else None, "limit": layer.limit}
         layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
     assert rounding is not None
     readers = output_readers(model)
@@ -221,7 +233,10 @@ def replay(model: Layer, record: Record) -> None:
         record["rounding"][name]  # a default would be another model
     rounding = read(Rounding, record["rounding"], "rounding")
     for entry in record["layers"]:
-        quantize(model, entry["path"], rounding, entry["norm"], *_recorded_sign(entry))
+        limit = entry["limit"] if "processors" in record["rounding"] else "none"  # of older ones
+        if limit not in LIMITS:
+            raise TypeError(f"{entry['path']}: expected a limit of {LIMITS}, got {limit!r}")
+        quantize(model, entry["path"], rounding, entry["norm"], *_recorded_sign(entry), limit)
     for entry in record.get("outputs", []):  # older ones have none
         round_output(model, entry["path"], rounding, entry["readers"], *_recorded_sign(entry))
 

@@ -20,8 +20,9 @@ from paddle.nn import Layer
 from core.errors import CheckpointError
 from core.layers import get
 from core.norms import is_batch_norm
-from core.quant.fake_quant import fake_quantize_weight
+from core.quant.fake_quant import fake_quantize_limited_weight, fake_quantize_weight
 from core.quant.quantizers import ActivationQuantizer, Rounding
+from core.quant.weight_grid import PAIR, Limit
 
 QUANTIZER = "input_quantizer"
 
@@ -36,6 +37,8 @@ class Quantized(Layer):
         channel_axis: Of the weight's output channels.
         twice: Whether a weight with one grid is rounded channel by channel once more, as Paddle
             Inference does when it loads a file.
+        limit: Which steps the weight may take, see `core.quant.weight_grid`.
+        largest: What step 127 of an even grid stands for.
         norm: The batch norm that exports fold into the weight, where there is one grid for all of
             the weight, which then must be that of the folded weight. Not a sublayer.
     """
@@ -44,6 +47,8 @@ class Quantized(Layer):
     channel_axis: int
     weight: Tensor
     passing: bool = False
+    limit: Limit = "none"
+    largest: int = PAIR
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """Return what the layer reads on its grid."""
@@ -75,17 +80,25 @@ class Quantized(Layer):
         """Return the weight on its grid."""
         rounding = self.input_quantizer.rounding
         if rounding.weight_type == "channel_wise_abs_max":
-            return fake_quantize_weight(self.weight, rounding.weight_bits, self.channel_axis)
+            return self._on_grid(self.weight, self.limit)
         norm: Layer | None = self.__dict__["norm"]
         if norm is None:
-            rounded = fake_quantize_weight(self.weight, rounding.weight_bits, None)
+            rounded = self._on_grid(self.weight, self.limit, per_channel=False)
         else:
             factor = self._folded(norm)
-            rounded = fake_quantize_weight(self.weight * factor, rounding.weight_bits, None)
-            rounded = rounded / factor
-        if self.__dict__["twice"]:
-            return fake_quantize_weight(rounded, rounding.weight_bits, self.channel_axis)
-        return rounded
+            rounded = self._on_grid(self.weight * factor, self.limit, per_channel=False) / factor
+        again = self.__dict__["twice"] and self.limit != "even"  # which rounds by itself again
+        return self._on_grid(rounded, "none") if again else rounded
+
+    def _on_grid(self, weight: Tensor, limit: Limit, per_channel: bool = True) -> Tensor:
+        """Round a weight; those of fewer than 8 bits overflow nowhere."""
+        bits = self.input_quantizer.rounding.weight_bits
+        axis: int | None = self.channel_axis
+        if limit == "none" or bits < 8:
+            return fake_quantize_weight(weight, bits, axis if per_channel else None)
+        if isinstance(self, nn.Conv2DTranspose) and self._groups > 1:
+            axis = None
+        return fake_quantize_limited_weight(weight, axis, limit, per_channel, self.largest)
 
     def _folded(self, norm: Layer) -> Tensor:
         """Return what a folded norm multiplies the weight by, in the weight's shape."""
@@ -198,6 +211,7 @@ def quantize(
     norm: str | None = None,
     nonnegative: bool = False,
     unsigned: bool = False,
+    limit: Limit = "none",
 ) -> Quantized:
     """Turn the layer at a path into a quantized one, in place.
 
@@ -208,6 +222,7 @@ def quantize(
         norm: Path of the batch norm that is folded into it in files; see `Quantized`.
         nonnegative: See `ActivationQuantizer`.
         unsigned: See `ActivationQuantizer`.
+        limit: Which steps the weight may take.
 
     Raises:
         CheckpointError: There is no such layer, or none that can be quantized.
@@ -228,13 +243,14 @@ def quantize(
     layer.__dict__["twice"] = False
     layer.__dict__["norm"] = folded  # past Paddle's own bookkeeping: it belongs to another layer
     assert isinstance(layer, Quantized)
+    layer.limit = limit
     return layer
 
 
 def restore_float(layer: Quantized) -> None:
     """Make a quantized layer the float one again."""
     layer._sub_layers.pop(QUANTIZER, None)
-    for name in (QUANTIZER, "norm", "twice", "passing"):
+    for name in (QUANTIZER, "norm", "twice", "passing", "limit", "largest"):
         layer.__dict__.pop(name, None)
     layer.__class__ = _FLOAT[type(layer)]
 

@@ -6,25 +6,26 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from paddle.nn import Layer, Sequential
 
+from core.deploy.formats import Format
 from core.export.fold import fold_batch_norms, folded_norms
 from core.export.graph import Graph, names_of, only
-from core.export.int8_copies import clipped_tensors
+from core.export.int8_copies import CLIPPING, clipped_tensors
 from core.export.int8_program import layers_of, rounded_for_all, unsigned_inputs
 from core.layers import get
 from core.norms import is_batch_norm
+from core.quant.choices import Outputs, Processors, Target
 from core.quant.outputs import output_part
+from core.quant.weight_grid import Limit
+from core.targets.processors import slow_without_dot_products, weight_limits, with_signed_bytes
 from core.task import Task
 from core.trace import evaluation_mode, trace
 
-Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
-Outputs = Literal["none", "residual", "all"]
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED = ("onnxruntime", "openvino")
-_FUSED = ("relu", "relu6")  # computed together with the layer in front, before that rounds
 # What a target is fastest with on most networks of benchmarks/int8.py. Files for Paddle Lite have
 # no such grids; TensorRT, not measured here, is documented to want them on what skips layers.
 FASTEST: Mapping[Target, Outputs] = MappingProxyType(
@@ -48,11 +49,15 @@ class Layout:
             zero on, where they are never negative.
         outputs: Paths of the layers whose outputs are to be rounded, each with the paths of the
             quantized layers that read it.
+        limits: Limits of the steps of weights, by the layer's path; the others have none.
+        slow: Reason by path of the layers that are better left in float.
     """
 
     norms: dict[str, str] = field(default_factory=dict)
     unsigned: frozenset[str] = frozenset()
     outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
+    slow: dict[str, str] = field(default_factory=dict)
 
 
 def layout_of(
@@ -62,6 +67,7 @@ def layout_of(
     layers: Collection[str] = (),
     outputs: Outputs | None = "none",
     never: Collection[str] = (),
+    processors: Processors = "any",
 ) -> Layout:
     """Trace a float model and look at it as the files of a target will be.
 
@@ -75,9 +81,16 @@ def layout_of(
             layers; or all that they read and make, and all that quantized layers put out. None:
             what the target is fastest with.
         never: Paths; what these layers, and those in them, put out stays in float.
+        processors: On which the files must be right.
     """
     with evaluation_mode(model):
         graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
+    slow: dict[str, str] = {}
+    if target == "paddle" and processors == "any":
+        graph = with_signed_bytes(graph)
+        found = {_layer(weight): why for weight, why in slow_without_dot_products(graph).items()}
+        slow = {path: found[path] for path in layers if path in found}
+        layers = [path for path in layers if path not in slow]
     norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
     pairs = {_layer(w): _layer(n) for w, n in folded_norms(graph).items()}
     rounded: dict[str, tuple[str, ...]] = {}
@@ -105,7 +118,19 @@ def layout_of(
         norms={layer: norm for layer, norm in pairs.items() if norm in norms},
         unsigned=frozenset(unsigned),
         outputs=rounded,
+        limits={
+            _layer(weight): limit
+            for weight, limit in weight_limits(graph, format_for(target), processors).items()
+        },
+        slow=slow,
     )
+
+
+def format_for(target: Target) -> Format:
+    """Return the format of the files that a target reads."""
+    if target in ("paddle", "lite"):
+        return target
+    return "onnx"
 
 
 def _that_paddle_rounds(
@@ -190,13 +215,13 @@ class _Flow:
             readers = self._readers.get(tensor, [])
             kind = readers[0].type if len(readers) == 1 else ""
             added = kind == "elementwise_add" and self._is_bias(only(readers[0].inputs, "Y"))
-            if added or kind in _FUSED:
+            if added or kind in CLIPPING:
                 tensor = only(readers[0].outputs, "Out")
             elif kind == "batch_norm":
                 tensor = only(readers[0].outputs, "Y")
             else:
                 return tensor
-            if kind in _FUSED:
+            if kind in CLIPPING:
                 return tensor
 
     def _is_bias(self, name: str) -> bool:

@@ -7,7 +7,7 @@ quantizer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 
 from paddle.nn import Layer
 
@@ -22,6 +22,7 @@ from core.quant.outputs import (
 )
 from core.quant.quantizers import ActivationQuantizer
 from core.quant.table import Grid, LayerScales, OutputScales
+from core.quant.weight_grid import PAIR, Limit
 
 
 def parts_of(model: Layer) -> dict[str, Quantized | ActivationQuantizer]:
@@ -83,7 +84,13 @@ def float_parts(model: Layer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def on_grids(model: Layer, unsigned: Container[str], twice: Container[str] = ()) -> Iterator[None]:
+def on_grids(
+    model: Layer,
+    unsigned: Container[str],
+    twice: Container[str] = (),
+    limits: Mapping[str, Limit] | None = None,
+    largest: int = PAIR,
+) -> Iterator[None]:
     """Let parts round as the files of a target do while the context is open.
 
     Args:
@@ -91,20 +98,27 @@ def on_grids(model: Layer, unsigned: Container[str], twice: Container[str] = ())
         unsigned: The parts whose activations, if never negative, have grids from zero on; the
             others have a sign. Parts that share a quantizer have its grid if one of them does.
         twice: Paths of the layers whose weights are rounded twice; see `Quantized`.
+        limits: Of the steps of weights, by path of the layer; the others have none. None: those
+            that the layers have.
+        largest: See `Quantized`.
     """
     layers, quantizers = quantized_layers(model), rounded_by(model)
+    limited = [(layer, layer.limit, layer.largest) for layer in layers.values()]
     before = [(each, not each.signed, each.learned_step()) for each, _ in quantizers]
     try:
         for quantizer, parts in quantizers:
             quantizer.use_unsigned(any(part in unsigned for part in parts))
         for path, layer in layers.items():
             layer.__dict__["twice"] = path in twice
+            layer.largest = largest
+            layer.limit = layer.limit if limits is None else limits.get(path, "none")
         yield
     finally:
         for quantizer, was_unsigned, learned in before:
             quantizer.use_unsigned(was_unsigned, learned)
-        for layer in layers.values():
+        for layer, limit, largest in limited:
             layer.__dict__["twice"] = False
+            layer.limit, layer.largest = limit, largest
 
 
 def scales_of(model: Layer) -> list[LayerScales]:
@@ -118,7 +132,7 @@ def scales_of(model: Layer) -> list[LayerScales]:
         quantizer = layer.input_quantizer
         by_channel = quantizer.rounding.weight_type == "channel_wise_abs_max"
         grid, bits = _grid(path, quantizer, "inputs"), quantizer.rounding.weight_bits
-        table.append(LayerScales(f"{path}.weight", grid, bits, by_channel))
+        table.append(LayerScales(f"{path}.weight", grid, bits, by_channel, layer.limit))
     return table
 
 

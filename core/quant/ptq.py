@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import paddle
 from paddle import Tensor
@@ -24,22 +23,30 @@ from tqdm import tqdm
 from core import checkpoint
 from core.config import read
 from core.data import Loader
-from core.deploy.predictor import Format
+from core.deploy.formats import TARGET, Format
 from core.errors import CheckpointError, ConfigError
-from core.export.int8 import TARGET
 from core.export.package import Exported, export
 from core.export.qdq import PRESETS
 from core.export.side_by_side import Measure, Row, runtime_rows
 from core.norms import reestimate
 from core.quant import insert
 from core.quant.bias_correction import bias_places, correct_biases, output_means
-from core.quant.config import LayerType, ObserverKind
+from core.quant.choices import (
+    OBSERVER,
+    OBSERVERS,
+    LayerType,
+    ObserverKind,
+    Outputs,
+    Processors,
+    Target,
+    WeightType,
+)
 from core.quant.control import Control, hold
 from core.quant.equalize import equalize
 from core.quant.layers import quantized_layers
-from core.quant.layout import Outputs, Target, layout_of
+from core.quant.layout import layout_of
 from core.quant.parts import float_parts
-from core.quant.quantizers import Rounding, WeightType
+from core.quant.quantizers import Rounding
 from core.quant.table import BITS
 from core.task import Task
 
@@ -50,14 +57,6 @@ IMAGES_TO_CORRECT = 64
 Batches = Callable[[], Iterable[Sequence[Tensor]]]
 T = TypeVar("T")
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
-OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
-STEPS = MappingProxyType(  # before and after calibration, each asked for by its name
-    {
-        "equalize": "even out channels first",
-        "reestimate_bn": "estimate batch norms anew first",
-        "bias_correction": "mend the means of layers at the end",
-    }
-)
 _log = logging.getLogger(__name__)
 
 
@@ -74,19 +73,24 @@ class PtqConfig:
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids the eager model rounds. For onnxruntime and openvino
             activations that are never negative have grids without a sign.
+        processors: On which the files must be right. `any`: all x86-64 and ARM processors, at the
+            price of a fraction of a bit of the weights. `vnni`: those with instructions for dot
+            products of bytes only (x86 with VNNI, ARM with dotprod); elsewhere the files answer
+            wrongly.
         quantize_outputs: See `core.quant.config.QatConfig`.
         equalize: Even out the ranges of channels between layers first.
         bias_correction: Give the layers' outputs the means they had in float, at the end.
         reestimate_bn: Estimate the statistics of batch norms on the calibration images first.
     """
 
-    observer: ObserverKind = "mse"
+    observer: ObserverKind = OBSERVER
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     weight_bits: int = 8
     activation_bits: int = 8
     quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
     never_quantize: tuple[str, ...] = ()
     target: Target = "paddle"
+    processors: Processors = "any"
     quantize_outputs: Outputs | None = None
     equalize: bool = False
     bias_correction: bool = False
@@ -107,6 +111,7 @@ class PtqConfig:
             activation_type="fixed",
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
+            processors=self.processors,
         )
 
 
@@ -145,7 +150,13 @@ def quantize_after_training(
         task.slim_hints(model).never_quantize,
     )
     layout = layout_of(
-        task, model, config.target, choice.layers, config.quantize_outputs, choice.spared
+        task,
+        model,
+        config.target,
+        choice.layers,
+        config.quantize_outputs,
+        choice.spared,
+        config.processors,
     )
     if config.equalize:
         pairs = equalize(model, task.input_spec())

@@ -11,6 +11,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.nn.initializer import Constant
 
+from core.quant.choices import Processors, WeightType
 from core.quant.fake_quant import (
     clip_and_fake_quantize,
     fake_quantize,
@@ -20,7 +21,6 @@ from core.quant.fake_quant import (
 from core.quant.observers import Observer
 from core.quant.table import BITS, Grid
 
-WeightType = Literal["channel_wise_abs_max", "abs_max"]
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
 TINY = 1e-8  # of a tensor that is zero throughout
 
@@ -41,6 +41,8 @@ class Rounding:
         activation_bits: 2 to 8.
         moving_rate: How much of the moving average stays with each batch.
         window_size: Batches of `range_abs_max`.
+        processors: On which the int8 files are right: `any`, or those with instructions for dot
+            products of bytes only (VNNI). Records of versions that knew no choice lack it.
     """
 
     weight_type: WeightType = "channel_wise_abs_max"
@@ -50,6 +52,7 @@ class Rounding:
     activation_bits: int = 8
     moving_rate: float = 0.9
     window_size: int = 10000
+    processors: Processors = "vnni"
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits"):

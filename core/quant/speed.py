@@ -21,12 +21,13 @@ from paddle.nn import Layer
 from rich.table import Table
 from tqdm import tqdm
 
+from core.deploy.formats import BACKENDS, TARGET, Backend, format_of, is_installed
 from core.deploy.lookup import clock_for, shortest_ms
-from core.deploy.predictor import BACKENDS, Backend, format_of, is_installed, load_predictor
+from core.deploy.predictor import load_predictor
 from core.errors import ConfigError
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph
-from core.export.int8 import TARGET, Rounded
+from core.export.int8 import Rounded
 from core.export.package import LITE, MODEL, ONNX, PARAMS, write_files
 from core.export.parity import real_batches
 from core.export.qdq import PRESETS
@@ -158,7 +159,7 @@ def _timer(
 ) -> Iterator[Callable[[list[Choice]], list[float]]]:
     """Return what measures files with such layers in int8, in milliseconds, in turns."""
     layer, specs = task.deploy_model(model, "raw"), task.input_spec()
-    formats = ["paddle", format_of(backend)]
+    formats = [format_of(backend)]
     preset = backend if backend in PRESETS else TARGET
     inputs = [array[:1] for array in real_batches(task, specs)[0]]
     loaded: dict[Choice, Callable[[], Arrays]] = {}

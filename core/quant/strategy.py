@@ -138,16 +138,22 @@ class Qat(Strategy):
         config = self.config
         if context.rank == 0:
             choice = self._choose(model, context)
-            outputs = config.quantize_outputs
+            layout = layout_of(
+                context.task,
+                model,
+                config.target,
+                choice.layers,
+                config.quantize_outputs,
+                choice.spared,
+                config.processors,
+            )
             choice = insert.insert(
                 model,
                 choice,
                 config.rounding,
                 context.inputs(config.calibration_samples),
                 config.observer,
-                layout_of(
-                    context.task, model, config.target, choice.layers, outputs, choice.spared
-                ),
+                layout,
             )
             _log.info("%s", "\n".join(insert.summary(choice)))
             self._record = insert.record_of(model)

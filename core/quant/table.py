@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from core.quant.weight_grid import Limit
+
 BITS = range(2, 9)
 
 
@@ -52,20 +54,22 @@ class Grid:
 class LayerScales:
     """How one convolution or linear layer is quantized.
 
-    The scales of weights are not here: they are the largest magnitudes of the weights themselves,
-    batch norms folded in, of each output channel or of all.
+    The scales of weights are not here: they follow from the weights themselves, batch norms folded
+    in, of each output channel or of all; see `core.quant.weight_grid`.
 
     Attributes:
         weight: Path of the layer's weight, its name in traced graphs and in files.
         input: Grid of what the layer reads.
         weight_bits: 2 to 8; the grid is signed and symmetric, from -highest to highest.
         per_channel: Whether each output channel of the weight has a scale of its own.
+        limit: Which steps the weight may take.
     """
 
     weight: str
     input: Grid
     weight_bits: int = 8
     per_channel: bool = True
+    limit: Limit = "none"
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ import tasks
 from core import checkpoint
 from core.config import load_yaml, merge, to_mapping
 from core.data import Loader
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS, TARGET
+from core.deploy.predictor import load_predictor
 from core.distill.teacher import read_teachers
 from core.engine import Engine
 from core.evaluation import eager_forward, evaluate, evaluate_model
-from core.export.int8 import TARGET
 from core.export.package import export
 from core.export.qdq import PRESETS
 from core.export.report import count_macs, count_parameters

@@ -19,8 +19,9 @@ from paddle.static import InputSpec
 from core.deploy import memory
 from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
 from core.deploy.environment import environment
+from core.deploy.formats import BACKENDS
 from core.deploy.predict import list_images, load_task, predict_files
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.predictor import load_predictor
 from core.errors import DataError, ExportError
 from core.export.graph import Graph
 from core.export.onnx import convert
@@ -99,7 +100,7 @@ def test_openvino_names_outputs_as_the_file_does(tmp_path):
 def test_other_names_of_paddle_files(bare, tmp_path, names):
     for source, target in zip(("model.pdmodel", "model.pdiparams"), names):
         (tmp_path / target).write_bytes((bare / source).read_bytes())
-    assert load_predictor(tmp_path).run(np.ones((1, 3)), np.ones((1, 3)))["sum"].sum() == 6
+    assert load_predictor(tmp_path, own=True).run(np.ones((1, 3)), np.ones((1, 3)))["sum"].sum() == 6
 
 
 def test_pir_models(tmp_path):
@@ -109,7 +110,7 @@ def test_pir_models(tmp_path):
     paddle.jit.save(layer, str(tmp_path / "inference"), input_spec=spec)
     assert (tmp_path / "inference.json").exists()
     x = np.float32([[1, 2, 3]])
-    (got,) = load_predictor(tmp_path).run(x).values()
+    (got,) = load_predictor(tmp_path, own=True).run(x).values()
     np.testing.assert_allclose(got, layer(paddle.to_tensor(x)).numpy(), rtol=1e-5)
 
 
@@ -125,7 +126,8 @@ def test_what_cannot_be_loaded(bare, toy, tmp_path):
     with pytest.raises(ExportError, match=r"absent: no such folder"):
         load_predictor(tmp_path / "absent")
     with pytest.raises(
-        ExportError, match=r"no model.onnx, which openvino reads; export with .*onnx"
+        ExportError,
+        match=r"no model.onnx, which openvino reads \(formats there: none\); export with .*onnx",
     ):
         load_predictor(tmp_path, "openvino")
     with pytest.raises(ExportError, match=r"no model.pdmodel .* --format paddle"):

@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def train(cwd: Path, *arguments: Any) -> list[str]:
     """Call tools/train.py and return the lines of its log."""
-    path = f"{ROOT}:{ROOT / 'tests' / 'plugins'}"
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/plugins")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "tools/train.py"), "-c", "toy.yml", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120

@@ -349,7 +349,11 @@ class TestTheRealConverter:
     def test_a_whole_export(self, task: Task, tmp_path: Path) -> None:
         made = export(task, quantized(task), tmp_path / "out", ("paddle", "onnx", "lite"))
         assert made.file_bytes["model.nb"] > 0
-        assert lite.int8_operators((tmp_path / "out" / "model.nb").read_bytes())
+        content = (tmp_path / "out" / "model.nb").read_bytes()
+        assert lite.int8_operators(content)
+        export(task, quantized(task), tmp_path / "alone", ("lite",))
+        assert {path.name for path in (tmp_path / "alone").iterdir()} == {"model.nb", "deploy.yml"}
+        assert (tmp_path / "alone" / "model.nb").read_bytes() == content
 
 
 def test_linear_layers_are_written_as_others_are_for_lite() -> None:

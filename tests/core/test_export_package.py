@@ -14,8 +14,9 @@ from paddle.static import InputSpec
 
 from core.config import to_mapping
 from core.deploy.description import read_description
+from core.deploy.formats import BACKENDS
 from core.deploy.predict import load_task
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.predictor import load_predictor
 from core.errors import ConfigError, ExportError, UserError
 from core.export import parity
 from core.export.graph import Graph

@@ -14,7 +14,9 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core import checkpoint
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.environment import multiplies_int8_exactly
+from core.deploy.formats import BACKENDS, Format, format_of
+from core.deploy.predictor import load_predictor
 from core.errors import ExportError
 from core.export import int8
 from core.export.fold import fold_batch_norms
@@ -27,8 +29,16 @@ from core.quant.layers import quantized_layers
 from core.quant.layout import Layout
 from core.quant.parts import float_parts, on_grids, scales_of
 from core.quant.quantizers import Rounding
+from core.quant.weight_grid import Limit
+from core.targets.processors import (
+    largest_of_even,
+    weight_limits,
+    with_signed_bytes,
+)
 from core.task import Task, build_task
 from core.trace import trace
+
+pytestmark = pytest.mark.int8
 
 
 class Deep(Layer):
@@ -65,12 +75,24 @@ def model() -> Layer:
 def quantized(model: Layer, **rounding: Any) -> Layer:
     """Calibrate on pictures like those that an export is compared on."""
     model.eval()
-    kinds = ("Conv2D", "Conv2DTranspose", "Linear")
-    choice = insert.choose(model, Rounding(**rounding), kinds, ())
+    kinds, how = ("Conv2D", "Conv2DTranspose", "Linear"), Rounding(processors="any", **rounding)
+    choice = insert.choose(model, how, kinds, ())
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(3)]
     norms = {"stem.0": "stem.1"} if hasattr(model, "stem") else {}
-    insert.insert(model, choice, Rounding(**rounding), batches, "abs_max", Layout(norms))
+    insert.insert(model, choice, how, batches, "abs_max", Layout(norms))
     return model
+
+
+def graph_of(model: Layer, name: str = "x") -> Graph:
+    graph = Graph.from_trace(trace(model, [InputSpec([None, 3, 8, 8], "float32", name)], model))
+    fold_batch_norms(graph)
+    return graph
+
+
+def limits_of(graph: Graph, kind: Format) -> dict[str, Limit]:
+    """Return the limits of the steps of weights by the layers' paths."""
+    found = weight_limits(graph, kind, "any")
+    return {weight.rpartition(".")[0]: limit for weight, limit in found.items()}
 
 
 @pytest.mark.parametrize("target", list(int8.PRESETS))
@@ -91,9 +113,12 @@ def test_files_answer_like_the_model_on_their_grids(
     assert made.description.quantization is not None
     assert made.description.quantization.layers == len(quantized_layers(model)) == 5
     image = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    graph = graph_of(model)
     for backend in BACKENDS:
         unsigned = set(quantized_layers(model)) if target != "tensorrt" else set()
-        with on_grids(model, {"depthwise"} if backend == "paddle" else unsigned):
+        unsigned = set() if backend == "paddle" else unsigned
+        largest = largest_of_even("any")
+        with on_grids(model, unsigned, (), limits_of(graph, format_of(backend)), largest):
             wanted = model(paddle.to_tensor(image)).numpy()
         with float_parts(model):
             effect = np.abs(model(paddle.to_tensor(image)).numpy() - wanted).max()
@@ -115,11 +140,8 @@ def test_the_files_are_small(task: Task, tmp_path: Path) -> None:
     assert made.float_bytes["model.pdiparams"] > 4 * (64 * 27 + 256 * 64 * 9)
 
 
-@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
-def test_the_first_layer_that_drifts_is_named(
-    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
-) -> None:
-    """A runtime with a grid of its own for one layer."""
+def with_other_grid(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    """Write ONNX files with a grid of its own for one layer."""
     honest = int8.quantize_onnx
 
     def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
@@ -132,6 +154,25 @@ def test_the_first_layer_that_drifts_is_named(
         return honest(proto, bent, preset, outputs)
 
     monkeypatch.setattr(int8, "quantize_onnx", other_grid)
+
+
+@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
+def test_a_layer_that_differs_is_named(
+    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    with_other_grid(monkeypatch, wrong)
+    with pytest.raises(ExportError, match=f"^{wrong}: this layer of the int8 file, run by itself"):
+        export(task, model, tmp_path / "out", ("paddle", "onnx"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
+def test_the_first_layer_that_drifts_is_named(
+    task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    """Where layers are right one by one, and together nothing of the model is left."""
+    with_other_grid(monkeypatch, wrong)
+    monkeypatch.setattr(int8.layerwise, "compare", lambda *_: [])
     with pytest.raises(ExportError, match=f"in int8 it agrees, with {wrong} it does not"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"))
     assert not (tmp_path / "out").exists()
@@ -183,6 +224,8 @@ PATTERNS = {
     "concat": lambda net, relu, plain: paddle.concat([net.b(relu), net.c(plain), relu], 1),
     "an output too": lambda net, relu, plain: net.b(relu).mean() + net.c(relu) + relu,
     "pooled": lambda net, relu, plain: net.b(nn.functional.max_pool2d(relu, 2)),
+    "behind a relu and not": lambda net, relu, plain: paddle.concat([net.b(relu), net.b(plain)], 1),
+    "behind two": lambda net, relu, plain: net.b(nn.functional.relu(net.b(relu))),
 }
 
 
@@ -191,16 +234,22 @@ def test_paddle_rounds_nothing_but_what_the_table_says(name: str, tmp_path: Path
     """Inputs of layers, not what others read of the same tensors; two roundings deep at most."""
     paddle.seed(0)
     model = quantized(Pattern(PATTERNS[name]))
-    graph = Graph.from_trace(trace(model, [InputSpec([None, 3, 8, 8], "float32", "x")], model))
-    fold_batch_norms(graph)
-    made = quantize_program(graph, scales_of(model))
-    made.write(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    graph = graph_of(model)
     x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
-    found = load_predictor(tmp_path, own=True).run(x)["y"]
-    unsigned = {weight.rpartition(".")[0] for weight in unsigned_inputs(graph)}
-    with on_grids(model, unsigned):
-        wanted = model(paddle.to_tensor(x))["y"].numpy()
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    for processors in ("any", "vnni") if multiplies_int8_exactly("paddle") else ("any",):
+        limits = {}
+        if processors == "any":
+            graph = with_signed_bytes(graph)
+            limits = limits_of(graph, "paddle")
+        else:
+            graph = graph_of(model)
+        unsigned = {weight.rpartition(".")[0] for weight in unsigned_inputs(graph)}
+        with on_grids(model, unsigned, (), limits, largest_of_even(processors)):
+            wanted = model(paddle.to_tensor(x))["y"].numpy()
+            made = quantize_program(graph, scales_of(model))
+        made.write(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+        found = load_predictor(tmp_path, own=True).run(x)["y"]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize(

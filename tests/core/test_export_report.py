@@ -100,8 +100,8 @@ def test_files_are_counted_for_any_size(tmp_path):
     for height, width in ((8, 12), (16, 6)):
         image = np.zeros((2, 3, height, width), np.float32)
         by_hand = 2 * height * width * (4 * 27 // 4 + 5 * 4)
-        assert report.count_macs_of_files(files, [image]) == by_hand
-    assert report.count_stored(files) == 4 * 27 + 4 + 5 * 4 + 5
+        assert report.count_macs_of_graph(Graph.from_files(*files), [image]) == by_hand
+    assert report.count_stored(Graph.from_files(*files)) == 4 * 27 + 4 + 5 * 4 + 5
     assert report.size_mb(files) == sum(file.stat().st_size for file in files) / 1e6
     assert report.size_bytes(files)["model.pdmodel"] == files[0].stat().st_size
 

@@ -12,10 +12,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddle import nn
 
 from core.config import read
+from core.deploy.formats import TARGET
 from core.errors import ConfigError, DataError, ExportError, TrainingError
-from core.export.int8 import TARGET
 from core.export.package import export
 from core.exported import static_ptq
 from core.exported.act import AutoCompression
@@ -169,6 +170,24 @@ def test_static_quantization(exported: Path, tmp_path: Path, unchanged: None) ->
     assert made.file_bytes["model.pdiparams"] < made.float_bytes["model.pdiparams"]
 
 
+def test_layers_without_a_bias(tmp_path: Path) -> None:
+    """What they make is read by the next layer, and put out."""
+    paddle.seed(0)
+    task = build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+    plain = {"padding": 1, "bias_attr": False}
+    model = nn.Sequential(nn.Conv2D(3, 8, 3, **plain), nn.Conv2D(8, 4, 3, **plain))
+    export(task, model, tmp_path / "float")
+    source, data = open_source(tmp_path / "float"), images()
+    (tmp_path / "int8").mkdir()
+    with open_session(source, places(source)) as session:
+        config = StaticPtqConfig(observer="abs_max")
+        found = static_ptq.calibrate(session, lambda: iter(data), config)
+        wanted, rounded = session.run_float(*data[0])["level"], session.run(*data[0])["level"]
+        assert 0 < np.abs(rounded - wanted).max() < 0.05 * np.abs(wanted).max()
+        model = static_ptq.settle(session, *found)
+        write(model, tmp_path / "int8", Layout(("paddle",), TARGET, None), data[:2])
+
+
 def test_grids_of_another_model_are_noticed(exported: Path, tmp_path: Path) -> None:
     source, data = open_source(exported), images()
     with open_session(source, places(source)) as session:
@@ -234,6 +253,13 @@ def test_training_under_itself(
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
     assert (tmp_path / "int8" / "model.pdmodel").is_file()
     assert all(each.relative < each.effect / 10 for each in made.exported.differences)
+
+
+def test_training_with_one_grid_for_a_weight(exported: Path, tmp_path: Path) -> None:
+    config = {**CONFIG, "QuantAware": {"weight_quantize_type": "abs_max"}}
+    made = AutoCompression(exported, batches(), save_dir=tmp_path / "int8", config=config)
+    exported_to = made.compress().exported
+    assert all(each.relative < each.effect / 10 for each in exported_to.differences)
 
 
 def test_training_moves_the_student_towards_the_teacher(exported: Path) -> None:

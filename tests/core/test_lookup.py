@@ -13,9 +13,10 @@ import pytest
 from onnx import numpy_helper
 
 from core.deploy import lookup as lookup_module
+from core.deploy.formats import BACKENDS, format_of
 from core.deploy.layer_model import LayerShape, write_layer_model
 from core.deploy.lookup import Lookup, clock_for, measure_layer, shortest_ms, whole_model_ms
-from core.deploy.predictor import BACKENDS, format_of, load_predictor
+from core.deploy.predictor import load_predictor
 from core.errors import ExportError, FileError
 
 DENSE = LayerShape("conv2d", 6, 8, (9, 7), (3, 3), (2, 2), (1, 1))

@@ -16,7 +16,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.config import load_yaml
-from core.deploy.predictor import BACKENDS
+from core.deploy.formats import BACKENDS
 from core.errors import CheckpointError, ExportError
 from core.export.package import export
 from core.export.report import count_macs, count_parameters

@@ -23,7 +23,8 @@ from paddle.nn import Layer
 from core import checkpoint
 from core.prune import plan
 from core.prune.analysis import Analysis
-from core.prune.criteria import Aggregate, Criterion, score
+from core.prune.choices import Aggregate, Criterion
+from core.prune.criteria import score
 from core.prune.cut import Indices, plan_edit
 from core.prune.pruner import build_pruner
 from core.task import build_task

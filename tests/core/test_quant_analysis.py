@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from core.config import merge
-from core.deploy.predictor import BACKENDS
+from core.deploy.formats import BACKENDS
 from core.errors import ConfigError, DataError, FileError
 from core.evaluation import validation_loader
 from core.measurements import Meter

@@ -18,18 +18,20 @@ from paddle.nn import Layer
 
 from core import checkpoint
 from core.config import read
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.errors import CheckpointError, ConfigError, ExportError
 from core.export import int8
 from core.export.package import export
 from core.export.qdq import PRESETS, quantize_onnx
 from core.export.tidy import tidy
 from core.quant import insert
+from core.quant.choices import Outputs, Processors
 from core.quant.config import QatConfig
 from core.quant.control import keep_accuracy
 from core.quant.fake_quant import fake_quantize
 from core.quant.layers import quantized_layers
-from core.quant.layout import Outputs, layout_of
+from core.quant.layout import layout_of
 from core.quant.outputs import restore_output, round_output, rounded_outputs
 from core.quant.parts import float_parts, on_grids, parts_of, quantizers_of, restore
 from core.quant.ptq import PtqConfig, quantize_after_training
@@ -37,6 +39,8 @@ from core.quant.quantizers import Rounding
 from core.quant.speed import groups_of
 from core.quant.table import Grid
 from core.task import Task, build_task
+
+pytestmark = pytest.mark.int8
 
 KEY = "output_quantizer"
 
@@ -106,11 +110,15 @@ def batches(count: int = 3) -> list[list[Tensor]]:
 
 
 def quantized(
-    task: Task, outputs: Outputs = "all", target: Any = "onnxruntime", **rounding: Any
+    task: Task,
+    outputs: Outputs = "all",
+    target: Any = "onnxruntime",
+    processors: Processors = "any",
+    **rounding: Any,
 ) -> Layer:
-    model, how = network(), Rounding(**rounding)
+    model, how = network(), Rounding(**rounding, processors=processors)
     choice = insert.choose(model, how, ("Conv2D", "Linear"), ())
-    layout = layout_of(task, model, target, choice.layers, outputs)
+    layout = layout_of(task, model, target, choice.layers, outputs, processors=processors)
     insert.insert(model, choice, how, batches(), "abs_max", layout)
     return model
 
@@ -128,7 +136,7 @@ def test_the_target_decides_by_default(task: Task) -> None:
     model = network()
     layers = insert.choose(model, Rounding(), ("Conv2D", "Linear"), ()).layers
     found = {
-        target: layout_of(task, model, target, layers, None).outputs
+        target: layout_of(task, model, target, layers, None, processors="vnni").outputs
         for target in ("onnxruntime", "tensorrt", "openvino", "paddle", "lite")
     }
     assert found == {
@@ -139,6 +147,8 @@ def test_the_target_decides_by_default(task: Task) -> None:
         "paddle": {path: RESIDUAL[path] for path in ("blocks.0", "blocks.1")},
         "lite": {},
     }
+    # where files are right on any processor, all that Paddle Inference reads has a sign
+    assert layout_of(task, model, "paddle", layers, None).outputs == RESIDUAL
 
 
 def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> None:
@@ -223,6 +233,35 @@ def test_a_layer_that_runs_twice_rounds_for_itself(task: Task, tmp_path: Path) -
     export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
 
 
+class PassedOn(Layer):
+    """Two readers of one tensor: what a layer passes on, and the tensor itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2D(3, 8, 3, padding=1)
+        self.identity = nn.Identity()
+        self.left, self.right = nn.Conv2D(8, 8, 1), nn.Conv2D(8, 8, 1)
+        self.head = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv(x))
+        passed = self.identity(y)
+        return self.head((self.left(passed) + self.right(y) + y).mean([2, 3]))
+
+
+@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
+def test_a_layer_that_passes_on_what_it_reads_rounds_for_nobody(
+    task: Task, tmp_path: Path, target: str
+) -> None:
+    """Who reads the tensor past it would read another one than in files."""
+    paddle.seed(0)
+    model = PassedOn()
+    model.eval()
+    config = PtqConfig(target=target, observer="abs_max")
+    assert "identity" not in quantize_after_training(task, model, batches, config).outputs
+    export(task, model, tmp_path / "out", ("paddle", "onnx"), target=target)
+
+
 def absmax_of(model: Layer) -> dict[str, float]:
     return {path: float(each.absmax) for path, each in quantizers_of(model).items()}
 
@@ -251,7 +290,7 @@ def wb(layer: Layer) -> tuple[Tensor, Tensor]:
 
 
 def test_each_tensor_is_rounded_once_for_all_its_readers(task: Task) -> None:
-    model = quantized(task, target="tensorrt", weight_bits=8)
+    model = quantized(task, target="tensorrt", processors="vnni", weight_bits=8)
     for layer in quantized_layers(model).values():  # their rounding is tested elsewhere
         layer.weight.set_value(layer.rounded_weight())
     ends = {path.removesuffix(f".{KEY}"): end for path, end in absmax_of(model).items()}
@@ -368,10 +407,11 @@ def test_files_that_end_in_layers(task: Task, tmp_path: Path, ending: str, targe
     quantization = made.description.quantization
     assert quantization is not None
     assert quantization.layers == 3 + ending.count(",")
-    # what is put out is not rounded, in the model that the files are compared with neither
+    # what is put out is not rounded, in the model that the files are compared with neither: that
+    # would be the effect once more; one rounding that falls to the other side is an eighth of it
     for each in made.differences:
         if each.runtime != "onnxruntime":  # rounds biases, too
-            assert each.relative < 0.1 * each.effect
+            assert each.relative < 0.25 * each.effect
     x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
     steps = load_predictor(made.folder, "onnxruntime").run(x)["blocks.0"]
     step = float(rounded_outputs(model)["blocks.0"].grid().step)
@@ -457,6 +497,11 @@ def test_the_output_that_drifts_is_named(
 
     end = rounded_outputs(model)["norm"].grid().absmax
     monkeypatch.setattr(int8, "quantize_onnx", other_grid)
+    with pytest.raises(ExportError, match=r"^norm: the model rounds what it puts out to a grid of"):
+        export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
+    # as it is where a runtime does what its files do not say
+    monkeypatch.setattr(int8.layerwise, "check_outputs", lambda *_: None)
+    monkeypatch.setattr(int8.layerwise, "compare", lambda *_: [])
     with pytest.raises(ExportError, match="it agrees, with the output of norm it does not"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
 

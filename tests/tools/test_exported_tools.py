@@ -64,6 +64,7 @@ def test_static_quantization_of_an_exported_model(
     toy.draw_images(tmp_path / "pictures", 5, seed=0)
     (tmp_path / "pictures" / "broken.png").write_bytes(b"no image")
     words = ("--model_dir", exported, "--images", "pictures", "--format", "paddle,onnx")
+    words += ("--processors", "vnni")
     status, said = call_ptq(*words, "--observer", "avg", "--save_dir", "out")
     assert status == 0, said
     assert "broken.png: not an image" in said
@@ -76,6 +77,7 @@ def test_static_quantization_of_an_exported_model(
     assert described is not None
     assert described.quantization is not None
     assert described.quantization.layers == 2
+    assert described.quantization.processors == "vnni"
     status, shown = call_tool("eval.py", "--model_dir", "out/int8", "--batch_size", 2)
     assert status == 0, shown
     mae = re.search(r"mae: (\d\.\d{4})", shown)
@@ -95,7 +97,7 @@ def test_act(call_act: Any, exported: Path, tmp_path: Path, teacher: bool) -> No
         toy.draw_images(tmp_path / "pictures", 8, seed=0)
         file = act_file(tmp_path, Global={"images": "pictures"})
     else:
-        file = act_file(tmp_path, Distillation={"absent": True})
+        file = act_file(tmp_path, Distillation={"absent": True}, QuantAware={"processors": "vnni"})
     status, said = call_act("--config_path", file, "--save_dir", "out", "--format", "paddle,onnx")
     assert status == 0, said
     term = r"distill_l2\(level\)" if teacher else "loss_square"
@@ -107,6 +109,43 @@ def test_act(call_act: Any, exported: Path, tmp_path: Path, teacher: bool) -> No
     description = load_predictor(tmp_path / "out").description
     assert description.task is not None
     assert description.quantization is not None
+    assert description.quantization.processors == ("any" if teacher else "vnni")
+
+
+@pytest.mark.chain
+def test_onnx_alone_of_exported_models(
+    call_ptq: Any, call_act: Any, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paddle.inference.create_predictor", None)  # may not even be called
+    toy.draw_images(tmp_path / "pictures", 8, seed=0)
+    words = ("--model_dir", exported, "--images", "pictures", "--observer", "avg")
+    runs = [
+        (call_ptq, words, "ptq", tmp_path / "ptq" / "int8"),
+        (call_act, ("--config_path", act_file(tmp_path)), "act", tmp_path / "act"),
+    ]
+    for call, options, folder, made in runs:
+        status, said = call(*options, "--format", "onnx", "--save_dir", folder)
+        assert status == 0, said
+        assert {path.name for path in made.iterdir()} == {"model.onnx", "deploy.yml"}
+        for row in ("int8, onnxruntime", "int8, openvino"):
+            assert re.search(rf"│ {row} +│ 0\.\d{{4}} │", said), row
+        assert "int8, paddle" not in said
+        described = read_description(made)
+        assert described is not None
+        assert described.report is not None
+        size = (made / "model.onnx").stat().st_size
+        assert described.report.size_mb == round(size / 1e6, 3)
+
+
+def test_an_exported_model_in_onnx_cannot_be_quantized(
+    call_ptq: Any, exported: Path, tmp_path: Path
+) -> None:
+    task = build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+    export(task, task.build_model(), tmp_path / "onnx", ("onnx",))
+    status, said = call_ptq("--model_dir", "onnx", "--save_dir", "out", "--no_metric")
+    assert status == 2
+    assert "error: onnx: no model.pdmodel and model.pdiparams, which" in last_line(said)
+    assert "(formats there: onnx)" in last_line(said)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +155,7 @@ def test_act(call_act: Any, exported: Path, tmp_path: Path, teacher: bool) -> No
         (("--equalize",), "error: equalize: needs the network's code"),
         (("--never_quantize", "haed"), "never_quantize: 'haed' matches nothing (did you mean"),
         (("--observer", "mes"), "did you mean 'mse'?"),
+        (("--processors", "vni"), "error: processors: expected one of any, vnni, got 'vni'"),
         (("--images", "empty"), "error: empty: holds no images"),
         (("--images", "bad"), "error: calibration: none of 1 images can be read: bad/a.png: not"),
         (("--target", "openvio"), "did you mean 'openvino'?"),

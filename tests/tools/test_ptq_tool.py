@@ -15,9 +15,12 @@ from outside import toy
 
 from core import checkpoint
 from core.config import load_yaml, merge, parse_overrides
-from core.deploy.predictor import BACKENDS, load_predictor
+from core.deploy.formats import BACKENDS
+from core.deploy.predictor import load_predictor
 from core.engine import Engine
+from core.export.package import FILES
 from core.hooks import Checkpoints
+from core.quant import layout
 from core.quant.layers import quantized_layers
 from core.recipe import read_recipe
 from core.run import read_run
@@ -104,6 +107,39 @@ def test_all_observers_in_one_table(call: Call, weights: Path, tmp_path: Path) -
         "conv",
         "head",
     }
+
+
+@pytest.mark.parametrize(
+    ("formats", "target", "rows"),
+    [("onnx", "openvino", 2), ("paddle", "paddle", 1), ("lite", "lite", 1)],
+)
+def test_one_format_is_quantized_for_its_runtime(
+    call: Call,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    formats: str,
+    target: str,
+    rows: int,
+) -> None:
+    converter = tmp_path / "python-of-lite"
+    converter.write_text('#!/bin/sh\n[ -z "$6" ] || printf conv2d/int8_out/4/2/1 > "$6.nb"\n')
+    converter.chmod(0o755)
+    monkeypatch.setenv("TRISLIM_LITE_PYTHON", str(converter))
+    chosen = []
+    real = layout.layout_of
+
+    def note(task: Any, model: Any, target: str, *rest: Any) -> Any:
+        chosen.append(target)
+        return real(task, model, target, *rest)
+
+    monkeypatch.setattr("core.quant.ptq.layout_of", note)
+    words = ("--weights", weights, "--save_dir", "out", "--format", formats, "--no_metric")
+    status, said = call(*words)
+    assert status == 0, said
+    assert chosen == [target]
+    assert said.count("│ int8, ") == rows
+    assert files(tmp_path / "out" / "int8").keys() == {"deploy.yml", *FILES[formats]}
 
 
 @pytest.mark.chain
@@ -198,7 +234,8 @@ def test_a_pruned_checkpoint_stays_pruned(call: Call, weights: Path, tmp_path: P
     words = ("--save_dir", "out", "--format", "onnx")
     status, said = call("--weights", "run/latest", *words)
     assert status == 0, said
-    assert said.count("│ int8, ") == 3  # Paddle's files are always there
+    assert said.count("│ int8, ") == 2  # onnxruntime, openvino
+    assert files(tmp_path / "out" / "int8").keys() == {"model.onnx", "deploy.yml"}
     description = checkpoint.load_description(tmp_path / "out" / "model")
     assert description is not None
     assert [kind for kind, _ in description.edits] == ["prune", "qat"]

@@ -69,6 +69,26 @@ def test_one_format_for_another_target_without_the_metric(call: Any, tmp_path: P
     assert re.search(r"│ float +│ +- │", said)
 
 
+def test_onnx_alone_is_measured_in_its_runtimes(
+    call: Any, call_tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("paddle.inference.create_predictor", None)  # may not even be called
+    words = ("--save_dir", "out", "--format", "onnx")
+    status, said = call("--weights", saved(tmp_path), *words)
+    assert status == 0, said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "deploy.yml"}
+    assert "in paddle" not in said
+    assert "int8, paddle" not in said
+    metrics = {}
+    for row in ("int8, onnxruntime", "int8, openvino"):
+        found = re.search(rf"│ {row} +│ (0\.\d{{4}}) │.*│ model\.onnx +│", said)
+        assert found is not None, said
+        metrics[row] = found[1]
+    status, said = call_tool("eval.py", "--model_dir", "out")
+    assert status == 0, said
+    assert f"mae: {metrics['int8, onnxruntime']}" in said
+
+
 def test_a_row_for_paddle_lite_without_a_metric(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,12 +97,17 @@ def test_a_row_for_paddle_lite_without_a_metric(
     converter.write_text(f'#!/bin/sh\n[ -z "$6" ] || printf {content} > "$6.nb"\n')
     converter.chmod(0o755)
     monkeypatch.setenv("TRISLIM_LITE_PYTHON", str(converter))
-    arguments = ("--save_dir", "out", "--format", "paddle,lite")
-    status, said = call("--weights", saved(tmp_path), *arguments)
-    assert status == 0, said
-    assert (tmp_path / "out" / "model.nb").read_text() == content
-    assert re.search(r"│ int8, lite +│ +- │ .*│ model\.nb +│ +0\.0 │ +0\.0 │ +100% │", said)
-    assert not re.search(r"int8, paddle.*model\.nb", said)
+    for formats in ("paddle,lite", "lite"):
+        arguments = ("--save_dir", "out", "--format", formats)
+        status, said = call("--weights", saved(tmp_path), *arguments)
+        assert status == 0, said
+        assert (tmp_path / "out" / "model.nb").read_text() == content
+        assert re.search(r"│ int8, lite +│ +- │ .*│ model\.nb +│ +0\.0 │ +0\.0 │ +100% │", said)
+        assert ("int8, paddle" in said) == ("paddle" in formats)
+        assert not re.search(r"int8, paddle.*model\.nb", said)
+    status, said = call("--weights", saved(tmp_path), *arguments, "--speed_control")
+    assert status == 2
+    assert "error: speed_control: lite cannot be measured here" in said
 
 
 def test_a_missing_converter_is_told_first(

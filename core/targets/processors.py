@@ -1,0 +1,105 @@
+"""What int8 files must keep to so that processors of both kinds compute the same numbers.
+
+x86 processors with VNNI, and ARM processors, multiply bytes and add the products in 32 bits. Other
+x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` says what comes of that, and
+which steps of weights are right on both kinds. Which limit a layer needs depends on the kernels of
+a runtime, and so does whether int8 is of use there at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from core.deploy.environment import multiplies_int8_exactly
+from core.deploy.formats import Format
+from core.export.graph import Graph, attribute, only, operator
+from core.export.int8_copies import UNSIGNED
+from core.export.int8_program import computed_in_int8, layers_of
+from core.export.int8_weights import COPY
+from core.quant.choices import Processors
+from core.quant.weight_grid import HIGHEST, PAIR, Limit
+
+_ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
+
+
+def largest_of_even(processors: Processors) -> int:
+    """Return what step 127 of an even grid stands for on this machine, see `weight_grid`."""
+    return HIGHEST if processors == "any" and multiplies_int8_exactly("paddle") else PAIR
+
+
+def graph_for(graph: Graph, kind: Format, processors: Processors) -> Graph:
+    """Return the float graph that files of a format are made of.
+
+    Args:
+        graph: In float, batch norms folded.
+        kind: Format of the files.
+        processors: On which they must be right.
+    """
+    return with_signed_bytes(graph) if kind == "paddle" and processors == "any" else graph
+
+
+def weight_limits(graph: Graph, kind: Format, processors: Processors) -> dict[str, Limit]:
+    """Return the limits that files of a format need, by weight.
+
+    Args:
+        graph: In float, batch norms folded.
+        kind: Format of the files.
+        processors: On which they must be right.
+    """
+    if processors == "vnni" or kind == "lite":
+        return {}
+    if kind == "paddle":
+        return dict.fromkeys(computed_in_int8(graph), "even")
+    return {
+        COPY.sub("", weight): "pair_sum"
+        for op, _, weight in layers_of(graph)
+        if not _is_depthwise(op, graph.shape(weight))
+    }
+
+
+def with_signed_bytes(graph: Graph) -> Graph:
+    """Return a graph in which Paddle Inference takes no unsigned grids; it computes the same.
+
+    Behind a ReLU it does, and oneDNN then overflows without VNNI, whatever the weights: their
+    largest magnitude is made 127. A clip is computed together with convolutions as well, and is
+    no ReLU to it.
+    """
+    operators = []
+    for op in graph.operators:
+        if op.type in UNSIGNED:
+            ends = {"X": only(op.inputs, "X")}, {"Out": only(op.outputs, "Out")}
+            op = operator("clip", *ends, {"min": 0.0, "max": _ENDS[op.type]})
+        operators.append(op)
+    return replace(graph, operators=operators)
+
+
+def slow_without_dot_products(graph: Graph) -> dict[str, str]:
+    """Return the layers for which oneDNN has no fast int8 kernel without VNNI.
+
+    That is groups whose channels do not fill vectors of four, but for depthwise convolutions: it
+    takes its reference kernel, which is slower than kernels in float.
+
+    Returns:
+        Weight, and what is missing.
+    """
+    found = {}
+    for op, _, weight in layers_of(graph):
+        shape, groups = graph.shape(weight), attribute(op, "groups", 1)
+        convolves = op.type in ("conv2d", "depthwise_conv2d")
+        if not convolves or groups == 1 or _is_depthwise(op, shape):
+            continue
+        inputs, outputs = shape[1], shape[0] // groups
+        if inputs % 4 or outputs % 4:
+            found[COPY.sub("", weight)] = (
+                f"groups of {inputs} to {outputs} channels are slow in int8 on processors without "
+                "VNNI"
+            )
+    return found
+
+
+def _is_depthwise(op: Any, shape: tuple[int, ...]) -> bool:
+    """Tell whether each channel is convolved with one filter, whose kernels add in 32 bits."""
+    groups = int(attribute(op, "groups", 1))
+    return groups > 1 and shape[:2] == (groups, 1) and not op.type.endswith("_transpose")

@@ -1,0 +1,255 @@
+"""What tools do not do: wait for Paddle before they explain themselves, or print its noise.
+
+Paddle warns at its import where `ccache` is not on the path, and answers signals that end a process
+with its C++ frames. Here the path is empty, so that it would on every machine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from outside import toy
+from paddle import nn
+from paddle.static import InputSpec
+
+from core import cli
+from core.export.graph import Graph
+from core.trace import trace
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
+NOISE = ("ccache", "C++ Traceback", "FatalError", "detected by the operating system")
+HEAVY = ("paddle", "cv2", "onnx", "matplotlib", "numpy", "scipy")
+
+
+def environment(**more: str) -> dict[str, str]:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "plugins")])
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
+    return {**kept, "PYTHONPATH": paths, "PATH": "", "OMP_NUM_THREADS": "1", **more}
+
+
+def python(*words: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def assert_quiet(*texts: str) -> None:
+    """Look for noise in what was said on either stream; Paddle uses both."""
+    lines = [line for text in texts for line in text.splitlines()]
+    assert [line for line in lines if any(word in line for word in NOISE)] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [*[(tool, "--help") for tool in TOOLS], ("sensitivity.py", "--quant", "--help")],
+    ids=" ".join,
+)
+def test_help_needs_no_paddle(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = python("-X", "importtime", ROOT / "tools" / words[0], *words[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "usage: " in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "core.cli" in imported  # so this is how the list is read
+    assert imported.isdisjoint(HEAVY)
+    assert_quiet(done.stdout, done.stderr)
+
+
+def test_nor_does_a_typing_error(tmp_path: Path) -> None:
+    words = (ROOT / "tools" / "eval.py", "--weights", "x", "--batch_size", "none")
+    done = python("-X", "importtime", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--batch_size: expected a whole number, 1 or more, got 'none'" in done.stderr
+    assert "paddle" not in {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_what_is_looked_for_is_there_without_us(tmp_path: Path) -> None:
+    assert "No ccache found" in python("-c", "import paddle", cwd=tmp_path).stderr
+
+
+def test_paddle_leaves_logging_and_other_warnings_alone(tmp_path: Path) -> None:
+    code = """
+import logging, warnings
+logging.basicConfig(level=logging.INFO)
+from core.startup import load_paddle
+load_paddle()
+logging.info("still heard")
+warnings.warn("still seen")
+"""
+    done = python("-c", code, cwd=tmp_path)
+    assert "INFO:root:still heard" in done.stderr
+    assert "UserWarning: still seen" in done.stderr
+    assert_quiet(done.stdout, done.stderr)
+
+
+# read what was made with a task from outside, which they are told to trust
+PLUGGED = (
+    *("eval.py", "sensitivity.py", "export_model.py", "predict.py", "ptq.py", "qat_export.py"),
+    "act.py",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Run every tool but the demo, which calls the others, on the toy task; return what it said."""
+    folder, said = tmp_path_factory.mktemp("chain"), {}
+    data = folder / "data"
+    settings = {
+        "task": {"name": "outside.toy"},
+        "train": {"epochs": 1, "batch_size": 4, "learning_rate": 0.01},
+        "data": {"root": str(data), "num_workers": 2},
+        "synthetic": {"train_images": 8, "val_images": 2},
+    }
+    (folder / "toy.yml").write_text(yaml.safe_dump(settings))
+    toy.draw_images(folder / "pictures", 2, seed=0)
+    act = {
+        "Global": {"model_dir": "float", "batch_size": 4, "calibration_batches": 1},
+        "Distillation": {"loss": "l2"},
+        "QuantAware": {},
+        "TrainConfig": {"epochs": 1, "eval_iter": 2, "logging_iter": 1, "learning_rate": 0.01},
+    }
+    (folder / "act.yml").write_text(yaml.safe_dump(act))
+    short = ("--no_metric", "--format", "paddle", "--save_dir")
+    calls: dict[str, tuple[object, ...]] = {
+        "train.py": ("-c", "toy.yml", "--save_dir", "run"),
+        "eval.py": ("--weights", "run/best_model"),
+        "sensitivity.py": ("--weights", "run/best_model", "--print_groups"),
+        "export_model.py": ("--weights", "run/best_model", "--save_dir", "float", "--format"),
+        "benchmark.py": ("--model_dir", "float", "--runs", 1, "--warmup", 0),
+        "processors.py": ("float",),
+        "predict.py": ("--model_dir", "float", "--image_path", "pictures", "--save_dir", "drawn"),
+        "ptq.py": ("--weights", "run/best_model", *short, "ptq"),
+        "qat_export.py": ("--weights", "ptq/model", *short, "int8"),
+        "act.py": ("--config_path", "act.yml", *short, "act"),
+    }
+    calls["export_model.py"] += ("paddle,onnx",)
+    for tool in PLUGGED:
+        calls[tool] += ("--plugin", "outside.toy")
+    for tool, words in calls.items():
+        done = python(ROOT / "tools" / tool, *words, cwd=folder)
+        assert done.returncode == 0, (tool, done.stderr)
+        said[tool] = done.stdout + done.stderr
+    return said
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "demo.py"])
+def test_no_noise_in_a_run(runs: dict[str, str], tool: str) -> None:
+    assert_quiet(runs[tool])
+
+
+class Unknown(nn.Layer):
+    """Needs an operator that ONNX has not; paddle2onnx aborts its process over it."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return paddle.linalg.svd(x)[1]
+
+
+def test_no_noise_of_processes_that_tools_start(tmp_path: Path) -> None:
+    files = tmp_path / "a.pdmodel", tmp_path / "a.pdiparams"
+    Graph.from_trace(trace(Unknown(), [InputSpec([4, 4], "float32", "x")])).write(*files)
+    done = python("-m", "core.export.converter", *files, 13, "a.onnx", cwd=tmp_path)
+    assert done.returncode == -signal.SIGABRT
+    assert "not supported yet, including svd" in done.stdout + done.stderr
+    assert_quiet(done.stdout, done.stderr)
+    done = python("-m", "core.deploy.memory", "absent", "paddle", 1, "[]", cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].endswith("absent: no such folder of an exported model")
+    assert_quiet(done.stdout, done.stderr)
+    done = python("-m", "core.exported.worker", 99, cwd=tmp_path)
+    assert done.returncode == 1
+    assert_quiet(done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "last"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, -signal.SIGTERM, None)],
+    ids=["Ctrl-C", "kill"],
+)
+def test_a_signal_ends_a_training_without_frames_of_cpp(
+    toy_settings: object, tmp_path: Path, sent: signal.Signals, status: int, last: str | None
+) -> None:
+    settings = toy_settings(epochs=100000)  # type: ignore[operator]
+    settings["data"]["num_workers"] = 2
+    (tmp_path / "long.yml").write_text(yaml.safe_dump(settings))
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tools" / "train.py", "-c", "long.yml", "--save_dir", "out"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "out/latest").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        # a terminal sends Ctrl-C to the readers of the data, too; who kills does not
+        (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
+        said, _ = process.communicate(timeout=60)  # until the readers have ended as well
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert process.returncode == status, said
+    assert_quiet(said)
+    assert "Traceback" not in said
+    if last:
+        assert said.splitlines()[-1] == last
+        assert said.count("interrupted") == 1
+
+
+def test_ctrl_c_while_libraries_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "paddle.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    words = (ROOT / "tools" / "eval.py", "--weights", "x")
+    done = python(*words, cwd=tmp_path, PYTHONPATH=paths)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
+class Stopped(paddle.autograd.PyLayer):
+    """As when Ctrl-C meets the backward pass of a rounded layer."""
+
+    @staticmethod
+    def forward(context: object, x: paddle.Tensor) -> paddle.Tensor:
+        return x * 1
+
+    @staticmethod
+    def backward(context: object, gradient: paddle.Tensor) -> paddle.Tensor:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_in_a_backward_pass_is_one_word(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        x = paddle.to_tensor(np.ones(1, np.float32), stop_gradient=False)
+        Stopped.apply(x).backward()
+
+    with pytest.raises(OSError, match=r"\(External\) KeyboardInterrupt"):
+        main()
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_other_errors_of_the_system_are_none_of_it() -> None:
+    def main() -> None:
+        raise OSError("(External) out of something")
+
+    with pytest.raises(OSError, match="out of something"):
+        cli.run(main)

@@ -1,0 +1,58 @@
+"""Say which layers of an int8 model may be computed wrongly by x86 processors without VNNI.
+
+These add up products of int8 in pairs, in 16 bits with saturation. Whether that can go wrong
+follows from the weights in the file and the range of the data alone, so no such processor is
+needed. The status is 1 if a layer may overflow.
+"""
+
+from __future__ import annotations
+
+import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+
+import argparse
+import json
+from pathlib import Path
+
+from core import cli
+
+EPILOG = """\
+exact: right on every processor. may overflow: there is data at which a pair of products is beyond
+16 bits. rounded again: the runtime halves the weights, or stretches them to a grid of its own, and
+computes with other numbers than those of the file. Data is counted as the processor holds it,
+without a sign: int8 data is shifted by 128.
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="exported model, or .onnx")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it there")
+    return cli.parse(parser)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    from core.deploy.processors import model_files, to_json, to_table
+    from core.files import write_text
+    from core.targets.overflow import check_files, summary
+    from core.targets.pair_sums import Verdict
+
+    console = cli.wide_console()
+    content, over = [], False
+    for files in model_files(arguments.model):
+        checks = check_files(files)
+        over |= any(check.verdict is Verdict.OVERFLOW for check in checks)
+        if checks:
+            console.print(to_table(checks))
+        console.print(f"{files[0]}: {summary(checks)}", soft_wrap=True)
+        content.append(to_json(files, checks))
+    if arguments.json:
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+        console.print(f"written to {arguments.json}")
+    return int(over)
+
+
+if __name__ == "__main__":
+    cli.run(main)
