@@ -1,8 +1,8 @@
 """What tools do not do: wait for Paddle before they explain themselves, or print its noise.
 
 Paddle warns at its import where `ccache` is not on the path, and of its batch norms in every
-training, and answers signals that end a process with its C++ frames. Here the path is empty, so that
-it would on every machine.
+training, and answers signals that end a process with its C++ frames. Here the path is empty, so
+that it would on every machine.
 """
 
 from __future__ import annotations
