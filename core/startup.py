@@ -2,7 +2,8 @@
 
 The one module that does something when it is imported: it ends the process in one line if a library
 is missing or of a wrong version (Paddle beside a wrong numpy fails in ways that nobody can read),
-and it hushes one warning, of Paddle's own import, for those who compile extensions of Paddle.
+and it hushes two warnings of Paddle: at its import, for those who compile extensions of it, and in
+every training, that batch norms keep statistics.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ try:
 except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
-warnings.filterwarnings("ignore", message="No ccache found", category=UserWarning)
+for _hushed in ("No ccache found", "When training, we now always track global mean and variance"):
+    warnings.filterwarnings("ignore", message=_hushed, category=UserWarning)
 
 
 def load_paddle() -> None:

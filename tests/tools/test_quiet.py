@@ -1,7 +1,8 @@
 """What tools do not do: wait for Paddle before they explain themselves, or print its noise.
 
-Paddle warns at its import where `ccache` is not on the path, and answers signals that end a process
-with its C++ frames. Here the path is empty, so that it would on every machine.
+Paddle warns at its import where `ccache` is not on the path, and of its batch norms in every
+training, and answers signals that end a process with its C++ frames. Here the path is empty, so
+that it would on every machine.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from core.trace import trace
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
-NOISE = ("ccache", "C++ Traceback", "FatalError", "detected by the operating system")
+NOISE = ("ccache", "global mean", "C++ Traceback", "FatalError", "by the operating system")
 HEAVY = ("paddle", "cv2", "onnx", "matplotlib", "numpy", "scipy")
 
 
