@@ -100,7 +100,9 @@ def test_openvino_names_outputs_as_the_file_does(tmp_path):
 def test_other_names_of_paddle_files(bare, tmp_path, names):
     for source, target in zip(("model.pdmodel", "model.pdiparams"), names):
         (tmp_path / target).write_bytes((bare / source).read_bytes())
-    assert load_predictor(tmp_path, own=True).run(np.ones((1, 3)), np.ones((1, 3)))["sum"].sum() == 6
+    assert (
+        load_predictor(tmp_path, own=True).run(np.ones((1, 3)), np.ones((1, 3)))["sum"].sum() == 6
+    )
 
 
 def test_pir_models(tmp_path):

@@ -342,7 +342,9 @@ def test_broken_calibration_leaves_the_model_as_it_was() -> None:
 def test_a_record_of_another_model_names_the_layer() -> None:
     record = {
         "rounding": dataclasses.asdict(Rounding()),
-        "layers": [{"path": "1", "nonnegative": False, "signed": True, "norm": None}],
+        "layers": [
+            {"path": "1", "nonnegative": False, "signed": True, "norm": None, "limit": "none"}
+        ],
     }
     with pytest.raises(UserError, match=r"^1: cannot be quantized: ReLU"):
         Qat.replay(nn.Sequential(nn.Conv2D(3, 2, 1), nn.ReLU()), record)
