@@ -12,6 +12,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -221,7 +222,7 @@ def run_child(script: str, job: Job) -> dict[str, float]:
         command = [sys.executable, script, "--job", json.dumps(dataclasses.asdict(job))]
         done = subprocess.run(
             [*command, "--result", str(result)],
-            env={**os.environ, **THREADS},
+            env={**os.environ, **THREADS, "PYTHONPATH": str(DOCS.parent)},
             cwd=folder,  # the peers write logs and checkpoints where they stand
             capture_output=True,
             text=True,
@@ -268,3 +269,19 @@ def load(name: str) -> dict[str, Any]:
     path = DOCS / "benchmarks" / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return content
+
+
+def command(log: Path) -> str:
+    """Return how the run was started, with folders of this machine cut to their names."""
+    lines = log.read_text(encoding="utf-8").splitlines()
+    called = [line.partition("command: ")[2] for line in lines if "command: " in line]
+    # the last one: it went on from the others, or began anew
+    words = [word for word in shlex.split(called[-1]) if word != "--resume"] if called else []
+    return shlex.join(word if "/" not in word else shortened(word) for word in words)
+
+
+def shortened(word: str) -> str:
+    key, equals, value = word.rpartition("=")
+    parts = Path(value).parts
+    kept = value if not value.startswith(("/", "..")) else Path(*parts[-1:]).as_posix()
+    return f"{key}{equals}{kept}"

@@ -6,7 +6,7 @@ and imports what it works with then. So `--help`, and a typing error, are answer
 
 from __future__ import annotations
 
-from core.startup import load_paddle
+from core.settings.startup import load_paddle
 
 import argparse
 import logging
@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.config import load_yaml, merge, parse_overrides
-from core.deploy.formats import BACKENDS, FORMATS, ONNX_TARGETS, TARGET, Format
 from core.errors import ConfigError, UserError
+from core.settings.config import load_yaml, merge, parse_overrides
+from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
     from rich.console import Console
 
-    from core.deploy.description import Description
+    from core.runtimes.description import DeployDescription
     from core.task import Task
 
 TABLE_WIDTH = 110
@@ -77,7 +77,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """
     arguments = parser.parse_args()
     load_paddle()
-    from core.plugins import load_plugin
+    from core.settings.plugins import load_plugin
 
     for plugin in getattr(arguments, "plugin", ()):
         load_plugin(plugin)
@@ -132,8 +132,9 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_target_argument(parser: argparse.ArgumentParser) -> None:
     """Add the runtime that an ONNX file in int8 is laid out for, `--target`."""
-    known = f"runtime the ONNX file is laid out for: {', '.join(ONNX_TARGETS)} (default: {TARGET})"
-    parser.add_argument("--target", default=TARGET, help=known)
+    known = f"{', '.join(ONNX_TARGETS)} (default: {DEFAULT_TARGET})"
+    text = f"runtime the ONNX file is laid out for: {known}"
+    parser.add_argument("--target", default=DEFAULT_TARGET, help=text)
 
 
 def add_control_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,8 +208,8 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
     Returns:
         None if neither says what task it is.
     """
-    from core.run import read_run
     from core.task import build_recorded_task
+    from core.training.run import read_run
 
     overrides = parse_overrides(arguments.override)
     if arguments.config:
@@ -220,14 +221,14 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
     """Return the model of `--weights`, with the task of `-c` or of the checkpoint."""
-    from core.checkpoint import restore
+    from core.training.checkpoint import restore
 
     chosen = chosen_task(arguments, described_by(arguments.weights))
     return restore(arguments.weights, chosen)
 
 
 def exported_task(
-    arguments: argparse.Namespace, model_dir: str | Path, description: Description | None
+    arguments: argparse.Namespace, model_dir: str | Path, description: DeployDescription | None
 ) -> Task:
     """Build the task of `-c`, else the one that an exported model's `deploy.yml` names.
 
@@ -239,7 +240,7 @@ def exported_task(
     Raises:
         ConfigError: Neither says what task it is, or the model ends in layers.
     """
-    from core.deploy.description import DESCRIPTION
+    from core.runtimes.description import DESCRIPTION
 
     if description is not None:
         description.check_whole(model_dir)
@@ -253,7 +254,7 @@ def exported_task(
 
 def described_by(weights: str | Path) -> Described | None:
     """Return what lies beside a weights file."""
-    from core.checkpoint import description_path, load_description
+    from core.training.checkpoint import description_path, load_description
 
     description = load_description(weights)
     if description is None:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core.optim import OptimizerConfig
-from core.task import Batch, Losses, Outputs, Task
+from core.errors import ConfigError
+from core.settings.config import suggest
+from core.settings.optimizer_config import OptimizerConfig
+from core.task import Batch, Losses, Outputs, Task, outside
+
+# kind -> module:class. A new strategy is one folder in core/ and one line here.
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "prune": "core.prune.strategy:Prune",
+        "qat": "core.quant.strategy:Qat",
+        "distill": "core.distill.strategy:Distill",
+        "mutual": "core.distill.mutual:Mutual",
+    }
+)
 
 Record = dict[str, Any]  # plain JSON: the edits that `replay` makes again on a fresh model
 
@@ -78,7 +93,7 @@ class Strategy:
     """One compression method, live for one window of epochs. The base does nothing.
 
     A subclass names its settings in `Config` (a frozen `StrategyConfig`), its `phase`, and is
-    listed in `core.recipe`. After `detach` the model must run without it.
+    listed in `KINDS`. After `detach` the model must run without it.
     """
 
     Config: ClassVar[type[StrategyConfig]] = StrategyConfig
@@ -162,3 +177,44 @@ class Strategy:
     def replay(model: Layer, record: Record) -> None:
         """Make the recorded edits on a freshly built model of the same architecture."""
         raise TypeError("this strategy records no edits")
+
+
+def strategy_class(kind: str, path: str) -> type[Strategy]:
+    """Find the class behind a kind of the user's recipe: of the table, or `package.module:Class`.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    target = KINDS.get(kind, kind)
+    module, colon, name = target.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ConfigError(f"{path}.kind: no strategy {kind!r}{suggest(kind, list(KINDS))}")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ConfigError(f"{path}.kind: no strategy {kind!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise ConfigError(f"{path}.kind: {kind!r} is not a Strategy")
+    return found
+
+
+def recorded_strategy(kind: str, where: str) -> type[Strategy]:
+    """Find the class behind a kind that a file names; nothing is imported for it but our own.
+
+    Args:
+        kind: Of the table, or `package.module:Class` of a module that is loaded already, as the
+            user's recipe or command line named it.
+        where: Begins messages.
+
+    Raises:
+        ConfigError: It is code from outside that the user has not named, or no strategy.
+    """
+    if kind in KINDS:
+        return strategy_class(kind, where)
+    module, colon, name = kind.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ConfigError(f"{where}: no strategy {kind[:80]!r}{suggest(kind, list(KINDS))}")
+    found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+    if not (isinstance(found, type) and issubclass(found, Strategy)):
+        raise outside(where, f"the strategy {kind!r}", kind)
+    return found

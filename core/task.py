@@ -20,8 +20,8 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.config import merge, read, suggest
 from core.errors import ConfigError
+from core.settings.config import merge, read, suggest
 
 # calibration: the training images, prepared as those of val, for quantization to look at
 Split = Literal["train", "val", "calibration"]
@@ -47,7 +47,9 @@ class Dataset(Protocol):
         ...
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
-        """Make a batch; `core.data.stack` does for most, mixup and cutmix have their place here."""
+        """Make a batch; `core.training.images.stack` does for most, mixup and cutmix have their
+        place here.
+        """
         ...
 
 

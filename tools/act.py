@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 from dataclasses import replace
@@ -13,9 +13,9 @@ from core import cli
 from core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from core.data import Loader
-    from core.exported.config import ActConfig
+    from core.act.config import ActConfig
     from core.task import Task
+    from core.training.loader import Loader
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def read_config(arguments: argparse.Namespace) -> ActConfig:
-    from core.exported.config import read_act
+    from core.act.config import read_act
 
     config = read_act(arguments.config_path)
     names = ("model_dir", "model_filename", "params_filename")
@@ -45,16 +45,16 @@ def read_config(arguments: argparse.Namespace) -> ActConfig:
 
 def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loader:
     """Open the training data: without labels, if the float model says what is right."""
-    from core.data import Loader
-    from core.deploy.predict import list_images
-    from core.quant.calibration import ImageFiles, Inputs
+    from core.quant.calibration import ImageFiles, UnlabelledImages
+    from core.runtimes.predict_images import list_images
+    from core.training.loader import Loader
 
     images, data = config.Global.images, task.config.data
     if images and config.Distillation is None:
         raise ConfigError("Global.images: have no labels; without Distillation they are needed")
     dataset = ImageFiles(task, list_images(Path(images))) if images else task.build_dataset("train")
     if config.Distillation is not None:
-        dataset = Inputs(dataset, [spec.name for spec in task.input_spec()])
+        dataset = UnlabelledImages(dataset, [spec.name for spec in task.input_spec()])
     how = {"num_workers": data.num_workers, "on_error": "skip" if images else data.on_error}
     how |= {"rank": rank, "world": world}
     given = config.Global
@@ -65,11 +65,11 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
-    from core.distributed import initialize
-    from core.export.side_by_side import meter, open_validation, to_table
-    from core.exported.act import AutoCompression, Epochs
-    from core.exported.source import open_source
-    from core.run import pick_device
+    from core.act.auto_compression import AutoCompression, Epochs
+    from core.act.source import open_source
+    from core.training.distributed import initialize
+    from core.training.run import pick_device
+    from core.workflows.comparison_table import meter, open_validation, to_table
 
     paddle.set_device(pick_device("auto"))
     rank, world = initialize()

@@ -5,13 +5,13 @@ Every model runs in every runtime that can read it, one run of each in turn, on 
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 from pathlib import Path
 
 from core import cli
-from core.deploy.formats import BACKENDS
+from core.targets.names import BACKENDS
 
 EPILOG = """\
 speed-up is (a - b) / a with the mean time a of the first model in the same runtime: 25 % means a
@@ -55,9 +55,9 @@ def main() -> None:
     from rich.console import Console
     from tqdm import tqdm
 
-    from core.deploy.benchmark import Protocol, benchmark, to_table, write_json
-    from core.deploy.environment import environment
-    from core.deploy.processors import warn_of_overflow
+    from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
+    from core.runtimes.environment import environment
+    from core.runtimes.overflow_report import warn_of_overflow
 
     protocol = Protocol(
         backends=arguments.backends,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def call(tool: str, *arguments: str) -> None:
 
 def run_task(name: str, out: Path) -> float:
     """Take one task through every tool, in float and in int8; return the seconds of training."""
-    from core.deploy.predict import montage
+    from core.runtimes.predict_images import montage
 
     config, run, pictures = f"configs/{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()

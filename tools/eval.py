@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 import json
@@ -28,11 +28,11 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
-    from core.deploy.predictor import load_predictor
-    from core.deploy.processors import warn_of_overflow
-    from core.evaluation import eager_forward, evaluate, validation_loader
-    from core.files import write_text
-    from core.run import pick_device
+    from core.runtimes.overflow_report import warn_of_overflow
+    from core.runtimes.predictor import load_predictor
+    from core.settings.files import write_text
+    from core.training.evaluation import eager_forward, evaluate, validation_loader
+    from core.training.run import pick_device
 
     paddle.set_device(pick_device("auto"))
     if arguments.weights:

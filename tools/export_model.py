@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 from pathlib import Path
@@ -42,7 +42,8 @@ def main() -> None:
     arguments = parse_arguments()
     from rich.console import Console
 
-    from core.export.package import check_formats, export
+    from core.export.files import check_formats
+    from core.export.package import export
     from core.export.parity import summary
 
     check_formats(arguments.format)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 import logging
@@ -40,8 +40,8 @@ def main() -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from core.deploy.predict import PREDICTIONS, load_task, predict_files
-    from core.deploy.predictor import load_predictor
+    from core.runtimes.predict_images import PREDICTIONS, load_task, predict_files
+    from core.runtimes.predictor import load_predictor
 
     predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
     task = load_task(predictor, arguments.model_dir)

@@ -7,7 +7,7 @@ needed. The status is 1 if a layer may overflow.
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 import json
@@ -34,8 +34,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    from core.deploy.processors import model_files, to_json, to_table
-    from core.files import write_text
+    from core.runtimes.overflow_report import model_files, to_json, to_table
+    from core.settings.files import write_text
     from core.targets.overflow import check_files, summary
     from core.targets.pair_sums import Verdict
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from core import cli
-from core.deploy.formats import TARGET, leading_format
 from core.quant import choices
+from core.runtimes.formats import leading_format
+from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
 
 EPILOG = "SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint."
 
@@ -32,9 +33,9 @@ def parse_arguments() -> argparse.Namespace:
     known = ", ".join(choices.WEIGHT_TYPES)
     add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
-    known = f"{', '.join(choices.TARGETS)} (default: {TARGET} for onnx, else that of the files)"
+    known = f"{', '.join(TARGETS)} (default: {DEFAULT_TARGET} for onnx, else that of the files)"
     add("--target", help=known)
-    known = f"{', '.join(choices.PROCESSORS)}: those with int8 dot products only (default: any)"
+    known = f"{', '.join(PROCESSORS)}: those with int8 dot products only (default: any)"
     add("--processors", default="any", help=known)
     add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
     cli.add_control_arguments(parser)
@@ -46,21 +47,23 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
-    from core.export.package import check_formats
-    from core.exported import static_ptq
-    from core.quant import ptq
+    from core.act import static_ptq
+    from core.act.config import StaticPtqConfig
+    from core.export.files import check_formats
+    from core.quant.post_training import PtqConfig
+    from core.workflows import ptq
 
     check_formats(arguments.format)
-    kind, weights = ptq.PtqConfig, arguments.weights
+    kind: type[Any] = PtqConfig
     names = ["weight_quantize_type", "never_quantize", "processors"]
     files = leading_format(arguments.format)
-    given = {"target": arguments.target or (TARGET if files == "onnx" else files)}
+    given = {"target": arguments.target or (DEFAULT_TARGET if files == "onnx" else files)}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
-        kind, given = static_ptq.StaticPtqConfig, {}
+        kind, given = StaticPtqConfig, {}
     else:
         names += ["quantize_outputs", *choices.STEPS]
-    ptq.check_folder(arguments.save_dir, weights or arguments.model_dir)
+    ptq.check_folder(arguments.save_dir, arguments.weights or arguments.model_dir)
     given |= {name: getattr(arguments, name) for name in names}
     return ptq.read_each(kind, given, arguments.observer)
 
@@ -69,14 +72,14 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
-    from core.export.side_by_side import meter, open_validation, to_table
-    from core.exported import static_ptq
-    from core.exported.source import open_source
-    from core.files import replacing
-    from core.quant import ptq
+    from core.act import static_ptq
+    from core.act.source import open_source
     from core.quant.calibration import calibration_images
-    from core.quant.control import Control
-    from core.run import pick_device
+    from core.settings.files import replacing
+    from core.training.run import pick_device
+    from core.workflows import ptq
+    from core.workflows.comparison_table import meter, open_validation, to_table
+    from core.workflows.float_fallback import QualityLimits
 
     paddle.set_device(pick_device("auto"))
     configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
@@ -91,18 +94,20 @@ def main() -> None:
     val = open_validation(task, arguments.batch_size, share) if share else None
     ptq.check_comparison(configs, val)
     measure, count = meter(task, val), len(val.dataset) if val else 1
+    best: Any  # the setting that was kept
     with replacing(folder) as draft:  # made now, so that what cannot be written is told now
         given = (draft, task, model, images, configs, measure, arguments.format)
         if weights:
-            control = Control(arguments.max_drop, arguments.speed_control)
-            known = {"control": control, "validation": val, "whole": share == 1}
-            rows, config = ptq.compress(*given, weights=weights, **known)
+            control = QualityLimits(arguments.max_drop, arguments.speed_control)
+            rows, best = ptq.compress(
+                *given, weights=weights, control=control, validation=val, whole=share == 1
+            )
         else:
-            known = {"target": arguments.target or TARGET, "count": count}
-            rows, config = static_ptq.compress(*given, **known)
+            target = arguments.target or DEFAULT_TARGET
+            rows, best = static_ptq.compress(*given, target=target, count=count)
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, task.build_metric().primary))
-    print(f"{config.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
+    print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 import shutil
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from core import cli
-from core.deploy.formats import leading_format
 from core.errors import ExportError
+from core.runtimes.formats import leading_format
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,12 +31,20 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from core.export import side_by_side
-    from core.export.package import check_formats, export
+    from core.export.files import check_formats
+    from core.export.package import export
     from core.export.parity import summary
-    from core.quant.control import Control, hold
     from core.quant.layers import quantized_layers
-    from core.quant.parts import float_parts
+    from core.quant.sites import float_sites
+    from core.workflows.comparison_table import (
+        ComparisonRow,
+        check_metrics,
+        meter,
+        open_validation,
+        runtime_rows,
+        to_table,
+    )
+    from core.workflows.float_fallback import QualityLimits, apply_float_fallback
 
     check_formats(arguments.format)
     task, model = cli.restored(arguments)
@@ -48,28 +56,29 @@ def main() -> None:
     formats, target = arguments.format, arguments.target
     val = None
     if not arguments.no_metric and arguments.ending == "raw":
-        val = side_by_side.open_validation(task, share=arguments.eval_rate)
-    control = Control(arguments.max_drop, arguments.speed_control)
+        val = open_validation(task, share=arguments.eval_rate)
+    control = QualityLimits(arguments.max_drop, arguments.speed_control)
     kind = leading_format(formats)
     runtime = target if kind == "onnx" else kind  # whose speed counts
     control.check(runtime, val)
-    measure, key = side_by_side.meter(task, val), task.build_metric().primary
-    with float_parts(model):
-        rows = [side_by_side.Row("float", measure(model))]
-    rows.append(side_by_side.Row("quantized", measure(model)))
+    measure, key = meter(task, val), task.build_metric().primary
+    with float_sites(model):
+        rows = [ComparisonRow("float", measure(model))]
+    rows.append(ComparisonRow("quantized", measure(model)))
     rest = val, measure, rows[0].metric, rows[1].metric
-    metric, changed = hold(task, model, control, runtime, *rest)
+    metric, changed = apply_float_fallback(task, model, control, runtime, *rest)
     begin = time.monotonic()
     made = export(task, model, arguments.save_dir, formats, arguments.ending, target=target)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    files = side_by_side.runtime_rows(made.folder, made, seconds, measure)
-    console.print(side_by_side.to_table([*rows, *changed, *files], key))
+    files = runtime_rows(made.folder, made, seconds, measure)
+    console.print(to_table([*rows, *changed, *files], key))
     try:
         count, about = len(val.dataset) if val else 1, made.description.quantization
-        side_by_side.check_metrics(metric, files, key, count, target, about.processors)
+        assert about is not None  # the model is quantized
+        check_metrics(metric, files, key, count, target, about.processors)
     except ExportError:
         shutil.rmtree(made.folder)
         raise

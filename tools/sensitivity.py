@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 import sys
@@ -44,37 +44,39 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
-    from core.evaluation import measure, validation_loader
-    from core.measurements import task_meter
-    from core.quant import analysis, ptq, speed
     from core.quant.calibration import calibration_images
     from core.quant.layers import quantized_layers
+    from core.quant.post_training import PtqConfig, quantize_after_training
+    from core.training.evaluation import measure, validation_loader
+    from core.training.measurements import task_meter
+    from core.workflows import layer_sensitivity, ptq
+    from core.workflows.layer_speed import measure_speed
 
     file = arguments.save_dir / "quant_sensitivities.json"
     if not quantized_layers(model):
-        [config] = ptq.read_each(ptq.PtqConfig, {"target": arguments.target}, arguments.observer)
+        [config] = ptq.read_each(PtqConfig, {"target": arguments.target}, arguments.observer)
         images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-        ptq.quantize_after_training(task, model, images, config)
+        quantize_after_training(task, model, images, config)
     console = cli.wide_console()
     if arguments.speed_control:
-        found = speed.measure_speed(task, model, arguments.target)
+        found = measure_speed(task, model, arguments.target)
         console.print(found.table())
         print(f"never_quantize: {list(found.slow)}")
     val = validation_loader(task, arguments.batch_size)
     meter = task_meter(task, partial(measure, task, val), arguments.eval_rate)
-    inputs = analysis.few_inputs(task, val)
-    costs = analysis.measure(task, model, inputs, meter, file, arguments.params)
+    inputs = layer_sensitivity.few_inputs(task, val)
+    costs = layer_sensitivity.measure(task, model, inputs, meter, file, arguments.params)
     console.print(costs.table())
-    analysis.plot(costs, file.with_suffix(".png"))
+    layer_sensitivity.plot(costs, file.with_suffix(".png"))
     print(f"{file}, {file.with_suffix('.png')}")
 
 
 def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
-    from core.evaluation import measure, validation_loader
-    from core.measurements import task_meter
-    from core.prune import sensitivity
+    from core.prune.planning import sensitivity
     from core.prune.pruner import build_pruner
     from core.prune.report import fixed_table, group_table
+    from core.training.evaluation import measure, validation_loader
+    from core.training.measurements import task_meter
 
     pruner, console = build_pruner(task, model), cli.wide_console()
     pruner.probe()
@@ -95,7 +97,7 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
-    from core.run import pick_device
+    from core.training.run import pick_device
 
     paddle.set_device(pick_device("auto"))
     task, model = cli.restored(arguments)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import core.startup  # noqa: F401 - checks the versions before anything else is loaded
+import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from core import cli
-from core.config import load_yaml, merge, parse_overrides
 from core.errors import ConfigError
+from core.settings.config import load_yaml, merge, parse_overrides
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
 TEACHER = "teacher."  # begins an override that is for the teacher
@@ -47,7 +47,7 @@ def parse_arguments() -> argparse.Namespace:
 def read_settings(arguments: argparse.Namespace) -> tuple[Settings, Settings, Teachers, bool]:
     """Return config, recipe, whose epochs go before its own, teachers, and if epochs are fixed."""
     from core.distill.teacher import read_teachers
-    from core.recipe import recipe_epochs
+    from core.training.recipe import recipe_epochs
 
     settings, recipe = load_yaml(arguments.config), {}
     slim = arguments.slim or ("distill" if arguments.distill_config else None)
@@ -68,11 +68,11 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
-    from core.distributed import initialize
-    from core.engine import Engine
-    from core.hooks import standard_hooks
-    from core.recipe import read_recipe, suggested_epochs
-    from core.run import read_run
+    from core.training.distributed import initialize
+    from core.training.engine import Engine
+    from core.training.hooks import standard_hooks
+    from core.training.recipe import read_recipe, suggested_epochs
+    from core.training.run import read_run
 
     settings, recipe_settings, teachers, fixed = read_settings(arguments)
     run = read_run(settings)

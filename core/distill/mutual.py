@@ -11,17 +11,17 @@ import numpy as np
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core import checkpoint
-from core.config import load_yaml
 from core.distill.pairs import Comparison, pair_up
 from core.distill.strategy import Imitation, ImitationConfig
 from core.distill.taps import Side, Taps, look_at
 from core.distill.teacher import rename
 from core.errors import ConfigError
-from core.run import read_run
+from core.network.weights import assign
+from core.settings.config import load_yaml
 from core.strategy import Context
 from core.task import Batch, Losses, Outputs, Task
-from core.weights import assign
+from core.training import checkpoint
+from core.training.run import read_run
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ class _Peer:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.model = task.build_model()
-        self.edits: list[checkpoint.Edit] = []
+        self.edits: list[checkpoint.RecordedEdit] = []
         self._best: float | None = None
 
     def keep(self, metrics: dict[str, float], folder: Path, writes: bool) -> None:

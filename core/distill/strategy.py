@@ -18,7 +18,7 @@ from core.distill.taps import OUTPUT, Side, Taps, look_at
 from core.distill.teacher import Teacher
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
-from core.optim import OptimizerConfig
+from core.settings.optimizer_config import OptimizerConfig
 from core.strategy import Context, Phase, Strategy, StrategyConfig
 from core.task import Batch, Losses, Outputs
 
@@ -28,7 +28,7 @@ TRUTH_EVERY = 10  # batches: the teacher's loss is only watched, so a sample of 
 
 
 @dataclass(frozen=True)
-class ScheduleConfig:
+class WeightScheduleConfig:
     """How the weight of imitation goes through the window, epoch by epoch.
 
     Attributes:
@@ -73,7 +73,7 @@ class ImitationConfig(StrategyConfig):
     weight: float = 1.0
     truth_weight: float = 1.0
     losses: tuple[AnyTerm, ...] = ()
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    schedule: WeightScheduleConfig = field(default_factory=WeightScheduleConfig)
     optimizer: OptimizerConfig | None = None
 
     def __post_init__(self) -> None:

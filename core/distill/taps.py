@@ -11,8 +11,8 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import ConfigError
-from core.layers import get
-from core.norms import statistics_kept
+from core.network.batch_norms import statistics_kept
+from core.network.layers import get
 from core.task import Batch, DistillPoint, Outputs, Task
 
 OUTPUT = "@"  # begins the name of a named output of the task, where others are layer paths

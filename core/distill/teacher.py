@@ -17,12 +17,12 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.utils import unique_name
 
-from core import checkpoint
-from core.config import load_yaml, merge, parse_overrides, read, suggest
 from core.distill.adapters import resize
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
+from core.settings.config import load_yaml, merge, parse_overrides, read, suggest
 from core.task import Batch, Outputs, Task, build_task
+from core.training import checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -6,22 +6,42 @@ import importlib.metadata
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial as partial_of
 from pathlib import Path
-from types import MappingProxyType
 
 import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.config import suggest, to_mapping
-from core.deploy.description import (
-    DESCRIPTION,
+from core.errors import ExportError
+from core.export import lite, parity
+from core.export.endings import ending_in
+from core.export.files import (
+    FILES,
+    LITE,
+    MODEL,
+    ONNX,
+    PARAMS,
+    check_folder,
+    check_formats,
+    size_mb_of_folder,
+    write_files,
+)
+from core.export.int8.exporter import Int8Exporter
+from core.export.int8.layerwise import LayerDifference
+from core.export.onnx.convert import OPSET
+from core.graph import cost
+from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.program import Graph
+from core.graph.trace import trace
+from core.network.modes import evaluation_mode
+from core.quant.layers import quantized_layers
+from core.runtimes.description import (
     LAYERS,
-    Description,
+    DeployDescription,
     Port,
     Preprocess,
     Quantization,
@@ -29,26 +49,13 @@ from core.deploy.description import (
     TaskSettings,
     write_description,
 )
-from core.deploy.formats import BACKENDS, FORMATS, TARGET, Format, format_of, is_installed
-from core.deploy.predictor import Predictor, load_predictor
-from core.errors import ExportError
-from core.export import lite, onnx, parity, report
-from core.export.cut import ending_in
-from core.export.fold import fold_batch_norms
-from core.export.graph import Graph
-from core.export.int8 import Rounded
-from core.export.layerwise import LayerDifference
-from core.export.pooling import expand_adaptive_pools
-from core.files import replacing
-from core.quant.layers import quantized_layers
+from core.runtimes.formats import format_of, is_installed
+from core.runtimes.predictor import Predictor, load_predictor
+from core.settings.config import to_mapping
+from core.settings.files import replacing
+from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
 from core.task import Arrays, Task
-from core.trace import evaluation_mode, trace
 
-MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
-FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
-    {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "lite": (LITE,)}
-)
-_OURS = (MODEL, PARAMS, ONNX, LITE, DESCRIPTION)
 _log = logging.getLogger(__name__)
 
 
@@ -66,7 +73,7 @@ class Exported:
     """
 
     folder: Path
-    description: Description
+    description: DeployDescription
     file_bytes: dict[str, int]
     differences: list[parity.Difference]
     float_bytes: dict[str, int]
@@ -85,8 +92,8 @@ def export(
     formats: Sequence[Format] = ("paddle",),
     ending: str = "raw",
     input_shape: Sequence[int] | None = None,
-    opset: int = onnx.OPSET,
-    target: str = TARGET,
+    opset: int = OPSET,
+    target: str = DEFAULT_TARGET,
 ) -> Exported:
     """Export a model, compare it with the eager one, and put the folder in place.
 
@@ -104,7 +111,7 @@ def export(
             task's `input_spec` says.
         opset: Of ONNX.
         target: Runtime that the ONNX file of a quantized model is laid out for, of
-            `core.export.qdq.PRESETS`; it runs in the others too.
+            `core.targets.presets.PRESETS`; it runs in the others too.
 
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
@@ -144,7 +151,7 @@ def export(
         if converting is not None and not alone:
             float_bytes |= source.add_lite(converting, partial)
             description = write_description(description, partial)  # again: one file more
-        sizes = report.size_bytes(sorted(partial.iterdir()))
+        sizes = cost.size_bytes(sorted(partial.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes, layers)
 
 
@@ -158,7 +165,7 @@ class _Source:
     specs: list[InputSpec]
     ending: str
     graph: Graph
-    rounded: Rounded | None
+    rounded: Int8Exporter | None
     opset: int
     parameters: int
 
@@ -193,13 +200,15 @@ class _Source:
         _log.info("lite: %s runs on other devices, so it is not compared here", LITE)
         return {LITE: count} if self.rounded else {}
 
-    def describe(self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays) -> Description:
+    def describe(
+        self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays
+    ) -> DeployDescription:
         """Return what `deploy.yml` says of the files in the folder."""
         rounded = self.rounded
         quantization = None
         if rounded is not None:
             quantization = Quantization(len(rounded.layers()), rounded.target, rounded.processors)
-        return Description(
+        return DeployDescription(
             trislim=importlib.metadata.version("trislim"),
             inputs=ports_of(self.graph, self.graph.inputs),
             outputs=_outputs(self.graph, answer),
@@ -213,9 +222,9 @@ class _Source:
     def _report(self, folder: Path, batch: Sequence[np.ndarray]) -> Report:
         shapes = tuple((1, *array.shape[1:]) for array in batch)
         return Report(
-            size_mb=size_mb(folder),
+            size_mb=size_mb_of_folder(folder),
             parameters=self.parameters,
-            macs=report.count_macs(self.layer, shapes, self.specs),
+            macs=cost.count_macs(self.layer, shapes, self.specs),
             input_shapes=shapes,
         )
 
@@ -247,7 +256,7 @@ def _trace(
     opset: int,
 ) -> _Source:
     graph, cut = Graph.from_trace(trace(layer, specs, model)), ending == LAYERS
-    counted = report.counted_parameters(model)
+    counted = cost.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
     graph.check_finite()
@@ -257,50 +266,9 @@ def _trace(
     rounded = None
     if quantized_layers(model):
         write = partial_of(write_files, opset=opset)
-        rounded = Rounded(model, layer, graph, target, write, (MODEL, PARAMS, ONNX, LITE), cut)
+        rounded = Int8Exporter(model, layer, graph, target, write, (MODEL, PARAMS, ONNX, LITE), cut)
     parameters = sum(math.prod(each.shape) for each in counted.values())
     return _Source(task, model, layer, specs, ending, graph, rounded, opset, parameters)
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse names of formats that are none, and formats that cannot be written here.
-
-    Raises:
-        ExportError: Names the first, or says what to install; or there is none.
-    """
-    if not formats:
-        raise ExportError(f"format: expected at least one of {', '.join(FORMATS)}, got none")
-    for name in formats:
-        if name not in FORMATS:
-            raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
-    if "lite" in formats:
-        lite.find_python()
-
-
-def format_of_file(name: str) -> Format:
-    """Return which format a file of an export is of."""
-    return next(kind for kind, names in FILES.items() if name in names)
-
-
-def size_mb(folder: Path) -> float:
-    """Return what the files of the first format in a folder weigh, as `deploy.yml` says it."""
-    there = next(names for kind in FORMATS if (folder / (names := FILES[kind])[0]).is_file())
-    return round(report.size_mb([folder / name for name in there]), 3)
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that an export must not replace.
-
-    Raises:
-        ExportError: It is a file, or holds other things than an export.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ExportError(f"{folder}: expected a folder, it is a file")
-    foreign = sorted(path.name for path in folder.glob("*") if path.name not in _OURS)
-    if foreign:
-        raise ExportError(
-            f"{folder}: holds {foreign[0]}, which is no part of an export; choose another folder"
-        )
 
 
 def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
@@ -317,26 +285,6 @@ def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
     if any(k not in (-1, s) for k, s in zip(known, shape)):
         _log.warning("input_shape: the task's settings prepare images of %s, not %s", known, shape)
     return [InputSpec(shape, first.dtype, first.name), *specs[1:]]
-
-
-def write_files(
-    graph: Graph, folder: Path, formats: Sequence[Format], opset: int = onnx.OPSET
-) -> None:
-    """Write the model files of a graph, of these formats alone.
-
-    Raises:
-        ExportError: An operator has no counterpart in ONNX or Paddle Lite.
-    """
-    if "paddle" in formats:
-        graph.write(folder / MODEL, folder / PARAMS)
-    with tempfile.TemporaryDirectory() as place:  # the converters read files of Paddle
-        files = Path(place, MODEL), Path(place, PARAMS)
-        if "onnx" in formats:
-            expand_adaptive_pools(graph).write(*files)
-            (folder / ONNX).write_bytes(onnx.convert(*files, opset))
-        if "lite" in formats:
-            graph.write(*files)
-            (folder / LITE).write_bytes(lite.convert(*files))
 
 
 def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:

@@ -26,11 +26,13 @@ import paddle
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.deploy.predictor import Predictor
 from core.errors import ExportError, UserError
-from core.export.graph import Graph, names_of
+from core.graph.operators import names_of
+from core.graph.program import Graph
+from core.graph.trace import name_outputs
+from core.network.modes import evaluation_mode
+from core.runtimes.predictor import Predictor
 from core.task import Arrays, Sample, Task
-from core.trace import evaluation_mode, name_outputs
 
 TOLERANCE = 1e-4
 AGREEMENT = 0.99

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.deploy.formats import Backend
 from core.prune.choices import Aggregate, Criterion
 from core.strategy import StrategyConfig
+from core.targets.names import Backend
 
 Allocation = Literal["uniform", "sensitive", "global", "search"]
 TARGETS = (

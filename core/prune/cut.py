@@ -16,12 +16,12 @@ from paddle.nn import Layer
 from paddle.nn.layer import conv, norm
 from paddle.static import InputSpec
 
-from core.channels import ChannelShuffle, ChannelSplit
-from core.config import read
 from core.errors import CheckpointError, ExportError
-from core.prune.analysis import Analysis, TracedLabels
-from core.prune.graph import Graph, Operator, TraceError, trace_operators
-from core.prune.labels import Array
+from core.network.channels import ChannelShuffle, ChannelSplit
+from core.prune.structure.analysis import Analysis, TracedLabels
+from core.prune.structure.graph import ModelGraph, Operator, TraceError, trace_operators
+from core.prune.structure.labels import Array
+from core.settings.config import read
 from core.strategy import Record
 
 Undo = Callable[[], None]
@@ -30,7 +30,7 @@ Indices = dict[str, dict[int, list[int]]]  # weight -> axis -> positions that ar
 
 
 @dataclass(frozen=True)
-class Edit:
+class ChannelEdit:
     """What a cut does to a model, in plain numbers.
 
     Attributes:
@@ -53,7 +53,7 @@ class Edit:
         return {"positions": positions, "weights": weights, "settings": self.settings}
 
     @staticmethod
-    def from_record(record: Mapping[str, Any]) -> Edit:
+    def from_record(record: Mapping[str, Any]) -> ChannelEdit:
         """Read what `to_record` wrote.
 
         Raises:
@@ -72,7 +72,7 @@ class Edit:
                 if not axis.isdecimal() or not 0 <= place < len(cut.positions):
                     raise CheckpointError(f"weights.{name}.{axis}: expected an axis and a list")
                 kept.setdefault(name, {})[int(axis)] = list(cut.positions[place])
-        return Edit(kept, {name: dict(values) for name, values in cut.settings.items()})
+        return ChannelEdit(kept, {name: dict(values) for name, values in cut.settings.items()})
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class _Record:
     settings: dict[str, dict[str, int | list[int] | None]]
 
 
-def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> Edit:
+def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> ChannelEdit:
     """Work out what keeping these labels means for every weight and layer."""
     kept: Indices = {}
     for name, axes in analysis.weights.items():
@@ -117,10 +117,10 @@ def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> Edit:
             old = layer.positions(len(together))
             order = [int(place[position]) for position in old if keep[together[position]]]
             settings[moved.layer] = {"order": layer.simplified(order)}
-    return Edit(kept, settings)
+    return ChannelEdit(kept, settings)
 
 
-def apply_edit(model: Layer, edit: Edit) -> Undo:
+def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
     """Cut a model; weights that get smaller become new tensors.
 
     Returns:
@@ -219,7 +219,7 @@ def _sizes(layer: Layer) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def cut_for_now(model: Layer, edit: Edit) -> Iterator[None]:
+def cut_for_now(model: Layer, edit: ChannelEdit) -> Iterator[None]:
     """Cut a model inside; afterwards it is whole again, with the very tensors it had."""
     undo = apply_edit(model, edit)
     try:
@@ -260,7 +260,7 @@ def check_cut(
     return {}
 
 
-def _within(graph: Graph, layer: str) -> list[int]:
+def _within(graph: ModelGraph, layer: str) -> list[int]:
     """Return the operators that a layer called itself, else all that its sublayers called."""
     own = [op.index for op in graph.operators if op.layer == layer]
     if own:
@@ -269,7 +269,7 @@ def _within(graph: Graph, layer: str) -> list[int]:
     return [op.index for op in graph.operators if op.layer.startswith(below)]
 
 
-def _outside(graph: Graph, layers: Mapping[str, Layer]) -> list[Operator]:
+def _outside(graph: ModelGraph, layers: Mapping[str, Layer]) -> list[Operator]:
     inside = {
         index
         for call in graph.calls
@@ -279,7 +279,9 @@ def _outside(graph: Graph, layers: Mapping[str, Layer]) -> list[Operator]:
     return [op for op in graph.operators if op.index not in inside]
 
 
-def _misfit(one: Operator, two: Operator, expected: TracedLabels, found: Graph, keep: Array) -> str:
+def _misfit(
+    one: Operator, two: Operator, expected: TracedLabels, found: ModelGraph, keep: Array
+) -> str:
     for slot in ("Out", "Output", "Y"):
         for name, other in zip(one.outputs.get(slot, ()), two.outputs.get(slot, ())):
             shape = list(expected.graph.shapes.get(name) or ())

@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 from paddle.nn import Layer
 
-from core.deploy.lookup import Lookup
-from core.distributed import gather
 from core.errors import ConfigError
-from core.measurements import render, task_meter
-from core.norms import reestimate, statistics_kept
-from core.prune import plan
-from core.prune.analysis import Analysis
+from core.network.batch_norms import reestimate, statistics_kept
 from core.prune.config import PruneConfig
-from core.prune.criteria import mean_gradients, score
 from core.prune.cut import cut_for_now, plan_edit
-from core.prune.labels import Array
-from core.prune.latency import Latency, measure_ms
+from core.prune.planning import plan
+from core.prune.planning.criteria import mean_gradients, score
+from core.prune.planning.latency import Latency, measure_ms
+from core.prune.planning.search import anneal
+from core.prune.planning.sensitivity import Sensitivity, measure, plot, ratios_in_steps
 from core.prune.pruner import Cut, Pruner, fixed_specs
-from core.prune.search import anneal
-from core.prune.sensitivity import Sensitivity, measure, plot, ratios_in_steps
+from core.prune.structure.analysis import Analysis
+from core.prune.structure.labels import Array
+from core.runtimes.latency_table import LatencyTable
 from core.strategy import Context
+from core.training.distributed import gather
+from core.training.measurements import render, task_meter
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
 MS_CLOSE = 0.03  # likewise of a latency, which is measured
@@ -135,7 +135,9 @@ class Planner:
         """Take the choice of the first process, so that all cut the same."""
         return np.asarray(gather(keep)[0])
 
-    def _allocate(self, ranking: plan.Ranking, measure_of: plan.Measure, limit: float) -> list[int]:
+    def _allocate(
+        self, ranking: plan.Ranking, measure_of: plan.MaskCost, limit: float
+    ) -> list[int]:
         if self._config.allocation == "uniform":
             return plan.uniform(ranking, measure_of, limit)
         if self._config.allocation == "global":
@@ -214,7 +216,7 @@ class Planner:
         if before <= goal:
             _log.info("latency: %.2f ms, no need to cut to %.2f ms", before, goal)
             return self._pruner.cut(lambda analysis: analysis.keep_all())
-        lookup = Lookup(config.backend, config.threads, context.save_dir / "latency.json")
+        lookup = LatencyTable(config.backend, config.threads, context.save_dir / "latency.json")
         predictor: Latency | None = None
 
         def to_goal(analysis: Analysis) -> Array:

@@ -11,11 +11,11 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ConfigError, ExportError
-from core.layers import match
-from core.prune.analysis import Analysis, Pins, analyze_graphs
-from core.prune.cut import Edit, Undo, apply_edit, check_cut, plan_edit
-from core.prune.graph import trace_modes
-from core.prune.labels import Array
+from core.network.layers import match
+from core.prune.cut import ChannelEdit, Undo, apply_edit, check_cut, plan_edit
+from core.prune.structure.analysis import Analysis, Pins, analyze_graphs
+from core.prune.structure.graph import trace_modes
+from core.prune.structure.labels import Array
 from core.task import Task
 
 _log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Cut:
 
     analysis: Analysis
     keep: Array
-    edit: Edit
+    edit: ChannelEdit
     undo: Undo = field(repr=False)
 
     @property

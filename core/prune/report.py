@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from core.prune.analysis import Analysis, Axis
 from core.prune.pruner import Cut
+from core.prune.structure.analysis import Analysis, Axis
 
 
 def layer_table(cut: Cut) -> Table:

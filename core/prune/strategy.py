@@ -8,15 +8,15 @@ from typing import Any
 from paddle.nn import Layer
 
 from core.errors import ConfigError
-from core.measurements import render
-from core.norms import reestimate
-from core.prune import plan
+from core.network.batch_norms import reestimate
 from core.prune.config import PruneConfig
-from core.prune.cut import Edit, apply_edit
+from core.prune.cut import ChannelEdit, apply_edit
 from core.prune.planner import Planner
+from core.prune.planning import plan
 from core.prune.pruner import Pruner, build_pruner
 from core.prune.report import layer_table
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
+from core.training.measurements import render
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Prune(Strategy):
     @staticmethod
     def replay(model: Layer, record: Record) -> None:
         for cut in record["cuts"]:
-            apply_edit(model, Edit.from_record(cut))
+            apply_edit(model, ChannelEdit.from_record(cut))
 
     def _prepare(self, context: Context, model: Layer) -> Pruner:
         pruner = build_pruner(context.task, model, self.config.never_prune)

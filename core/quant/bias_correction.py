@@ -21,10 +21,10 @@ from paddle import Tensor, nn
 from paddle.nn import Layer
 
 from core.errors import DataError
-from core.layers import get
-from core.trace import evaluation_mode
+from core.network.layers import get
+from core.network.modes import evaluation_mode
 
-Batches = Sequence[Sequence[Tensor]]
+TensorBatches = Sequence[Sequence[Tensor]]
 
 
 class _ReachedError(Exception):
@@ -58,7 +58,9 @@ def bias_places(model: Layer, paths: Sequence[str], norms: Mapping[str, str]) ->
     return places
 
 
-def output_means(model: Layer, paths: Sequence[str], batches: Batches) -> dict[str, np.ndarray]:
+def output_means(
+    model: Layer, paths: Sequence[str], batches: TensorBatches
+) -> dict[str, np.ndarray]:
     """Return the mean output of layers per channel, [C] in float64, over all batches.
 
     Args:
@@ -77,7 +79,7 @@ def output_means(model: Layer, paths: Sequence[str], batches: Batches) -> dict[s
 
 
 def correct_biases(
-    model: Layer, wanted: Mapping[str, np.ndarray], batches: Batches
+    model: Layer, wanted: Mapping[str, np.ndarray], batches: TensorBatches
 ) -> dict[str, np.ndarray]:
     """Shift biases until each layer's outputs have the wanted means, one layer after the other.
 
@@ -108,7 +110,7 @@ def correct_biases(
 
 
 def _means(
-    model: Layer, paths: Sequence[str], batches: Batches, stop: bool
+    model: Layer, paths: Sequence[str], batches: TensorBatches, stop: bool
 ) -> dict[str, np.ndarray]:
     """Measure as `output_means` does; perhaps only until a layer has answered."""
     runs: Counter[str] = Counter()

@@ -12,10 +12,11 @@ import paddle
 from paddle import Tensor
 from tqdm import tqdm
 
-from core.data import Loader, read_image, stack
-from core.deploy.predict import list_images
 from core.errors import DataError
+from core.runtimes.predict_images import list_images
 from core.task import Arrays, Dataset, Sample, Task
+from core.training.images import read_image, stack
+from core.training.loader import Loader
 
 BATCH = 8
 
@@ -48,7 +49,7 @@ class Calibration:
         self._progress = progress
         data = task.config.data
         whole = Loader(
-            Inputs(dataset, self._names),
+            UnlabelledImages(dataset, self._names),
             batch_size=1,
             train=False,
             num_workers=data.num_workers,
@@ -125,7 +126,7 @@ def training_images(task: Task, count: int, progress: bool = False) -> Calibrati
 
 
 @dataclass(frozen=True)
-class Inputs:
+class UnlabelledImages:
     """A data set without its labels, and without what its batches do to images."""
 
     whole: Dataset

@@ -8,14 +8,9 @@ from typing import Literal, get_args
 LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
 WeightType = Literal["channel_wise_abs_max", "abs_max"]
 ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
-Target = Literal["paddle", "lite", "tensorrt", "onnxruntime", "openvino"]
-Outputs = Literal["none", "residual", "all"]
-Processors = Literal["any", "vnni"]
 
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
-TARGETS: tuple[Target, ...] = get_args(Target)
-PROCESSORS: tuple[Processors, ...] = get_args(Processors)
 OBSERVER: ObserverKind = "mse"  # of quantization after training, by default
 STEPS = MappingProxyType(  # before and after calibration, each asked for by its name
     {

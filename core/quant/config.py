@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from core.quant.choices import LayerType, ObserverKind, Outputs, Processors, Target, WeightType
+from core.quant.choices import LayerType, ObserverKind, WeightType
 from core.quant.quantizers import Rounding
-from core.quant.table import BITS
+from core.quant.scales import BITS
 from core.strategy import StrategyConfig
+from core.targets.names import Processors, RoundedOutputs, Target
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class QatConfig(StrategyConfig):
     never_quantize: tuple[str, ...] = ()
     target: Target = "paddle"
     processors: Processors = "any"
-    quantize_outputs: Outputs | None = None
+    quantize_outputs: RoundedOutputs | None = None
     observer: ObserverKind = "avg"
     calibration_samples: int = 128
     warmup_epochs: float | None = None

@@ -18,8 +18,9 @@ import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.export.graph import Graph, attribute, names_of, only
-from core.trace import trace
+from core.graph.operators import attribute, names_of, only
+from core.graph.program import Graph
+from core.graph.trace import trace
 
 # slots of input, weight and output
 _SLOTS = MappingProxyType(

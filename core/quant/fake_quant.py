@@ -1,7 +1,7 @@
 """Rounding to a grid in eager mode, with gradients: on Paddle's own kernels, without its layers.
 
 All functions take float tensors and return float tensors of the same shape whose values lie on a
-grid of `core.quant.table`. Rounding is half to even and a signed grid reaches one step further
+grid of `core.quant.scales`. Rounding is half to even and a signed grid reaches one step further
 below zero than above, as in `QuantizeLinear` of the file formats, so that training and files agree
 to the bit. Half precision is computed in float32.
 """
@@ -15,7 +15,8 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
-from core.quant.weight_grid import PAIR, Limit, limit_weight
+from core.quant.weight_grid import limit_weight
+from core.targets.processors import PAIR, Limit
 
 HALF_TO_EVEN = 0
 INFINITE = float(np.finfo(np.float32).max)

@@ -18,25 +18,25 @@ from paddle import Tensor, nn
 from paddle.nn import Layer
 
 from core.errors import CheckpointError
-from core.layers import get
-from core.norms import is_batch_norm
+from core.network.batch_norms import is_batch_norm
+from core.network.layers import get
 from core.quant.fake_quant import fake_quantize_limited_weight, fake_quantize_weight
 from core.quant.quantizers import ActivationQuantizer, Rounding
-from core.quant.weight_grid import PAIR, Limit
+from core.targets.processors import PAIR, Limit
 
 QUANTIZER = "input_quantizer"
 
 
-class Quantized(Layer):
+class QuantizedLayer(Layer):
     """What the quantized kinds of layers share.
 
     Attributes:
         input_quantizer: Rounds what the layer reads; it belongs to another layer, and is no
             sublayer here, where that rounds its outputs.
-        passing: Whether the layer computes in float.
+        bypassed: Whether the layer computes in float.
         channel_axis: Of the weight's output channels.
-        twice: Whether a weight with one grid is rounded channel by channel once more, as Paddle
-            Inference does when it loads a file.
+        requantized_per_channel: Whether a weight with one grid is rounded channel by channel once
+            more, as Paddle Inference does when it loads a file.
         limit: Which steps the weight may take, see `core.quant.weight_grid`.
         largest: What step 127 of an even grid stands for.
         norm: The batch norm that exports fold into the weight, where there is one grid for all of
@@ -46,13 +46,13 @@ class Quantized(Layer):
     input_quantizer: ActivationQuantizer
     channel_axis: int
     weight: Tensor
-    passing: bool = False
+    bypassed: bool = False
     limit: Limit = "none"
     largest: int = PAIR
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """Return what the layer reads on its grid."""
-        if self.shares_quantizer and not self.input_quantizer.passing:
+        if self.shares_quantizer and not self.input_quantizer.bypassed:
             return x  # it is rounded where it is made
         return self.input_quantizer(x)
 
@@ -87,7 +87,9 @@ class Quantized(Layer):
         else:
             factor = self._folded(norm)
             rounded = self._on_grid(self.weight * factor, self.limit, per_channel=False) / factor
-        again = self.__dict__["twice"] and self.limit != "even"  # which rounds by itself again
+        again = (
+            self.__dict__["requantized_per_channel"] and self.limit != "even"
+        )  # which rounds by itself again
         return self._on_grid(rounded, "none") if again else rounded
 
     def _on_grid(self, weight: Tensor, limit: Limit, per_channel: bool = True) -> Tensor:
@@ -111,10 +113,10 @@ class Quantized(Layer):
             return factor.reshape(shape)
 
     def _rounds(self) -> bool:
-        return paddle.in_dynamic_mode() and not self.passing
+        return paddle.in_dynamic_mode() and not self.bypassed
 
 
-class QuantizedConv2D(Quantized, nn.Conv2D):
+class QuantizedConv2D(QuantizedLayer, nn.Conv2D):
     """Convolution of rounded inputs with rounded weights."""
 
     channel_axis = 0
@@ -141,7 +143,7 @@ class QuantizedConv2D(Quantized, nn.Conv2D):
         )
 
 
-class QuantizedConv2DTranspose(Quantized, nn.Conv2DTranspose):
+class QuantizedConv2DTranspose(QuantizedLayer, nn.Conv2DTranspose):
     """Transposed convolution of rounded inputs with rounded weights."""
 
     channel_axis = 1
@@ -166,7 +168,7 @@ class QuantizedConv2DTranspose(Quantized, nn.Conv2DTranspose):
         )
 
 
-class QuantizedLinear(Quantized, nn.Linear):
+class QuantizedLinear(QuantizedLayer, nn.Linear):
     """Product of rounded inputs with rounded weights."""
 
     channel_axis = 1
@@ -180,7 +182,7 @@ class QuantizedLinear(Quantized, nn.Linear):
         return F.linear(x, weight, self.bias)
 
 
-KINDS: Mapping[type[Layer], type[Quantized]] = MappingProxyType(
+KINDS: Mapping[type[Layer], type[QuantizedLayer]] = MappingProxyType(
     {
         nn.Conv2D: QuantizedConv2D,
         nn.Conv2DTranspose: QuantizedConv2DTranspose,
@@ -192,7 +194,7 @@ _FLOAT = MappingProxyType({quantized: plain for plain, quantized in KINDS.items(
 
 def why_not(layer: Layer, rounding: Rounding) -> str | None:
     """Return why a layer that has a weight cannot be quantized; None if it can be."""
-    if isinstance(layer, Quantized):
+    if isinstance(layer, QuantizedLayer):
         return "is quantized already"
     if type(layer) not in KINDS:
         return f"{type(layer).__name__} is not a plain {' or '.join(k.__name__ for k in KINDS)}"
@@ -212,14 +214,14 @@ def quantize(
     nonnegative: bool = False,
     unsigned: bool = False,
     limit: Limit = "none",
-) -> Quantized:
+) -> QuantizedLayer:
     """Turn the layer at a path into a quantized one, in place.
 
     Args:
         model: Holds the layer.
         path: Where it is.
         rounding: How.
-        norm: Path of the batch norm that is folded into it in files; see `Quantized`.
+        norm: Path of the batch norm that is folded into it in files; see `QuantizedLayer`.
         nonnegative: See `ActivationQuantizer`.
         unsigned: See `ActivationQuantizer`.
         limit: Which steps the weight may take.
@@ -240,21 +242,23 @@ def quantize(
             raise CheckpointError(f"{norm}: expected a batch norm, is {type(folded).__name__}")
     layer.__class__ = KINDS[type(layer)]
     layer.add_sublayer(QUANTIZER, quantizer)
-    layer.__dict__["twice"] = False
+    layer.__dict__["requantized_per_channel"] = False
     layer.__dict__["norm"] = folded  # past Paddle's own bookkeeping: it belongs to another layer
-    assert isinstance(layer, Quantized)
+    assert isinstance(layer, QuantizedLayer)
     layer.limit = limit
     return layer
 
 
-def restore_float(layer: Quantized) -> None:
+def restore_float(layer: QuantizedLayer) -> None:
     """Make a quantized layer the float one again."""
     layer._sub_layers.pop(QUANTIZER, None)
-    for name in (QUANTIZER, "norm", "twice", "passing", "limit", "largest"):
+    for name in (QUANTIZER, "norm", "requantized_per_channel", "bypassed", "limit", "largest"):
         layer.__dict__.pop(name, None)
     layer.__class__ = _FLOAT[type(layer)]
 
 
-def quantized_layers(model: Layer) -> dict[str, Quantized]:
+def quantized_layers(model: Layer) -> dict[str, QuantizedLayer]:
     """Return the quantized layers by path, each once."""
-    return {path: each for path, each in model.named_sublayers() if isinstance(each, Quantized)}
+    return {
+        path: each for path, each in model.named_sublayers() if isinstance(each, QuantizedLayer)
+    }

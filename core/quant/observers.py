@@ -1,6 +1,6 @@
 """Choose the range of a grid from the activations that one layer reads during calibration.
 
-All kinds answer with the `absmax` of `core.quant.table.Grid`. The first two keep a number or two,
+All kinds answer with the `absmax` of `core.quant.scales.Grid`. The first two keep a number or two,
 the others a histogram of fixed size, from which any number of bits can be asked.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 from core.errors import ConfigError, DataError
-from core.quant.table import Grid
+from core.quant.scales import Grid
 
 BINS = 4096  # on either side of zero; 64 KB per layer in all
 # Below this the steps of a grid are no normal float32 any more, so such tensors count as zero;

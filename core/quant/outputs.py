@@ -15,8 +15,8 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import CheckpointError
-from core.layers import get
-from core.quant.layers import Quantized, quantized_layers
+from core.network.layers import get
+from core.quant.layers import QuantizedLayer, quantized_layers
 from core.quant.quantizers import ActivationQuantizer, Rounding
 
 QUANTIZER = "output_quantizer"
@@ -50,7 +50,7 @@ def round_output(
     quantizer.training = layer.training
     for reader in readers:
         quantized = get(model, reader)
-        if not isinstance(quantized, Quantized):
+        if not isinstance(quantized, QuantizedLayer):
             raise CheckpointError(f"{reader}: is not quantized, but reads what {path} rounds")
         quantized.share_quantizer(quantizer)
     layer.add_sublayer(QUANTIZER, quantizer)
@@ -78,7 +78,7 @@ def rounded_outputs(model: Layer) -> dict[str, ActivationQuantizer]:
     }
 
 
-def output_part(path: str) -> str:
+def output_site(path: str) -> str:
     """Return the path of the quantizer behind the layer at a path."""
     return f"{path}.{QUANTIZER}"
 
@@ -96,7 +96,7 @@ def output_readers(model: Layer) -> dict[str, list[str]]:
 
 def _round(layer: Layer, _inputs: object, output: Tensor) -> Tensor | None:
     quantizer = layer._sub_layers[QUANTIZER]
-    if not paddle.in_dynamic_mode() or quantizer.passing:
+    if not paddle.in_dynamic_mode() or quantizer.bypassed:
         return None
     rounded: Tensor = quantizer(output)
     return rounded

@@ -11,7 +11,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.nn.initializer import Constant
 
-from core.quant.choices import Processors, WeightType
+from core.quant.choices import WeightType
 from core.quant.fake_quant import (
     clip_and_fake_quantize,
     fake_quantize,
@@ -19,7 +19,8 @@ from core.quant.fake_quant import (
     highest_step,
 )
 from core.quant.observers import Observer
-from core.quant.table import BITS, Grid
+from core.quant.scales import BITS, Grid
+from core.targets.names import Processors
 
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
 TINY = 1e-8  # of a tensor that is zero throughout
@@ -76,7 +77,7 @@ class ActivationQuantizer(Layer):
         signed: Whether the grid has steps below zero.
         observer: While it is set, inputs pass as they are and it sees them.
         tracking: Whether training moves the statistics.
-        passing: Whether the outputs that it is for pass as they are; see `core.quant.outputs`.
+        bypassed: Whether the outputs that it is for pass as they are; see `core.quant.outputs`.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ActivationQuantizer(Layer):
         self.rounding, self.nonnegative = rounding, nonnegative
         self.signed = not (nonnegative and unsigned)
         self.observer: Observer | None = None
-        self.tracking, self.passing = True, False
+        self.tracking, self.bypassed = True, False
         self._window: deque[tuple[int, float]] = deque()  # falling magnitudes, with their batch
         self._batches = 0
         self.register_buffer("absmax", paddle.ones([1], "float32"))

@@ -8,16 +8,17 @@ from typing import Any
 import paddle
 from paddle.nn import Layer
 
-from core.distributed import gather
 from core.errors import ConfigError
-from core.norms import is_batch_norm
-from core.quant import insert
+from core.network.batch_norms import is_batch_norm
+from core.quant.apply import apply_quantization, record_of, replay_quantization
 from core.quant.config import QatConfig
-from core.quant.layout import layout_of
-from core.quant.parts import quantizers_of
+from core.quant.grid_plan import plan_grids
 from core.quant.quantizers import TINY
+from core.quant.selection import LayerSelection, select_with_hints, summary
+from core.quant.sites import quantizers_of
 from core.strategy import Context, Phase, Record, Strategy
 from core.task import QatBudget
+from core.training.distributed import gather
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Qat(Strategy):
         self._model, self._context = model, context
         self._plan_rate(context, context.task.slim_hints(model).qat_budget)
         if context.resuming:
-            self._record = insert.record_of(model)
+            self._record = record_of(model)
             return
         if context.epoch == 0 and not context.task.config.model.pretrained:
             raise ConfigError(
@@ -105,7 +106,7 @@ class Qat(Strategy):
 
     @staticmethod
     def replay(model: Layer, record: Record) -> None:
-        insert.replay(model, record)
+        replay_quantization(model, record)
 
     def _plan_rate(self, context: Context, budget: QatBudget) -> None:
         config = self.config
@@ -123,9 +124,9 @@ class Qat(Strategy):
             self._warmup,
         )
 
-    def _choose(self, model: Layer, context: Context) -> insert.Choice:
+    def _choose(self, model: Layer, context: Context) -> LayerSelection:
         config = self.config
-        return insert.choose_with_hints(
+        return select_with_hints(
             model,
             config.rounding,
             config.quantizable_layer_type,
@@ -138,7 +139,7 @@ class Qat(Strategy):
         config = self.config
         if context.rank == 0:
             choice = self._choose(model, context)
-            layout = layout_of(
+            layout = plan_grids(
                 context.task,
                 model,
                 config.target,
@@ -147,7 +148,7 @@ class Qat(Strategy):
                 choice.spared,
                 config.processors,
             )
-            choice = insert.insert(
+            choice = apply_quantization(
                 model,
                 choice,
                 config.rounding,
@@ -155,9 +156,9 @@ class Qat(Strategy):
                 config.observer,
                 layout,
             )
-            _log.info("%s", "\n".join(insert.summary(choice)))
-            self._record = insert.record_of(model)
+            _log.info("%s", "\n".join(summary(choice)))
+            self._record = record_of(model)
         self._record = gather(self._record)[0]
         assert self._record is not None
         if context.rank != 0:
-            insert.replay(model, self._record)  # the engine shares the values afterwards
+            replay_quantization(model, self._record)  # the engine shares the values afterwards

@@ -22,17 +22,16 @@ Weights of fewer than 8 bits need no limit: 63 + 63 is below 128, and files do n
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import paddle
 from paddle import Tensor
 
-Limit = Literal["none", "pair_sum", "even"]
+from core.targets.processors import HIGHEST, PAIR, Limit
+
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
-HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
-PAIR = 128  # what two steps may add up to
 _HALVED = 64  # steps to either side once they are halved
 # Of the sum of a pair in absmax: a sum below 128, in float32 too, is never rounded to more than 128
 _PAIR_SHARE = np.float32(HIGHEST / PAIR * (1 + 1e-6))

@@ -39,7 +39,7 @@ from core.targets.onnx_nodes import (
 )
 from core.targets.onnx_tensors import (
     SIGNED_SHIFT,
-    Grid,
+    OnnxGrid,
     Tensor,
     Weight,
     dequantized,
@@ -147,7 +147,7 @@ class _Walk:
         for port in graph.input:
             kind = port.type.tensor_type.elem_type
             if kind in (TensorProto.INT8, TensorProto.UINT8):
-                self.tensors[port.name] = Tensor(grid=Grid(dtype=dtype_of(kind)))
+                self.tensors[port.name] = Tensor(grid=OnnxGrid(dtype=dtype_of(kind)))
         for node in graph.node:
             for attribute in node.attribute:
                 for inner in (
@@ -259,7 +259,7 @@ class _Walk:
         self._add(node, _LAYERS[places.like](node, data, weight))
         result = self._value(input_of(node, places.result))
         if result is not None:
-            self.tensors[node.output[0]] = Tensor(grid=Grid(dtype=result.dtype))
+            self.tensors[node.output[0]] = Tensor(grid=OnnxGrid(dtype=result.dtype))
 
     def _integers(self, name: str, zero: np.ndarray | None) -> Tensor:
         """Return an input of integers as the other form of quantization has it, dequantized."""
@@ -267,7 +267,7 @@ class _Walk:
             constant = self.constants[name]
             return Tensor(weight=Weight(constant.name, constant.array))
         dtype = np.dtype(np.uint8) if zero is None else zero.dtype
-        return Tensor(grid=self._tensor(name).grid or Grid(dtype=dtype))
+        return Tensor(grid=self._tensor(name).grid or OnnxGrid(dtype=dtype))
 
     def _other_layer(self, node: NodeProto) -> None:
         on_integers = node.op_type in _OTHERS_ON_INTEGERS
@@ -276,7 +276,7 @@ class _Walk:
             weight = self._weight(name) if on_integers else self._tensor(name).weight
             if weight is not None and weight.steps.dtype in _BITS_8 and weight.steps.ndim > 1:
                 patch = (weight.steps.size,)
-                data = Tensor(grid=Grid() if on_grid else None)
+                data = Tensor(grid=OnnxGrid() if on_grid else None)
                 self._add(node, _layer(weight, weight.steps.reshape(1, -1), patch, data))
 
     def _made(self, node: NodeProto) -> Tensor:
@@ -288,7 +288,7 @@ class _Walk:
         nearest = kind == "Resize" and text(node, "mode", "nearest") == "nearest"
         if kind in _MOVING or nearest:
             source, table = self._tensor(node.input[0]), self._weight(node.input[0])
-            return source if table is None else Tensor(grid=Grid(dtype=table.steps.dtype))
+            return source if table is None else Tensor(grid=OnnxGrid(dtype=table.steps.dtype))
         if kind == "Concat" and len(read) == len(node.input):
             return joined(read)
         if kind in _WITHIN:
@@ -329,7 +329,7 @@ def _layer(
     return Int8Layer(weight.name, "", matrix, tuple(patch), steps, exempt)
 
 
-def _of_ranges(data: Steps, other: Grid) -> Int8Layer:
+def _of_ranges(data: Steps, other: OnnxGrid) -> Int8Layer:
     """Return the product of two tensors of which only the ranges are known, or of one."""
     signed = (other.steps.lowest - SIGNED_SHIFT, other.steps.highest - SIGNED_SHIFT)
     return Int8Layer("", "", np.array([[end, end] for end in signed]), (2,), data)

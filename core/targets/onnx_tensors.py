@@ -22,7 +22,7 @@ _UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
-class Grid:
+class OnnxGrid:
     """Steps of 8 bits that data is on.
 
     Attributes:
@@ -47,11 +47,11 @@ class Grid:
         """Tell whether it is int8 with zero point 0."""
         return self.dtype == np.int8 and self.zero == 0
 
-    def widened(self) -> Grid:
+    def widened(self) -> OnnxGrid:
         """Return all steps of 8 bits, on no known scale."""
-        return Grid(dtype=self.dtype)
+        return OnnxGrid(dtype=self.dtype)
 
-    def joined(self, other: Grid) -> Grid:
+    def joined(self, other: OnnxGrid) -> OnnxGrid:
         """Return the grid of what comes from both; grids that differ are made one by runtimes."""
         if self.scale is None or replace(self, steps=other.steps) != other:
             return self.widened()
@@ -85,7 +85,7 @@ class Tensor:
 
     lowest: float = -_INFINITY
     highest: float = _INFINITY
-    grid: Grid | None = None
+    grid: OnnxGrid | None = None
     weight: Weight | None = None
 
     def within(self, lowest: float, highest: float) -> Tensor:
@@ -121,9 +121,9 @@ def quantized(
     if dtype not in (np.int8, np.uint8):
         return Tensor()
     if scale is None or zero is None or scale.size != 1 or zero.size != 1 or scale.item() <= 0:
-        return Tensor(grid=Grid(dtype=dtype))
+        return Tensor(grid=OnnxGrid(dtype=dtype))
     size = float(scale.item())
-    grid = Grid(dtype=dtype, scale=size, zero=int(zero.item()))
+    grid = OnnxGrid(dtype=dtype, scale=size, zero=int(zero.item()))
     origin = int(zero.item()) + grid.shift
     ends = []
     for end, outward in ((tensor.lowest, -1), (tensor.highest, 1)):
@@ -148,7 +148,7 @@ def dequantized(steps: Tensor, scale: np.ndarray | None, zero: np.ndarray | None
     if grid is None:
         return Tensor()
     if zero is not None and zero.dtype != grid.dtype:
-        grid = Grid(dtype=zero.dtype)  # integers of an operator that does not say which
+        grid = OnnxGrid(dtype=zero.dtype)  # integers of an operator that does not say which
     if scale is None or zero is None or scale.size != 1 or zero.size != 1 or scale.item() <= 0:
         return Tensor(grid=replace(grid, scale=None, zero=None))
     size, origin = float(scale.item()), int(zero.item())

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from core.errors import ExportError
-from core.export.graph import Graph
+from core.graph.program import Graph
 from core.targets import onnx_layers, program_layers
 from core.targets.pair_sums import LayerCheck, Verdict, check_layer
 

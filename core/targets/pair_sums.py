@@ -63,7 +63,7 @@ class Int8Layer:
 
 
 @dataclass(frozen=True)
-class Pair:
+class StepPair:
     """Two weights of one output channel, and the sum of products that is farthest from 0.
 
     Attributes:
@@ -87,7 +87,7 @@ class Pair:
         return SMALLEST_SUM <= self.total <= LARGEST_SUM
 
 
-def largest_pair(weights: np.ndarray, highest: int) -> Pair:
+def largest_pair(weights: np.ndarray, highest: int) -> StepPair:
     """Find the pair that comes closest to the limits of 16 bits, or goes farthest beyond.
 
     With data from 0 to `highest`, the largest sum is that of the two largest positive weights, the
@@ -98,7 +98,7 @@ def largest_pair(weights: np.ndarray, highest: int) -> Pair:
         highest: Largest value of the unsigned operand.
     """
     if weights.size == 0:
-        return Pair(0, (0, 1), 0)
+        return StepPair(0, (0, 1), 0)
     wide = np.pad(weights.astype(np.int64), ((0, 0), (0, max(0, 2 - weights.shape[1]))))
     found = []
     for sign in (1, -1):
@@ -107,7 +107,7 @@ def largest_pair(weights: np.ndarray, highest: int) -> Pair:
         sums = highest * np.maximum(sign * pairs, 0).sum(axis=1)
         channel = int(sums.argmax())
         first, second = sorted(int(place) for place in places[channel])
-        found.append(Pair(channel, (first, second), sign * int(sums[channel])))
+        found.append(StepPair(channel, (first, second), sign * int(sums[channel])))
     return max(found, key=lambda pair: abs(pair.total) - abs(pair.limit))
 
 
@@ -130,7 +130,7 @@ class LayerCheck:
     kind: str
     lowest: int
     highest: int
-    pair: Pair
+    pair: StepPair
     verdict: Verdict
     reason: str
     patch: tuple[int, ...]

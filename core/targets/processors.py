@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from core.deploy.environment import multiplies_int8_exactly
-from core.deploy.formats import Format
-from core.export.graph import Graph, attribute, only, operator
-from core.export.int8_copies import UNSIGNED
-from core.export.int8_program import computed_in_int8, layers_of
-from core.export.int8_weights import COPY
-from core.quant.choices import Processors
-from core.quant.weight_grid import HIGHEST, PAIR, Limit
+from core.graph.batch_norm_folding import COPY
+from core.graph.linear_layers import layers_of
+from core.graph.operators import attribute, only, operator
+from core.graph.program import Graph
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.names import Format, Processors
+from core.targets.paddle_inference import computed_in_int8
+from core.targets.tensor_copies import UNSIGNED
+
+Limit = Literal["none", "pair_sum", "even"]
+HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
+PAIR = 128  # what two steps may add up to
+
 
 _ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
 

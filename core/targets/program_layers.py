@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from core.export.graph import Graph, attribute, names_of, only
+from core.graph.operators import attribute, names_of, only
+from core.graph.program import Graph
 from core.targets.pair_sums import HALVED, HIGHEST_STEP, LARGEST, Int8Layer, Steps
 
 _HIGHEST = 127  # of weights

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data import read_image, stack
 from core.errors import DataError
 from core.task import Arrays, Sample, Split
+from core.training.images import read_image, stack
 from tasks.cls.config import AugmentConfig, Config, DataConfig
 from tasks.cls.mixing import cutmix, mixup, one_hot
 from tasks.cls.transforms import EvalTransform, TrainTransform

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from core.errors import DataError
-from core.synthetic import ensure_drawn
+from core.training.synthetic import ensure_drawn
 from tasks.cls.config import SyntheticConfig
 
 _SHAPES = ("disc", "cross", "ring", "triangle", "square")

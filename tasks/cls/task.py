@@ -29,12 +29,7 @@ from tasks.cls.data import ImageDataset, build_dataset, class_names
 from tasks.cls.losses import classification_losses
 from tasks.cls.metrics import ClassificationMetric
 from tasks.cls.models.anatomy import dissect
-from tasks.cls.models.backbones import (
-    build_backbone,
-    pretrained_url,
-    resolve_stage,
-    stage_names,
-)
+from tasks.cls.models.backbones import build_backbone, pretrained_url, resolve_stage, stage_names
 from tasks.cls.models.outputs import Deployed, name_outputs
 from tasks.cls.models.stages import freeze_norms, freeze_up_to, resolve_layer
 from tasks.cls.synthetic import draw_data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from core.data import OnError
+from core.training.loader import OnError
 from tasks.keypoint.joints import JointsConfig, JointSet, resolve_joints
 from tasks.keypoint.models.config import ModelConfig
 

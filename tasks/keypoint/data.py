@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data import read_image, stack
 from core.task import Arrays, Sample, Split
+from core.training.images import read_image, stack
 from tasks.keypoint.annotations import (
     Annotations,
     Persons,

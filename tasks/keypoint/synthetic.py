@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from core.synthetic import ensure_drawn
 from core.task import Split
+from core.training.synthetic import ensure_drawn
 from tasks.keypoint.config import Config, SyntheticConfig
 from tasks.keypoint.data import annotation_file, image_folder
 from tasks.keypoint.joints import COCO_NAMES, COCO_SKELETON

@@ -9,8 +9,8 @@ from paddle import Tensor
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.config import suggest
 from core.errors import ConfigError
+from core.settings.config import suggest
 from core.task import (
     Arrays,
     Batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from core.data import OnError
+from core.training.loader import OnError
 
 Size = tuple[int, int]
 

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from core.data import read_image, stack
 from core.errors import DataError
 from core.task import Arrays, Sample, Split
+from core.training.images import read_image, stack
 from tasks.seg import transforms
 from tasks.seg.config import Config, DataConfig
 

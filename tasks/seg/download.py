@@ -12,9 +12,9 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from core.download import fetch
 from core.errors import DataError, DownloadError
-from core.files import appearing
+from core.settings.download import fetch
+from core.settings.files import appearing
 from tasks.seg.config import DataConfig
 
 LIMIT_BYTES = 10**12  # of an archive

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core import synthetic
 from core.errors import DataError
+from core.training import synthetic
 from tasks.seg.config import Config, DataConfig, SyntheticConfig
 
 CLASSES = ("ground", "disc", "box", "triangle")

@@ -17,26 +17,27 @@ import pytest
 from paddle.base.proto.framework_pb2 import ProgramDesc
 
 import tasks
-from core import checkpoint
-from core.config import load_yaml, merge, to_mapping
-from core.data import Loader
-from core.deploy.formats import BACKENDS, TARGET
-from core.deploy.predictor import load_predictor
 from core.distill.teacher import read_teachers
-from core.engine import Engine
-from core.evaluation import eager_forward, evaluate, evaluate_model
 from core.export.package import export
-from core.export.qdq import PRESETS
-from core.export.report import count_macs, count_parameters
-from core.hooks import Checkpoints, Hook
-from core.layers import match, tap
+from core.graph.cost import count_macs, count_parameters
+from core.network.layers import match, tap
+from core.network.weights import load_arrays
 from core.prune.pruner import fixed_specs
 from core.quant.layers import quantized_layers
 from core.quant.outputs import rounded_outputs
-from core.recipe import KINDS, read_recipe
-from core.run import Run, read_run
+from core.runtimes.predictor import load_predictor
+from core.settings.config import load_yaml, merge, to_mapping
+from core.strategy import KINDS
+from core.targets.names import BACKENDS, DEFAULT_TARGET
+from core.targets.presets import PRESETS
 from core.task import Task, build_task
-from core.weights import load_arrays
+from core.training import checkpoint
+from core.training.engine import Engine
+from core.training.evaluation import eager_forward, evaluate, evaluate_model
+from core.training.hooks import Checkpoints, Hook
+from core.training.loader import Loader
+from core.training.recipe import read_recipe
+from core.training.run import Run, read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {
@@ -350,7 +351,7 @@ def test_a_student_learns_with_the_rounding_of_files(
     theirs = task.infer(eager_forward(task, straight.model), batch)
     for name, value in ours.items():
         np.testing.assert_array_equal(value, theirs[name])
-    layout = target if target in PRESETS else TARGET
+    layout = target if target in PRESETS else DEFAULT_TARGET
     made = export(task, model, tmp_path / "int8", ("paddle", "onnx"), target=layout)
     assert {each.runtime for each in made.differences} == set(BACKENDS)
     assert all(each.effect is not None for each in made.differences)

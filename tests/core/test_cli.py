@@ -13,7 +13,7 @@ import pytest
 
 from core import cli
 from core.errors import ConfigError, DataError
-from core.versions import check_versions
+from core.settings.versions import check_versions
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from core.config import merge
-from core.engine import Engine
 from core.errors import UserError
-from core.hooks import Checkpoints
-from core.recipe import read_recipe
-from core.run import read_run
+from core.settings.config import merge
+from core.training.engine import Engine
+from core.training.hooks import Checkpoints
+from core.training.recipe import read_recipe
+from core.training.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "tests" / "plugins"

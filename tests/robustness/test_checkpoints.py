@@ -15,14 +15,14 @@ import numpy as np
 import paddle
 import pytest
 
-from core import checkpoint
-from core.config import merge
+from core.act.source import open_source
 from core.errors import CheckpointError, ExportError, UserError
 from core.export import lite
 from core.export.package import export
-from core.exported.source import open_source
+from core.network.weights import assign, load_arrays, save_arrays
+from core.settings.config import merge
 from core.task import build_task
-from core.weights import assign, load_arrays, save_arrays
+from core.training import checkpoint
 from tests.robustness.conftest import one_line, train
 
 NAN, INF = float("nan"), float("inf")

@@ -13,12 +13,12 @@ import paddle
 import pytest
 import yaml
 
-from core import checkpoint
-from core.deploy.description import read_description
-from core.deploy.predictor import load_predictor
 from core.errors import CheckpointError, UserError
 from core.export.package import export
+from core.runtimes.description import read_description
+from core.runtimes.predictor import load_predictor
 from core.task import build_task
+from core.training import checkpoint
 
 FLIPS = 60  # of each file
 Read = Callable[[Path], object]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import checkpoint
-from core.download import fetch, file_name
 from core.errors import CheckpointError, DownloadError
-from core.run import read_run
-from core.weights import load_arrays, save_arrays, save_for_paddle
+from core.network.weights import load_arrays, save_arrays, save_for_paddle
+from core.settings.download import fetch, file_name
+from core.training import checkpoint
+from core.training.run import read_run
 from tests.robustness.conftest import one_line
 
 LIMIT = 1_000_000

@@ -14,18 +14,18 @@ import paddle
 import pytest
 import yaml
 
-from core import checkpoint
-from core.checkpoint import Description
-from core.deploy.description import TaskSettings, read_description, write_description
-from core.deploy.memory import peak_memory_mb
-from core.deploy.predict import load_task
-from core.deploy.predictor import load_predictor
 from core.errors import CheckpointError, ConfigError, DataError
-from core.export.onnx import convert
+from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
-from core.plugins import load_plugin
-from core.recipe import KINDS, recorded_strategy
+from core.runtimes.description import TaskSettings, read_description, write_description
+from core.runtimes.memory import peak_memory_mb
+from core.runtimes.predict_images import load_task
+from core.runtimes.predictor import load_predictor
+from core.settings.plugins import load_plugin
+from core.strategy import KINDS, recorded_strategy
 from core.task import build_recorded_task, build_task
+from core.training import checkpoint
+from core.training.checkpoint import CheckpointDescription
 from tests.robustness.conftest import PLUGINS, ROOT, one_line, train
 
 EVIL = "from pathlib import Path\nPath(__file__).with_name('hacked').touch()\n"
@@ -59,7 +59,7 @@ def describe(folder: Path, **changes: Any) -> Path:
     """Write a checkpoint of the toy task that says something else."""
     task = build_task("outside.toy", {"data": {"root": "data"}})
     described = {"task": "outside.toy", "settings": {"data": {"root": "data"}}, **changes}
-    checkpoint.save(folder, Description(**described), task.build_model().state_dict())
+    checkpoint.save(folder, CheckpointDescription(**described), task.build_model().state_dict())
     return folder
 
 
@@ -92,8 +92,8 @@ def test_kinds_and_tasks_of_files_are_not_imported(trap: Path, module: str) -> N
 
 
 def test_modules_that_are_loaded_and_no_strategies_are_refused() -> None:
-    for kind in ("os:system", "subprocess:Popen", "core.strategy:Phase", "paddle:Model", "sys:exit",
-                 "core.checkpoint:restore", "builtins:eval", "core.quant:strategy"):  # fmt: skip
+    modules = "os:system subprocess:Popen core.strategy:Phase paddle:Model sys:exit builtins:eval"
+    for kind in (*modules.split(), "core.training.checkpoint:restore", "core.quant:strategy"):
         with pytest.raises(ConfigError, match=r"^file: asks for the strategy .*--plugin"):
             recorded_strategy(kind, "file")
     for name in ("os.path", "core.task", "paddle.nn", "xml.dom", "core.strategy"):
@@ -162,7 +162,7 @@ def test_processes_of_ours_import_nothing_from_where_the_user_stands(
     for name in ("numpy", "paddle2onnx", "onnx", "onnxruntime", "core", "sitecustomize", "json"):
         (stranger / f"{name}.py").write_text(EVIL)
     monkeypatch.chdir(stranger)
-    convert(Path("model.pdmodel"), Path("model.pdiparams"))
+    convert_to_onnx(Path("model.pdmodel"), Path("model.pdiparams"))
     predictor = load_predictor(".", "onnxruntime")
     assert predictor.backend == "onnxruntime"
     image = paddle.ones([1, 3, 8, 8]).numpy()

@@ -13,12 +13,12 @@ import paddle
 import pytest
 from paddle.base.proto import framework_pb2
 
-from core.deploy import predictor as predictors
-from core.deploy.predictor import load_predictor
+from core.act.source import open_source
 from core.errors import ExportError
-from core.export.graph import Graph
 from core.export.package import export
-from core.exported.source import open_source
+from core.graph.program import Graph
+from core.runtimes import predictor as predictors
+from core.runtimes.predictor import load_predictor
 from core.task import build_task
 from tests.robustness.conftest import one_line
 
@@ -128,7 +128,7 @@ def test_a_stranger_s_program_is_tried_once_and_ours_never(
     ours = load_predictor(exported).run(image)
     assert not started
     theirs = load_predictor(stranger).run(image)
-    assert started == [("core.deploy.trial", str(stranger), "paddle")]
+    assert started == [("core.runtimes.trial", str(stranger), "paddle")]
     np.testing.assert_array_equal(*ours.values(), *theirs.values())
     # a description without digests vouches for nothing, nor does one that leaves a file out
     text = (exported / "deploy.yml").read_text()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from core.tensor_files import TensorFileError, pack, unpack
+from core.network.tensor_files import TensorFileError, pack, unpack
 
 NUMBERS = st.sampled_from(["<f4", ">f4", "<f2", "<f8", "<i8", ">i2", "|u1", "|b1", "<u4"]).flatmap(
     lambda kind: arrays.arrays(np.dtype(kind), arrays.array_shapes(min_dims=0, min_side=0))

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from core.config import read
-from core.data import Loader, read_image
 from core.errors import ConfigError, DataError, FileError
+from core.settings.config import read
+from core.training.images import read_image
+from core.training.loader import Loader
 from tasks.cls import synthetic
 from tasks.cls.config import AugmentConfig, Config, SyntheticConfig
 from tasks.cls.data import build_dataset, class_names, read_labels, read_list

@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from core.errors import ConfigError
-from core.trace import trace
+from core.graph.trace import trace
 from tasks.cls.models import build_backbone, list_backbones, pretrained_url, stage_names
 from tasks.cls.models.anatomy import dissect
 from tasks.cls.models.outputs import Deployed, name_outputs

@@ -10,10 +10,10 @@ import pytest
 from outside.configs import without_teaching
 from scipy.special import softmax
 
-from core.config import load_yaml, merge
 from core.errors import ConfigError
-from core.run import read_run
+from core.settings.config import load_yaml, merge
 from core.task import build_task
+from core.training.run import read_run
 from tasks.cls.models import list_backbones
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "cls"
@@ -98,7 +98,7 @@ def test_drawing_marks_the_picture_and_keeps_its_shape(tmp_path, shape):
 def test_preprocessing_is_the_evaluation_transform(tmp_path):
     task = make_task(tmp_path)
     dataset = task.build_dataset("val")
-    from core.data import read_image
+    from core.training.images import read_image
 
     sample, _ = task.preprocess(read_image(dataset.items.paths[1]))
     expected = dataset.sample(1, np.random.default_rng(0))

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from core.config import read
-from core.data import Loader
 from core.errors import DataError
+from core.settings.config import read
+from core.training.loader import Loader
 from tasks.keypoint.annotations import annotated_persons, detected_persons, load_annotations
 from tasks.keypoint.config import Config
 from tasks.keypoint.data import KeypointDataset, load_split

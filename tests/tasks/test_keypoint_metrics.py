@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from core.config import read
+from core.settings.config import read
 from tasks.keypoint.annotations import annotated_persons, detected_persons, load_annotations
 from tasks.keypoint.config import Config
 from tasks.keypoint.joints import COCO_SIGMAS

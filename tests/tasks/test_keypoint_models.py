@@ -15,10 +15,10 @@ import pytest
 from paddle.nn import Conv2D, Layer
 from paddle.static import InputSpec
 
-from core.config import read
 from core.errors import ConfigError
-from core.layers import get, replace
-from core.trace import old_ir, trace
+from core.graph.trace import old_ir, trace
+from core.network.layers import get, replace
+from core.settings.config import read
 from tasks.keypoint.models import ModelConfig, build_network, published_url
 
 FOLDER = Path(__file__).parent

@@ -10,12 +10,8 @@ import paddleclas
 import pytest
 
 from core.errors import ConfigError
-from core.weights import assign, complete_backbone
-from tasks.keypoint.models import (
-    ModelConfig,
-    build_network,
-    published_url,
-)
+from core.network.weights import assign, complete_backbone
+from tasks.keypoint.models import ModelConfig, build_network, published_url
 
 # PaddleClas' names of the layers that end the strides 4, 8, 16 and 32
 STAGES = {

@@ -10,13 +10,13 @@ import pytest
 from outside.configs import without_teaching
 from paddle import nn
 
-from core.config import load_yaml, read, to_mapping
-from core.deploy.predictor import load_predictor
 from core.errors import ConfigError
-from core.evaluation import eager_forward
 from core.export.package import export
-from core.run import read_run
+from core.runtimes.predictor import load_predictor
+from core.settings.config import load_yaml, read, to_mapping
 from core.task import build_task
+from core.training.evaluation import eager_forward
+from core.training.run import read_run
 from tasks.keypoint import Config, Task
 from tasks.keypoint.codec import Codec
 from tasks.keypoint.config import CodecConfig

@@ -8,12 +8,12 @@ import paddle
 import pytest
 from outside.configs import without_teaching
 
-from core.config import load_yaml, read
-from core.data import Loader
 from core.errors import ConfigError
-from core.evaluation import eager_forward, evaluate_model
+from core.settings.config import load_yaml, read
 from core.task import Task as TaskProtocol
 from core.task import build_task
+from core.training.evaluation import eager_forward, evaluate_model
+from core.training.loader import Loader
 from tasks.seg import Config, Task, drawing
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "seg").glob("*.yml"))

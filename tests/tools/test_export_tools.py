@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from core.checkpoint import describe, save
 from core.task import build_task
+from core.training.checkpoint import describe, save
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,14 +14,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from core.deploy import environment
-from core.deploy.description import Quantization, read_description, write_description
-from core.export.graph import Graph
-from core.export.int8_program import quantize_program
-from core.export.onnx import convert
+from core.export.int8.onnx_writer import quantize_onnx
+from core.export.int8.paddle_writer import quantize_program
+from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
-from core.export.qdq import PRESETS, quantize_onnx
-from core.quant.table import Grid, LayerScales
+from core.graph.program import Graph
+from core.quant.scales import Grid, LayerScales
+from core.runtimes import environment
+from core.runtimes.description import Quantization, read_description, write_description
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.presets import PRESETS
 from core.task import build_task
 
 Call = Callable[..., tuple[Any, str]]
@@ -76,7 +78,7 @@ def quantized(float_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         graph.weights[name] = np.full_like(graph.weights[name], 1)
     graph.write(*files)
     table = [LayerScales(name, Grid(1.0, signed=True)) for name in filters]
-    proto = onnx.load_model_from_string(convert(*files))
+    proto = onnx.load_model_from_string(convert_to_onnx(*files))
     proto = quantize_onnx(proto, table, PRESETS["openvino"])
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     quantize_program(graph, table).write(*files)
@@ -93,7 +95,9 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None
 
     def set_to(machine: str, instructions: str, cap: str = "") -> None:
         monkeypatch.setattr(environment.platform, "machine", lambda: machine)
-        monkeypatch.setattr(environment, "_processor", lambda: ("it", instructions.split()))
+        monkeypatch.setattr(
+            "core.targets.instructions.processor", lambda: ("it", instructions.split())
+        )
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
         if cap:
@@ -217,7 +221,7 @@ def test_which_runtime_multiplies_exactly(
 ) -> None:
     processor(machine, instructions, cap)
     backends = ("paddle", "onnxruntime", "openvino")
-    assert tuple(filter(environment.multiplies_int8_exactly, backends)) == exact
+    assert tuple(filter(multiplies_int8_exactly, backends)) == exact
 
 
 def warnings_of(said: str) -> list[str]:

@@ -13,18 +13,18 @@ import paddle
 import pytest
 from outside import toy
 
-from core import checkpoint
-from core.config import load_yaml, merge, parse_overrides
-from core.deploy.formats import BACKENDS
-from core.deploy.predictor import load_predictor
-from core.engine import Engine
-from core.export.package import FILES
-from core.hooks import Checkpoints
-from core.quant import layout
+from core.export.files import FILES
+from core.quant.grid_plan import plan_grids
 from core.quant.layers import quantized_layers
-from core.recipe import read_recipe
-from core.run import read_run
+from core.runtimes.predictor import load_predictor
+from core.settings.config import load_yaml, merge, parse_overrides
+from core.targets.names import BACKENDS
 from core.task import build_task
+from core.training import checkpoint
+from core.training.engine import Engine
+from core.training.hooks import Checkpoints
+from core.training.recipe import read_recipe
+from core.training.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 Call = Callable[..., tuple[Any, str]]
@@ -127,13 +127,13 @@ def test_one_format_is_quantized_for_its_runtime(
     converter.chmod(0o755)
     monkeypatch.setenv("TRISLIM_LITE_PYTHON", str(converter))
     chosen = []
-    real = layout.layout_of
+    real = plan_grids
 
     def note(task: Any, model: Any, target: str, *rest: Any) -> Any:
         chosen.append(target)
         return real(task, model, target, *rest)
 
-    monkeypatch.setattr("core.quant.ptq.layout_of", note)
+    monkeypatch.setattr("core.quant.post_training.plan_grids", note)
     words = ("--weights", weights, "--save_dir", "out", "--format", formats, "--no_metric")
     status, said = call(*words)
     assert status == 0, said
@@ -301,13 +301,13 @@ def test_layers_go_back_to_float_until_the_metric_holds(
             if not isinstance(model, paddle.nn.Layer):
                 return 0.2
             rounding = [
-                path for path, layer in quantized_layers(model).items() if not layer.passing
+                path for path, layer in quantized_layers(model).items() if not layer.bypassed
             ]
             return 0.2 + 0.1 * len(rounding) ** 4  # mae: lower is better
 
         return measure
 
-    monkeypatch.setattr("core.export.side_by_side.meter", meter)
+    monkeypatch.setattr("core.workflows.comparison_table.meter", meter)
     words = ("--weights", weights, "--save_dir", "out")
     status, said = call(*words)
     assert status == 0, said

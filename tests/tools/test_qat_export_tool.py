@@ -10,13 +10,14 @@ from typing import Any
 import paddle
 import pytest
 
-import core.export.side_by_side
-from core import checkpoint
-from core.deploy.description import read_description
-from core.quant import insert
-from core.quant.layout import layout_of
+import core.workflows.comparison_table
+from core.quant.apply import apply_quantization, record_of
+from core.quant.grid_plan import plan_grids
 from core.quant.quantizers import Rounding
+from core.quant.selection import select_layers
+from core.runtimes.description import read_description
 from core.task import Task, build_task
+from core.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,17 +34,17 @@ def saved(folder: Path, quantized: bool = True) -> Path:
     model, edits = task.build_model(), []
     if quantized:
         quantize(task, model)
-        edits = [("qat", insert.record_of(model))]
+        edits = [("qat", record_of(model))]
     task.build_dataset("val")  # draws its pictures
     checkpoint.save(folder / "run", checkpoint.describe(task, edits), model.state_dict())
     return folder / "run"
 
 
 def quantize(task: Task, model: paddle.nn.Layer) -> None:
-    choice = insert.choose(model, Rounding(), ("Conv2D", "Linear"), ())
-    layout = layout_of(task, model, "paddle")
+    choice = select_layers(model, Rounding(), ("Conv2D", "Linear"), ())
+    layout = plan_grids(task, model, "paddle")
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(4)]
-    insert.insert(model, choice, Rounding(), batches, "abs_max", layout)
+    apply_quantization(model, choice, Rounding(), batches, "abs_max", layout)
 
 
 def test_files_sizes_and_metrics(call: Any, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_file_whose_metric_is_another_is_refused(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers agree on the samples of the comparison, but not on the validation data."""
-    real = core.export.side_by_side.load_predictor
+    real = core.workflows.comparison_table.load_predictor
 
     def lying(folder: Path, backend: Any = "paddle", **options: Any) -> Any:
         predictor = real(folder, backend, **options)
@@ -142,7 +143,7 @@ def test_a_file_whose_metric_is_another_is_refused(
         predictor.run = lambda *arrays: {name: v + 1 for name, v in honest(*arrays).items()}
         return predictor
 
-    monkeypatch.setattr(core.export.side_by_side, "load_predictor", lying)
+    monkeypatch.setattr(core.workflows.comparison_table, "load_predictor", lying)
     status, said = call("--weights", saved(tmp_path), "--save_dir", "out")
     assert status == 2
     assert "mae of the file is" in said
@@ -175,7 +176,9 @@ def test_speed_is_measured_in_the_runtime_of_the_files(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formats: str, runtime: str
 ) -> None:
     asked = []
-    monkeypatch.setattr("core.quant.control.keep_speed", lambda *given: asked.append(given[2]))
+    monkeypatch.setattr(
+        "core.workflows.float_fallback.keep_speed", lambda *given: asked.append(given[2])
+    )
     words = ("--save_dir", "out", "--format", formats, "--no_metric", "--speed_control")
     status, said = call("--weights", saved(tmp_path), *words)
     assert status == 0, said

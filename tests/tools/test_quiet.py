@@ -23,8 +23,8 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from core import cli
-from core.export.graph import Graph
-from core.trace import trace
+from core.graph.program import Graph
+from core.graph.trace import trace
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
@@ -86,7 +86,7 @@ def test_paddle_leaves_logging_and_other_warnings_alone(tmp_path: Path) -> None:
     code = """
 import logging, warnings
 logging.basicConfig(level=logging.INFO)
-from core.startup import load_paddle
+from core.settings.startup import load_paddle
 load_paddle()
 logging.info("still heard")
 warnings.warn("still seen")
@@ -163,14 +163,14 @@ class Unknown(nn.Layer):
 def test_no_noise_of_processes_that_tools_start(tmp_path: Path) -> None:
     files = tmp_path / "a.pdmodel", tmp_path / "a.pdiparams"
     Graph.from_trace(trace(Unknown(), [InputSpec([4, 4], "float32", "x")])).write(*files)
-    done = python("-m", "core.export.converter", *files, 13, "a.onnx", cwd=tmp_path)
+    done = python("-m", "core.export.onnx.converter_process", *files, 13, "a.onnx", cwd=tmp_path)
     assert done.returncode == -signal.SIGABRT
     assert "not supported yet, including svd" in done.stdout + done.stderr
     assert_quiet(done.stdout, done.stderr)
-    done = python("-m", "core.deploy.memory", "absent", "paddle", 1, "[]", cwd=tmp_path)
+    done = python("-m", "core.runtimes.memory", "absent", "paddle", 1, "[]", cwd=tmp_path)
     assert done.stderr.splitlines()[-1].endswith("absent: no such folder of an exported model")
     assert_quiet(done.stdout, done.stderr)
-    done = python("-m", "core.exported.worker", 99, cwd=tmp_path)
+    done = python("-m", "core.act.worker", 99, cwd=tmp_path)
     assert done.returncode == 1
     assert_quiet(done.stdout, done.stderr)
 
@@ -215,7 +215,9 @@ def test_a_signal_ends_a_training_without_frames_of_cpp(
 
 def test_ctrl_c_while_libraries_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "paddle.py").write_text(
-        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may ignore it
+        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
     )
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     words = (ROOT / "tools" / "eval.py", "--weights", "x")

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from core.checkpoint import load_description
-from core.weights import load_arrays
+from core.network.weights import load_arrays
+from core.training.checkpoint import load_description
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core.trace import evaluation_mode
+from core.network.modes import evaluation_mode
 from tasks.cls.models.outputs import name_outputs
 
 

@@ -13,8 +13,8 @@ from paddle import nn
 from paddle.nn import Layer
 from paddle.utils import unique_name
 
-from core.config import check_words, suggest
 from core.errors import ConfigError
+from core.settings.config import check_words, suggest
 from tasks.cls.models.stages import collect_stages, resolve_layer
 
 _CLASS_COUNTS = ("class_num", "num_classes")  # the two words PaddleClas has for it

@@ -8,8 +8,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core.config import suggest
 from core.errors import ConfigError
+from core.settings.config import suggest
 from core.task import Outputs
 from tasks.cls.models.stages import run_up_to
 

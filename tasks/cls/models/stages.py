@@ -8,9 +8,9 @@ from typing import Any
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core.config import suggest
 from core.errors import ConfigError
-from core.layers import get
+from core.network.layers import get
+from core.settings.config import suggest
 
 
 def resolve_layer(model: Layer, name: str, key: str) -> str:

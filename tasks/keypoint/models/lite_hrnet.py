@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.nn import BatchNorm2D, Identity, Layer, LayerList, ReLU, Sequential
 
-from core.channels import ChannelShuffle, ChannelSplit
+from core.network.channels import ChannelShuffle, ChannelSplit
 from tasks.keypoint.models.conv_norm import (
     ConvNorm,
     SeparableConv,

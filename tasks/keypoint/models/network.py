@@ -5,8 +5,8 @@ from __future__ import annotations
 from paddle import Tensor
 from paddle.nn import Layer
 
-from core.config import suggest
 from core.errors import ConfigError
+from core.settings.config import suggest
 from tasks.keypoint.models.config import ModelConfig
 from tasks.keypoint.models.conv_norm import conv2d
 from tasks.keypoint.models.hrnet import WIDTHS, HRNet

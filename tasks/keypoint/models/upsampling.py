@@ -20,8 +20,8 @@ import paddle.nn.functional as F
 from paddle import Tensor
 from paddle.nn import Layer, LayerList, Sequential
 
-from core.config import suggest
 from core.errors import ConfigError
+from core.settings.config import suggest
 from tasks.keypoint.models.conv_norm import ConvNorm, SeparableConv
 
 STRIDES = (4, 8, 16, 32)

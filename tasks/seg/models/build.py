@@ -15,8 +15,8 @@ from typing import Any
 from paddle.nn import Layer
 from paddle.utils import unique_name
 
-from core.config import check_words, suggest
 from core.errors import ConfigError
+from core.settings.config import check_words, suggest
 from tasks.seg.config import ModelConfig
 from tasks.seg.models.espnet import keep_stem_width
 

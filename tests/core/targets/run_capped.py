@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from core.deploy.environment import multiplies_int8_exactly
+from core.targets.instructions import multiplies_int8_exactly
 
 ROOT = Path(__file__).resolve().parents[3]
 CAPPED = platform.machine().lower() in ("x86_64", "amd64")  # elsewhere nothing saturates
@@ -54,7 +54,7 @@ def run_openvino(stem: Path, data: np.ndarray) -> np.ndarray:
 
 
 def run_paddle(stem: Path, data: np.ndarray) -> np.ndarray:
-    from core.deploy.predictor import load_predictor
+    from core.runtimes.predictor import load_predictor
 
     return next(iter(load_predictor(stem, own=True).run(data).values()))
 

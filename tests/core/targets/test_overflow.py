@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,19 +15,9 @@ from onnx import TensorProto, helper
 
 from core.errors import ExportError
 from core.targets.overflow import check_files, check_onnx, summary
-from core.targets.pair_sums import (
-    Int8Layer,
-    LayerCheck,
-    Steps,
-    Verdict,
-    check_layer,
-    largest_pair,
-)
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from one_layer import GRIDS, Builder, draw
-from run_capped import CAPPED, run_capped
+from core.targets.pair_sums import Int8Layer, LayerCheck, Steps, Verdict, check_layer, largest_pair
+from tests.core.targets.run_capped import CAPPED, run_capped
+from tests.networks.one_layer import GRIDS, Builder, draw
 
 # The rule
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,15 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from core.errors import ExportError
-from core.export.fold import fold_batch_norms
-from core.export.graph import Graph
-from core.export.int8_program import quantize_program
-from core.quant.table import Grid, LayerScales
+from core.export.int8.paddle_writer import quantize_program
+from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.program import Graph
+from core.graph.trace import trace
+from core.quant.scales import Grid, LayerScales
 from core.targets.overflow import check_files, check_program
 from core.targets.pair_sums import HALVED, LARGEST, LayerCheck, Verdict
-from core.trace import trace
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from one_program import Builder
-from run_capped import CAPPED, run_capped
+from tests.core.targets.run_capped import CAPPED, run_capped
+from tests.networks.one_program import Builder
 
 SHAPE = (4, 3, 3)
 ONE = np.ones((2, 4, 1, 1), np.int8)

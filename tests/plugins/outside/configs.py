@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.config import read
 from core.distill.teacher import TEACHING, WEIGHTS, TeachingConfig
+from core.settings.config import read
 
 
 def without_teaching(settings: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
-from core.layers import get, replace
+from core.network.layers import get, replace
 from core.strategy import Context, Phase, Strategy, StrategyConfig
 
 

@@ -12,9 +12,9 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
-from core.data import read_image, stack
 from core.errors import ConfigError, DataError
 from core.task import Arrays, Batch, DistillPoint, Forward, Losses, Outputs, Sample, SlimHints
+from core.training.images import read_image, stack
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,229 @@
+"""What int8 files keep of a metric on processors with VNNI and without, beside NNCF's.
+
+    python -m benchmarks.measure.processors CONFIG WEIGHTS ROOT [--calibration FOLDER] [--images \\
+        128]
+
+A trained network is quantized after training for each runtime, with `processors: any` and `vnni`,
+and by NNCF with its defaults and with `overflow_fix` for all layers. Every file answers the whole
+validation split in its runtime on this processor, and on one without VNNI: OpenVINO and Paddle
+Inference under ONEDNN_MAX_CPU_ISA=AVX2, which makes them take the kernels of such a processor, and
+ONNX Runtime, which obeys no variable, on an emulated one (`qemu-x86_64 -cpu Haswell`, if it is
+installed). Writes docs/benchmarks/processors.json and docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import core.settings.startup  # isort: skip  # noqa: F401
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.comparison import record
+from benchmarks.measure.command import revision
+from benchmarks.pages.benchmarks import page
+from benchmarks.peers.int8 import PeerError, install_nncf, last_line
+from core import cli
+from core.export.package import export
+from core.quant.calibration import Calibration, folder_images, training_images
+from core.quant.post_training import PtqConfig, quantize_after_training
+from core.runtimes.environment import environment
+from core.runtimes.formats import format_of
+from core.runtimes.predictor import load_predictor
+from core.settings.config import load_yaml, merge
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.names import BACKENDS, Backend
+from core.task import Arrays, Task
+from core.training import checkpoint
+from core.training.evaluation import evaluate
+from core.training.loader import Loader
+from core.training.run import read_run
+
+HERE = Path(__file__).resolve().parent
+CAP = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
+NNCF = {"NNCF": "first_layer_only", "NNCF, overflow_fix": "enable"}
+Entry = dict[str, Any]
+
+
+def measure(config: str, weights: str, root: str, images: Calibration, python: Path) -> Entry:
+    """Make all files of a network and measure each on both kinds of processor."""
+    task = read_run(merge(load_yaml(config), {"data": {"root": root}})).task
+    loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        _, model = checkpoint.restore(weights, task)
+        export(task, model, folder / "float", ("paddle", "onnx"))
+        inputs = store_inputs(task, loader, folder)
+        metrics: Entry = {}
+        for backend in BACKENDS:
+            metrics[backend] = {"float": on_both(task, loader, folder / "float", backend, inputs)}
+            for processors in ("any", "vnni"):
+                _, model = checkpoint.restore(weights, task)
+                how = PtqConfig(target=backend, processors=processors)
+                quantize_after_training(task, model, images, how)
+                made = folder / f"{backend}_{processors}"
+                kind = format_of(backend)
+                target = "onnxruntime" if backend == "onnxruntime" else "openvino"
+                export(task, model, made, (kind,), target=target)
+                found = on_both(task, loader, made, backend, inputs)
+                metrics[backend][processors] = found
+                logging.info("%s, %s: %s", backend, processors, found)
+        try:
+            files = quantize_with_nncf(python, folder, images)
+            for name, made in files.items():
+                metrics["openvino"][name] = on_both(task, loader, made, "openvino", inputs)
+        except PeerError as error:
+            metrics["failed"] = str(error)
+    return {
+        "network": task.config.model.name,
+        "metric": task.build_metric().primary,
+        "images": len(loader.dataset),
+        "metrics": metrics,
+    }
+
+
+def store_inputs(task: Task, loader: Loader, folder: Path) -> Path:
+    """Store what the network is fed in an evaluation, and return the file."""
+    fed: dict[str, np.ndarray] = {}
+    run = load_predictor(folder / "float", "onnxruntime").run
+
+    def keep(x: np.ndarray) -> Arrays:
+        fed[str(len(fed))] = x
+        return run(x)
+
+    evaluate(task, keep, loader)
+    np.savez(folder / "inputs.npz", **fed)
+    return folder / "inputs.npz"
+
+
+def on_both(
+    task: Task, loader: Loader, model: Path, backend: Backend, inputs: Path
+) -> dict[str, float | None]:
+    """Return the metric here, and on a processor without VNNI (None: not to be had here)."""
+    found: dict[str, float | None] = {}
+    with_vnni = multiplies_int8_exactly("onnxruntime")
+    kinds = {"vnni": {}, "avx2": CAP} if with_vnni else {"avx2": CAP}
+    for kind, cap in kinds.items():
+        emulated = (
+            kind == "avx2" and backend == "onnxruntime" and multiplies_int8_exactly("onnxruntime")
+        )
+        if emulated and shutil.which(EMULATOR[0]) is None:
+            found[kind] = None
+            continue
+        answers = model.parent / "answers.npz"
+        run_elsewhere(model, backend, inputs, answers, cap, EMULATOR if emulated else ())
+        found[kind] = replay(task, loader, answers)
+        answers.unlink()
+    return found
+
+
+def run_elsewhere(
+    model: Path,
+    backend: Backend,
+    inputs: Path,
+    answers: Path,
+    cap: dict[str, str],
+    emulator: tuple[str, ...],
+) -> None:
+    """Let a process with such instructions answer the stored inputs."""
+    if backend == "paddle":
+        command = [sys.executable, __file__, "--answer", str(model), str(inputs), str(answers)]
+    else:
+        file = model if model.suffix == ".xml" else model / "model.onnx"
+        script = str(HERE / "processors_run.py")
+        command = [*emulator, sys.executable, script, backend, str(file), str(inputs), str(answers)]
+    done = subprocess.run(command, env=os.environ | cap, capture_output=True, text=True)
+    if not answers.is_file():
+        raise SystemExit(f"{' '.join(command)}: {last_line(done.stderr)}")
+
+
+def answer(model: Path, inputs: Path, answers: Path) -> None:
+    """Answer the stored inputs with Paddle Inference."""
+    run = load_predictor(model, "paddle").run
+    found: dict[str, np.ndarray] = {}
+    with np.load(inputs) as stored:
+        for index in range(len(stored.files)):
+            found |= {f"{index}/{name}": array for name, array in run(stored[f"{index}"]).items()}
+    np.savez(answers, **found)
+
+
+def replay(task: Task, loader: Loader, answers: Path) -> float:
+    """Return the metric of stored answers."""
+    with np.load(answers) as stored:
+        names = sorted({key.partition("/")[2] for key in stored.files})
+        rows = iter(range(len(stored.files)))
+
+        def run(*_: np.ndarray) -> Arrays:
+            index = next(rows)
+            return {name: stored[f"{index}/{name}"] for name in names}
+
+        metric = evaluate(task, run, loader)
+        return float(metric.compute()[metric.primary])
+
+
+def quantize_with_nncf(python: Path, folder: Path, images: Calibration) -> dict[str, Path]:
+    """Quantize the float ONNX file with NNCF in its own environment; return the files."""
+    samples = [row.numpy()[None] for batch in images() for row in batch[0]]
+    np.savez(folder / "samples.npz", *samples)
+    made = folder / "nncf"
+    made.mkdir()
+    script = str(HERE / "int8_nncf.py")
+    source = [str(folder / "float" / "model.onnx"), str(folder / "samples.npz"), str(made)]
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    files = {}
+    for name, fix in NNCF.items():
+        command = [str(python), script, *source, "performance", "--overflow_fix", fix]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True)
+        file = made / "performance.xml"
+        if not file.is_file():
+            raise PeerError(last_line(done.stderr))
+        for each in (file, file.with_suffix(".bin")):
+            each.rename(folder / f"nncf_{fix}{each.suffix}")
+        files[name] = folder / f"nncf_{fix}.xml"
+    return files
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--answer"]:
+        answer(*map(Path, sys.argv[2:]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("config", "weights", "root"):
+        parser.add_argument(name)
+    parser.add_argument("--calibration", type=Path, help="folder of images; default: training's")
+    parser.add_argument("--images", type=cli.positive, default=128)
+    default = Path(tempfile.gettempdir(), "trislim_benchmarks")
+    parser.add_argument("--work_dir", type=Path, default=default, help="for NNCF's environment")
+    given = parser.parse_args()
+    loaded = revision()
+    task = read_run(merge(load_yaml(given.config), {"data": {"root": given.root}})).task
+    if given.calibration:
+        images = folder_images(task, given.calibration, given.images)
+    else:
+        images = training_images(task, given.images)
+    python = install_nncf(given.work_dir, importlib.metadata.version("openvino"))
+    entry = measure(given.config, given.weights, given.root, images, python) | {
+        "command": f"python -m benchmarks.measure.processors {given.config} "
+        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images}",
+        "revision": loaded,
+        "environment": environment(),
+        "date": datetime.date.today().isoformat(),
+    }
+    record("processors", {Path(given.config).stem: entry}, page)
+    print(json.dumps(entry["metrics"], indent=1))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,192 @@
+"""Turn finished training runs into docs/results.md: every figure measured here, none typed.
+
+    python -m benchmarks.measure.results RUN_DIR [RUN_DIR ...]  # measure runs, write the page again
+    python -m benchmarks.measure.results                          # write the page again only
+    python -m benchmarks.measure.results --published CONFIG WEIGHTS ROOT  # weights trained \\
+        elsewhere
+    python -m benchmarks.measure.results --compare NAME RUN_DIR RUN_DIR ... # one table of \\
+        several runs
+
+For each run the best checkpoint is evaluated again, exported, evaluated as exported model in each
+runtime, and timed. The measurements lie in docs/results/<name>.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import logging
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from paddle.nn import Layer
+
+from benchmarks.comparison import command, shortened
+from benchmarks.measure import compare_runs, int8_results, ptq
+from core import cli
+from core.export.package import export
+from core.export.parity import summary
+from core.runtimes.benchmark import Protocol, benchmark
+from core.runtimes.environment import environment
+from core.runtimes.predictor import load_predictor
+from core.settings.config import load_yaml, merge
+from core.targets.names import BACKENDS
+from core.task import Forward, Task
+from core.training import checkpoint
+from core.training.evaluation import eager_forward, evaluate
+from core.training.loader import Loader
+from core.training.run import read_run
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+INTRODUCTION = """\
+# Results on real data
+
+Written by `python -m benchmarks.measure.results RUN_DIR ...`, not by hand. Metrics are of the best
+checkpoint on the validation split, measured again after training: as eager model and as exported
+file in each runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training times are
+wall times on two cores that were also running tests, so they are upper bounds."""
+PAUSE_SECONDS = 180  # a longer silence in the log is an interruption, not training
+STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
+
+
+def training_seconds(log: Path) -> float:
+    """Add up the time between the lines of a log, without interruptions."""
+    found = (STAMP.match(line) for line in log.read_text(encoding="utf-8").splitlines())
+    stamps = [datetime.datetime.fromisoformat(match[1]) for match in found if match]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(stamps)]
+    return sum(gap for gap in gaps if 0 <= gap <= PAUSE_SECONDS)
+
+
+def measure(task: Task, run: Forward) -> dict[str, float]:
+    """Evaluate on the validation split, one item at a time."""
+    loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
+    return evaluate(task, run, loader, progress=True).compute()
+
+
+def measure_model(name: str, task: Task, model: Layer) -> dict[str, Any]:
+    """Evaluate a model, export it, evaluate and time the exported files."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = export(task, model, Path(folder, name), formats=("paddle", "onnx"))
+        metrics = {"eager": measure(task, eager_forward(task, model))}
+        for backend in BACKENDS:
+            metrics[backend] = measure(task, load_predictor(made.folder, backend).run)
+        rows = benchmark([made.folder], Protocol(backends=BACKENDS))
+    report = made.description.report
+    assert report is not None
+    return {
+        "task": task.name,
+        "network": task.config.model.name,
+        "metrics": metrics,
+        "largest_difference": dict(summary(made.differences)),
+        "size_mb": report.size_mb,
+        "parameters": report.parameters,
+        "macs": report.macs,
+        "input_shapes": [list(shape) for shape in report.input_shapes],
+        "latency_ms": {row.backend: {"mean": row.mean_ms, "p95": row.p95_ms} for row in rows},
+        "environment": environment(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def measure_run(run: Path) -> dict[str, Any]:
+    """Measure the best checkpoint of a training run."""
+    best = run / "best_model"
+    description = checkpoint.load_description(best)
+    assert description is not None
+    task, model = checkpoint.restore(best)
+    settings = yaml.safe_load((run / "config.yml").read_text())
+    log = run / "train.log"
+    minutes = training_seconds(log) / 60
+    told = (
+        f"Seed {settings.get('seed', 0)}, {settings['train']['epochs']} epochs in {minutes:.0f} "
+        f"minutes, best after epoch {description.epoch}."
+    )
+    return {"command": command(log), "told": told, **measure_model(run.name, task, model)}
+
+
+def measure_published(config: str, weights: str, root: str) -> dict[str, Any]:
+    """Measure weights that were trained elsewhere."""
+    settings = merge(load_yaml(config), {"data": {"root": root}})
+    task, model = checkpoint.restore(weights, read_run(settings).task)
+    words = ["tools/eval.py", "-c", config, "--weights", shortened(weights)]
+    words += ["-o", shortened(f"data.root={root}")]
+    told = "Published weights, not trained here."
+    called = f"python {shlex.join(words)}"
+    return {"command": called, "told": told, **measure_model(Path(config).stem, task, model)}
+
+
+def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield the lines of the page."""
+    yield INTRODUCTION
+    for name, entry in sorted(entries.items()):
+        if "rows" in entry:
+            yield from compare_runs.section(name, entry)
+    for name, entry in sorted(entries.items()):
+        if "int8" in entry:
+            yield from int8_results.section(name, entry)
+    for name, entry in sorted(entries.items()):
+        if "ways" in entry:
+            yield from ptq.section(name, entry)
+    for name, entry in sorted(entries.items()):
+        if not entry.keys() & {"rows", "int8", "ways"}:
+            yield from section(name, entry)
+    machines = {entry["environment"]["cpu"] for entry in entries.values()}
+    yield f"\nMeasured on: {'; '.join(sorted(machines))}."
+
+
+def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines about one run."""
+    shapes = " ".join("x".join(map(str, shape)) for shape in entry["input_shapes"])
+    yield f"\n## {name}\n\n```\n{entry['command']}\n```\n"
+    yield f"{entry['network']} at {shapes}. {entry['told']}"
+    yield (
+        f"{entry['size_mb']:.2f} MB (.pdmodel + .pdiparams), "
+        f"{entry['parameters'] / 1e6:.3f} M parameters, {entry['macs'] / 1e6:.1f} M MACs.\n"
+    )
+    names = list(entry["metrics"]["eager"])
+    yield "| | " + " | ".join(names) + " | ms mean | ms p95 | outputs differ by |"
+    yield "| --- |" + " ---: |" * (len(names) + 3)
+    for where, values in entry["metrics"].items():
+        time = entry["latency_ms"].get(where)
+        figures = [f"{values[key]:.4f}" for key in names]
+        figures += [f"{time['mean']:.2f}", f"{time['p95']:.2f}"] if time else ["", ""]
+        yield f"| {where} | {' | '.join(figures)} | {entry['largest_difference'].get(where, '')} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, help="save_dir of a finished training")
+    parser.add_argument(
+        "--published",
+        nargs=3,
+        metavar=("CONFIG", "WEIGHTS", "ROOT"),
+        help="weights trained elsewhere, with the config and the data to measure them on",
+    )
+    parser.add_argument("--compare", metavar="NAME", help="put the runs side by side instead")
+    arguments = parser.parse_args()
+    folder = DOCS / "results"
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.compare:
+        content = json.dumps(compare_runs.compare(arguments.runs, command), indent=1)
+        (folder / f"{arguments.compare}.json").write_text(content + "\n", encoding="utf-8")
+    for run in arguments.runs if not arguments.compare else ():
+        logging.info("measuring %s", run.name)
+        content = json.dumps(measure_run(run), indent=1)
+        (folder / f"{run.name}.json").write_text(content + "\n", encoding="utf-8")
+    if arguments.published:
+        content = json.dumps(measure_published(*arguments.published), indent=1)
+        name = Path(arguments.published[0]).stem
+        (folder / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+    entries = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    (DOCS / "results.md").write_text("\n".join(page(entries)) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,146 @@
+"""The page docs/benchmarks.md, from the figures in docs/benchmarks/."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.comparison import load, median, ratio
+from benchmarks.pages.int8 import int8
+from benchmarks.pages.processors import processors
+from benchmarks.pages.prune import pruning
+from benchmarks.pages.qat import qat_networks, qat_steps
+
+Entry = dict[str, Any]
+
+
+INTRODUCTION = """\
+# Benchmarks
+
+Written by `python -m benchmarks.measure.training` and `python -m benchmarks.measure.loader`, not by
+hand.
+
+Both sides have the same network, batch, pictures, input size, augmentation, optimizer and number of
+loader processes, one thread each, and take turns in processes of their own. The machine may be
+running other things: the figures to trust are processor milliseconds per image (main process and
+workers) and their ratio, as median (smallest-largest) over the repeats; above 1 means that ours
+needs less. Images per second are wall time at that moment."""
+
+TRAINING = """
+## Training
+
+Ours is `core.training.engine.Engine` with all hooks of `tools/train.py`. The peers:
+`paddle.Model.fit` on `paddle.vision` data for classification (the PaddleClas wheel has networks
+only), `paddleseg.core.train` of PaddleSeg 2.7, and `ppdet.engine.Trainer` of PaddleDetection 2.6.
+The steps lie within one epoch: no start of workers, no evaluation, no checkpoint. Peak memory is of
+the main process, imports included. For classification and segmentation both sides run one and the
+same network, so nearly all of a step is the same kernels; the keypoint network is our own, with
+the parameter names and shapes of PaddleDetection's.
+
+Changed in the peers: PaddleSeg's loss casts its labels, which Paddle 3 wants, and its log line,
+which fails there, is off; PaddleDetection hands batches over in shared memory, which is not its
+default, and has Adam where ours has AdamW without decay, the same update.
+
+| task | network | ours ms | peer ms | peer / ours | ours img/s | peer img/s | ours MB | peer MB |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+LOADER = """
+## Loader
+
+Whole passes over the data, starts of the workers included. "Decoding" is `cv2.imdecode` of the
+same files in one process and nothing else: what no loader can go below.
+
+| task | decoding ms | ours ms | peer ms | peer / ours | ours / decoding | decoding img/s | ours \
+img/s | peer img/s |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+DISTILLATION = """
+## Distillation
+
+Written by `python -m benchmarks.measure.distill`: a distilled step beside the student's own step
+and the teacher's answer, in turns on the same batches of one process, with the loss that the task's
+hints choose. Processor milliseconds per step, as median over the repeats; the ratio is distilled /
+(student + teacher), with the smallest and the largest. The teacher's loss on the truth is logged.
+
+| task | student | teacher | student ms | teacher ms | distilled ms | ratio |
+| --- | --- | --- | ---: | ---: | ---: | ---: |"""
+
+
+def page() -> Iterator[str]:
+    """Yield the lines of docs/benchmarks.md."""
+    yield INTRODUCTION
+    training, loader = load("training_throughput"), load("loader")
+    if training:
+        yield TRAINING
+        yield from map(_training_row, training, training.values())
+    if loader:
+        yield LOADER
+        yield from map(_loader_row, loader, loader.values())
+    distillation = load("distillation")
+    if distillation:
+        yield DISTILLATION
+        yield from map(_distillation_row, distillation, distillation.values())
+    yield ""
+    titled = (("Training", training), ("Loader", loader), ("Distillation", distillation))
+    for title, entries in titled:
+        for task, entry in entries.items():
+            steps = "" if title == "Loader" else f"{entry['steps']} steps, "
+            yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
+    yield from pruning(load("prune"))
+    yield from qat_steps(load("qat_step"))
+    yield from qat_networks(load("qat_networks"))
+    yield from int8(load("int8"))
+    yield from processors(load("processors"))
+
+
+def _training_row(task: str, entry: Entry) -> str:
+    ours, peer = entry["measured"]["ours"], entry["measured"]["peer"]
+    size = "x".join(map(str, entry["input"]))
+    columns = [
+        task,
+        f"{entry['network']} {size}, batch {entry['batch_size']}",
+        *(f"{median(side, 'cpu_ms'):.1f}" for side in (ours, peer)),
+        f"**{ratio(peer, ours)}**",
+        *(f"{median(side, 'images_per_second'):.1f}" for side in (ours, peer)),
+        *(f"{median(side, 'peak_mb'):.0f}" for side in (ours, peer)),
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def _loader_row(task: str, entry: Entry) -> str:
+    ours, peer, decode = (entry["measured"][side] for side in ("ours", "peer", "decode"))
+    columns = [
+        task,
+        *(f"{median(side, 'cpu_ms'):.2f}" for side in (decode, ours, peer)),
+        f"**{ratio(peer, ours)}**",
+        ratio(ours, decode),
+        *(f"{median(side, 'images_per_second'):.0f}" for side in (decode, ours, peer)),
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def _distillation_row(task: str, entry: Entry) -> str:
+    turns = entry["measured"]["distilled"]
+    ratios = [t["distilled"] / (t["student"] + t["teacher"]) for t in turns]
+    size = "x".join(map(str, entry["input"]))
+    columns = [
+        task,
+        f"{entry['networks']['student']} {size}, batch {entry['batch_size']}",
+        entry["networks"]["teacher"],
+        *(f"{median(turns, name):.0f}" for name in ("student", "teacher", "distilled")),
+        f"**{statistics.median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})**",
+    ]
+    return f"| {' | '.join(columns)} |"
+
+
+def _circumstances(entry: Entry) -> str:
+    machine = entry["environment"]
+    repeats = len(next(iter(entry["measured"].values())))
+    low, high = sorted(entry["load_average"])
+    return (
+        f"{entry['data']} pictures, loader processes: {entry['workers']}, repeats: {repeats}, "
+        f"{machine['logical_cores']} cores ({machine['cpu']}) at a load of {low}-{high}, "
+        f"Paddle {machine['packages'].get('paddlepaddle', '?')}, revision {entry['revision']}, "
+        f"{entry['date']}."
+    )

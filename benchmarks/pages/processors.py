@@ -1,0 +1,44 @@
+"""The section on processors with VNNI and without in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+Entry = dict[str, Any]
+RUNTIMES = ("paddle", "onnxruntime", "openvino")
+TEXT = """
+## Processors with VNNI and without
+
+Written by `python -m benchmarks.measure.processors`: trained networks quantized after training,
+each file measured in its runtime on the whole validation split; in brackets the points against
+float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`. Without
+VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an emulated
+processor.
+
+| network, metric | runtime | file | with VNNI | without |
+| --- | --- | --- | ---: | ---: |"""
+
+
+def processors(entries: dict[str, Entry]) -> Iterator[str]:
+    """Yield the lines of the section."""
+    if not entries:
+        return
+    yield TEXT
+    for network, entry in entries.items():
+        for runtime in RUNTIMES:
+            files = entry["metrics"][runtime]
+            for name, found in files.items():
+                cells = [_cell(found, files["float"], name, kind) for kind in ("vnni", "avx2")]
+                yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(cells)} |"
+    yield "\n```"
+    yield from (entry["command"] for entry in entries.values())
+    yield "```"
+
+
+def _cell(found: Entry, exact: Entry, name: str, kind: str) -> str:
+    value, plain = found.get(kind), exact.get(kind)
+    if value is None:
+        return "-"
+    lost = f" ({100 * (value - plain):+.2f})" if name != "float" and plain is not None else ""
+    return f"{value:.4f}{lost}"

@@ -1,0 +1,208 @@
+"""Int8 files of a model that PaddleSlim has quantized, compared with what PaddleSlim computes.
+
+PaddleSlim finds the weights and the ends of the grids; the files are written from them as for any
+quantized model, so that runtimes compute in int8. PaddleSlim's own files keep float weights.
+
+Each file is compared with PaddleSlim's model on the grids of that file, see
+`core.act.quantized`, within the limits of `core.export.int8.comparison`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.act.quantized import QuantizedProgram
+from core.act.session import InputArrays
+from core.errors import ExportError
+from core.export import parity
+from core.export.files import LITE, MODEL, ONNX, PARAMS, size_mb_of_folder, write_files
+from core.export.int8.comparison import compare, compare_as_written
+from core.export.int8.exporter import write_int8
+from core.export.package import Exported, open_predictors, ports_of
+from core.graph.cost import count_macs_of_graph, count_stored, size_bytes
+from core.runtimes.description import (
+    DeployDescription,
+    Quantization,
+    Report,
+    TaskSettings,
+    write_description,
+)
+from core.runtimes.formats import format_of, readable_backends
+from core.runtimes.predictor import Predictor, load_predictor
+from core.settings.config import suggest, to_mapping
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.names import BACKENDS, FORMATS, Format
+from core.targets.presets import PRESETS, Preset
+from core.task import Arrays, Task
+from core.workflows.comparison_table import (
+    ComparisonRow,
+    MeasureMetric,
+    check_metrics,
+    runtime_rows,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FileLayout:
+    """Which files.
+
+    Attributes:
+        formats: Which are written.
+        target: Runtime that the ONNX file is laid out for, of `core.targets.presets.PRESETS`.
+        task: Goes into `deploy.yml`; None: what the float model's says.
+    """
+
+    formats: Sequence[Format]
+    target: str
+    task: TaskSettings | None
+
+    def __post_init__(self) -> None:
+        if self.target not in PRESETS:
+            raise ExportError(
+                f"target: no preset {self.target!r}{suggest(self.target, list(PRESETS))}"
+            )
+
+
+def describe_task(task: Task) -> TaskSettings:
+    """Return what builds a task again."""
+    return TaskSettings(task.name, to_mapping(task.config))
+
+
+def write(
+    model: QuantizedProgram, folder: Path, layout: FileLayout, samples: Sequence[InputArrays]
+) -> Exported:
+    """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
+
+    Args:
+        model: What to write.
+        folder: There already, and empty.
+        layout: Which files.
+        samples: Batches to compare on.
+
+    Raises:
+        ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
+    """
+    wanted = [name for name in FORMATS if name in layout.formats]
+    with tempfile.TemporaryDirectory() as place:
+        float_folder = Path(place)
+        write_files(model.graph, float_folder, wanted)
+        float_bytes = size_bytes(sorted(float_folder.iterdir()))
+        exact = _answers(float_folder, samples)
+        tables = {kind: model.table_for(kind) for kind in wanted}
+        names, preset = (MODEL, PARAMS, ONNX, LITE), PRESETS[layout.target]
+        write_int8(model.graph, tables, float_folder, folder, names, preset, model.processors)
+    cost = replace(_report(model, samples[0]), size_mb=size_mb_of_folder(folder))
+    description = _describe(model, layout, cost)
+    description = write_description(description, folder)
+    for weight, reason in model.float_in("paddle").items():
+        _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
+    differences = []
+    for predictor in open_predictors(folder, wanted):
+        differences += _compare(model, predictor, preset, samples, exact)
+    sizes = size_bytes(sorted(folder.iterdir()))
+    return Exported(folder, description, sizes, differences, float_bytes)
+
+
+def measure_files(
+    model: QuantizedProgram,
+    made: Exported,
+    seconds: float,
+    measure: MeasureMetric,
+    metric: str,
+    images: int,
+) -> list[ComparisonRow]:
+    """Return a line of the table for each runtime.
+
+    Each file must reach what PaddleSlim's model reaches on the grids of its format, in the runtime
+    that it is meant for.
+
+    Args:
+        model: That the files were made of.
+        made: The files.
+        seconds: That it took.
+        measure: Returns the metric of a model; None where nothing is measured.
+        metric: Its name.
+        images: How many it is measured on.
+
+    Raises:
+        ExportError: A metric is another one.
+    """
+    quantization = made.description.quantization
+    assert quantization is not None  # `write` says so
+    preset, rows = PRESETS[quantization.target], runtime_rows(made.folder, made, seconds, measure)
+    targets: dict[Format, str] = {"paddle": "paddle", "onnx": quantization.target}
+    for kind, target in targets.items():
+        backends = [backend for backend in BACKENDS if format_of(backend) == kind]
+        files = [row for row in rows if row.model.endswith(tuple(backends))]
+        if files:
+            same = measure(model.session.on_grids(model.grids_for(kind, preset)))
+            check_metrics(same, files, metric, images, target, model.processors)
+    return rows
+
+
+def _answers(folder: Path, samples: Sequence[InputArrays]) -> list[Arrays]:
+    """Return what float files answer, in the first runtime that reads them; nothing without one."""
+    there = readable_backends(folder)
+    if not there:
+        return []
+    predictor = load_predictor(folder, there[0], own=True)
+    return [parity.run(predictor, batch) for batch in samples]
+
+
+def _compare(
+    model: QuantizedProgram,
+    predictor: Predictor,
+    preset: Preset,
+    samples: Sequence[InputArrays],
+    exact: Sequence[Arrays],
+) -> list[parity.Difference]:
+    backend, decided = predictor.backend, parity.deciding_outputs(model.graph)
+    as_written = model.processors == "vnni" and not multiplies_int8_exactly(backend)
+    grids = model.grids_for(format_of(backend), preset, as_written)
+    run = model.session.on_grids(grids)
+    rounded = [run(*batch) for batch in samples]
+    if as_written:
+        return compare_as_written(predictor, samples, rounded, exact, decided)
+    found = [parity.run(predictor, batch) for batch in samples]
+    differences = compare(backend, rounded, found, exact, decided)
+    for each in differences:
+        if not each.passes:
+            raise ExportError(
+                f"{backend}: output {each.output!r} of the int8 file is not that of PaddleSlim's "
+                f"model: {each}"
+            )
+    return differences
+
+
+def _report(model: QuantizedProgram, batch: InputArrays) -> Report:
+    known = model.source.description
+    if known is not None and known.report is not None:
+        return known.report
+    one = [array[:1] for array in batch]
+    shapes = tuple(tuple(array.shape) for array in one)
+    macs = count_macs_of_graph(
+        model.graph, one, lambda names: model.session.run_float(*one, names=names)
+    )
+    return Report(0.0, count_stored(model.graph), macs, shapes)
+
+
+def _describe(model: QuantizedProgram, layout: FileLayout, cost: Report) -> DeployDescription:
+    graph, known = model.graph, model.source.description
+    if known is None:
+        known = DeployDescription(
+            inputs=ports_of(graph, graph.inputs), outputs=ports_of(graph, graph.outputs)
+        )
+    return replace(
+        known,
+        trislim=importlib.metadata.version("trislim"),
+        report=cost,
+        task=layout.task or known.task,
+        quantization=Quantization(len(model.table), layout.target, model.processors),
+    )

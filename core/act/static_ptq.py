@@ -1,0 +1,158 @@
+"""Static quantization of an exported model: forward only, on images without labels."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from core.act.config import StaticPtqConfig
+from core.act.files import FileLayout, describe_task, measure_files, write
+from core.act.quantized import QuantizedProgram
+from core.act.session import InputArrays, Session, fitting, open_session, samples_of
+from core.act.source import Source
+from core.errors import ConfigError
+from core.quant.calibration import Calibration
+from core.quant.choices import STEPS
+from core.quant.scales import LayerScales
+from core.targets.names import Format, Processors
+from core.task import Task
+from core.workflows.comparison_table import ComparisonRow, MeasureMetric
+from core.workflows.ptq import INT8
+
+CalibrationArrays = Callable[[], Iterable[InputArrays]]
+READER = "calibration"  # as errors name it
+
+
+def arrays_of(images: Calibration) -> CalibrationArrays:
+    """Return calibration images as batches of arrays."""
+    return lambda: ([tensor.numpy() for tensor in batch] for batch in images())
+
+
+def refuse_options(given: Mapping[str, object]) -> None:
+    """Refuse options of `tools/ptq.py` that only a network with its code can be given.
+
+    Raises:
+        ConfigError: Names the first.
+    """
+    for name in (*STEPS, "quantize_outputs", "max_drop", "speed_control"):
+        if given[name]:
+            raise ConfigError(
+                f"{name}: needs the network's code, which an exported model has not; give "
+                "--weights instead of --model_dir, or leave it out"
+            )
+
+
+def compress(
+    folder: Path,
+    task: Task,
+    source: Source,
+    images: Calibration,
+    configs: Sequence[StaticPtqConfig],
+    measure: MeasureMetric,
+    formats: Sequence[Format],
+    *,
+    target: str,
+    count: int,
+) -> tuple[list[ComparisonRow], StaticPtqConfig]:
+    """Quantize an exported model with each config, and write the best as int8 files.
+
+    Args:
+        folder: There already; `INT8` is made in it.
+        task: Whose model it is.
+        source: The float model.
+        images: To calibrate on.
+        configs: They differ in their observers alone.
+        measure: The task's metric of a model, None if it cannot be measured.
+        formats: Of the files.
+        target: Runtime that the ONNX file is laid out for.
+        count: Of the images it is measured on.
+
+    Returns:
+        The float model, each try and each file, with their metrics; and the best config.
+
+    Raises:
+        ExportError: PaddleSlim fails, or a file answers otherwise than its model.
+        DataError: The images are not what the model takes.
+        ConfigError: A glob on layers matches nothing.
+    """
+    first, batches, metric = configs[0], arrays_of(images), task.build_metric()
+    layout = FileLayout(formats, target, describe_task(task))
+    places = source.choose(
+        first.quantize_op_types, first.never_quantize, first.per_channel, "never_quantize"
+    )
+    samples = samples_of(source, batches(), READER)
+    with open_session(source, places) as session:
+        float_row, tried, found = ComparisonRow("float", measure(session.run_float)), [], []
+        for config in configs:
+            begin = time.monotonic()
+            found.append(calibrate(session, batches, config))
+            seconds = time.monotonic() - begin
+            tried.append(
+                ComparisonRow(f"quantized, {config.observer}", measure(session.run), seconds)
+            )
+        best = _best(tried, metric.higher_is_better)
+        begin = time.monotonic()
+        (folder / INT8).mkdir()
+        model = settle(session, *found[best], first.processors)
+        made = write(model, folder / INT8, layout, samples)
+        seconds = time.monotonic() - begin
+        files = measure_files(model, made, seconds, measure, metric.primary, count)
+    return [float_row, *tried, *files], configs[best]
+
+
+def calibrate(
+    session: Session, batches: CalibrationArrays, config: StaticPtqConfig
+) -> tuple[dict[str, float], list[LayerScales]]:
+    """Let PaddleSlim's `quant_post_static` find the grids; `session.run` is on them from now on.
+
+    Args:
+        session: With the float model.
+        batches: Starts anew through the calibration data.
+        config: How.
+
+    Returns:
+        The largest magnitudes by tensor, and the table for files.
+
+    Raises:
+        ExportError: PaddleSlim fails, or finds no grid for a layer.
+        DataError: The data is not what the model takes.
+    """
+    settings = {
+        "algo": config.algo,
+        "hist_percent": config.percentile,
+        "weight_quantize_type": config.weight_quantize_type,
+        "quantizable_op_type": list(config.quantize_op_types),
+    }
+    scales = session.child.call(
+        "quantize",
+        settings,
+        batches=lambda: map(session.feeds, fitting(session.source, batches(), READER)),
+    )
+    return scales, session.source.table(session.places, scales, config.per_channel)
+
+
+def settle(
+    session: Session,
+    scales: Mapping[str, float],
+    table: list[LayerScales],
+    processors: Processors = "any",
+) -> QuantizedProgram:
+    """Go back to grids that `calibrate` found, and return the model on them.
+
+    Args:
+        session: Of the same calls.
+        scales: That it returned.
+        table: That it returned.
+        processors: On which the files must be right.
+    """
+    session.child.call("load_scales", scales)
+    return QuantizedProgram(session.source, session.source.graph, table, session, processors)
+
+
+def _best(rows: Sequence[ComparisonRow], higher: bool) -> int:
+    """Return the place of the best metric; 0 if nothing is measured."""
+    sign = 1 if higher else -1
+    values = [-math.inf if row.metric is None else sign * row.metric for row in rows]
+    return values.index(max(values))

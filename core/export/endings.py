@@ -1,0 +1,68 @@
+"""Models that end in what some of their layers put out, for features and for parts of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paddle import Tensor
+from paddle.nn import Layer
+
+from core.errors import ConfigError, ExportError
+from core.network.layers import tap
+from core.settings.config import suggest
+from core.task import Task
+
+
+class LayersAsOutputs(Layer):
+    """A network that returns what some of its layers put out, by their paths.
+
+    Args:
+        network: What is run.
+        model: The part of it from which paths are counted.
+        paths: Of the layers.
+    """
+
+    def __init__(self, network: Layer, model: Layer, paths: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.__dict__["_model"], self._paths = model, tuple(paths)  # `network` holds it already
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Run the network.
+
+        Raises:
+            ExportError: A layer does not run exactly once.
+        """
+        with tap(self._model, self._paths) as caught:
+            self.network(*inputs)
+        for path in self._paths:
+            count = len(caught.get(path, []))
+            if count != 1:
+                raise ExportError(f"ending: {path} runs {count} times, once is wanted")
+        return {path: caught[path][0] for path in self._paths}
+
+
+def ending_in(task: Task, model: Layer, ending: str) -> tuple[Layer, bool]:
+    """Return what to export of a model, and whether it ends in layers.
+
+    What the task knows comes first: a layer may have the name of an ending.
+
+    Args:
+        task: Knows its own endings.
+        model: The network.
+        ending: One of the task's, or paths of layers with commas between.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    paths = ending.split(",")
+    known = [path for path, _ in model.named_sublayers()]
+    try:
+        return task.deploy_model(model, ending), False
+    except ConfigError:
+        if not set(paths) & set(known):
+            raise
+    for path in paths:
+        if path not in known:
+            raise ConfigError(f"ending: the model has no layer {path!r}{suggest(path, known)}")
+    return LayersAsOutputs(task.deploy_model(model, "raw"), model, paths), True

@@ -1,0 +1,85 @@
+"""The files of an export: their names and formats, and how a float graph is written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from core.errors import ExportError
+from core.export import lite
+from core.export.onnx.convert import OPSET, convert_to_onnx
+from core.graph import cost
+from core.graph.adaptive_pooling import expand_adaptive_pools
+from core.graph.program import Graph
+from core.runtimes.description import DESCRIPTION
+from core.settings.config import suggest
+from core.targets.names import FORMATS, Format
+
+MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
+
+FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
+    {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "lite": (LITE,)}
+)
+
+_OURS = (MODEL, PARAMS, ONNX, LITE, DESCRIPTION)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse names of formats that are none, and formats that cannot be written here.
+
+    Raises:
+        ExportError: Names the first, or says what to install; or there is none.
+    """
+    if not formats:
+        raise ExportError(f"format: expected at least one of {', '.join(FORMATS)}, got none")
+    for name in formats:
+        if name not in FORMATS:
+            raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
+    if "lite" in formats:
+        lite.find_python()
+
+
+def format_of_file(name: str) -> Format:
+    """Return which format a file of an export is of."""
+    return next(kind for kind, names in FILES.items() if name in names)
+
+
+def size_mb_of_folder(folder: Path) -> float:
+    """Return what the files of the first format in a folder weigh, as `deploy.yml` says it."""
+    there = next(names for kind in FORMATS if (folder / (names := FILES[kind])[0]).is_file())
+    return round(cost.size_mb([folder / name for name in there]), 3)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that an export must not replace.
+
+    Raises:
+        ExportError: It is a file, or holds other things than an export.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder}: expected a folder, it is a file")
+    foreign = sorted(path.name for path in folder.glob("*") if path.name not in _OURS)
+    if foreign:
+        raise ExportError(
+            f"{folder}: holds {foreign[0]}, which is no part of an export; choose another folder"
+        )
+
+
+def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: int = OPSET) -> None:
+    """Write the model files of a graph, of these formats alone.
+
+    Raises:
+        ExportError: An operator has no counterpart in ONNX or Paddle Lite.
+    """
+    if "paddle" in formats:
+        graph.write(folder / MODEL, folder / PARAMS)
+    with tempfile.TemporaryDirectory() as place:  # the converters read files of Paddle
+        files = Path(place, MODEL), Path(place, PARAMS)
+        if "onnx" in formats:
+            expand_adaptive_pools(graph).write(*files)
+            (folder / ONNX).write_bytes(convert_to_onnx(*files, opset))
+        if "lite" in formats:
+            graph.write(*files)
+            (folder / LITE).write_bytes(lite.convert(*files))

@@ -1,0 +1,91 @@
+"""What models have in common in which the quantized layers of an int8 file stand by themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from core.graph.batch_norm_folding import COPY
+
+Shapes = Mapping[str, Sequence[int]]  # of what is fed to each layer, by the layer's path
+_USE = re.compile(r"@use\d+$")  # of a shared weight, as `quantize_program` names it
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Values as a file stores them: steps, and what a step is, in a shape that broadcasts."""
+
+    steps: np.ndarray
+    step: np.ndarray
+
+    @staticmethod
+    def along(steps: np.ndarray, step: np.ndarray, axis: int | None) -> Stored:
+        """Shape one step, or one for each channel along an axis."""
+        if step.ndim != steps.ndim:
+            shape = [1] * steps.ndim
+            if step.size > 1 and axis is not None:
+                shape[axis] = step.size
+            step = step.reshape(shape)
+        return Stored(steps, step)
+
+    @property
+    def values(self) -> np.ndarray:
+        """Return the values, float64."""
+        values: np.ndarray = self.steps * self.step.astype(np.float64)
+        return values
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a layer puts out where the file rounds it at once: evenly spaced values.
+
+    Attributes:
+        lowest: Of the values, perhaps by a ReLU in front.
+        highest: Of the values.
+        step: Between two values.
+    """
+
+    lowest: float
+    highest: float
+    step: float
+
+
+@dataclass(frozen=True)
+class IsolatedLayer:
+    """A layer of a file with an input and an output of its own.
+
+    Attributes:
+        path: Of the layer in the eager model.
+        weight: Name of its weight in the float graph; a layer that runs several times may have
+            several.
+        source: Name of the input.
+        output: Name of what it makes, bias included, and its ending, if it has one.
+        stored: The weight.
+        bias: [C], None if it has none.
+        bias_step: Of a bias that is stored in int32, [C] or [].
+        ending: None if it puts out floats.
+        input_step: Of the grid of its input; only with an ending.
+    """
+
+    path: str
+    weight: str
+    source: str
+    output: str
+    stored: Stored = field(repr=False)
+    bias: np.ndarray | None = field(default=None, repr=False)
+    bias_step: np.ndarray | None = field(default=None, repr=False)
+    ending: Ending | None = None
+    input_step: float = 0.0
+
+
+def float_name(weight: str) -> str:
+    """Return the name that an int8 weight of a file has in the float graph."""
+    return _USE.sub("", weight)
+
+
+def path_of(weight: str) -> str:
+    """Return the path of the layer in the eager model, by the name of its weight in a file."""
+    return COPY.sub("", float_name(weight)).rpartition(".")[0]

@@ -1,0 +1,259 @@
+"""What quantized layers read and make in eager mode: a few pixels of a few images each.
+
+No rounding is left in a layer whose input is on its grid already, so there is nothing that could
+fall to either side; and what it makes of a part of its input tells as much as the whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.nn import Layer
+
+from core.errors import ExportError
+from core.export.int8.isolated import IsolatedLayer, Shapes, Stored
+from core.graph.program import Graph
+from core.quant.layers import QuantizedLayer
+from core.targets.processors import HIGHEST
+
+IMAGES = 2  # whose activations are fed; one more sample is drawn
+SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
+BEYOND = 1.1  # of a grid, so that its ends are met
+# What the last bits of a float may be worth, in steps of a grid: a weight as near to the middle
+# between two steps falls to either. It is moved by a share of the way to the step that the file
+# has: by more than those bits, and by less than could move a scale.
+TIE, NUDGE = 1e-4, 1e-3
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a layer is fed.
+
+    Attributes:
+        values: On its grid, [images + 1, ...]. The last sample is drawn from all of the grid, for
+            images may leave channels at zero, behind which no weight is seen.
+        rest: Other arguments of the layer.
+    """
+
+    values: np.ndarray
+    rest: tuple[Any, ...] = ()
+
+
+@dataclass
+class EagerLayers:
+    """The quantized layers of a model, each with what the model feeds it.
+
+    All that is said here of grids holds while the model rounds as the files of a format do.
+
+    Attributes:
+        model: They are in it.
+        graph: Of the float model, batch norms folded.
+        layers: By path.
+        twice: Those whose weight, on one grid, the runtime rounds channel by channel once more.
+        feeds: By path.
+    """
+
+    model: Layer
+    graph: Graph
+    layers: Mapping[str, QuantizedLayer]
+    twice: Container[str] = ()
+    feeds: dict[str, Feed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._sublayers = dict(self.model.named_sublayers())
+        self._tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note what the layers read while the context is open: the middle of the first images."""
+        seen: dict[str, list[Feed]] = {path: [] for path in self.layers}
+        hooks = []
+        for path, layer in self.layers.items():
+
+            def note(
+                layer: QuantizedLayer,
+                inputs: Sequence[Any],
+                options: Mapping[str, Any],
+                path: str = path,
+            ) -> None:
+                x, *rest = (*inputs, *options.values())
+                known = seen[path]
+                missing = IMAGES - sum(len(each.values) for each in known)
+                if missing > 0:
+                    x = x[:missing] if rest else _middle(layer, x[:missing])
+                    known.append(Feed(layer.rounded_input(x).numpy(), tuple(rest)))
+
+            hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for path, found in seen.items():
+            if not found:
+                raise ExportError(f"{path}: is in the graph, but the model does not run it")
+            alike = [f.values for f in found if f.values.shape[1:] == found[0].values.shape[1:]]
+            drawn = _drawn(self.layers[path], found[0].values)
+            self.feeds[path] = Feed(np.concatenate([*alike, drawn]), found[0].rest)
+
+    def shapes(self) -> Shapes:
+        """Return the shapes of what the operators of the layers read."""
+        return {path: self.fed(path).shape for path in self.layers}
+
+    def fed(self, path: str) -> np.ndarray:
+        """Return what the operator of a layer reads: padded, where that is not with zeros."""
+        layer, x = self.layers[path], self.feeds[path].values
+        if not isinstance(layer, nn.Conv2D) or layer._padding_mode == "zeros":
+            return x
+        pads, mode = layer._reversed_padding_repeated_twice, layer._padding_mode
+        padded: np.ndarray = F.pad(paddle.to_tensor(x), pads, mode=mode).numpy()
+        return padded
+
+    def answer(self, isolated: IsolatedLayer) -> np.ndarray:
+        """Return what a layer makes of its feed, behind the batch norm that files fold into it.
+
+        Ties are no errors: where the last bits of a float decide how a weight is rounded, or its
+        bias is stored in int32, both are as in the file.
+        """
+        feed, layer = self.feeds[isolated.path], self.layers[isolated.path]
+        factor = self._factor(isolated)
+        with _with_weight(layer, self._without_ties(isolated, factor)):
+            weight = None
+            if isolated.path in self.twice:
+                weight = self._rounded_weight(isolated.path) * factor
+                weight = _rounded_again(weight, isolated.stored, layer.channel_axis) / factor
+            with _with_weight(layer, weight, bypassed=True):
+                made = self._run(isolated, feed.values, feed.rest)
+        if isolated.bias is None or isolated.bias_step is None:
+            return made
+        bias = self._run(isolated, np.zeros_like(feed.values[:1]), feed.rest)
+        rounding = isolated.bias - bias.reshape(-1, isolated.bias.size)[0].astype(np.float64)
+        within = np.abs(rounding) <= (0.5 + TIE) * isolated.bias_step
+        moved: np.ndarray = made + np.where(within, rounding, 0.0)
+        return moved
+
+    def _run(self, isolated: IsolatedLayer, x: np.ndarray, rest: Sequence[Any]) -> np.ndarray:
+        """Run a layer, and the norm behind it, past the hooks, which may round what it makes."""
+        layer = self.layers[isolated.path]
+        norm, before = self.graph.folded.get(isolated.weight, ("", ""))
+        added = None
+        if layer.bias is None and before:
+            added = self._tensors[before]
+        elif layer.bias is None and not norm and isolated.bias is not None:
+            # not the layer's own, but something that the model adds to what it makes
+            added = paddle.to_tensor(isolated.bias.astype(np.float32))
+        with paddle.no_grad():
+            y = layer.forward(paddle.to_tensor(x), *rest)
+            if added is not None:
+                y = y + (added if isinstance(layer, nn.Linear) else added.reshape([1, -1, 1, 1]))
+            made: np.ndarray = (self._sublayers[norm].forward(y) if norm else y).numpy()
+        return made
+
+    def _rounded_weight(self, path: str) -> np.ndarray:
+        with paddle.no_grad():
+            rounded: np.ndarray = self.layers[path].rounded_weight().numpy()
+        return rounded
+
+    def _factor(self, isolated: IsolatedLayer) -> np.ndarray:
+        """Return by what a folded norm multiplies each weight; 1 where that is nothing."""
+        weight, folded = self.layers[isolated.path].weight.numpy(), self.graph.weights
+        some = weight != 0
+        factor: np.ndarray = np.where(some, folded[isolated.weight] / np.where(some, weight, 1), 1)
+        factor[factor == 0] = 1
+        return factor
+
+    def _without_ties(self, isolated: IsolatedLayer, factor: np.ndarray) -> np.ndarray | None:
+        """Return a weight whose ties fall as in the file; None if none fall otherwise."""
+        weight = self.layers[isolated.path].weight.numpy()
+        ours, folded = self._rounded_weight(isolated.path) * factor, weight * factor
+        theirs, step = (
+            _shaped(array, folded.shape) for array in (isolated.stored.values, isolated.stored.step)
+        )
+        differ = np.abs(ours - theirs) > 0.5 * step
+        middle = np.abs(folded - (ours + theirs) / 2) < TIE * step
+        if not (differ & middle).any():
+            return None
+        nudged = weight + NUDGE * (theirs / factor - weight)
+        moved: np.ndarray = np.where(differ & middle, nudged, weight).astype(weight.dtype)
+        return moved
+
+
+def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:
+    """Return a weight with one grid as Paddle Inference has it, rounded by channel once more.
+
+    In its own arithmetic: half of an even largest step is a tie, which the last bits decide.
+
+    Args:
+        weight: As the model rounds it.
+        stored: In the file; where that is the same, its bits count.
+        axis: Of the channels.
+    """
+    steps, step = (_shaped(array, weight.shape) for array in (stored.steps, stored.step))
+    loaded = (steps / HIGHEST).astype(np.float32) * (step * HIGHEST).astype(np.float32)
+    weight = np.where(np.abs(weight - loaded) < NUDGE * step, loaded, weight)
+    others = tuple(other for other in range(weight.ndim) if other != axis)
+    absmax = np.abs(weight).max(axis=others, keepdims=True)
+    scale = np.float32(HIGHEST) * (np.float32(1) / np.where(absmax > 0, absmax, 1))
+    rounded: np.ndarray = np.rint(weight * scale) / scale
+    return rounded
+
+
+@contextlib.contextmanager
+def _with_weight(
+    layer: QuantizedLayer, weight: np.ndarray | None, bypassed: bool = False
+) -> Iterator[None]:
+    """Give a layer another weight while the context is open, and perhaps let it round nothing."""
+    if weight is None:
+        yield
+        return
+    before = layer.weight.numpy(), layer.bypassed
+    try:
+        layer.bypassed = bypassed
+        layer.weight.set_value(weight)
+        yield
+    finally:
+        layer.bypassed = before[1]
+        layer.weight.set_value(before[0])
+
+
+def _shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Bring a linear layer's weight from that of a convolution of one pixel, or turn it."""
+    if array.ndim == 4 and len(shape) == 2:
+        return array[:, :, 0, 0].T
+    return array
+
+
+def _middle(layer: QuantizedLayer, x: Tensor) -> Tensor:
+    """Cut pixels or tokens from the middle of a batch."""
+    for axis in range(1, x.ndim - 1) if isinstance(layer, nn.Linear) else range(2, x.ndim):
+        size = min(x.shape[axis], _span(layer, axis - x.ndim))
+        start = (x.shape[axis] - size) // 2
+        x = paddle.slice(x, [axis], [start], [start + size])
+    return x
+
+
+def _span(layer: QuantizedLayer, axis: int) -> int:
+    """Return how much of an axis, counted from the end, lets each weight have a say."""
+    if not isinstance(layer, nn.Conv2D):
+        return SIDE
+    reach = (layer.weight.shape[axis] - 1) * layer._dilation[axis] + 1
+    return max(SIDE, int(reach + layer._stride[axis]))
+
+
+def _drawn(layer: QuantizedLayer, images: np.ndarray) -> np.ndarray:
+    """Draw a sample from all of a layer's grid."""
+    quantizer = layer.input_quantizer
+    high = BEYOND * quantizer.grid().absmax
+    values = np.random.default_rng(0).uniform(
+        -high if quantizer.signed else 0.0, high, (1, *images.shape[1:])
+    )
+    with paddle.no_grad():
+        drawn: np.ndarray = quantizer(paddle.to_tensor(values.astype(np.float32))).numpy()
+    return drawn

@@ -1,0 +1,68 @@
+"""Search for the shares of channels that each group loses, by simulated annealing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from core.prune.planning.plan import MaskCost, Ranking, reach
+from core.prune.structure.labels import Array
+
+START, COOLING = 0.05, 0.85  # temperature: a share of the metric; its factor from step to step
+SPREAD = 0.1  # standard deviation of a change of a ratio
+_log = logging.getLogger(__name__)
+
+
+def anneal(
+    ranking: Ranking,
+    measure: MaskCost,
+    limit: float,
+    evaluate: Callable[[Array], float],
+    steps: int,
+    seed: int,
+) -> list[int]:
+    """Try plans that all reach the limit and return the best that was seen.
+
+    The search starts with the same share everywhere. A step changes the ratios of a third of the
+    groups, scales all so that the limit holds, and cuts and measures the model; a worse plan is
+    gone on with by chance, ever less so (Kirkpatrick, Gelatt, Vecchi, Science 1983).
+
+    Args:
+        ranking: Order and steps of each group.
+        measure: To bring down.
+        limit: To this.
+        evaluate: Returns what a mask is worth; more is better.
+        steps: Plans to try after the first.
+        seed: Of the changes.
+    """
+    generator = np.random.default_rng(seed)
+    groups = len(ranking.analysis.groups)
+    current = np.full(groups, 0.5)
+    counts = _scaled(ranking, measure, limit, current)
+    value = first = evaluate(ranking.keep(counts))
+    best, best_value = counts, value
+    for step in tqdm(range(steps), desc="search", disable=None):
+        changed = current.copy()
+        chosen = generator.permutation(groups)[: max(1, groups // 3)]
+        changed[chosen] += generator.normal(0.0, SPREAD, len(chosen))
+        changed = changed.clip(0.02, 0.98)
+        counts = _scaled(ranking, measure, limit, changed)
+        found = evaluate(ranking.keep(counts))
+        if found > best_value:
+            best, best_value = counts, found
+        temperature = START * COOLING**step * max(abs(first), 1e-12)
+        if found >= value or generator.random() < math.exp((found - value) / temperature):
+            current, value = changed, found
+    _log.info("search: %.4f with equal shares, %.4f with the best of %d", first, best_value, steps)
+    return best
+
+
+def _scaled(ranking: Ranking, measure: MaskCost, limit: float, ratios: Array) -> list[int]:
+    def counts(share: float) -> list[int]:
+        return ranking.counts(np.minimum(ratios * 2 * share, 1.0).tolist())
+
+    return reach(ranking, measure, limit, counts)

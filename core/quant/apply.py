@@ -1,0 +1,168 @@
+"""Put the selected layers on grids, calibrate them, and record what was done."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+
+from core.errors import ConfigError, DataError
+from core.network.modes import evaluation_mode
+from core.quant.grid_plan import GridPlan
+from core.quant.layers import QuantizedLayer, quantize, quantized_layers, restore_float
+from core.quant.observers import build_observer
+from core.quant.outputs import output_readers, restore_output, round_output, rounded_outputs
+from core.quant.quantizers import ActivationQuantizer, Rounding
+from core.quant.selection import LayerSelection, _some
+from core.quant.sites import layer_of, restore, rounded_by
+from core.quant.weight_grid import LIMITS
+from core.settings.config import read
+from core.strategy import Record
+
+# of the rounding, in every record
+_RECORDED = ("weight_type", "activation_type", "pact", "weight_bits", "activation_bits")
+
+
+def apply_quantization(
+    model: Layer,
+    choice: LayerSelection,
+    rounding: Rounding,
+    batches: Iterable[Sequence[Tensor]],
+    observer: str,
+    layout: GridPlan,
+) -> LayerSelection:
+    """Quantize the chosen layers in place; their grids begin where the observer says.
+
+    Layers that do not run in evaluation mode, such as heads for training, stay in float.
+
+    Args:
+        model: Changed in place; in case of an error it is as before.
+        choice: What to quantize.
+        rounding: How.
+        batches: Inputs of the model, for calibration.
+        observer: Kind of `core.quant.observers`.
+        layout: What files will make of the layers, and whose outputs to round. Norms are of use
+            where a weight has one grid.
+
+    Returns:
+        What really was quantized.
+
+    Raises:
+        ConfigError: All layers are slow in int8 on the target.
+        DataError: No batches, or activations that are not finite; names the layer.
+    """
+    chosen = [path for path in choice.layers if path not in layout.slow]
+    if not chosen:
+        raise ConfigError(f"target: no layer is left to quantize: {_some(layout.slow)}")
+    choice = replace(choice, layers=tuple(chosen), left=choice.left | layout.slow)
+    one_grid = rounding.weight_type == "abs_max"
+    layers = {
+        path: quantize(
+            model,
+            path,
+            rounding,
+            layout.norms.get(path) if one_grid else None,
+            limit=layout.limits.get(path, "none"),
+        )
+        for path in choice.layers
+    }
+    for path, readers in layout.outputs.items():
+        round_output(model, path, rounding, readers)
+    try:
+        _calibrate(model, batches, observer, layout)
+    except BaseException:
+        for path in rounded_outputs(model):
+            restore_output(model, path)
+        for layer in layers.values():
+            if isinstance(layer, QuantizedLayer):
+                restore_float(layer)
+        raise
+    idle = [path for path, layer in layers.items() if not isinstance(layer, QuantizedLayer)]
+    left = choice.left | dict.fromkeys(idle, "does not run in evaluation")
+    if len(idle) == len(layers):
+        raise DataError("calibration: none of the chosen layers ran")
+    running = tuple(path for path in choice.layers if path not in idle)
+    return replace(choice, layers=running, left=left, outputs=tuple(layout.outputs))
+
+
+def _calibrate(
+    model: Layer,
+    batches: Iterable[Sequence[Tensor]],
+    kind: str,
+    layout: GridPlan,
+) -> None:
+    quantizers = rounded_by(model)
+    for quantizer, sites in quantizers:
+        quantizer.observer = build_observer(kind, layer_of(sites[0]))
+    empty = True
+    try:
+        with evaluation_mode(model), paddle.no_grad():
+            for inputs in batches:
+                model(*inputs)
+                empty = False
+        if empty:
+            raise DataError("calibration: no data")
+        for quantizer, sites in quantizers:
+            seen, quantizer.observer = quantizer.observer, None
+            assert seen is not None
+            if seen.lowest == float("inf"):
+                restore(model, sites[0])
+                continue
+            nonnegative = seen.lowest >= 0
+            unsigned = not layout.unsigned.isdisjoint(sites)
+            bits = quantizer.rounding.activation_bits
+            absmax = seen.absmax(bits, not (nonnegative and unsigned))
+            quantizer.begin(absmax, nonnegative, unsigned)
+    finally:
+        for quantizer, _ in quantizers:
+            quantizer.observer = None
+
+
+def record_of(model: Layer) -> Record:
+    """Describe the quantized layers and outputs of a model as plain JSON."""
+    paths = {id(layer): path for path, layer in model.named_sublayers()}
+    layers, rounding = [], None
+    for path, layer in quantized_layers(model).items():
+        rounding = layer.input_quantizer.rounding
+        norm = layer.__dict__["norm"]
+        grid = {"norm": paths[id(norm)] if norm is not None else None, "limit": layer.limit}
+        layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
+    assert rounding is not None
+    readers = output_readers(model)
+    outputs = [
+        {"path": path, **_sign(quantizer), "readers": readers[path]}
+        for path, quantizer in rounded_outputs(model).items()
+    ]
+    return {"rounding": dataclasses.asdict(rounding), "layers": layers, "outputs": outputs}
+
+
+def _sign(quantizer: ActivationQuantizer) -> dict[str, bool]:
+    return {"nonnegative": quantizer.nonnegative, "signed": quantizer.signed}
+
+
+def replay_quantization(model: Layer, record: Record) -> None:
+    """Quantize what is recorded in a fresh model; grids come with the weights."""
+    for name in _RECORDED:
+        record["rounding"][name]  # a default would be another model
+    limited = "processors" in record["rounding"] or any("limit" in e for e in record["layers"])
+    if limited:
+        record["rounding"]["processors"]  # older ones have neither
+    rounding = read(Rounding, record["rounding"], "rounding")
+    for entry in record["layers"]:
+        limit = entry["limit"] if limited else "none"
+        if limit not in LIMITS:
+            raise TypeError(f"{entry['path']}: expected a limit of {LIMITS}, got {limit!r}")
+        quantize(model, entry["path"], rounding, entry["norm"], *_recorded_sign(entry), limit)
+    for entry in record.get("outputs", []):  # older ones have none
+        round_output(model, entry["path"], rounding, entry["readers"], *_recorded_sign(entry))
+
+
+def _recorded_sign(entry: Record) -> tuple[bool, bool]:
+    nonnegative, signed = entry["nonnegative"], entry["signed"]
+    if not (isinstance(nonnegative, bool) and isinstance(signed, bool)):
+        raise TypeError(f"{entry['path']}: expected true or false for nonnegative and signed")
+    return nonnegative, not signed

@@ -1,0 +1,209 @@
+"""Post-training quantization: a trained model on grids, from images alone, without training.
+
+Images are only run through the model; nothing needs labels or gradients. The order is: even out
+channels, estimate batch norms anew, choose layers, calibrate, correct biases, all but the middle
+two if asked for. What comes out is the model with quantized layers whose grids are fixed, which is
+saved, restored and exported like one from quantization-aware training.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+from tqdm import tqdm
+
+from core.errors import CheckpointError, ConfigError
+from core.network.batch_norms import reestimate
+from core.quant.apply import apply_quantization
+from core.quant.bias_correction import bias_places, correct_biases, output_means
+from core.quant.choices import OBSERVER, LayerType, ObserverKind, WeightType
+from core.quant.equalize import equalize
+from core.quant.grid_plan import plan_grids
+from core.quant.layers import quantized_layers
+from core.quant.quantizers import Rounding
+from core.quant.scales import BITS
+from core.quant.selection import LayerSelection, select_with_hints, summary
+from core.quant.sites import float_sites
+from core.targets.names import Processors, RoundedOutputs, Target
+from core.task import Task
+
+_log = logging.getLogger(__name__)
+
+
+ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
+
+# The means in float and on grids are of the same images, so their difference is known well from
+# few; they are kept in memory, since each layer runs them anew.
+IMAGES_TO_CORRECT = 64
+
+CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
+
+
+@dataclass(frozen=True)
+class PtqConfig:
+    """How to quantize without training.
+
+    Attributes:
+        observer: How calibration sets the grids of activations.
+        weight_quantize_type: A grid for each output channel, or one for the weight.
+        weight_bits: 2 to 8. Files hold 8.
+        activation_bits: 2 to 8. Files hold 8.
+        quantizable_layer_type: Classes of layers to quantize.
+        never_quantize: Globs of layers that stay in float, beside those of the task.
+        target: Runtime on whose grids the eager model rounds. For onnxruntime and openvino
+            activations that are never negative have grids without a sign.
+        processors: On which the files must be right. `any`: all x86-64 and ARM processors, at the
+            price of a fraction of a bit of the weights. `vnni`: those with instructions for dot
+            products of bytes only (x86 with VNNI, ARM with dotprod); elsewhere the files answer
+            wrongly.
+        quantize_outputs: See `core.quant.config.QatConfig`.
+        equalize: Even out the ranges of channels between layers first.
+        bias_correction: Give the layers' outputs the means they had in float, at the end.
+        reestimate_bn: Estimate the statistics of batch norms on the calibration images first.
+    """
+
+    observer: ObserverKind = OBSERVER
+    weight_quantize_type: WeightType = "channel_wise_abs_max"
+    weight_bits: int = 8
+    activation_bits: int = 8
+    quantizable_layer_type: tuple[LayerType, ...] = ("Conv2D", "Conv2DTranspose", "Linear")
+    never_quantize: tuple[str, ...] = ()
+    target: Target = "paddle"
+    processors: Processors = "any"
+    quantize_outputs: RoundedOutputs | None = None
+    equalize: bool = False
+    bias_correction: bool = False
+    reestimate_bn: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) not in BITS:
+                raise ValueError(f"{name}: expected {BITS[0]} to {BITS[-1]}")
+        if not self.quantizable_layer_type:
+            raise ValueError("quantizable_layer_type: names no layer")
+
+    @property
+    def rounding(self) -> Rounding:
+        """Return how each layer is rounded."""
+        return Rounding(
+            weight_type=self.weight_quantize_type,
+            activation_type="fixed",
+            weight_bits=self.weight_bits,
+            activation_bits=self.activation_bits,
+            processors=self.processors,
+        )
+
+
+def quantize_after_training(
+    task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig, progress: bool = False
+) -> LayerSelection:
+    """Quantize a trained model in place.
+
+    The edit for a checkpoint is `("qat", insert.record_of(model))`, behind those
+    that the model had.
+
+    Args:
+        task: Hints at layers that stay in float, and says what the inputs are.
+        model: In float. After an error its layers are in float again, but weights may have been
+            evened out and batch norms estimated anew.
+        batches: Starts anew through the calibration data, the model's inputs without labels.
+        config: How.
+        progress: Show how far the correction of biases is.
+
+    Returns:
+        What was quantized, and why the rest was not.
+
+    Raises:
+        CheckpointError: The model holds weights that are not finite; names the weight.
+        ConfigError: The model is quantized already, or nothing is left to quantize.
+        DataError: No batches, or activations that are not finite; names the layer.
+    """
+    if quantized_layers(model):
+        raise ConfigError("weights: the model is quantized already; start from one in float")
+    _check_finite(model)
+    choice = select_with_hints(
+        model,
+        config.rounding,
+        config.quantizable_layer_type,
+        config.never_quantize,
+        task.slim_hints(model).never_quantize,
+    )
+    layout = plan_grids(
+        task,
+        model,
+        config.target,
+        choice.layers,
+        config.quantize_outputs,
+        choice.spared,
+        config.processors,
+    )
+    if config.equalize:
+        pairs = equalize(model, task.input_spec())
+        _log.info("ptq: evened out the channels between %d pairs of layers", len(pairs))
+    if config.reestimate_bn:
+        _log.info("ptq: estimated %d batch norms anew", reestimate(model, batches()))
+    count = _Count()
+    made = apply_quantization(
+        model,
+        choice,
+        config.rounding,
+        count.through(batches()),
+        config.observer,
+        layout,
+    )
+    if count.images < ENOUGH:
+        _log.warning(
+            "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
+            count.images,
+        )
+    _log.info("%s", "\n".join(summary(made)))
+    if config.bias_correction:
+        _correct_biases(model, made.layers, layout.norms, batches, progress)
+    return made
+
+
+def _check_finite(model: Layer) -> None:
+    for name, tensor in model.state_dict().items():
+        if not bool(paddle.isfinite(tensor).all()):
+            raise CheckpointError(
+                f"{name}: holds values that are not finite; the weights cannot be quantized"
+            )
+
+
+def _correct_biases(
+    model: Layer,
+    paths: Sequence[str],
+    norms: Mapping[str, str],
+    batches: CalibrationBatches,
+    progress: bool,
+) -> None:
+    few, count = [], _Count()
+    for inputs in count.through(batches()):
+        few.append(list(inputs))
+        if count.images >= IMAGES_TO_CORRECT:
+            break
+    places = bias_places(model, paths, norms)
+    with float_sites(model):
+        wanted = output_means(model, places, few)
+    # one call for each, in the order in which they run, is the same as one for all
+    steps = tqdm(wanted, desc="correct biases", leave=False, disable=None if progress else True)
+    for path in steps:
+        correct_biases(model, {path: wanted[path]}, few)
+    _log.info("ptq: corrected the biases of %d layers on %d images", len(wanted), count.images)
+
+
+class _Count:
+    """Counts the images of batches that pass."""
+
+    def __init__(self) -> None:
+        self.images = 0
+
+    def through(self, batches: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
+        for inputs in batches:
+            self.images += int(inputs[0].shape[0])
+            yield inputs

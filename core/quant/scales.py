@@ -1,0 +1,98 @@
+"""The table of scales: all that an int8 file needs to know beside the float graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from core.targets.processors import Limit
+
+BITS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Evenly spaced values that a tensor is rounded to, half to even, with zero among them.
+
+    Signed: steps of absmax / (2^(bits-1) - 1) from -2^(bits-1) to 2^(bits-1) - 1. Unsigned, for
+    tensors that are never negative: steps of absmax / (2^bits - 1) from 0 on. Both are what
+    `QuantizeLinear` of ONNX and `quantize_linear` of Paddle do with 8 bits and zero point 0.
+
+    Attributes:
+        absmax: The value of the highest step; greater than 0.
+        bits: 2 to 8.
+        signed: Whether there are steps below zero.
+    """
+
+    absmax: float
+    bits: int = 8
+    signed: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.absmax < float("inf"):
+            raise ValueError(f"absmax: expected a positive number, got {self.absmax}")
+        if self.bits not in BITS:
+            raise ValueError(f"bits: expected {BITS[0]} to {BITS[-1]}, got {self.bits}")
+
+    @property
+    def highest(self) -> int:
+        """Return the number of the highest step."""
+        return int(2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1)
+
+    @property
+    def lowest(self) -> int:
+        """Return the number of the lowest step."""
+        return -self.highest - 1 if self.signed else 0
+
+    @property
+    def step(self) -> float:
+        """Return the distance between two values."""
+        return self.absmax / self.highest
+
+
+@dataclass(frozen=True)
+class LayerScales:
+    """How one convolution or linear layer is quantized.
+
+    The scales of weights are not here: they follow from the weights themselves, batch norms folded
+    in, of each output channel or of all; see `core.quant.weight_grid`.
+
+    Attributes:
+        weight: Path of the layer's weight, its name in traced graphs and in files.
+        input: Grid of what the layer reads.
+        weight_bits: 2 to 8; the grid is signed and symmetric, from -highest to highest.
+        per_channel: Whether each output channel of the weight has a scale of its own.
+        limit: Which steps the weight may take.
+    """
+
+    weight: str
+    input: Grid
+    weight_bits: int = 8
+    per_channel: bool = True
+    limit: Limit = "none"
+
+
+@dataclass(frozen=True)
+class OutputScales:
+    """The grid of a tensor that is rounded for whoever reads it.
+
+    Attributes:
+        path: Of the layer that makes it.
+        grid: Of its values.
+    """
+
+    path: str
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class ScaleTable:
+    """What is rounded in the files of a format, and how.
+
+    Attributes:
+        layers: The quantized layers.
+        outputs: The tensors that are rounded for whoever reads them, by name.
+    """
+
+    layers: Sequence[LayerScales]
+    outputs: Mapping[str, Grid] = field(default_factory=dict)

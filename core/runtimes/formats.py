@@ -1,0 +1,114 @@
+"""Formats of exported models, the runtimes that read them, and which of them a folder holds.
+
+Nothing here needs Paddle, so that the command line can name formats before it is loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from core.errors import ExportError
+from core.targets.names import BACKENDS, FORMATS, Backend, Format
+
+# the names that Paddle's tools of different years give their files; PIR writes .json
+_PADDLE_NAMES = (
+    ("model.pdmodel", "model.pdiparams"),
+    ("inference.pdmodel", "inference.pdiparams"),
+    ("__model__", "__params__"),
+    ("model.json", "model.pdiparams"),
+    ("inference.json", "inference.pdiparams"),
+)
+
+
+def format_of(backend: Backend) -> Format:
+    """Return which files a backend reads."""
+    return "paddle" if backend == "paddle" else "onnx"
+
+
+def leading_format(formats: Sequence[Format]) -> Format:
+    """Return the format whose runtime a quantized model is made for: ONNX if it is among them."""
+    order: tuple[Format, ...] = ("onnx", "paddle", "lite")
+    return next(name for name in order if name in formats)
+
+
+def is_installed(backend: Backend) -> bool:
+    """Tell whether the runtime can be imported."""
+    return importlib.util.find_spec(backend) is not None
+
+
+def find_files(folder: Path, backend: Backend) -> tuple[Path, ...]:
+    """Return the files of the model that a backend reads.
+
+    Raises:
+        ExportError: There are none; the message says what is there, and how to make them.
+    """
+    kind = format_of(backend)
+    files = _paddle_files(folder) if kind == "paddle" else _onnx_files(folder)
+    if files:
+        return files
+    missing = "model.pdmodel and model.pdiparams" if kind == "paddle" else "model.onnx"
+    raise ExportError(
+        f"{folder}: no {missing}, which {backend} reads (formats there: {_shown(folder)}); export "
+        f"with tools/export_model.py --format {kind}"
+    )
+
+
+def formats_in(folder: Path) -> tuple[Format, ...]:
+    """Return the formats of the model files in a folder."""
+    found: dict[Format, bool] = {
+        "paddle": bool(_paddle_files(folder)),
+        "onnx": bool(_onnx_files(folder)),
+        "lite": any(folder.glob("*.nb")),
+    }
+    return tuple(name for name in FORMATS if found[name])
+
+
+def readable_backends(folder: Path) -> tuple[Backend, ...]:
+    """Return the installed runtimes that read a model file in the folder."""
+    there = formats_in(folder)
+    return tuple(each for each in BACKENDS if format_of(each) in there and is_installed(each))
+
+
+def choose_backend(folder: Path) -> Backend:
+    """Return the first installed runtime that reads a model file in the folder.
+
+    Raises:
+        ExportError: There is no file for any, or none that reads them is installed.
+    """
+    for backend in readable_backends(folder):
+        return backend
+    there = formats_in(folder)
+    if "onnx" in there:
+        raise ExportError(
+            f"{folder}: holds ONNX, and no runtime for it is installed; run: pip install "
+            "onnxruntime"
+        )
+    if there:
+        raise ExportError(
+            f"{folder}: holds a file for Paddle Lite alone, which runs on other devices; export "
+            "with tools/export_model.py --format paddle or onnx"
+        )
+    raise ExportError(
+        f"{folder}: no model.pdmodel and model.pdiparams, nor model.onnx; export with "
+        "tools/export_model.py --format paddle or onnx"
+    )
+
+
+def _shown(folder: Path) -> str:
+    return ", ".join(formats_in(folder)) or "none"
+
+
+def _paddle_files(folder: Path) -> tuple[Path, ...]:
+    for names in _PADDLE_NAMES:
+        files = tuple(folder / name for name in names)
+        if all(file.is_file() for file in files):
+            return files
+    others = [p for p in folder.glob("*.pdmodel") if p.with_suffix(".pdiparams").is_file()]
+    return (others[0], others[0].with_suffix(".pdiparams")) if len(others) == 1 else ()
+
+
+def _onnx_files(folder: Path) -> tuple[Path, ...]:
+    found = sorted(folder.glob("*.onnx"))
+    return tuple(file for file in found if file.name == "model.onnx" or len(found) == 1)

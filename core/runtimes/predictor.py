@@ -1,0 +1,357 @@
+"""One face for an exported model, whichever runtime runs it: arrays in, named arrays out."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from paddle.base.proto import framework_pb2
+
+from core.errors import ExportError
+from core.graph.program import Graph
+from core.runtimes.description import DeployDescription, Port, read_description
+from core.runtimes.formats import choose_backend, find_files, is_installed
+from core.settings.config import suggest
+from core.settings.processes import last_words, run_module
+from core.targets.names import BACKENDS, Backend, Format
+from core.task import Arrays
+
+TRIAL_SECONDS = 600.0
+UNUSABLE = 3  # status of `core.runtimes.trial` that says in its last line why
+
+_BATCH_NORM_PASSES = (
+    "conv_bn_fuse_pass",
+    "conv_eltwiseadd_bn_fuse_pass",
+    "conv_transpose_bn_fuse_pass",
+    "conv_transpose_eltwiseadd_bn_fuse_pass",
+    "conv_affine_channel_onednn_fuse_pass",
+)
+# Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
+# 3.1.1, and `pool2d` and `concat` add errors and save no time.
+_INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
+_log = logging.getLogger(__name__)
+
+
+class Predictor(ABC):
+    """An exported model, loaded and ready; not to be shared between threads.
+
+    Attributes:
+        description: What `deploy.yml` says, or what the graph itself tells where there is none.
+        backend: Name of the runtime.
+        folder: That it was loaded from.
+    """
+
+    backend: Backend
+    folder: Path
+
+    def __init__(
+        self, description: DeployDescription | None, inputs: list[str], outputs: list[str]
+    ) -> None:
+        self.description = description or _from_graph(inputs, outputs)
+        self._inputs = [port.name for port in self.description.inputs]
+        self._outputs = [port.name for port in self.description.outputs]
+        if sorted(self._inputs) != sorted(inputs) or sorted(self._outputs) != sorted(outputs):
+            raise ExportError(
+                f"deploy.yml: the inputs {self._inputs} and outputs {self._outputs} are not those "
+                f"of the model: {inputs} and {outputs}"
+            )
+
+    def run(self, *arrays: np.ndarray) -> Arrays:
+        """Run the model on a batch.
+
+        Args:
+            *arrays: One for each input, in the order of `description.inputs`.
+
+        Raises:
+            ExportError: Not as many arrays as inputs, or of shapes that do not fit.
+        """
+        ports = self.description.inputs
+        if len(arrays) != len(ports):
+            raise ExportError(f"inputs: expected {len(ports)} arrays, got {len(arrays)}")
+        for port, array in zip(ports, arrays):
+            _check_shape(port, array.shape)
+        fed = [np.ascontiguousarray(a, p.dtype or None) for a, p in zip(arrays, ports)]
+        return self._run(dict(zip(self._inputs, fed)))
+
+    @abstractmethod
+    def _run(self, feeds: Arrays) -> Arrays: ...
+
+
+def load_predictor(
+    model_dir: str | Path,
+    backend: Backend | None = None,
+    threads: int = 1,
+    precision: str = "f32",
+    own: bool = False,
+) -> Predictor:
+    """Load an exported model from its folder.
+
+    A damaged program can end the process that a runtime opens it in. So one whose digests are not
+    in a `deploy.yml` is opened and run in a process of its own first.
+
+    Args:
+        model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
+            them, or `model.onnx`; and perhaps `deploy.yml`.
+        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
+            first of them that is installed and reads a file of the folder.
+        threads: CPU threads of one run.
+        precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
+            is bf16: errors of a tenth of the largest output.
+        own: This process has just written the files, so they need no trial.
+
+    Raises:
+        ExportError: No such folder, no file that the backend reads, a broken file, or a backend
+            that is not installed.
+    """
+    folder = Path(model_dir)
+    if backend is not None and backend not in BACKENDS:
+        raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
+    if threads < 1:
+        raise ExportError(f"threads: expected 1 or more, got {threads}")
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: no such folder of an exported model")
+    if backend is None:
+        backend = choose_backend(folder)
+        _log.info("%s: runs in %s", folder, backend)
+    if not is_installed(backend):
+        raise ExportError(f"{backend}: not installed; run: pip install {backend}")
+    files = find_files(folder, backend)
+    description = read_description(folder)
+    if not own and not (description and description.vouches_for(files)):
+        try_out(folder, backend, files[0])
+    try:
+        if backend == "paddle":
+            predictor: Predictor = _Paddle(files, description, threads)
+        elif backend == "onnxruntime":
+            predictor = _OnnxRuntime(files[0], description, threads)
+        else:
+            predictor = _OpenVino(files[0], description, threads, precision)
+        predictor.folder = folder
+        return predictor
+    except ExportError as error:
+        raise ExportError(f"{folder}: {error}") from error
+    except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def load_as_written(folder: Path, kind: Format) -> Predictor:
+    """Load an exported model so that each operator is computed by itself, without int8 kernels.
+
+    That is what the file says, on any processor; it is slow.
+
+    Args:
+        folder: Of the exported model.
+        kind: `paddle` or `onnx`.
+    """
+    description = read_description(folder)
+    if kind == "paddle":
+        return _PlainProgram(find_files(folder, "paddle"), description)
+    (file,) = find_files(folder, "onnxruntime")
+    return _OnnxRuntime(file, description, 1, optimized=False)
+
+
+def try_out(folder: Path, backend: Backend, file: Path) -> None:
+    """Open and run a model in a process of its own.
+
+    Args:
+        folder: Of the model.
+        backend: Runtime.
+        file: Named in the message.
+
+    Raises:
+        ExportError: The runtime refuses it, or its process was killed or went on for ever.
+    """
+    words = ("core.runtimes.trial", str(folder.resolve()), backend)
+    try:
+        done = run_module(*words, seconds=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(
+            f"{file}: {backend} cannot load it: not done after {TRIAL_SECONDS:g} s"
+        ) from error
+    if done.returncode == 0:
+        return
+    if done.returncode == UNUSABLE:
+        said = done.stdout.strip().rpartition("\n")[2]
+        raise ExportError(said.replace(str(folder.resolve()), str(folder)))
+    raise ExportError(
+        f"{file}: {backend} cannot load it: the process that tried it out ended: {last_words(done)}"
+    )
+
+
+def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:
+    """Return what OpenVINO is told: one image at a time, on so many threads."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+    }
+
+
+class _Paddle(Predictor):
+    backend: Backend = "paddle"
+
+    def __init__(
+        self, files: tuple[Path, ...], description: DeployDescription | None, threads: int
+    ) -> None:
+        inference = importlib.import_module("paddle.inference")
+        config = inference.Config(*(str(file) for file in files))
+        config.disable_glog_info()
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(threads)
+        kinds = _operator_kinds(files[0])
+        if "quantize_linear" in kinds:
+            config.enable_mkldnn()
+            config.enable_mkldnn_int8(set(_INT8_OPERATORS))
+        if kinds and "batch_norm" not in kinds:
+            # looking for them in vain takes two thirds of the time to load Lite-HRNet-30, 11 s
+            for name in _BATCH_NORM_PASSES:
+                config.delete_pass(name)
+        with _muted() if "quantize_linear" in kinds else contextlib.nullcontext():
+            self._predictor: Any = inference.create_predictor(config)
+        names = self._predictor.get_input_names(), self._predictor.get_output_names()
+        super().__init__(description, *names)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        for name, array in feeds.items():
+            self._predictor.get_input_handle(name).copy_from_cpu(array)
+        self._predictor.run()
+        return {
+            name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self._outputs
+        }
+
+
+class _PlainProgram(Predictor):
+    """A program run by Paddle's executor, which knows quantization as operators like others."""
+
+    backend: Backend = "paddle"
+
+    def __init__(self, files: tuple[Path, ...], description: DeployDescription | None) -> None:
+        self._graph = Graph.from_files(files[0], files[1])
+        super().__init__(description, self._graph.inputs, self._graph.outputs)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        place, scope = paddle.CPUPlace(), paddle.static.Scope()
+        with paddle.pir_utils.OldIrGuard(), paddle.static.scope_guard(scope):
+            program = paddle.static.Program.parse_from_string(self._graph.to_program())
+            for name, value in self._graph.weights.items():
+                scope.var(name).get_tensor().set(value, place)
+            values = paddle.static.Executor(place).run(program, feeds, self._outputs)
+        return dict(zip(self._outputs, values))
+
+
+class _OnnxRuntime(Predictor):
+    backend: Backend = "onnxruntime"
+
+    def __init__(
+        self,
+        file: Path,
+        description: DeployDescription | None,
+        threads: int,
+        optimized: bool = True,
+    ) -> None:
+        runtime = importlib.import_module("onnxruntime")
+        options = runtime.SessionOptions()
+        if not optimized:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session: Any = runtime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
+        names = (
+            [each.name for each in self._session.get_inputs()],
+            [each.name for each in self._session.get_outputs()],
+        )
+        super().__init__(description, *names)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds)))
+
+
+class _OpenVino(Predictor):
+    backend: Backend = "openvino"
+
+    def __init__(
+        self, file: Path, description: DeployDescription | None, threads: int, precision: str
+    ) -> None:
+        core = importlib.import_module("openvino").Core()
+        settings = openvino_settings(threads, precision)
+        self._model: Any = core.compile_model(str(file), "CPU", settings)
+        known = [port.name for port in description.outputs] if description else []
+        names = (
+            [each.any_name for each in self._model.inputs],
+            [_name_of(each, known) for each in self._model.outputs],
+        )
+        super().__init__(description, *names)
+
+    def _run(self, feeds: Arrays) -> Arrays:
+        results = self._model(feeds)
+        return {name: np.array(results[name]) for name in self._outputs}
+
+
+def _name_of(port: Any, known: Sequence[str]) -> str:
+    """Choose an output's name: OpenVINO collects those of all equal tensors."""
+    own = port.get_node().friendly_name.partition("/sink_port_")[0]  # that of the ONNX graph
+    names = [*known, own, *sorted(port.names)]
+    return str(next(name for name in names if name in port.names))
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Throw away what C++ code writes to the terminal inside: Paddle lists its int8 passes there.
+
+    There is no setting for it. Errors come as exceptions and are not lost.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(stream, os.dup(stream)) for stream in (1, 2)]
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            for stream, _ in kept:
+                os.dup2(nowhere.fileno(), stream)
+            yield
+        finally:
+            for stream, copy in kept:
+                os.dup2(copy, stream)
+                os.close(copy)
+
+
+def _operator_kinds(file: Path) -> set[str]:
+    """Return what kinds of operators a program has; none if it is not one of the old IR."""
+    program = framework_pb2.ProgramDesc()
+    if file.suffix == ".json":
+        return set()
+    try:
+        program.ParseFromString(file.read_bytes())
+    except DecodeError:
+        return set()
+    return {op.type for block in program.blocks for op in block.ops}
+
+
+def _from_graph(inputs: Sequence[str], outputs: Sequence[str]) -> DeployDescription:
+    return DeployDescription(
+        inputs=tuple(Port(name, (), "") for name in inputs),
+        outputs=tuple(Port(name, (), "") for name in outputs),
+    )
+
+
+def _check_shape(port: Port, shape: tuple[int, ...]) -> None:
+    wanted = port.shape
+    fits = len(shape) == len(wanted) and all(w in (-1, s) for w, s in zip(wanted, shape))
+    if wanted and not fits:
+        raise ExportError(
+            f"{port.name}: the model takes {list(wanted)} (-1: any), got {list(shape)}"
+        )

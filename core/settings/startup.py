@@ -1,0 +1,38 @@
+"""Imported first by every tool, and by the processes they start: versions, and a quiet Paddle.
+
+The one module that does something when it is imported: it ends the process in one line if a library
+is missing or of a wrong version (Paddle beside a wrong numpy fails in ways that nobody can read),
+and it hushes two warnings of Paddle: at its import, for those who compile extensions of it, and in
+every training, that batch norms keep statistics.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+
+from core.errors import ConfigError
+from core.settings.versions import check_versions
+
+try:
+    check_versions()
+except ConfigError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
+for _hushed in ("No ccache found", "When training, we now always track global mean and variance"):
+    warnings.filterwarnings("ignore", message=_hushed, category=UserWarning)
+
+
+def load_paddle() -> None:
+    """Import Paddle, and undo what its import does to the process.
+
+    It answers signals that end a process with a page of C++ frames: SIGTERM too, with which `kill`
+    ends a training, and the launcher of several processes after Ctrl-C. And it silences all
+    loggers below a warning.
+    """
+    logger = logging.getLogger()
+    level = logger.level
+    importlib.import_module("paddle").disable_signal_handler()
+    logger.setLevel(level)

@@ -1,0 +1,247 @@
+"""The one training loop. It knows neither tasks nor strategies by name."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+from core.errors import ConfigError, TrainingError
+from core.network.weights import assign, blaming
+from core.strategy import Context
+from core.task import Batch, Losses
+from core.training import checkpoint, distributed
+from core.training.active_strategies import ActiveStrategies
+from core.training.ema import Ema
+from core.training.evaluation import evaluate_model, measure
+from core.training.hooks import Hook
+from core.training.optimizers import Optimizer
+from core.training.precision import Amp
+from core.training.recipe import Recipe, ScheduledStrategy
+from core.training.run import Run, build_loader, order_settings
+from core.training.schedules import learning_rate
+from core.training.training_state import check_resumed, read_training_state
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Trains the model of a run under a recipe.
+
+    Args:
+        run: Task and training settings.
+        recipe: Strategies and their windows; empty for plain training.
+        save_dir: Where checkpoints and logs go.
+        hooks: Called at few points; see `core.training.hooks`.
+        teachers: What each `--distill_config` said, for the strategies.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        recipe: Recipe,
+        save_dir: Path,
+        hooks: Sequence[Hook] = (),
+        teachers: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self.task, self.config, self.seed = run.task, run.train, run.seed
+        self.save_dir, self.hooks = save_dir, hooks
+        self.rank, self.world = distributed.initialize()
+        self._teachers = tuple(teachers)
+        self._amp = Amp(self.config.amp, run.device)
+        self.train_loader = build_loader(run, "train", self.rank, self.world)
+        self.val_loader = build_loader(run, "val", self.rank, self.world)
+        paddle.seed(self.seed)
+        self.model = self.task.build_model()
+        self.windows = ActiveStrategies(recipe)
+        self.steps_per_epoch = len(self.train_loader) // self.config.accumulate
+        if self.steps_per_epoch == 0:
+            raise ConfigError("train.accumulate: an epoch has fewer batches than one step needs")
+        self._order = order_settings(run, self.world, len(self.train_loader.dataset))
+        self.epochs = self.config.epochs
+        self.total_steps = self.epochs * self.steps_per_epoch
+        self.epoch, self.step = 0, 0  # epochs and optimizer steps finished
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
+        self.evaluated = self.stop = False
+        self.best_report = ""  # the metric's table, of the best epoch
+        self._optimizer, self.ema = self._build_updaters()
+        self._inputs = [spec.name for spec in self.task.input_spec()]
+
+    def train(self, resume: bool = False) -> dict[str, float]:
+        """Train to the end and return the last metrics.
+
+        Raises:
+            TrainingError: A loss is not finite.
+            CheckpointError: Nothing to resume from.
+            FileError: A checkpoint cannot be written.
+        """
+        every = self.config.eval_every
+        if resume:
+            self._resume()
+        else:
+            self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self._context)
+            self._optimizer, self.ema = self._build_updaters()
+        try:
+            for hook in self.hooks:
+                hook.before_training(self)
+            while self.epoch < self.epochs and not self.stop:
+                self._open_epoch()
+                self._train_epoch()
+                self.epoch += 1
+                self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
+                self.metrics = self._evaluate() if self.evaluated else {}
+                for hook in self.hooks:
+                    hook.after_epoch(self)
+        finally:
+            for hook in self.hooks:
+                hook.after_training(self)
+        self.windows.close(self.model)
+        return self.metrics
+
+    def training_state(self) -> dict[str, Any]:
+        """Return what, beside weights and edits, an exact continuation needs."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "metrics": self.metrics,
+            "evaluated": self.evaluated,
+            "order": self._order,
+            "optimizer": self._optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "amp": self._amp.state_dict(),
+            "windows": self.windows.state_dict(),
+        }
+
+    @contextlib.contextmanager
+    def best_weights(self) -> Iterator[None]:
+        """Let the model hold the weights that are evaluated (the average, if there is one)."""
+        with self.ema.applied(self.model) if self.ema else contextlib.nullcontext():
+            yield
+
+    def _build_updaters(self) -> tuple[Optimizer, Ema | None]:
+        parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
+        distributed.broadcast_from_first([*self.model.state_dict().values(), *parameters.values()])
+        kind = self.windows.optimizer(self.config.optimizer)
+        optimizer = Optimizer(parameters, kind, self.config.clip_norm)
+        decay = self.config.ema_decay
+        return optimizer, Ema(self.model, decay) if decay else None
+
+    def _open_epoch(self) -> None:
+        # what is random depends on the epoch alone, so that a resumed run agrees; first for what
+        # strategies draw when they attach, the same in every process, then for the training
+        paddle.seed(self.seed + 1000003 * self.epoch)
+        changed, edited = self.windows.enter_epoch(self.epoch, self.model, self._context)
+        paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
+        replaced = self.windows.before_epoch(self.epoch, self.model, self._context)
+        if changed or replaced:
+            self._optimizer, self.ema = self._build_updaters()
+        if edited or replaced:  # a model of another structure does not compete with this one
+            self.best, self.best_epoch = None, self.epoch
+
+    def _context(self, step: ScheduledStrategy, resuming: bool) -> Context:
+        return Context(
+            task=self.task,
+            epoch=self.epoch,
+            end_epoch=step.end,
+            seed=self.seed,
+            rank=self.rank,
+            world=self.world,
+            save_dir=self.save_dir,
+            calibration=lambda samples: self.train_loader.some(samples, self.epoch),
+            evaluate=partial(measure, self.task, self.val_loader),
+            teachers=self._teachers,
+            resuming=resuming,
+            steps_per_epoch=self.steps_per_epoch,
+        )
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        with contextlib.ExitStack() as scope:
+            if self.config.sync_bn and self.world > 1:
+                scope.enter_context(distributed.synchronized_batch_norm(self.model))
+            batches = scope.enter_context(contextlib.closing(self.train_loader.epoch(self.epoch)))
+            for _ in range(self.steps_per_epoch):
+                self._train_step(batches)
+
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        terms: dict[str, float] = {}
+        for _ in range(self.config.accumulate):
+            total = self._check(self._losses(next(batches)), terms)
+            self._amp.backward(total / self.config.accumulate)
+        distributed.average_gradients(self._optimizer.parameters.values())
+        done = self.step, self.total_steps, self.steps_per_epoch
+        rate = learning_rate(self.config.learning_rate, self.config.schedule, *done)
+        rate *= self.windows.learning_rate_scale()
+        self._amp.step(self._optimizer, rate)
+        self.step += 1
+        self.windows.after_step()
+        if self.ema:
+            self.ema.update(self.model)
+        for hook in self.hooks:
+            hook.after_step(self, terms, rate)
+
+    def _losses(self, batch: Batch) -> Losses:
+        with self._amp.cast():
+            outputs = self.task.name_outputs(self.model(*[batch[name] for name in self._inputs]))
+            return self.windows.losses(self.task.losses(outputs, batch), batch, outputs)
+
+    def _check(self, losses: Losses, terms: dict[str, float]) -> Tensor:
+        """Add up the terms that carry a gradient; name the one that is not finite."""
+        trains = [term.astype("float32") for term in losses.values() if not term.stop_gradient]
+        self.watched = {name for name, term in losses.items() if term.stop_gradient}
+        for name, term in losses.items():
+            value = float(term)
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"{name}: is {value} in step {self.step + 1} (epoch {self.epoch + 1}); "
+                    "lower train.learning_rate, set train.clip_norm, or look at the data"
+                )
+            terms[name] = terms.get(name, 0.0) + value / self.config.accumulate
+        return paddle.add_n(trains)
+
+    def _evaluate(self) -> dict[str, float]:
+        with self.best_weights():
+            metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
+        metrics = metric.compute()
+        value = metrics[metric.primary]
+        sign = 1.0 if metric.higher_is_better else -1.0
+        if self.best is None or sign * value > sign * self.best:
+            self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
+        return metrics | self.windows.evaluate()
+
+    def _resume(self) -> None:
+        folder = self.save_dir / "latest"
+        description, weights, content, file = checkpoint.load_training(folder)
+        state = read_training_state(content, str(file))
+        for key, value in self._order.items():
+            old = state.order.get(key)
+            if old != value:
+                raise ConfigError(f"{key}: the run to resume has {old}, got {value}")
+        paddle.seed(self.seed)
+        self.model = self.task.build_model()
+        checkpoint.replay(self.model, description.edits, str(folder / checkpoint.DESCRIPTION))
+        for name in ("epoch", "step", "best", "best_epoch", "metrics", "evaluated"):
+            setattr(self, name, getattr(state, name))
+        edits, before = description.edits, self.epoch - 1
+        with blaming(str(file)):
+            self.windows.resume(state.windows, edits, before, self.model, self._context)
+            assign(self.model, weights, str(folder))
+            self._amp.load_state_dict(state.amp)
+            self._optimizer, self.ema = self._build_updaters()
+            stepped = self.step > 0 and not state.amp  # a scaler may skip steps
+            self._optimizer.load_state_dict(state.optimizer, stepped)
+            if self.ema:
+                self.ema.load_state_dict(state.ema or {})
+        check_resumed(content, self.training_state(), str(file))
+        log.info("resumed %s after epoch %d", folder, self.epoch)

@@ -1,0 +1,77 @@
+"""Measure a model, eager or exported, with the task's metric over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+from tqdm import tqdm
+
+from core.task import Arrays, Forward, Metric, Task
+from core.training.distributed import gather
+from core.training.loader import Loader
+
+
+def validation_loader(task: Task, batch_size: int = 1) -> Loader:
+    """Open the validation split of a task.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    data = task.config.data
+    return Loader(
+        task.build_dataset("val"),
+        batch_size=batch_size,
+        train=False,
+        num_workers=data.num_workers,
+        on_error=data.on_error,
+    )
+
+
+def eager_forward(task: Task, model: Layer) -> Forward:
+    """Return the model as arrays in, named arrays out, without gradients."""
+
+    def run(*inputs: np.ndarray) -> Arrays:
+        with paddle.no_grad():
+            raw = model(*[paddle.to_tensor(value) for value in inputs])
+        return {name: tensor.numpy() for name, tensor in task.name_outputs(raw).items()}
+
+    return run
+
+
+def evaluate(task: Task, run: Forward, loader: Loader, progress: bool = False) -> Metric:
+    """Run the validation split through `run` and return the filled metric.
+
+    With several processes each measures its share, and all get the metric of the whole.
+    """
+    metric = task.build_metric()
+    metric.reset()
+    batches: Iterable[dict[str, Any]] = loader.epoch()
+    if progress:
+        batches = tqdm(batches, total=len(loader), desc="evaluate", leave=False, disable=None)
+    for batch in batches:
+        arrays = {name: tensor.numpy() for name, tensor in batch.items()}
+        metric.update(task.infer(run, arrays), arrays)
+    states = gather(metric.state())
+    if len(states) > 1:
+        metric.merge(states)
+    return metric
+
+
+def measure(task: Task, loader: Loader, model: Layer, share: float = 1.0) -> dict[str, float]:
+    """Return the metrics of an eager model on a random share of the data, always the same one."""
+    return evaluate_model(task, model, loader.share(share)).compute()
+
+
+def evaluate_model(task: Task, model: Layer, loader: Loader, progress: bool = False) -> Metric:
+    """Evaluate an eager model in evaluation mode, then put it back in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        return evaluate(task, eager_forward(task, model), loader, progress)
+    finally:
+        if was_training:
+            model.train()

@@ -1,0 +1,217 @@
+"""What may happen around training: progress, log, checkpoints, VisualDL, early stop."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from core.errors import FileError
+from core.training import checkpoint, distributed
+
+if TYPE_CHECKING:
+    from core.training.engine import Engine
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 30.0  # without a terminal, a long epoch still shows a sign of life this often
+
+
+class Hook:
+    """The points at which training can be watched; the base does nothing."""
+
+    def before_training(self, engine: Engine) -> None: ...
+
+    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None: ...
+
+    def after_epoch(self, engine: Engine) -> None: ...
+
+    def after_training(self, engine: Engine) -> None: ...
+
+
+class Progress(Hook):
+    """A bar with images per second and time left, and a line per epoch in the log."""
+
+    _start: float
+    _last_line: float
+
+    def before_training(self, engine: Engine) -> None:
+        config = engine.config
+        self._images = config.batch_size * config.accumulate * engine.world
+        self._redirect = logging_redirect_tqdm()
+        self._redirect.__enter__()
+        self._bar = tqdm(
+            total=engine.total_steps * self._images,
+            initial=engine.step * self._images,
+            unit="img",
+            dynamic_ncols=True,
+            disable=None,
+        )
+        self._first_step, self._begin = engine.step, time.monotonic()
+        self._reset()
+
+    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._steps += 1
+        self._rate = rate
+        self._bar.update(self._images)
+        self._bar.set_description(f"epoch {engine.epoch + 1}/{engine.epochs}", refresh=False)
+        best = "" if engine.best is None else f" best {engine.best:.4f}@{engine.best_epoch}"
+        loss = sum(value for name, value in terms.items() if name not in engine.watched)
+        self._bar.set_postfix_str(f"loss {loss:.4f} lr {rate:.2e}{best}", refresh=False)
+        if self._bar.disable and time.monotonic() - self._last_line > LOG_SECONDS:
+            self._last_line = time.monotonic()
+            log.info("step %d/%d %s", engine.step, engine.total_steps, self._summary(engine))
+
+    def after_epoch(self, engine: Engine) -> None:
+        metrics = " ".join(f"{name} {value:.4f}" for name, value in engine.metrics.items())
+        best = "" if engine.best is None else f" best {engine.best:.4f}@{engine.best_epoch}"
+        log.info(
+            "epoch %d/%d %s | %s%s",
+            engine.epoch,
+            engine.epochs,
+            self._summary(engine),
+            metrics or "not evaluated",
+            best,
+        )
+        if engine.train_loader.skipped:
+            log.warning("%d broken items were left out", len(engine.train_loader.skipped))
+        self._reset()
+
+    def after_training(self, engine: Engine) -> None:
+        self._bar.close()
+        self._redirect.__exit__(None, None, None)
+        for message in engine.train_loader.skipped + engine.val_loader.skipped:
+            log.warning("left out: %s", message)
+
+    def _reset(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps, self._rate = 0, 0.0
+        self._start = self._last_line = time.monotonic()
+
+    def _summary(self, engine: Engine) -> str:
+        means = {name: value / max(self._steps, 1) for name, value in self._sums.items()}
+        parts = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+        speed = self._steps * self._images / max(time.monotonic() - self._start, 1e-9)
+        done = max(engine.step - self._first_step, 1)
+        seconds = (time.monotonic() - self._begin) / done * (engine.total_steps - engine.step)
+        left = datetime.timedelta(seconds=round(seconds))
+        return f"{parts} lr {self._rate:.2e} {speed:.1f} images/s left {left}"
+
+
+class LogFile(Hook):
+    """Copies the log into `train.log` of the save folder."""
+
+    def before_training(self, engine: Engine) -> None:
+        path = engine.save_dir / "train.log"
+        try:
+            self._handler = logging.FileHandler(path, encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from error
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        log.info("command: python %s", shlex.join(sys.argv))
+
+    def after_training(self, engine: Engine) -> None:
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+
+
+class Interruptible(Hook):
+    """Lets Ctrl-C wait for the end of the step: an exception inside Paddle's kernels aborts.
+
+    A second Ctrl-C acts at once. The handler from before comes back when training ends.
+    """
+
+    def before_training(self, engine: Engine) -> None:
+        self._asked = False
+        self._before = signal.signal(signal.SIGINT, self._ask)
+
+    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def after_training(self, engine: Engine) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, _signal: int, _frame: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        log.warning("stopping after this step; --resume goes on from the last finished epoch")
+
+
+class Checkpoints(Hook):
+    """Writes `latest` after each epoch and `best_model` when the metric got better."""
+
+    def after_epoch(self, engine: Engine) -> None:
+        if engine.rank == 0:
+            description = checkpoint.describe(
+                engine.task, engine.windows.edits(), engine.epoch, engine.metrics
+            )
+            weights = engine.model.state_dict
+            if engine.best is not None and engine.best_epoch == engine.epoch:
+                with engine.best_weights():
+                    checkpoint.save(engine.save_dir / "best_model", description, weights())
+            latest = engine.save_dir / "latest"
+            checkpoint.save(latest, description, weights(), engine.training_state())
+        distributed.barrier()
+
+
+class EarlyStop(Hook):
+    """Ends training when the metric has not got better for so many epochs."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def before_training(self, engine: Engine) -> None:
+        self.after_epoch(engine)  # a resumed run may have ended already
+
+    def after_epoch(self, engine: Engine) -> None:
+        if engine.evaluated and engine.epoch - engine.best_epoch >= self.patience:
+            log.info("no better metric for %d epochs: stop", self.patience)
+            engine.stop = True
+
+
+class VisualDL(Hook):
+    """Writes losses, learning rate and metrics as VisualDL scalars."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def before_training(self, engine: Engine) -> None:
+        from visualdl import LogWriter
+
+        self._writer: Any = LogWriter(logdir=str(self.folder))
+
+    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+        for name, value in {**terms, "learning_rate": rate}.items():
+            self._writer.add_scalar(f"train/{name}", value, engine.step)
+
+    def after_epoch(self, engine: Engine) -> None:
+        for name, value in engine.metrics.items():
+            self._writer.add_scalar(f"val/{name}", value, engine.epoch)
+
+    def after_training(self, engine: Engine) -> None:
+        self._writer.close()
+
+
+def standard_hooks(engine_config: Any, save_dir: Path, rank: int, use_vdl: bool) -> list[Hook]:
+    """Return the hooks `tools/train.py` uses; only rank 0 shows and logs."""
+    hooks: list[Hook] = [Interruptible(), Checkpoints()]
+    if rank == 0:
+        hooks = [LogFile(), Progress(), *hooks]
+        if use_vdl:
+            hooks.append(VisualDL(save_dir / "vdl"))
+    if engine_config.early_stop:
+        hooks.append(EarlyStop(engine_config.early_stop))
+    return hooks

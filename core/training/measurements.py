@@ -1,0 +1,122 @@
+"""Measurements of a model that take long: by which metric, and kept in a file for the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from paddle.nn import Layer
+from rich.console import Console
+from rich.table import Table
+
+from core.errors import ConfigError, DataError
+from core.settings.config import read, to_mapping
+from core.settings.files import write_text
+from core.task import Task
+
+FORMAT = 1
+_OF_NO_MATTER = ("num_workers", "on_error", "download")  # settings of data that change no metric
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Meter:
+    """How a model is measured.
+
+    Attributes:
+        metric: Name of the metric.
+        higher_is_better: Its sense.
+        value: Returns the metric of a model.
+        conditions: What it depends on beside the weights, for the fingerprint.
+    """
+
+    metric: str
+    higher_is_better: bool
+    value: Callable[[Layer], float]
+    conditions: str
+
+    def lost(self, before: float, after: float) -> float:
+        """Return by how much the metric became worse; below 0 it became better."""
+        return before - after if self.higher_is_better else after - before
+
+
+def task_meter(
+    task: Task, evaluate: Callable[[Layer, float], dict[str, float]], share: float
+) -> Meter:
+    """Measure the task's metric on a share of its validation data.
+
+    Args:
+        task: Tells metric and data.
+        evaluate: Returns all metrics of a model on a share of the data.
+        share: Of the data.
+    """
+    metric, settings = task.build_metric(), to_mapping(task.config)
+    data = {key: value for key, value in settings["data"].items() if key not in _OF_NO_MATTER}
+    told = {"data": data, "evaluation": settings.get("evaluation"), "share": share}
+    return Meter(
+        metric.primary,
+        metric.higher_is_better,
+        lambda model: evaluate(model, share)[metric.primary],
+        json.dumps(told, sort_keys=True),
+    )
+
+
+def fingerprint(model: Layer, meter: Meter, *parts: bytes) -> str:
+    """Digest what measurements depend on: weights, metric, data, and whatever else is given."""
+    digest = hashlib.sha256(f"{meter.metric} {meter.conditions}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _MeasurementsFile:
+    format: int
+    measurements: tuple[dict[str, Any], ...]
+
+
+def load(kind: type[T], file: Path) -> list[T]:
+    """Read measurements of a kind, a dataclass; none if there is no such file.
+
+    Raises:
+        DataError: It is not what `save` wrote.
+    """
+    if not file.exists():
+        return []
+    try:
+        content = read(_MeasurementsFile, json.loads(file.read_text(encoding="utf-8")))
+        found = [read(kind, entry, "measurements") for entry in content.measurements]
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+    except (ValueError, ConfigError) as error:
+        raise DataError(
+            f"{file}: not a file of sensitivities ({error}); remove it to measure anew"
+        ) from error
+    if content.format != FORMAT:
+        raise DataError(f"{file}: format {content.format}, expected {FORMAT}")
+    return found
+
+
+def save(file: Path, measurements: Sequence[Any]) -> None:
+    """Write measurements as JSON; the file is there whole or not at all.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    content = _MeasurementsFile(FORMAT, tuple(asdict(each) for each in measurements))
+    write_text(file, json.dumps(asdict(content), indent=1))
+
+
+def render(table: Table, width: int = 120) -> str:
+    """Return a table as plain text, for logs."""
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()

@@ -1,0 +1,143 @@
+"""Recipes: which strategies work on a run, in which windows of epochs, and every ordering rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.errors import ConfigError
+from core.settings.config import read, suggest
+from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
+from core.task import Task
+
+
+@dataclass(frozen=True)
+class ScheduledStrategy:
+    """One strategy of a recipe with its window settled."""
+
+    kind: str
+    strategy: type[Strategy]
+    config: StrategyConfig
+    start: int  # first epoch of the window
+    end: int  # first epoch after it
+
+    def build(self) -> Strategy:
+        """Build the strategy."""
+        return self.strategy(self.config)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Strategies of a run; without any, it is plain training."""
+
+    steps: tuple[ScheduledStrategy, ...] = ()
+
+    def active(self, epoch: int) -> list[int]:
+        """Return the positions of the steps at work in an epoch, by phase, then as listed."""
+        positions = [i for i, step in enumerate(self.steps) if step.start <= epoch < step.end]
+        return sorted(positions, key=lambda i: self.steps[i].strategy.phase)
+
+
+def recipe_epochs(mapping: Mapping[str, Any]) -> int | None:
+    """Return how many epochs the recipe itself asks for, if it does.
+
+    Raises:
+        ConfigError: Not a positive whole number.
+    """
+    epochs = mapping.get("epochs")
+    if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
+        raise ConfigError(f"epochs: expected int, got {epochs!r}")
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs: expected 1 or more, got {epochs}")
+    return epochs
+
+
+def suggested_epochs(mapping: Mapping[str, Any], task: Task, epochs: int) -> int | None:
+    """Return how long a recipe that quantizes from the first epoch on should train.
+
+    Args:
+        mapping: A recipe without `epochs`.
+        task: Suggests a share of normal training.
+        epochs: Of normal training.
+
+    Returns:
+        None if the recipe does something else.
+    """
+    entries = mapping.get("strategies")
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+            continue
+        strategy = strategy_class(entry["kind"], f"strategies.{index}")
+        if strategy.phase == Phase.GRID and not entry.get("start_epoch"):
+            share = task.slim_hints(task.build_model()).qat_budget.epochs_scale
+            return max(1, round(epochs * share))
+    return None
+
+
+def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> Recipe:
+    """Check a recipe against the length of training and the rules of order.
+
+    Args:
+        mapping: `{epochs: N, strategies: [{kind, start_epoch, end_epoch, ...}, ...]}`.
+        epochs: How long the run trains.
+        has_teacher: Whether a teacher was given.
+
+    Raises:
+        ConfigError: A rule is broken; the message begins with the strategy.
+    """
+    for key in mapping:
+        if key not in ("epochs", "strategies"):
+            raise ConfigError(f"{key}: unknown key{suggest(str(key), ['epochs', 'strategies'])}")
+    entries = mapping.get("strategies", [])
+    if not isinstance(entries, list):
+        raise ConfigError(f"strategies: expected a list, got {type(entries).__name__}")
+    steps = tuple(_read_step(entry, i, epochs) for i, entry in enumerate(entries))
+    _check_order(steps)
+    wants_teacher = [i for i, step in enumerate(steps) if step.strategy.needs_teacher]
+    if wants_teacher and not has_teacher:
+        i = wants_teacher[0]
+        raise ConfigError(f"{_name(i, steps[i])}: needs a teacher; give --distill_config")
+    if has_teacher and not wants_teacher:
+        raise ConfigError("distill_config: no strategy of the recipe takes a teacher")
+    return Recipe(steps)
+
+
+def _read_step(entry: Any, index: int, epochs: int) -> ScheduledStrategy:
+    path = f"strategies.{index}"
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+        raise ConfigError(f"{path}.kind: required, but not given")
+    kind = entry["kind"]
+    strategy = strategy_class(kind, path)
+    settings = {key: value for key, value in entry.items() if key != "kind"}
+    config = read(strategy.Config, settings, path)
+    end = config.end_epoch
+    if end is None:
+        end = strategy.default_end(config, epochs)
+    step = ScheduledStrategy(kind, strategy, config, config.start_epoch, end)
+    window = f"[{step.start}, {step.end})"
+    if step.start >= epochs or step.end > epochs:
+        raise ConfigError(f"{_name(index, step)}: window {window} is past the end, {epochs} epochs")
+    if step.start >= step.end:
+        raise ConfigError(f"{_name(index, step)}: window {window} is empty")
+    return step
+
+
+def _check_order(steps: tuple[ScheduledStrategy, ...]) -> None:
+    for i, step in enumerate(steps):
+        for j, other in enumerate(steps):
+            if i == j or step.strategy.phase != Phase.GRID:
+                continue
+            if other.strategy.phase == Phase.GRID and step.start <= other.start:
+                raise ConfigError(
+                    f"{_name(j, other)}: the model is already quantized by {_name(i, step)}"
+                )
+            if other.strategy.phase == Phase.SHAPE and other.end > step.start:
+                raise ConfigError(
+                    f"{_name(j, other)}: channels cannot be removed beside or after "
+                    f"quantization, and {_name(i, step)} begins at epoch {step.start}"
+                )
+
+
+def _name(index: int, step: ScheduledStrategy) -> str:
+    return f"strategies.{index} ({step.kind})"

@@ -1,0 +1,102 @@
+"""Learning-rate schedules: the rate of each step as a function of training's progress."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from the rate down to `end_factor` of it."""
+
+    kind: ClassVar[str] = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0  # fraction of the rate at the first step of the warm-up
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return the fraction of the rate at `progress` in [0, 1]."""
+        half = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return self.end_factor + (1.0 - self.end_factor) * half
+
+
+@dataclass(frozen=True)
+class Poly:
+    """Polynomial decay, (1 - progress) ** power."""
+
+    kind: ClassVar[str] = "poly"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    power: float = 0.9
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return the fraction of the rate at `progress` in [0, 1]."""
+        return self.end_factor + (1.0 - self.end_factor) * math.pow(1.0 - progress, self.power)
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """The rate times `gamma` at each milestone (an epoch)."""
+
+    kind: ClassVar[str] = "piecewise"
+    milestones: tuple[float, ...]
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return the fraction of the rate in (fractional) epoch `epoch`."""
+        return float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The rate as it is, after the warm-up."""
+
+    kind: ClassVar[str] = "constant"
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_warmup(self)
+
+    def factor(self, progress: float, epoch: float) -> float:
+        """Return 1."""
+        return 1.0
+
+
+LearningRateSchedule = Cosine | Poly | Piecewise | Constant
+
+
+def _check_warmup(schedule: LearningRateSchedule) -> None:
+    if schedule.warmup_epochs < 0:
+        raise ValueError(f"warmup_epochs: expected 0 or more, got {schedule.warmup_epochs}")
+    if not 0 <= schedule.warmup_start <= 1:
+        raise ValueError(f"warmup_start: expected 0..1, got {schedule.warmup_start}")
+
+
+def learning_rate(
+    rate: float, schedule: LearningRateSchedule, step: int, total_steps: int, steps_per_epoch: int
+) -> float:
+    """Return the learning rate of optimizer step `step` (from 0): warm-up, then the schedule.
+
+    The schedule runs over the steps after the warm-up; its last step is `total_steps - 1`, whose
+    rate is one step short of the end, as in Paddle's CosineAnnealingDecay(T_max=total).
+    """
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return rate * (schedule.warmup_start + (1.0 - schedule.warmup_start) * step / warmup)
+    progress = (step - warmup) / max(total_steps - warmup, 1)
+    return rate * schedule.factor(min(progress, 1.0), step / steps_per_epoch)

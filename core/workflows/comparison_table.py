@@ -1,0 +1,176 @@
+"""A float model, its quantized self and the files of it, side by side: metric, size, seconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle.nn import Layer
+from rich.table import Table
+
+from core.errors import ConfigError, ExportError, UserError
+from core.export.files import format_of_file
+from core.export.package import Exported
+from core.runtimes.formats import format_of, is_installed
+from core.runtimes.predictor import Predictor, load_predictor
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.names import BACKENDS, Format, Processors
+from core.targets.presets import FULL_INT8
+from core.task import Forward, Task
+from core.training.evaluation import evaluate, evaluate_model, validation_loader
+from core.training.loader import Loader
+
+MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
+POINTS = 0.01  # by which the metric of a file may differ from that of the eager model,
+IMAGES = 2  # or by what so many images are worth, if that is more
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """A line of the table: a model, its metric, how long making it took, and its files.
+
+    Attributes:
+        model: What it is.
+        metric: None if it was not measured.
+        seconds: None if it was there before.
+        sizes: Name, bytes in float and bytes in int8 of each file.
+    """
+
+    model: str
+    metric: float | None
+    seconds: float | None = None
+    sizes: Sequence[tuple[str, int, int]] = ()
+
+
+def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
+    """Lay models side by side; the first is the one that metrics are compared with.
+
+    Args:
+        rows: Of the table.
+        metric: Name of the metric.
+    """
+    table = Table()
+    for column in ("model", metric, "change", "made in s", "file", "float KB", "int8 KB", "share"):
+        table.add_column(column, justify="left" if column in ("model", "file") else "right")
+    first = rows[0].metric
+    for row in rows:
+        change = None if row.metric is None or first is None else row.metric - first
+        table.add_row(
+            row.model,
+            "-" if row.metric is None else f"{row.metric:.4f}",
+            "" if change is None or row is rows[0] else f"{change:+.4f}",
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+            "\n".join(name for name, _, _ in row.sizes),
+            "\n".join(f"{before / 1000:,.1f}" for _, before, _ in row.sizes),
+            "\n".join(f"{after / 1000:,.1f}" for _, _, after in row.sizes),
+            "\n".join(f"{after / before:.0%}" for _, before, after in row.sizes),
+        )
+    return table
+
+
+def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Loader | None:
+    """Open a share of the validation data; None, with a warning, if it cannot be read.
+
+    Nothing is drawn or downloaded only to be measured on.
+    """
+    root = Path(getattr(task.config.data, "root", "."))
+    try:
+        if not root.exists():
+            raise ConfigError(f"data.root: {root} does not exist")
+        return validation_loader(task, batch_size).share(share)
+    except UserError as error:
+        _log.warning("nothing is measured: %s", error)
+        return None
+
+
+def meter(task: Task, loader: Loader | None) -> MeasureMetric:
+    """Return what measures eager and exported models, and functions, by the task's main metric.
+
+    Args:
+        task: Whose metric it is.
+        loader: Of the validation data; without it nothing is measured.
+    """
+    key = task.build_metric().primary
+
+    def measure(model: Layer | Predictor | Forward) -> float | None:
+        if loader is None:
+            return None
+        if isinstance(model, Layer):
+            return evaluate_model(task, model, loader, progress=True).compute()[key]
+        run = model.run if isinstance(model, Predictor) else model
+        return evaluate(task, run, loader, progress=True).compute()[key]
+
+    return measure
+
+
+def runtime_rows(
+    folder: Path, made: Exported, seconds: float, measure: MeasureMetric
+) -> list[ComparisonRow]:
+    """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
+
+    Args:
+        folder: Where they are now.
+        made: The export.
+        seconds: That it took.
+        measure: See `meter`.
+    """
+    sizes: dict[Format, list[tuple[str, int, int]]] = {}
+    for name, before in made.float_bytes.items():
+        sizes.setdefault(format_of_file(name), []).append((name, before, made.file_bytes[name]))
+    rows = []
+    for backend in filter(is_installed, BACKENDS):
+        kind = format_of(backend)
+        if kind in sizes:
+            metric = measure(load_predictor(folder, backend))
+            rows.append(ComparisonRow(f"int8, {backend}", metric, seconds, sizes[kind]))
+    if "lite" in sizes:  # it is for other processors than this one
+        rows.append(ComparisonRow("int8, lite", None, seconds, sizes["lite"]))
+    return rows
+
+
+def check_metrics(
+    quantized: float | None,
+    files: Sequence[ComparisonRow],
+    metric: str,
+    images: int,
+    target: str,
+    processors: Processors = "any",
+) -> None:
+    """Refuse files whose metric is not that of the quantized model where they are meant to run.
+
+    Other runtimes that read the file may round less, and are warned about only; so are files that
+    are meant for other processors than this one.
+
+    Args:
+        quantized: Metric of the quantized model.
+        files: Of `runtime_rows`.
+        metric: Its name.
+        images: How many it was measured on.
+        target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
+            here.
+        processors: On which the files must be right.
+
+    Raises:
+        ExportError: A file is off by more than a point and by more than two images.
+    """
+    limit = max(POINTS, IMAGES / images)
+    binding = [target if target in BACKENDS else "onnxruntime"]
+    if target not in FULL_INT8:  # otherwise Paddle's file rounds less than the model does
+        binding.append("paddle")
+    here = [each for each in BACKENDS if processors == "any" or multiplies_int8_exactly(each)]
+    for row in files:
+        if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
+            continue
+        said = (
+            f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "
+            f"{quantized:.4f}; at most {limit:.4f} apart wanted"
+        )
+        if not row.model.endswith(tuple(here)):
+            _log.warning("%s, but the file is for processors with VNNI", said)
+        elif row.model.endswith(tuple(binding)):
+            raise ExportError(said)
+        else:
+            _log.warning("%s, but the file is laid out for %s", said, target)

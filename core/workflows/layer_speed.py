@@ -1,0 +1,239 @@
+"""Which layers are worth int8: measured in whole files, in the runtime that will run them.
+
+What a layer gains in int8 depends on its neighbours: rounding has to be done somewhere, and kernels
+fuse with what lies beside them. So a group of layers alike is put into float and back in the whole
+network, and stays where the network is faster. Layers of one kind and one size of map make a group.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import paddle
+from paddle import nn
+from paddle.nn import Layer
+from rich.table import Table
+from tqdm import tqdm
+
+from core.errors import ConfigError
+from core.export.files import LITE, MODEL, ONNX, PARAMS, write_files
+from core.export.int8.exporter import Int8Exporter
+from core.export.parity import real_batches
+from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.program import Graph
+from core.graph.trace import trace
+from core.network.modes import evaluation_mode
+from core.quant.quantizers import ActivationQuantizer
+from core.quant.sites import sites_of
+from core.runtimes.formats import format_of, is_installed
+from core.runtimes.latency_table import clock_for, shortest_ms
+from core.runtimes.predictor import load_predictor
+from core.targets.names import BACKENDS, DEFAULT_TARGET, Backend
+from core.targets.presets import PRESETS
+from core.task import Arrays, Task
+
+MARGIN = 0.01  # share of the time that a change must save; less is noise
+RUNS, SECONDS = 20, 0.5  # of both files that are compared, at least
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One group put into float, or back into int8, and what the network then took.
+
+    Attributes:
+        group: Kind of layer and size of its output.
+        layers: How many there are.
+        to_int8: Whether it went into int8; otherwise into float.
+        before_ms: Of the network as it was, measured in turns with it as it then was.
+        after_ms: Of the network as it then was.
+    """
+
+    group: str
+    layers: int
+    to_int8: bool
+    before_ms: float
+    after_ms: float
+
+    @property
+    def pays(self) -> bool:
+        """Return whether the change is worth it."""
+        return self.after_ms < (1 - MARGIN) * self.before_ms
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What int8 is worth to the layers of a network.
+
+    Attributes:
+        backend: Where.
+        float_ms: Of the float file.
+        int8_ms: Of the file with all layers in int8.
+        chosen_ms: Of the file with the layers in int8 that pay; of all three, the shortest of
+            turns taken together.
+        slow: Paths of the layers that do not.
+        trials: In the order in which they were made.
+    """
+
+    backend: Backend
+    float_ms: float
+    int8_ms: float
+    chosen_ms: float
+    slow: tuple[str, ...]
+    trials: tuple[Trial, ...]
+
+    def table(self) -> Table:
+        """List the trials."""
+        title = (
+            f"{self.backend}: {self.float_ms:.2f} ms in float, {self.int8_ms:.2f} in int8, "
+            f"{self.chosen_ms:.2f} with what pays in int8"
+        )
+        table = Table(title=title)
+        for column in ("group", "layers", "tried in", "ms before", "ms then", "kept in"):
+            table.add_column(column, justify="right" if "ms" in column else "left")
+        for trial in self.trials:
+            tried, other = ("int8", "float") if trial.to_int8 else ("float", "int8")
+            numbers = f"{trial.before_ms:.2f}", f"{trial.after_ms:.2f}"
+            kept = tried if trial.pays else other
+            table.add_row(trial.group, str(trial.layers), tried, *numbers, kept)
+        return table
+
+
+def backend_of(target: str) -> Backend:
+    """Return the runtime here that a target's files are for.
+
+    Raises:
+        ConfigError: It does not run on this machine.
+    """
+    backend = next((each for each in BACKENDS if each == target), None)
+    if backend is None or not is_installed(backend):
+        known = ", ".join(each for each in BACKENDS if is_installed(each))
+        raise ConfigError(f"speed_control: {target} cannot be measured here; targets: {known}")
+    return backend
+
+
+def measure_speed(task: Task, model: Layer, target: str, threads: int = 1) -> Speed:
+    """Find the layers whose int8 form makes the network slower, or no faster.
+
+    Begins with the faster of all in int8 and all in float, and changes one group after the other.
+
+    Args:
+        task: Whose model it is.
+        model: Quantized; left as it is.
+        target: `paddle`, `onnxruntime` or `openvino`, which also runs it.
+        threads: CPU threads.
+
+    Raises:
+        ConfigError: The target does not run here.
+        ExportError: The model cannot be exported.
+    """
+    backend, groups = backend_of(target), groups_of(task, model)
+    everything = frozenset(sites_of(model))
+    trials: list[Trial] = []
+    with _timer(task, model, backend, threads) as time_ms:
+        float_ms, int8_ms = time_ms([frozenset(), everything])
+        chosen = everything if int8_ms <= float_ms else frozenset()
+        for name, members in tqdm(groups.items(), desc="speed", leave=False, disable=None):
+            to_int8 = not members <= chosen
+            other = chosen | members if to_int8 else chosen - members
+            trial = Trial(name, len(members), to_int8, *time_ms([chosen, other]))
+            if trial.pays:  # once may be chance
+                trial = Trial(name, len(members), to_int8, *time_ms([chosen, other]))
+            trials.append(trial)
+            chosen = other if trial.pays else chosen
+        float_ms, int8_ms, chosen_ms = time_ms([frozenset(), everything, chosen])
+    slow = tuple(path for path in sites_of(model) if path not in chosen)
+    return Speed(backend, float_ms, int8_ms, chosen_ms, slow, tuple(trials))
+
+
+SitesInInt8 = frozenset[str]
+
+
+@contextmanager
+def _timer(
+    task: Task, model: Layer, backend: Backend, threads: int
+) -> Iterator[Callable[[list[SitesInInt8]], list[float]]]:
+    """Return what measures files with such layers in int8, in milliseconds, in turns."""
+    layer, specs = task.deploy_model(model, "raw"), task.input_spec()
+    formats = [format_of(backend)]
+    preset = backend if backend in PRESETS else DEFAULT_TARGET
+    inputs = [array[:1] for array in real_batches(task, specs)[0]]
+    loaded: dict[SitesInInt8, Callable[[], Arrays]] = {}
+    with (
+        evaluation_mode(model),
+        evaluation_mode(layer),
+        tempfile.TemporaryDirectory() as place,
+    ):
+        graph = Graph.from_trace(trace(layer, specs, model))
+        fold_batch_norms(graph)
+        rounded = Int8Exporter(
+            model, layer, graph, preset, write_files, (MODEL, PARAMS, ONNX, LITE)
+        )
+        whole = Path(place, "float")
+        whole.mkdir()
+        write_files(graph, whole, formats)
+
+        def load(choice: SitesInInt8) -> Callable[[], Arrays]:
+            folder = whole
+            if choice:
+                folder = Path(tempfile.mkdtemp(dir=place))  # a runtime may hold its files open
+                rounded.write_some(folder, formats, whole, choice)
+            return partial(load_predictor(folder, backend, threads, own=True).run, *inputs)
+
+        def time_ms(choices: list[SitesInInt8]) -> list[float]:
+            for choice in loaded.keys() - set(choices):
+                del loaded[choice]
+            for choice in choices:
+                loaded[choice] = loaded.get(choice) or load(choice)
+            runs = [loaded[choice] for choice in choices]
+            return shortest_ms(runs, clock_for(threads), RUNS, SECONDS)
+
+        yield time_ms
+
+
+def groups_of(task: Task, model: Layer) -> dict[str, SitesInInt8]:
+    """Return the quantized layers that are alike: of one kind, with outputs of one size.
+
+    Args:
+        task: Whose model it is.
+        model: Quantized.
+    """
+    names, hooks = {}, []
+    paths = sites_of(model)
+    for path, site in paths.items():
+
+        def note(layer: Layer, _inputs: object, output: paddle.Tensor, path: str = path) -> None:
+            size = "x".join(map(str, output.shape[2:])) or "vectors"
+            names[path] = f"{_kind(layer)} {size}"
+
+        hooks.append(site.register_forward_post_hook(note))
+    try:
+        inputs = real_batches(task, task.input_spec())[0]
+        with evaluation_mode(model), paddle.no_grad():
+            model(*[paddle.to_tensor(array[:1]) for array in inputs])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    groups: dict[str, set[str]] = {}
+    for path in paths:
+        groups.setdefault(names.get(path, "does not run"), set()).add(path)
+    return {name: frozenset(members) for name, members in groups.items()}
+
+
+def _kind(layer: Layer) -> str:
+    if isinstance(layer, ActivationQuantizer):
+        return "outputs"
+    if isinstance(layer, nn.Linear):
+        return "linear"
+    kernel = "x".join(map(str, layer.weight.shape[2:]))
+    if isinstance(layer, nn.Conv2DTranspose):
+        return f"transposed {kernel}"
+    if layer._groups == 1:
+        return f"convolution {kernel}"
+    return f"{'depthwise' if layer._groups == layer._in_channels else 'grouped'} {kernel}"

@@ -1,0 +1,110 @@
+"""Settings of compressing exported models: sections, suggestions, learning rates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.act.config import ActScheduleConfig, StaticPtqConfig, read_act
+from core.errors import ConfigError
+from core.settings.config import merge, read
+from core.settings.optimizer_config import Momentum
+
+ROOT = Path(__file__).resolve().parents[3]
+WHOLE: dict[str, Any] = {
+    "Global": {"model_dir": "exported"},
+    "Distillation": {"loss": "l2"},
+    "QuantAware": {},
+    "TrainConfig": {"epochs": 1},
+}
+
+
+def test_the_example_is_read() -> None:
+    config = read_act(ROOT / "configs" / "act" / "qat_distill.yml")
+    assert config.Distillation is not None
+    assert config.Distillation.groups(["logits"]) == [("soft_label", 1.0, ("logits",))]
+    builder = config.TrainConfig.optimizer_builder
+    assert builder.config == Momentum(0.9, False, 2e-5)
+    assert builder.grad_clip is not None
+    assert builder.grad_clip.clip_norm == 1.0
+
+
+def test_sections_may_be_empty_and_distillation_absent() -> None:
+    config = read_act(
+        {"Global": {"model_dir": "a"}, "QuantAware": None, "TrainConfig": {"epochs": 1}}
+    )
+    assert config.Distillation is None
+    assert config.QuantAware.per_channel
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"Quantization": {}}, "Quantization: unknown section (did you mean 'QuantAware'?)"),
+        ({"Distilation": {}}, "Distilation: unknown key (did you mean 'Distillation'?)"),
+        (
+            {"Global": {"batchsize": 3}},
+            "Global.batchsize: unknown key (did you mean 'batch_",
+        ),
+        ({"QuantAware": {"weight_bits": 4}}, "QuantAware.weight_bits: expected one of 8, got 4"),
+        ({"QuantAware": {"use_pact": True}}, "QuantAware.use_pact: expected false; PACT needs"),
+        ({"QuantAware": {"quantize_op_types": ["conv"]}}, "did you mean 'conv2d'?"),
+        ({"Distillation": {"loss": "soft"}}, "Distillation.loss: expected one of l2, soft_label"),
+        ({"Distillation": {"alpha": [1.0, 2.0]}}, "Distillation.alpha: expected one, got 2"),
+        ({"Distillation": {"node": [["a"], ["b"]], "loss": ["l2"]}}, "each of 2 groups of nodes"),
+        ({"TrainConfig": {"epochs": None}}, "TrainConfig.epochs: required, or train_iter"),
+        ({"TrainConfig": {"learning_rate": "aut"}}, "did you mean 'auto'?"),
+        ({"TrainConfig": {"learning_rate": -1.0}}, "TrainConfig.learning_rate: expected > 0"),
+        ({"TrainConfig": {"learning_rate": {"typ": 1}}}, "learning_rate.typ: unknown key"),
+        (
+            {"TrainConfig": {"learning_rate": {"type": "PiecewiseDecay", "values": []}}},
+            "TrainConfig.learning_rate.values: expected 1, one more than boundaries, got 0",
+        ),
+    ],
+)
+def test_wrong_settings(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_act(merge(WHOLE, change))
+    assert message in str(caught.value)
+
+
+def test_a_section_is_missing() -> None:
+    with pytest.raises(ConfigError, match=r"^QuantAware: required, but not given$"):
+        read_act({key: value for key, value in WHOLE.items() if key != "QuantAware"})
+
+
+def rate(given: Any, step: int = 0, images: int = 32) -> float:
+    return read(ActScheduleConfig, {"epochs": 1, "learning_rate": given}).rate(step, 100, images)
+
+
+def test_learning_rates() -> None:
+    assert rate("auto") == 0.015
+    assert rate("auto", images=8) == pytest.approx(0.015 / 4)
+    assert rate("auto", images=128) == pytest.approx(0.015 * 4)
+    assert rate(0.01, images=8) == 0.01
+    cosine = {"type": "CosineAnnealingDecay", "learning_rate": "auto"}
+    assert rate(cosine, 50, 64) == pytest.approx(0.015)
+    assert rate({**cosine, "T_max": 25}, 25) == pytest.approx(0)
+    steps = {"type": "PiecewiseDecay", "boundaries": [10, 20], "values": [0.3, 0.2, 0.1]}
+    assert [rate(steps, step) for step in (9, 10, 19, 20)] == [0.3, 0.2, 0.2, 0.1]
+
+
+def test_a_rate_that_is_not_in_proportion_is_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = read(ActScheduleConfig, {"epochs": 1, "learning_rate": 0.015})
+    config.warn_of_rate(32)
+    assert not caplog.records
+    config.warn_of_rate(8)
+    assert "0.015 for 8 images in a step" in caplog.text
+    assert "it would be 0.00375" in caplog.text
+
+
+def test_static_settings() -> None:
+    assert [StaticPtqConfig(observer=name).algo for name in ("kl", "percentile", "mse")] == [
+        *("KL", "hist", "mse"),
+    ]
+    with pytest.raises(ConfigError, match="percentile: expected above 0, up to 1, got 2"):
+        read(StaticPtqConfig, {"percentile": 2.0})

@@ -1,0 +1,65 @@
+"""Taps on layers that other strategies edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import paddle
+import pytest
+
+from core.distill.strategy import Distill
+from core.distill.taps import in_full_precision
+from core.distill.teacher import read_teachers
+from core.settings.config import merge
+from core.training.engine import Engine
+from core.training.hooks import Checkpoints, Hook
+from core.training.recipe import read_recipe
+from core.training.run import read_run
+from tests.networks.students import NARROW, RECIPES, ROUND, WIDE, Watch, make_engine
+
+
+@pytest.fixture
+def teacher(toy_settings: Any, tmp_path: Path) -> str:
+    """A wider network, trained for two epochs; its checkpoint folder."""
+    settings = merge(toy_settings(epochs=2), WIDE)
+    run = read_run(settings)
+    Engine(run, read_recipe({}, 2, False), tmp_path / "teacher", [Checkpoints()]).train()
+    return str(tmp_path / "teacher" / "latest")
+
+
+def test_taps_and_adapters_follow_the_edits(
+    toy_settings: Any, teacher: str, tmp_path: Path
+) -> None:
+    shapes = []
+
+    class Look(Hook):
+        def after_epoch(self, engine: Engine) -> None:
+            strategy = next(s for s in engine.windows._live.values() if isinstance(s, Distill))
+            conv = engine.model.conv
+            adapter = strategy.parameters()["0.l2.0.project.weight"]
+            shapes.append((type(conv).__name__, adapter.shape, len(conv._forward_post_hooks)))
+
+    watch = Watch()
+    engine = make_engine(
+        toy_settings(epochs=3),
+        tmp_path / "out",
+        RECIPES["narrow and round"],
+        read_teachers([teacher]),
+        [Look(), watch],
+    )
+    engine.train()
+    assert shapes == [
+        ("Conv2D", [6, 4, 1, 1], 1),
+        ("Conv2D", [6, 2, 1, 1], 1),
+        ("Rounded", [6, 2, 1, 1], 1),
+    ]
+    assert all("distill.l2" in terms for terms in watch.terms)
+    assert [kind for kind, _ in engine.windows.edits()] == [NARROW, ROUND]
+    assert not engine.model.conv._forward_post_hooks
+
+
+def test_half_precision_is_compared_in_single() -> None:
+    for dtype in ("float16", "bfloat16"):
+        assert in_full_precision(paddle.ones([2]).astype(dtype)).dtype == paddle.float32
+    assert in_full_precision(paddle.ones([2], "float64")).dtype == paddle.float64

@@ -1,0 +1,123 @@
+"""Files of models whose outputs are rounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import paddle
+import pytest
+
+from core.errors import ExportError
+from core.export.int8 import exporter
+from core.export.int8.onnx_writer import quantize_onnx
+from core.export.onnx.cleanup import clean_up
+from core.export.package import export
+from core.quant.outputs import rounded_outputs
+from core.quant.scales import Grid
+from core.quant.sites import float_sites, on_grids, sites_of
+from core.runtimes.predictor import load_predictor
+from core.targets.names import BACKENDS
+from core.targets.presets import PRESETS
+from core.task import Task, build_task
+from tests.networks.residual import network, quantized
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return build_task("outside.toy", {"data": {"root": str(tmp_path / "none")}})
+
+
+@pytest.mark.parametrize("target", list(PRESETS))
+@pytest.mark.parametrize("outputs", ["residual", "all"])
+def test_files_answer_like_the_model(task: Task, tmp_path: Path, outputs: Any, target: str) -> None:
+    model = quantized(task, outputs, target)
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"), target=target)
+    assert {each.runtime for each in made.differences} == set(BACKENDS)
+    x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", options)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x})
+    with on_grids(model, set(sites_of(model)) if PRESETS[target].unsigned else ()):
+        wanted = model(paddle.to_tensor(x)).numpy()
+    # operators one by one: nothing but roundings that fall to the other side
+    with float_sites(model):
+        effect = np.abs(model(paddle.to_tensor(x)).numpy() - wanted).max()
+    assert np.abs(found - wanted).max() <= 0.05 * effect
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino", "paddle"])
+@pytest.mark.parametrize("ending", ["blocks.0", "blocks.0,blocks.1.conv1"])
+def test_files_that_end_in_layers(task: Task, tmp_path: Path, ending: str, target: str) -> None:
+    model = quantized(task, "all", target)
+    layout = target if target in PRESETS else "openvino"
+    formats = ("paddle", "onnx")
+    made = export(task, model, tmp_path / "out", formats, ending=ending, target=layout)
+    assert {(each.runtime, each.output) for each in made.differences} == {
+        (backend, path) for backend in BACKENDS for path in ending.split(",")
+    }
+    quantization = made.description.quantization
+    assert quantization is not None
+    assert quantization.layers == 3 + ending.count(",")
+    # what is put out is not rounded, in the model that the files are compared with neither: that
+    # would be the effect once more; one rounding that falls to the other side is an eighth of it
+    for each in made.differences:
+        if each.runtime != "onnxruntime":  # rounds biases, too
+            assert each.relative < 0.25 * each.effect
+    x = np.random.default_rng(1).random((2, 3, 8, 8), np.float32)
+    steps = load_predictor(made.folder, "onnxruntime").run(x)["blocks.0"]
+    step = float(rounded_outputs(model)["blocks.0"].grid().step)
+    assert np.abs(steps / step - np.rint(steps / step)).max() > 0.1
+    assert np.unique(steps).size > 256
+
+
+def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: Path) -> None:
+    kinds = {}
+    for outputs in ("none", "all"):
+        model = quantized(task, outputs)
+        export(task, model, tmp_path / outputs, ("paddle", "onnx"), target="onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / f"{outputs}.onnx")
+        onnxruntime.InferenceSession(tmp_path / outputs / "model.onnx", options)
+        nodes = onnx.load(tmp_path / f"{outputs}.onnx", load_external_data=False).graph.node
+        kinds[outputs] = [node.op_type for node in nodes]
+    assert kinds["none"].count("QLinearConv") == 2  # each block's first, in front of the second
+    assert kinds["all"].count("QLinearConv") == 6
+    assert {"FusedConv", "Conv"}.isdisjoint(kinds["all"])
+    assert kinds["all"].count("QLinearAdd") == 2
+
+
+def test_the_output_that_drifts_is_named(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, honest = quantized(task), exporter.quantize_onnx
+
+    def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
+        bent = {
+            name: Grid(grid.absmax / 9) if grid.absmax == end else grid
+            for name, grid in outputs.items()
+        }
+        return honest(proto, table, preset, bent)
+
+    end = rounded_outputs(model)["norm"].grid().absmax
+    monkeypatch.setattr(exporter, "quantize_onnx", other_grid)
+    with pytest.raises(ExportError, match=r"^norm: the model rounds what it puts out to a grid of"):
+        export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
+    # as it is where a runtime does what its files do not say
+    monkeypatch.setattr(exporter.layerwise, "check_outputs", lambda *_: None)
+    monkeypatch.setattr(exporter.layerwise, "compare", lambda *_: [])
+    with pytest.raises(ExportError, match="it agrees, with the output of norm it does not"):
+        export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
+
+
+def test_a_tensor_that_a_graph_does_not_have(task: Task, tmp_path: Path) -> None:
+    export(task, network(), tmp_path / "float", ("paddle", "onnx"))
+    proto = onnx.load(tmp_path / "float" / "model.onnx")
+    with pytest.raises(ExportError, match="nowhere: is to be rounded, but the ONNX graph has no"):
+        quantize_onnx(proto, [], PRESETS["openvino"], {"nowhere": Grid(1.0)})
+    clean_up(proto.graph)  # once more changes nothing
+    assert proto == onnx.load(tmp_path / "float" / "model.onnx")

@@ -1,0 +1,364 @@
+"""Whole exports of a toy task: what the folder holds, and what happens when something is wrong."""
+
+from __future__ import annotations
+
+import resource
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+from outside.toy import Named
+from paddle import nn
+from paddle.static import InputSpec
+
+from core.errors import ConfigError, ExportError, UserError
+from core.export import parity
+from core.export.package import export
+from core.graph.program import Graph
+from core.graph.trace import trace
+from core.runtimes.description import read_description
+from core.runtimes.predict_images import load_task
+from core.runtimes.predictor import load_predictor
+from core.settings.config import to_mapping
+from core.targets.names import BACKENDS
+from core.task import build_task
+
+
+@pytest.fixture
+def task(tmp_path):
+    return build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
+
+
+@pytest.fixture
+def model(task):
+    paddle.seed(0)
+    return task.build_model()
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_whole_export(task, model, tmp_path):
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"))
+    files = ["deploy.yml", "model.onnx", "model.pdiparams", "model.pdmodel"]
+    assert left(tmp_path / "out") == left_in(made.file_bytes) == files
+    assert left(tmp_path) == ["out"]
+    assert {(d.runtime, d.output) for d in made.differences} == {(b, "level") for b in BACKENDS}
+    assert model.training
+
+    content = yaml.safe_load((tmp_path / "out" / "deploy.yml").read_text())
+    assert content["inputs"] == [{"name": "image", "shape": [-1, 3, 8, 8], "dtype": "float32"}]
+    assert content["outputs"] == [{"name": "level", "shape": [-1, 1], "dtype": "float32"}]
+    assert content["task"] == {"name": "outside.toy", "settings": to_mapping(task.config)}
+    assert content["preprocess"]["size"] == [8, 8]
+    counted = content["report"]
+    assert counted["parameters"] == 4 * 27 + 2 * 4 + 4 + 1
+    assert counted["macs"] == 4 * 8 * 8 * 27 + 4
+    size = sum(made.file_bytes[f"model.{ending}"] for ending in ("pdmodel", "pdiparams"))
+    assert counted["size_mb"] == round(size / 1e6, 3)
+    assert read_description(tmp_path / "out") == made.description
+
+    image = np.random.default_rng(0).random((3, 3, 8, 8), np.float32)
+    wanted = parity.run_eager(Named(model), [image])["level"]
+    for backend in BACKENDS:
+        predictor = load_predictor(tmp_path / "out", backend)
+        first, second = predictor.run(image)["level"], predictor.run(image)["level"]
+        np.testing.assert_allclose(first, wanted, rtol=1e-5)
+        np.testing.assert_array_equal(first, second)
+
+
+def left_in(names):
+    return sorted(names)
+
+
+def test_the_same_model_makes_the_same_bytes(task, model, tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        task.build_model()  # moves Paddle's counter of names on
+        export(task, model, tmp_path / name)
+        contents.append([file.read_bytes() for file in sorted((tmp_path / name).iterdir())])
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [((1, 3, 8, 8), [1, 3, 8, 8]), ((3, 8, 8), [-1, 3, 8, 8]), ((-1, 3, 16, 12), [-1, 3, 16, 12])],
+)
+def test_input_shape(task, model, tmp_path, asked, shape):
+    made = export(task, model, tmp_path / "out", input_shape=asked)
+    assert list(made.description.inputs[0].shape) == shape
+    assert list(made.description.report.input_shapes[0]) == [1, *shape[1:]]
+    with pytest.raises(ExportError, match=r"^image: the model takes"):
+        load_predictor(tmp_path / "out").run(np.zeros((1, 3, 9, 9), np.float32))
+
+
+@pytest.mark.parametrize("asked", [(1, 4, 8, 8), (8, 8), (1, 3, 0, 8), (1, 3, -5, 8)])
+def test_bad_input_shapes(task, model, tmp_path, asked):
+    with pytest.raises(ExportError, match=r"^input_shape: expected a shape like \[-1, 3, 8, 8\]"):
+        export(task, model, tmp_path / "out", input_shape=asked)
+    assert left(tmp_path) == []
+
+
+def test_bad_format_and_ending(task, model, tmp_path):
+    with pytest.raises(ExportError, match=r"^format: no format 'onx' \(did you mean 'onnx'\?\)"):
+        export(task, model, tmp_path / "out", ("onx",))
+    with pytest.raises(ConfigError, match=r"^ending: expected raw"):
+        export(task, model, tmp_path / "out", ending="points")
+    assert left(tmp_path) == []
+
+
+class Halves(nn.Layer):
+    """A network of which a part can be exported; one layer runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2D(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2D(4)
+        self.body = nn.Sequential(nn.ReLU(), nn.Conv2D(4, 6, 1))
+        self.head = nn.Linear(6, 1)
+
+    def forward(self, image):
+        features = self.body(self.norm(self.stem(image)))
+        return self.head(features.mean([2, 3])) + self.head(features.max([2, 3]))
+
+
+def test_a_model_that_ends_in_layers(task, tmp_path):
+    paddle.seed(0)
+    halves = Halves()
+    made = export(task, halves, tmp_path / "out", ("paddle", "onnx"), ending="body,norm")
+    assert {d.output for d in made.differences} == {"body", "norm"}
+    assert {d.runtime for d in made.differences} == set(BACKENDS)
+    x = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    halves.eval()
+    norm = halves.norm(halves.stem(paddle.to_tensor(x)))
+    for backend in BACKENDS:
+        found = load_predictor(made.folder, backend).run(x)
+        np.testing.assert_allclose(found["norm"], norm.numpy(), atol=1e-5)
+        np.testing.assert_allclose(found["body"], halves.body(norm).numpy(), atol=1e-5)
+    described = made.description
+    assert described.report.parameters == 4 * 27 + 4 + 8 + 6 * 4 + 6  # the head is not in it
+    assert described.report.macs == 4 * 8 * 8 * 27 + 6 * 8 * 8 * 4
+    assert (described.ending, [port.name for port in described.outputs]) == (
+        "layers",
+        ["body", "norm"],
+    )
+    assert not any("head" in name for name in Graph.from_files(*files(made.folder)).weights)
+    assert all(not layer._forward_post_hooks for layer in halves.sublayers())
+    with pytest.raises(
+        ConfigError, match=r"ends in layers \(body, norm\), so there are no answers"
+    ):
+        load_task(load_predictor(made.folder), made.folder)
+
+
+def test_an_ending_of_the_task_comes_before_a_layer_of_its_name(task, tmp_path):
+    halves = Halves()
+    halves.add_sublayer("raw", nn.ReLU())
+    made = export(task, halves, tmp_path / "out", ending="raw")
+    assert made.description.ending == "raw"
+
+
+def files(folder):
+    return folder / "model.pdmodel", folder / "model.pdiparams"
+
+
+@pytest.mark.parametrize(
+    ("ending", "error", "message"),
+    [
+        ("body,nrm", ConfigError, r"^ending: the model has no layer 'nrm' \(did you mean 'norm'"),
+        ("nrm", ConfigError, r"^ending: "),
+        ("head", ExportError, r"ending: head runs 2 times, once is wanted"),
+        ("raw,body", ConfigError, r"no layer 'raw'"),
+    ],
+)
+def test_layers_that_no_model_can_end_in(task, tmp_path, ending, error, message):
+    with pytest.raises(error, match=message):
+        export(task, Halves(), tmp_path / "out", ending=ending)
+    assert left(tmp_path) == []
+
+
+class Lying(nn.Layer):
+    """Answers differently when it is traced."""
+
+    def forward(self, image):
+        mean = image.mean([2, 3])
+        return mean if paddle.in_dynamic_mode() else mean * 1.01
+
+
+def test_an_export_that_differs_leaves_nothing(task, tmp_path):
+    message = r"^paddle: output 'level' of the exported model differs by 1.0e-02 of the largest"
+    with pytest.raises(ExportError, match=message):
+        export(task, Lying(), tmp_path / "out")
+    assert left(tmp_path) == []
+
+
+def test_a_failing_export_keeps_the_one_before(task, model, tmp_path):
+    export(task, model, tmp_path / "out")
+    before = [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())]
+    with pytest.raises(ExportError):
+        export(task, Lying(), tmp_path / "out")
+    assert [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())] == before
+    model.head.bias.set_value(paddle.ones([1]))
+    export(task, model, tmp_path / "out", ("onnx",))
+    assert left(tmp_path / "out")[1] == "model.onnx"
+    assert left(tmp_path) == ["out"]
+
+
+def test_a_folder_with_other_files_is_refused(task, model, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    with pytest.raises(ExportError, match=r"out: holds thesis.tex, which is no part of an export"):
+        export(task, model, tmp_path / "out")
+    with pytest.raises(ExportError, match=r"thesis.tex: expected a folder, it is a file"):
+        export(task, model, tmp_path / "out" / "thesis.tex")
+    assert left(tmp_path / "out") == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written(task, model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/out: cannot be written: Not a directory"):
+        export(task, model, tmp_path / "file" / "out")
+
+
+def test_a_full_disk(task, model, tmp_path):
+    """A limit on the size of files fails in the middle of a write, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(UserError, match=r"out: cannot be written: File too large"):
+            export(task, model, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left(tmp_path) == []
+
+
+def test_real_samples_are_compared_where_there_are_some(tmp_path):
+    settings = {"data": {"root": str(tmp_path / "data")}, "synthetic": {"val_images": 6}}
+    task = build_task("outside.toy", settings)
+    drawn = parity.real_batches(task, task.input_spec())
+    assert not (tmp_path / "data").exists()  # exporting draws no data set
+    dataset = task.build_dataset("val")
+    read = parity.real_batches(task, task.input_spec())
+    assert [batch[0].shape[0] for batch in drawn] == [1, 1, 2]
+    assert [batch[0].shape[0] for batch in read] == [1, 1, 2]
+    np.testing.assert_array_equal(
+        read[0][0][0], dataset.sample(0, np.random.default_rng(0))["image"]
+    )
+    again = parity.real_batches(task, task.input_spec())
+    for one, other in zip(read, again):
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_no_data_set_is_fetched_to_compare(task, monkeypatch):
+    asked = []
+    monkeypatch.setattr(task, "build_dataset", asked.append)
+    assert len(parity.real_batches(task, task.input_spec())) == 3
+    assert asked == []
+
+
+def test_samples_are_fitted_to_fixed_sizes(task):
+    spec = [InputSpec([3, 3, 5, 13], "float32", "image")]
+    ((batch,),) = parity.real_batches(task, spec)
+    assert batch.shape == (3, 3, 5, 13)
+    np.testing.assert_array_equal(batch[..., 8:], batch[..., :5])
+
+
+class Answers:
+    """Stands for a predictor."""
+
+    backend = "onnxruntime"
+
+    def __init__(self, outputs):
+        self.run = lambda *arrays: outputs
+
+
+class Fixed(nn.Layer):
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self):
+        return {name: paddle.to_tensor(value) for name, value in self.outputs.items()}
+
+
+def check(expected, answers, decided=()):
+    return parity.check(Fixed(expected), [expected], [Answers(answers)], [[]], decided)
+
+
+class Level(nn.Layer):
+    """Subtracts a large number from the input: the last bit of that is most of what is left."""
+
+    def __init__(self, large):
+        super().__init__()
+        self.large = large
+
+    def forward(self, image):
+        return {"level": image - self.large}
+
+
+@pytest.mark.parametrize(
+    ("large", "off", "limit"),
+    [(99.9, 9e-4, "7.6e-04"), (0.0, 1.1e-4, "1.0e-04"), (99.99, 1.1e-3, "1.0e-03")],
+    ids=["within ten times the last bit", "well conditioned", "never above the ceiling"],
+)
+def test_a_network_that_magnifies_rounding_may_differ_more(large, off, limit):
+    batch = [np.float32([100, 100])]
+    expected = parity.run_eager(Level(large), batch)
+    largest = expected["level"].max()
+    for share, passes in ((off * 0.8, True), (off, False)):
+        answers = Answers({"level": expected["level"] + np.float32([0, share * largest])})
+        if passes:
+            assert parity.check(Level(large), [expected], [answers], [batch])
+            continue
+        with pytest.raises(ExportError, match=f"at most {limit} wanted"):
+            parity.check(Level(large), [expected], [answers], [batch])
+
+
+@pytest.mark.parametrize(
+    ("got", "message"),
+    [
+        (np.float32([1, 2, 4.1]), "differs by 2.5e-02 of the largest, at most 1.0e-04 wanted"),
+        (np.float32([1, 2, np.nan]), "differs by inf of the largest"),
+        (np.float32([[1, 2, 4]]), r"is float32 \[1, 3\], expected float32 \[3\]"),
+        (np.int64([1, 2, 4]), "is int64"),
+    ],
+)
+def test_differences_name_runtime_output_and_numbers(got, message):
+    expected = {"level": np.float32([1, 2, 4])}
+    assert check(expected, {"level": np.float32([1, 2, 4.0001])})
+    with pytest.raises(ExportError, match=f"^onnxruntime: output 'level' .*{message}"):
+        check(expected, {"level": got})
+
+
+def test_decisions_are_compared_by_share():
+    labels = np.arange(200)
+    one, many = labels.copy(), labels.copy()
+    one[0], many[:3] = 7, 7
+    (difference,) = check({"labels": labels}, {"labels": one})
+    assert difference.agreement == 0.995
+    with pytest.raises(ExportError, match=r"'labels' of the exported model 98.50% of elements"):
+        check({"labels": labels}, {"labels": many})
+    points = labels.astype(np.float32)
+    jumped = points.copy()
+    jumped[0] = 50
+    assert check({"p": points}, {"p": jumped}, decided=["p"])
+    with pytest.raises(ExportError):
+        check({"p": points}, {"p": jumped})
+
+
+def test_a_model_that_explodes_is_named():
+    with pytest.raises(ExportError, match=r"^p: the eager model itself"):
+        check({"p": np.float32([np.inf])}, {"p": np.float32([1])})
+
+
+class Peak(nn.Layer):
+    def forward(self, image):
+        best = image.flatten(1).argmax(axis=1, keepdim=True)
+        return {"place": best.astype("float32") * 0.5, "score": image.max()}
+
+
+def test_outputs_behind_an_argmax_are_known():
+    spec = [InputSpec([None, 1, 4, 4], "float32", "image")]
+    graph = Graph.from_trace(trace(Peak(), spec))
+    assert parity.deciding_outputs(graph) == ["place"]

@@ -1,0 +1,100 @@
+"""Which outputs a target rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import paddle.nn.functional as F
+import pytest
+from paddle import Tensor, nn
+from paddle.nn import Layer
+
+from core.quant.grid_plan import plan_grids
+from core.quant.post_training import PtqConfig, quantize_after_training
+from core.quant.quantizers import Rounding
+from core.quant.selection import select_layers
+from core.quant.sites import sites_of
+from core.targets.names import RoundedOutputs
+from core.task import Task, build_task
+from tests.networks.residual import ALL, RESIDUAL, batches, network
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return build_task("outside.toy", {"data": {"root": str(tmp_path / "none")}})
+
+
+@pytest.mark.parametrize(
+    ("outputs", "wanted"), [("none", {}), ("residual", RESIDUAL), ("all", ALL)], ids=str
+)
+def test_which_outputs_are_rounded(task: Task, outputs: RoundedOutputs, wanted: Any) -> None:
+    model = network()
+    layers = select_layers(model, Rounding(), ("Conv2D", "Linear"), ()).layers
+    assert plan_grids(task, model, "onnxruntime", layers, outputs).outputs == wanted
+
+
+def test_the_target_decides_by_default(task: Task) -> None:
+    model = network()
+    layers = select_layers(model, Rounding(), ("Conv2D", "Linear"), ()).layers
+    found = {
+        target: plan_grids(task, model, target, layers, None, processors="vnni").outputs
+        for target in ("onnxruntime", "tensorrt", "openvino", "paddle", "lite")
+    }
+    assert found == {
+        "onnxruntime": ALL,
+        "tensorrt": RESIDUAL,
+        "openvino": RESIDUAL,
+        # what the first addition reads has a sign, what it makes has none
+        "paddle": {path: RESIDUAL[path] for path in ("blocks.0", "blocks.1")},
+        "lite": {},
+    }
+    # where files are right on any processor, all that Paddle Inference reads has a sign
+    assert plan_grids(task, model, "paddle", layers, None).outputs == RESIDUAL
+
+
+def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> None:
+    class Shortcut(Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main = nn.Conv2D(3, 8, 3, padding=1)
+            self.short = nn.Conv2D(3, 8, 1)
+            self.pool = nn.AdaptiveAvgPool2D(1)
+            self.head = nn.Conv2D(8, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.pool(self.main(x) + self.short(x))).flatten(1)
+
+    layers = ("main", "short", "head")
+    found = plan_grids(task, Shortcut(), "tensorrt", layers, "residual").outputs
+    assert found == {"main": ()}
+    found = plan_grids(task, Shortcut(), "tensorrt", layers, "all").outputs
+    assert found == {"main": (), "short": (), "head": ()}
+
+
+def test_what_stays_in_float_rounds_no_output(task: Task) -> None:
+    config = PtqConfig(target="onnxruntime", never_quantize=("blocks.1*", "stem"))
+    model = network()
+    made = quantize_after_training(task, model, batches, config)
+    assert set(made.outputs) == {"act", "blocks.0.norm2", "blocks.0", "gate"}
+    assert not any(path.startswith("blocks.1") for path in sites_of(model))
+
+
+def test_an_addition_of_a_bias_is_no_residual_and_a_container_rounds_nothing(task: Task) -> None:
+    class Plain(Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2D(3, 8, 3), nn.ReLU())
+            self.twice = nn.Conv2D(8, 8, 1)
+            self.head = nn.Linear(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            y = F.sigmoid(self.twice(self.twice(y) + 1.0))
+            return self.head(y.mean([2, 3]))
+
+    model = Plain()
+    layers = ("inner.0", "twice", "head")
+    assert plan_grids(task, model, "onnxruntime", layers, "residual").outputs == {}
+    # what a layer that runs twice puts out has no one name
+    assert plan_grids(task, model, "onnxruntime", layers, "all").outputs == {}

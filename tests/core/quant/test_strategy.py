@@ -1,0 +1,383 @@
+"""Quantization-aware training as a strategy: calibration, grids, resume, replay, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import nn
+
+from core.errors import ConfigError, DataError, UserError
+from core.network.weights import load_arrays
+from core.quant.apply import apply_quantization
+from core.quant.config import QatConfig
+from core.quant.grid_plan import GridPlan, plan_grids
+from core.quant.layers import quantized_layers
+from core.quant.outputs import rounded_outputs
+from core.quant.quantizers import ActivationQuantizer, Rounding
+from core.quant.selection import LayerSelection, select_layers, summary
+from core.quant.sites import float_sites, on_grids, scales_of
+from core.quant.strategy import Qat
+from core.settings.config import merge, read
+from core.task import build_task
+from core.training import checkpoint
+from core.training.engine import Engine
+from core.training.hooks import Checkpoints, Hook
+from core.training.recipe import read_recipe, suggested_epochs
+from core.training.run import read_run
+
+SETTINGS: dict[str, Any] = {
+    "task": {"name": "outside.toy"},
+    "synthetic": {"train_images": 16, "val_images": 6},
+    "train": {"epochs": 4, "batch_size": 4, "learning_rate": 0.02},
+    "device": "cpu",
+}
+LISTEN = {"kind": "outside.strategies:Listen"}
+TYPES = [
+    {},
+    {"weight_quantize_type": "abs_max"},
+    {"activation_quantize_type": "range_abs_max", "window_size": 3},
+    {"activation_quantize_type": "abs_max"},
+    {"activation_quantize_type": "lsq"},
+    {"activation_preprocess_type": "PACT"},
+    {"activation_preprocess_type": "PACT", "activation_quantize_type": "range_abs_max"},
+    {"weight_bits": 4, "activation_bits": 3, "target": "openvino"},
+    {"activation_quantize_type": "lsq", "target": "onnxruntime", "observer": "mse"},
+    {"freeze_bn_after": 1, "observer_off_after": 1},
+    {"quantize_outputs": "all", "target": "tensorrt"},
+    {"target": "onnxruntime", "activation_preprocess_type": "PACT"},
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, Any]:
+    return merge(SETTINGS, {"data": {"root": str(tmp_path / "data")}})
+
+
+class StopAfter(Hook):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def after_epoch(self, engine: Engine) -> None:
+        engine.stop = engine.epoch >= self.epochs
+
+
+def run(
+    settings: dict[str, Any],
+    save_dir: Path,
+    *strategies: Any,
+    hooks: Any = (),
+    resume: bool = False,
+) -> Engine:
+    described = read_run(settings)
+    recipe = read_recipe({"strategies": list(strategies)}, described.train.epochs, False)
+    save_dir.mkdir(exist_ok=True)
+    engine = Engine(described, recipe, save_dir, [Checkpoints(), *hooks])
+    engine.train(resume=resume)
+    return engine
+
+
+def qat(**options: Any) -> dict[str, Any]:
+    return {"kind": "qat", "start_epoch": 1, "calibration_samples": 8, **options}
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(two) and all(map(same, one, two))
+    return bool(np.array_equal(one, two))
+
+
+@pytest.mark.parametrize("options", TYPES, ids=[str(list(each.values())) for each in TYPES])
+def test_it_trains_resumes_exactly_and_loads_alone(
+    settings: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    straight = run(settings, tmp_path / "straight", qat(**options), LISTEN)
+    for epochs in (1, 2):
+        folder = tmp_path / f"until {epochs}"
+        run(settings, folder, qat(**options), LISTEN, hooks=[StopAfter(epochs)])
+        resumed = run(settings, folder, qat(**options), LISTEN, resume=True)
+        assert resumed.metrics == straight.metrics
+        for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
+            pair = [load_arrays(f / "latest" / name) for f in (folder, tmp_path / "straight")]
+            assert same(*pair)
+    _, again = checkpoint.restore(tmp_path / "straight" / "latest")
+    assert quantized_layers(again).keys() == {"conv", "head"}
+    full = options.get("quantize_outputs") == "all" or options.get("target") == "onnxruntime"
+    assert bool(rounded_outputs(again)) == full
+    image = paddle.randn([3, 3, 8, 8])
+    straight.model.eval()
+    np.testing.assert_array_equal(again(image).numpy(), straight.model(image).numpy())
+    with float_sites(again):
+        assert (again(image) - straight.model(image)).abs().max() > 0
+    assert scales_of(again) == scales_of(straight.model)
+
+
+def test_grids_begin_where_calibration_ends(settings: Any, tmp_path: Path) -> None:
+    task = build_task("outside.toy", {"data": settings["data"], "synthetic": {}})
+    model, batches = task.build_model(), [[paddle.randn([4, 3, 8, 8])] for _ in range(3)]
+    rounding = Rounding()
+    choice = select_layers(model, rounding, ("Conv2D", "Linear"), ())
+    made = apply_quantization(
+        model, choice, rounding, batches, "abs_max", GridPlan(unsigned=frozenset(choice.layers))
+    )
+    assert made.layers == ("conv", "head")
+    conv, head = (scales.input for scales in scales_of(model))
+    assert conv.absmax == max(float(batch.abs().max()) for (batch,) in batches)
+    assert conv.signed
+    assert not head.signed  # behind a ReLU
+    with on_grids(model, ()):
+        assert scales_of(model)[1].input.signed
+    assert not scales_of(model)[1].input.signed
+
+
+def test_the_layers_compute_what_the_formula_says() -> None:
+    """Every kind, with the weights and activations rounded in numpy."""
+    paddle.seed(0)
+    layers = [
+        nn.Conv2D(4, 6, 3, stride=2, padding=1, groups=2),
+        nn.Conv2D(4, 6, 3, padding="SAME", bias_attr=False),
+        nn.Conv2D(4, 6, 3, padding=1, padding_mode="reflect", dilation=1),
+        nn.Conv2DTranspose(4, 6, 3, stride=2, padding=1, output_padding=1),
+        nn.Linear(8, 6),
+    ]
+    x = np.random.default_rng(0).normal(size=(2, 4, 8, 8)).astype(np.float32)
+    for layer in layers:
+        holder = nn.LayerList([layer])
+        given, choice = paddle.to_tensor(x), LayerSelection(("0.0",), {})
+        apply_quantization(_Call(holder), choice, Rounding(), [[given]], "abs_max", GridPlan())
+        absmax = np.abs(x).max()
+        rounded = np.clip(np.rint(x * np.float32(127) / absmax), -128, 127) * absmax / 127
+        weight = layer.weight.numpy()
+        axis = 0 if isinstance(layer, nn.Conv2D) else 1
+        other = tuple(i for i in range(weight.ndim) if i != axis)
+        top = np.abs(weight).max(axis=other, keepdims=True)
+        weight = np.rint(weight * np.float32(127) / top) * top / 127
+        wanted = _float(layer, rounded.astype(np.float32), weight.astype(np.float32))
+        found = layer(given).numpy()
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+
+
+class _Call(nn.Layer):
+    """A list of one layer, to be called."""
+
+    def __init__(self, layers: nn.LayerList) -> None:
+        super().__init__()
+        self.add_sublayer("0", layers)
+
+    def forward(self, x: paddle.Tensor) -> Any:
+        return self._sub_layers["0"][0](x)
+
+
+def _float(layer: Any, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    x, weight = paddle.to_tensor(x), paddle.to_tensor(weight)
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, layer.bias).numpy()
+    if isinstance(layer, nn.Conv2DTranspose):
+        return F.conv2d_transpose(x, weight, layer.bias, 2, 1, 1).numpy()
+    if layer._padding_mode == "reflect":
+        x = F.pad(x, [1, 1, 1, 1], mode="reflect")
+        return F.conv2d(x, weight, layer.bias).numpy()
+    return F.conv2d(x, weight, layer.bias, layer._stride, layer._padding, 1, layer._groups).numpy()
+
+
+def test_one_grid_for_a_weight_is_that_of_the_folded_weight(settings: Any) -> None:
+    task = build_task("outside.toy", {"data": settings["data"], "synthetic": {}})
+    model = task.build_model()
+    rng = np.random.default_rng(0)
+    for norm in model.sublayers():
+        if isinstance(norm, nn.BatchNorm2D):
+            norm.weight.set_value(rng.uniform(0.1, 5, norm.weight.shape).astype("float32"))
+            norm._variance.set_value(rng.uniform(0.1, 5, norm.weight.shape).astype("float32"))
+    rounding = Rounding(weight_type="abs_max", weight_bits=4)
+    choice = select_layers(model, rounding, ("Conv2D",), ())
+    batches = [[paddle.randn([4, 3, 8, 8])]]
+    layout = plan_grids(task, model, "paddle")
+    assert layout.norms == {"conv": "norm"}
+    apply_quantization(model, choice, rounding, batches, "abs_max", layout)
+    factor = (model.norm.weight / (model.norm._variance + model.norm._epsilon) ** 0.5).numpy()
+    folded = model.conv.weight.numpy() * factor.reshape(-1, 1, 1, 1)
+    top = np.abs(folded).max()
+    wanted = np.rint(folded * np.float32(7) / top) * top / 7
+    found = model.conv.rounded_weight().numpy() * factor.reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * top)
+
+
+def quantizer(**options: Any) -> ActivationQuantizer:
+    made = ActivationQuantizer(Rounding(**options))
+    made.begin(1.0, False, False)
+    made.train()
+    return made
+
+
+def feed(made: ActivationQuantizer, *largest: float) -> list[float]:
+    ends = []
+    for value in largest:
+        made(paddle.to_tensor([0.1, -value]))
+        ends.append(made.grid().absmax)
+    return ends
+
+
+def test_statistics_move_as_they_say() -> None:
+    assert feed(quantizer(moving_rate=0.5), 3.0, 3.0) == pytest.approx([2.0, 2.5])
+    kind = "range_abs_max"
+    found = feed(quantizer(activation_type=kind, window_size=2), 3.0, 5.0, 2.0, 1.0, 4.0)
+    assert found == pytest.approx([3, 5, 5, 2, 4])
+    assert feed(quantizer(activation_type="fixed"), 9.0) == [1.0]
+    dynamic = quantizer(activation_type="abs_max", moving_rate=0.5)
+    assert float(dynamic(paddle.to_tensor([8.0]))) == 8.0  # its own batch's
+    assert dynamic.grid().absmax == pytest.approx(4.5)
+    dynamic.eval()
+    assert float(dynamic(paddle.to_tensor([8.0]))) == pytest.approx(4.5)
+    still = quantizer()
+    still.tracking = False
+    assert feed(still, 9.0) == [1.0]
+    assert feed(quantizer(), 0.0)[0] > 0
+
+
+def test_pact_ends_the_grid_at_the_threshold() -> None:
+    made = quantizer(pact=True)
+    made.threshold.set_value(paddle.to_tensor([0.5]))
+    assert float(made(paddle.to_tensor([3.0]))) == pytest.approx(0.5)
+    assert made.grid().absmax == pytest.approx(0.5)
+
+
+def test_what_stays_in_float_has_a_reason() -> None:
+    class Own(nn.Conv2D):
+        pass
+
+    class Net(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2D(3, 3, 1), Own(3, 3, 1), nn.Conv2D(3, 3, 1)
+            self.block = nn.Sequential(nn.Conv2D(3, 3, 1))
+            self.fc = nn.Linear(3, 3)
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            y = self.block(self.b(self.a(x)))
+            return self.fc(y.mean([2, 3])) + (self.c(x).mean() if self.training else 0)
+
+    model = Net()
+    choice = select_layers(model, Rounding(), ("Conv2D",), ("block",))
+    made = apply_quantization(
+        model, choice, Rounding(), [[paddle.randn([1, 3, 4, 4])]], "avg", GridPlan()
+    )
+    assert made.layers == ("a",)
+    assert made.left["b"].startswith("Own is not a plain")
+    assert made.left["c"] == "does not run in evaluation"
+    assert made.left["block.0"] == "never_quantize"
+    assert made.left["fc"] == "quantizable_layer_type has no Linear"
+    lines = "\n".join(summary(made))
+    assert "quantized 1 layers, 4 stay in float" in lines
+    assert type(model.c) is nn.Conv2D
+    assert "does not run in evaluation): c" in lines
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"weight_bits": 9}, "weight_bits: expected 2 to 8"),
+        ({"activation_bits": 1}, "activation_bits: expected 2 to 8"),
+        ({"dtype": "uint8"}, "dtype: "),
+        ({"quantizable_layer_type": ["Conv3D"]}, "quantizable_layer_type"),
+        ({"quantizable_layer_type": []}, "quantizable_layer_type: names no layer"),
+        ({"moving_rate": 1.0}, "moving_rate: expected"),
+        ({"window_size": 0}, "window_size: expected 1 or more"),
+        ({"freeze_bn_after": -1}, "freeze_bn_after: expected 0 or more"),
+        ({"activation_quantise_type": "lsq"}, "did you mean 'activation_quantize_type'"),
+        ({"activation_quantize_type": "kl"}, "activation_quantize_type: "),
+        (
+            {"activation_quantize_type": "lsq", "activation_preprocess_type": "PACT"},
+            "activation_preprocess_type: lsq learns its grid itself",
+        ),
+    ],
+)
+def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read(QatConfig, wrong, "strategies.0")
+
+
+def test_wrong_runs(settings: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="qat: would round random weights"):
+        run(settings, tmp_path / "random", qat(start_epoch=0))
+    run(settings, tmp_path / "plain")
+    fresh = {"pretrained": str(tmp_path / "plain" / "latest"), "reinit": ["head.*"]}
+    with pytest.raises(ConfigError, match=re.escape("as model.reinit starts head.* anew; if")):
+        run(merge(settings, {"model": fresh}), tmp_path / "fresh", qat(start_epoch=0))
+    with pytest.raises(ConfigError, match="never_quantize: 'con' matches nothing"):
+        run(settings, tmp_path / "typo", qat(never_quantize=["con"]))
+    with pytest.raises(ConfigError, match="no layer is left to quantize: conv: never_quantize"):
+        run(settings, tmp_path / "none", qat(never_quantize=["conv", "head"]))
+    with pytest.raises(ConfigError, match="already quantized by"):
+        run(settings, tmp_path / "twice", qat(), qat(start_epoch=2))
+    cut = {"kind": "prune", "start_epoch": 2, "target_ratio": 0.3}
+    with pytest.raises(ConfigError, match="cannot be removed beside or after"):
+        run(settings, tmp_path / "order", qat(), cut)
+
+
+def test_a_quantized_checkpoint_is_not_quantized_again(settings: Any, tmp_path: Path) -> None:
+    run(settings, tmp_path / "first", qat())
+    again = merge(settings, {"model": {"pretrained": str(tmp_path / "first" / "latest")}})
+    with pytest.raises(ConfigError, match="is quantized already"):
+        run(again, tmp_path / "second", qat(start_epoch=0))
+
+
+def test_broken_calibration_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2D(3, 2, 1), nn.ReLU(), nn.Conv2D(2, 2, 1))
+    before = {name: value.numpy() for name, value in model.state_dict().items()}
+    choice = select_layers(model, Rounding(), ("Conv2D",), ())
+    bad = paddle.full([1, 3, 2, 2], float("nan"))
+    for batches, message in (([[bad]], "^0: expected finite"), ([], "calibration: no data")):
+        with pytest.raises(DataError, match=message):
+            apply_quantization(model, choice, Rounding(), batches, "avg", GridPlan())
+        assert not quantized_layers(model)
+        assert model.state_dict().keys() == before.keys()
+
+
+def test_a_record_of_another_model_names_the_layer() -> None:
+    record = {
+        "rounding": dataclasses.asdict(Rounding()),
+        "layers": [
+            {"path": "1", "nonnegative": False, "signed": True, "norm": None, "limit": "none"}
+        ],
+    }
+    with pytest.raises(UserError, match=r"^1: cannot be quantized: ReLU"):
+        Qat.replay(nn.Sequential(nn.Conv2D(3, 2, 1), nn.ReLU()), record)
+
+
+def test_the_rate_rises_to_what_the_task_suggests(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rates = []
+
+    class Watch(Hook):
+        def after_step(self, engine: Engine, terms: Any, rate: float) -> None:
+            rates.append(rate)
+
+    flat = merge(settings, {"train": {"schedule": {"kind": "constant"}}})
+    caplog.set_level(logging.INFO)
+    run(flat, tmp_path / "a", qat(warmup_epochs=0.5), hooks=[Watch()])
+    assert rates[:4] == [0.02] * 4
+    assert rates[4:8] == pytest.approx([0.002 / 3, 0.004 / 3, 0.002, 0.002])
+    assert "qat: learning rate x 0.1 (as the task suggests), 2 steps of warm-up" in caplog.text
+    rates.clear()
+    run(flat, tmp_path / "b", qat(warmup_epochs=0, learning_rate_scale=0.5), hooks=[Watch()])
+    assert rates[4:] == [0.01] * 12
+
+
+def test_a_recipe_that_begins_with_rounding_is_short(settings: Any) -> None:
+    task = build_task("outside.toy", {"data": settings["data"]})
+    share = task.slim_hints(task.build_model()).qat_budget.epochs_scale
+    assert share == 0.2
+    assert suggested_epochs({"strategies": [{"kind": "qat"}]}, task, 28) == 6
+    assert suggested_epochs({"strategies": [{"kind": "qat"}]}, task, 1) == 1
+    late = {"strategies": [{"kind": "qat", "start_epoch": 3}, {"kind": "prune"}]}
+    assert suggested_epochs(late, task, 28) is None

@@ -1,0 +1,97 @@
+"""Recipes: every rule of order has an answer that names the strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from core.errors import ConfigError
+from core.training.recipe import read_recipe, recipe_epochs
+
+NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
+LISTEN, TEACHER = "outside.strategies:Listen", "outside.strategies:NeedsTeacher"
+
+
+@pytest.mark.parametrize(
+    ("strategies", "message"),
+    [
+        ([{"kind": "prnue"}], "strategies.0.kind: no strategy 'prnue'"),
+        ([{"start_epoch": 1}], "strategies.0.kind: required"),
+        (["prune"], "strategies.0.kind: required"),
+        ([{"kind": ":X"}], "strategies.0.kind: no strategy ':X'"),
+        ([{"kind": ".a:X"}], "strategies.0.kind: no strategy '.a:X'"),
+        ([{"kind": "outside.strategies:Nothing"}], "strategies.0.kind: no strategy"),
+        ([{"kind": "pathlib:Path"}], "strategies.0.kind: 'pathlib:Path' is not a Strategy"),
+        ([{"kind": NARROW, "kep": 1}], "strategies.0.kep: unknown key (did you mean 'keep'?)"),
+        ([{"kind": NARROW, "keep": "x"}], "strategies.0.keep: expected int, got str"),
+        ([{"kind": LISTEN, "start_epoch": -1}], "strategies.0.start_epoch: expected 0 or more"),
+        (
+            [{"kind": LISTEN, "learning_rate_scale": 0}],
+            "strategies.0.learning_rate_scale: expected > 0",
+        ),
+        (
+            [{"kind": LISTEN, "start_epoch": 10}],
+            f"strategies.0 ({LISTEN}): window [10, 10) is past",
+        ),
+        ([{"kind": LISTEN, "end_epoch": 11}], f"strategies.0 ({LISTEN}): window [0, 11) is past"),
+        (
+            [{"kind": LISTEN, "start_epoch": 4, "end_epoch": 4}],
+            f"strategies.0 ({LISTEN}): window [4, 4) is empty",
+        ),
+        ([{"kind": ROUND}, {"kind": NARROW}], f"strategies.1 ({NARROW}): channels cannot"),
+        (
+            [{"kind": NARROW, "start_epoch": 5}, {"kind": ROUND, "start_epoch": 3}],
+            f"strategies.0 ({NARROW}): channels cannot be removed beside or after",
+        ),
+        (
+            [{"kind": NARROW, "end_epoch": 6}, {"kind": ROUND, "start_epoch": 5}],
+            f"strategies.0 ({NARROW}): channels cannot",
+        ),
+        (
+            [{"kind": ROUND}, {"kind": ROUND, "start_epoch": 5}],
+            f"strategies.1 ({ROUND}): the model is already quantized by strategies.0",
+        ),
+        ([{"kind": TEACHER}], f"strategies.0 ({TEACHER}): needs a teacher"),
+    ],
+)
+def test_refused(strategies: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_recipe({"strategies": strategies}, epochs=10, has_teacher=False)
+    assert str(caught.value).startswith(message)
+
+
+def test_keys_and_epochs_of_the_file() -> None:
+    with pytest.raises(ConfigError, match=r"^strategys: unknown key \(did you mean 'strategies'"):
+        read_recipe({"strategys": []}, 10, False)
+    with pytest.raises(ConfigError, match=r"^strategies: expected a list, got dict"):
+        read_recipe({"strategies": {}}, 10, False)
+    with pytest.raises(ConfigError, match=r"^distill_config: no strategy .* takes a teacher"):
+        read_recipe({"strategies": [{"kind": LISTEN}]}, 10, True)
+    assert recipe_epochs({"epochs": 3}) == 3
+    assert recipe_epochs({}) is None
+    for wrong in (0, "3", True, 1.5):
+        with pytest.raises(ConfigError, match=r"^epochs: expected"):
+            recipe_epochs({"epochs": wrong})
+
+
+def test_phases_order_the_strategies_whatever_the_file_says() -> None:
+    recipe = read_recipe(
+        {
+            "strategies": [
+                {"kind": LISTEN},
+                {"kind": ROUND, "start_epoch": 1},
+                {"kind": LISTEN, "end_epoch": 2},
+                {"kind": NARROW},
+            ]
+        },
+        epochs=4,
+        has_teacher=False,
+    )
+    assert [recipe.active(epoch) for epoch in range(4)] == [[3, 0, 2], [1, 0, 2], [1, 0], [1, 0]]
+
+
+def test_two_cuts_at_different_times_are_fine() -> None:
+    cuts = [{"kind": NARROW, "start_epoch": 0}, {"kind": NARROW, "start_epoch": 2}]
+    recipe = read_recipe({"strategies": cuts}, 4, False)
+    assert [recipe.active(epoch) for epoch in range(4)] == [[0], [], [1], []]
