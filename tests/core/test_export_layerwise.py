@@ -75,7 +75,7 @@ class Odd(nn.Layer):
         self.bias = self.create_parameter([4])
         self.norm = nn.BatchNorm2D(4)
         self.joined = nn.Conv2D(8, 4, 1)
-        self.pooled = nn.Conv2D(4, 4, 1)
+        self.pooled, self.flat = nn.Conv2D(4, 4, 1), nn.Linear(4, 4)
 
     def forward(self, image: paddle.Tensor) -> paddle.Tensor:
         y = paddle.concat([norm(self.shared(image)) for norm in self.norms], 1)
@@ -83,7 +83,8 @@ class Odd(nn.Layer):
         y = F.relu(self.bare(y) + self.shift.reshape([1, -1, 1, 1]))
         z = self.norm(self.before(y) + self.bias.reshape([1, -1, 1, 1]))
         y = self.joined(paddle.concat([F.sigmoid(z), F.tanh(z)], 1))
-        return self.pooled(F.max_pool2d(F.relu(y), 2)).mean([2, 3])
+        y = self.pooled(F.max_pool2d(F.relu(y), 2)).mean([2, 3])
+        return y + self.flat(y.mean(0))
 
 
 def randomize(model: nn.Layer) -> nn.Layer:
@@ -162,7 +163,7 @@ def test_learned_grids_agree(rounding: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", int8.PRESETS)
 def test_layers_that_are_not_what_they_seem(target: str, tmp_path: Path) -> None:
-    """Shared under two norms, padded with other than zeros, with biases that are not their own."""
+    """Shared under two norms, padded with other than zeros, with biases not theirs, of one vector."""
     rounded = prepared(quantized(randomize(Odd()), 40), target, 40)
     rounded.write(tmp_path, KINDS)
     found = differences(rounded, tmp_path, 40)
