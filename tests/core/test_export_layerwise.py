@@ -163,7 +163,7 @@ def test_learned_grids_agree(rounding: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", int8.PRESETS)
 def test_layers_that_are_not_what_they_seem(target: str, tmp_path: Path) -> None:
-    """Shared under two norms, padded with other than zeros, with biases not theirs, of one vector."""
+    """Shared under two norms, padded with no zeros, with biases not theirs, fed with one vector."""
     rounded = prepared(quantized(randomize(Odd()), 40), target, 40)
     rounded.write(tmp_path, KINDS)
     found = differences(rounded, tmp_path, 40)
