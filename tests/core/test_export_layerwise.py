@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from core.export import int8, int8_parity, layerwise, parity
 from core.export.fold import fold_batch_norms
 from core.export.graph import Graph, only
 from core.export.int8 import Rounded
+from core.export.isolated import IsolatedLayer, Stored
 from core.export.layer_feeds import EagerLayers
 from core.export.layerwise import LIMIT, LayerDifference
 from core.export.package import LITE, MODEL, ONNX, PARAMS, export, write_files
@@ -114,8 +116,11 @@ def quantized(model: nn.Layer, size: int = 12, outputs: Any = (), **rounding: An
 
 
 def images(size: int = 12) -> list[list[np.ndarray]]:
+    """Return a batch of one and a batch of two, bright and dark."""
     rng = np.random.default_rng(1)
-    return [[rng.random((count, 3, size, size), np.float32)] for count in (1, 2)]
+    pictures = rng.random((3, 3, size, size), np.float32)
+    pictures *= np.float32([1.0, 0.1, 0.5]).reshape(3, 1, 1, 1)
+    return [[pictures[:1]], [pictures[1:]]]
 
 
 def prepared(model: nn.Layer, target: str = "openvino", size: int = 12) -> Rounded:
@@ -382,6 +387,23 @@ def test_the_worst_layer_is_named_first() -> None:
     assert not LayerDifference("a", "paddle", float("nan")).passes
 
 
+def test_differences_are_relative_to_the_sums_too() -> None:
+    """What remains where a bias cancels them out has their errors."""
+    stored = Stored(np.ones((2, 1, 1, 1), np.int8), np.ones((2, 1, 1, 1), np.float32))
+    layer = IsolatedLayer("conv", "conv.weight", "x", "y", stored, np.float64([-1000.0, 0.0]))
+    wanted = np.ones((3, 2, 4, 4), np.float32)
+    found = wanted + np.float32(5e-3)
+    assert layerwise._relative(layer, wanted, found) == pytest.approx(5e-3 / 1001, rel=1e-3)
+    bare = replace(layer, bias=None)
+    assert layerwise._relative(bare, wanted, found) == pytest.approx(5e-3, rel=1e-3)
+    drawn = wanted.copy()
+    drawn[-1] = 100.0
+    assert layerwise._relative(bare, drawn, drawn + found - wanted) == pytest.approx(5e-3, rel=1e-3)
+    assert layerwise._relative(bare, wanted, found * np.float32("nan")) == float("inf")
+    assert layerwise._relative(bare, wanted, found[:, :, :2]) == float("inf")
+    assert layerwise._relative(bare, 0 * wanted, 0 * wanted + np.float32(1e-30)) < 1e-20
+
+
 @pytest.fixture
 def whole(written: dict[str, tuple[Rounded, Path]]) -> Callable[[], list[Any]]:
     """Return what checks the files of `written` as an export does."""
@@ -456,6 +478,20 @@ def test_nothing_is_left_where_a_constant_is_as_near(
     wanted = [{"y": np.asarray(part)} for part in (values[:2], values[2:])]
     difference = parity.Difference("paddle", "y", off, None, 0.0, 0.0)
     assert int8_parity.nothing_left(difference, wanted, decided) is not left
+
+
+def test_nothing_is_left_where_the_answer_to_another_image_is_as_near() -> None:
+    wanted = [{"y": np.asarray([[0.0, 8.0]])}, {"y": np.asarray([[0.0, 8.0], [1.0, 8.0]])}]
+    # of four pairs that differ, by 1 each; a constant is 1.0 off
+    between = (4 / (2 * 64 + 2 * 65)) ** 0.5
+    for off, left in ((0.99 * between, True), (1.01 * between, False)):
+        difference = parity.Difference("paddle", "y", off, None, 0.0, 0.0)
+        assert int8_parity.nothing_left(difference, wanted, []) is not left
+    difference = parity.Difference("paddle", "y", 0.7, None, 0.0, 0.0)
+    assert not int8_parity.nothing_left(difference, wanted[:1], [])  # of one image
+    decisions = [{"y": np.asarray([[1, 2, 3, 4]])}, {"y": np.asarray([[1, 2, 3, 5]])}]
+    difference = parity.Difference("paddle", "y", 0.25, None, 0.0, 0.0)
+    assert int8_parity.nothing_left(difference, decisions, [])
 
 
 class Skip(nn.Layer):
