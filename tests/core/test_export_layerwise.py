@@ -614,8 +614,17 @@ def test_feeds_are_on_the_grids_and_small(tmp_path: Path) -> None:
     assert model.stem._forward_pre_hooks == {}
 
 
+def test_a_layer_that_does_not_run_is_named() -> None:
+    model = quantized(randomize(Net()))
+    layers = {path: quantized_layers(model)[path] for path in ("stem", "tokens")}
+    eager = EagerLayers(model, prepared(model).graph, layers)
+    message = r"^tokens: is in the graph, but the model does not run it"
+    with pytest.raises(ExportError, match=message), eager.noting():
+        model.stem(paddle.rand([1, 3, 12, 12]))
+
+
 def test_a_kernel_that_rounds_outputs_wrongly_is_found(
-    written: dict[str, tuple[Rounded, Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """ONNX Runtime has int8 convolutions for rounded outputs only."""
     rounded = prepared(quantized(randomize(Pair())), "onnxruntime")
