@@ -67,7 +67,7 @@ class IsolatedLayer:
         bias: [C], None if it has none.
         bias_step: Of a bias that is stored in int32, [C] or [].
         ending: None if it puts out floats.
-        input_step: Of the grid of its input; only with an ending.
+        input_step: Of the grid of its input, in ONNX files.
     """
 
     path: str

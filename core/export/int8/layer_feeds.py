@@ -84,6 +84,7 @@ class EagerLayers:
                 path: str = path,
             ) -> None:
                 x, *rest = (*inputs, *options.values())
+                x = x.unsqueeze(0) if x.ndim == 1 else x  # a vector of a linear layer
                 known = seen[path]
                 missing = IMAGES - sum(len(each.values) for each in known)
                 if missing > 0:
@@ -224,7 +225,7 @@ def _with_weight(
 
 
 def _shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Bring a linear layer's weight from that of a convolution of one pixel, or turn it."""
+    """Bring back the weight of a linear layer from that of a convolution of one pixel."""
     if array.ndim == 4 and len(shape) == 2:
         return array[:, :, 0, 0].T
     return array
