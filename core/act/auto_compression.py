@@ -182,7 +182,7 @@ class AutoCompression:
             made = write(model, draft, self._layout, samples)
             files = measure_files(
                 *(model, made, time.monotonic() - begin),
-                *(self._measure, self._metric, self._images),
+                *(self._measure, self._metric, self._images, samples[0]),
             )
         return Compressed(replace(made, folder=self._folder), rows + files, best.step)
 
