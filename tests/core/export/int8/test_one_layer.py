@@ -132,7 +132,17 @@ def compare(exporter: Int8Exporter, folder: Path, made: Format, images: np.ndarr
     for backend in backends:
         found = parity.run(load_predictor(folder, backend, own=True), [images])
         for kind, wanted in answers[0].items():
-            # there a linear layer adds an int32 bias, on steps that a huge weight makes coarse
-            coarse = exporter.target == "onnxruntime" and kind in ("vector", "sequence")
-            off = abs(found[kind] - wanted).max() / abs(wanted).max()
-            assert off <= (1e-4 if coarse else LIMIT), (exporter.target, backend, kind)
+            limit = LIMIT * abs(wanted).max()
+            if exporter.target == "onnxruntime" and kind in ("vector", "sequence"):
+                limit += half_a_step_of_bias(exporter, kind)
+            assert abs(found[kind] - wanted).max() <= limit, (exporter.target, backend, kind)
+
+
+def half_a_step_of_bias(exporter: Int8Exporter, kind: str) -> float:
+    """Return how far off the int32 bias may be that a linear layer for ONNX Runtime adds.
+
+    Its steps are those of the input times those of the weights, of which the largest has 64 or more.
+    """
+    (entry,) = (each for each in exporter._table("onnx").layers if each.weight == f"{kind}.weight")
+    largest = float(abs(getattr(exporter.model, kind).weight.numpy()).max())
+    return entry.input.step * largest / 64 / 2
