@@ -141,7 +141,7 @@ def compare(exporter: Int8Exporter, folder: Path, made: Format, images: np.ndarr
 def half_a_step_of_bias(exporter: Int8Exporter, kind: str) -> float:
     """Return how far off the int32 bias may be that a linear layer for ONNX Runtime adds.
 
-    Its steps are those of the input times those of the weights, of which the largest has 64 or more.
+    Its steps are those of the input times those of the weights; the largest weight has at least 64.
     """
     (entry,) = (each for each in exporter._table("onnx").layers if each.weight == f"{kind}.weight")
     largest = float(abs(getattr(exporter.model, kind).weight.numpy()).max())
