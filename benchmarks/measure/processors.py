@@ -1,7 +1,6 @@
 """What int8 files keep of a metric on processors with VNNI and without, beside NNCF's.
 
-    python -m benchmarks.measure.processors CONFIG WEIGHTS ROOT [--calibration FOLDER] [--images \\
-        128]
+    python -m benchmarks.measure.processors CONFIG WEIGHTS ROOT [--calibration FOLDER]
 
 A trained network is quantized after training for each runtime, with `processors: any` and `vnni`,
 and by NNCF with its defaults and with `overflow_fix` for all layers. Every file answers the whole
@@ -25,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,28 @@ NNCF = {"NNCF": "first_layer_only", "NNCF, overflow_fix": "enable"}
 Entry = dict[str, Any]
 
 
-def measure(config: str, weights: str, root: str, images: Calibration, python: Path) -> Entry:
+@dataclass(frozen=True)
+class Split:
+    """Validation data, and what it feeds to a model, stored for other processes."""
+
+    loader: Loader
+    inputs: Path
+
+
+def measure(
+    config: str, weights: str, root: str, images: Calibration, python: Path, emulated: int
+) -> Entry:
     """Make all files of a network and measure each on both kinds of processor."""
     task = read_run(merge(load_yaml(config), {"data": {"root": root}})).task
     loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         export(task, checkpoint.restore(weights, task)[1], folder / "float", ("paddle", "onnx"))
-        inputs = store_inputs(task, loader, folder)
+        whole = store_inputs(task, loader, folder, "whole")
+        few = store_inputs(task, loader.share(emulated / len(loader.dataset)), folder, "few")
         metrics: Entry = {}
         for backend in BACKENDS:
-            metrics[backend] = {"float": on_both(task, loader, folder / "float", backend, inputs)}
+            metrics[backend] = {"float": on_both(task, whole, few, folder / "float", backend)}
             for processors in ("any", "vnni"):
                 _, model = checkpoint.restore(weights, task)
                 how = PtqConfig(target=backend, processors=processors)
@@ -79,25 +90,26 @@ def measure(config: str, weights: str, root: str, images: Calibration, python: P
                 kind = format_of(backend)
                 target = "onnxruntime" if backend == "onnxruntime" else "openvino"
                 export(task, model, made, (kind,), target=target)
-                found = on_both(task, loader, made, backend, inputs)
+                found = on_both(task, whole, few, made, backend)
                 metrics[backend][processors] = found
                 logging.info("%s, %s: %s", backend, processors, found)
         try:
             files = quantize_with_nncf(python, folder, images)
             for name, made in files.items():
-                metrics["openvino"][name] = on_both(task, loader, made, "openvino", inputs)
+                metrics["openvino"][name] = on_both(task, whole, few, made, "openvino")
         except PeerError as error:
             metrics["failed"] = str(error)
     return {
         "network": task.config.model.name,
         "metric": task.build_metric().primary,
         "images": len(loader.dataset),
+        **({"emulated": emulated} if emulated < len(loader.dataset) else {}),
         "metrics": metrics,
     }
 
 
-def store_inputs(task: Task, loader: Loader, folder: Path) -> Path:
-    """Store what the network is fed in an evaluation, and return the file."""
+def store_inputs(task: Task, loader: Loader, folder: Path, name: str) -> Split:
+    """Store what the network is fed in an evaluation."""
     fed: dict[str, np.ndarray] = {}
     run = load_predictor(folder / "float", "onnxruntime").run
 
@@ -106,28 +118,47 @@ def store_inputs(task: Task, loader: Loader, folder: Path) -> Path:
         return run(x)
 
     evaluate(task, keep, loader)
-    np.savez(folder / "inputs.npz", **fed)
-    return folder / "inputs.npz"
+    np.savez(folder / f"{name}.npz", **fed)
+    return Split(loader, folder / f"{name}.npz")
 
 
 def on_both(
-    task: Task, loader: Loader, model: Path, backend: Backend, inputs: Path
+    task: Task, whole: Split, few: Split, model: Path, backend: Backend
 ) -> dict[str, float | None]:
-    """Return the metric here, and on a processor without VNNI (None: cannot be measured here)."""
-    found: dict[str, float | None] = {}
-    with_vnni = multiplies_int8_exactly("onnxruntime")
-    kinds = {"vnni": {}, "avx2": CAP} if with_vnni else {"avx2": CAP}
-    for kind, cap in kinds.items():
-        emulated = kind == "avx2" and backend == "onnxruntime" and with_vnni
-        # kernels for float32 know no VNNI, so an emulator would only repeat their answers
-        if emulated and (model.name == "float" or shutil.which(EMULATOR[0]) is None):
-            found[kind] = found["vnni"] if model.name == "float" else None
-            continue
-        answers = model.parent / "answers.npz"
-        run_elsewhere(model, backend, inputs, answers, cap, EMULATOR if emulated else ())
-        found[kind] = replay(task, loader, answers)
-        answers.unlink()
+    """Return the metric here, and without VNNI (None: cannot be measured here).
+
+    What is emulated is measured on few images, and so is the float file for it: on this processor,
+    as kernels for float32 know no VNNI.
+    """
+    if not multiplies_int8_exactly("onnxruntime"):
+        return {"avx2": metric_of(task, whole, model, backend, CAP)}
+    found: dict[str, float | None] = {"vnni": metric_of(task, whole, model, backend, {})}
+    if backend != "onnxruntime":
+        found["avx2"] = metric_of(task, whole, model, backend, CAP)
+    elif model.name == "float":
+        found["avx2"] = metric_of(task, few, model, backend, {})
+    elif shutil.which(EMULATOR[0]) is None:
+        found["avx2"] = None
+    else:
+        found["avx2"] = metric_of(task, few, model, backend, CAP, EMULATOR)
     return found
+
+
+def metric_of(
+    task: Task,
+    split: Split,
+    model: Path,
+    backend: Backend,
+    cap: dict[str, str],
+    emulator: tuple[str, ...] = (),
+) -> float:
+    """Let a process with such instructions answer, and return the metric of its answers."""
+    answers = model.parent / "answers.npz"
+    run_elsewhere(model, backend, split.inputs, answers, cap, emulator)
+    try:
+        return replay(task, split.loader, answers)
+    finally:
+        answers.unlink()
 
 
 def run_elsewhere(
@@ -205,6 +236,7 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--calibration", type=Path, help="folder of images; default: training's")
     parser.add_argument("--images", type=cli.positive, default=128)
+    parser.add_argument("--emulated", type=cli.positive, default=500, help="images for an emulator")
     default = Path(tempfile.gettempdir(), "trislim_benchmarks")
     parser.add_argument("--work_dir", type=Path, default=default, help="for NNCF's environment")
     given = parser.parse_args()
@@ -215,9 +247,10 @@ def main() -> None:
     else:
         images = training_images(task, given.images)
     python = install_nncf(given.work_dir, importlib.metadata.version("openvino"))
-    entry = measure(given.config, given.weights, given.root, images, python) | {
+    entry = measure(*(given.config, given.weights, given.root, images, python, given.emulated)) | {
         "command": f"python -m benchmarks.measure.processors {given.config} "
-        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images}",
+        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images} "
+        f"--emulated {given.emulated}",
         "revision": loaded,
         "environment": environment(),
         "date": datetime.date.today().isoformat(),

@@ -14,8 +14,9 @@ Written by `python -m benchmarks.measure.processors`: trained networks quantized
 each file measured in its runtime on the whole validation split; in brackets the points against
 float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`. Without
 VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an emulated
-Haswell (its float file is not run there again). NNCF: its performance preset with the same images,
-as it is, and with `overflow_fix` for all layers; it writes files for OpenVINO only.
+Haswell, on as many images as the column says if not on all (its float file on the same ones, with
+VNNI, which float32 does not use). NNCF: its performance preset with the same images, as it is, and
+with `overflow_fix` for all layers; it writes files for OpenVINO only.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""
@@ -31,6 +32,8 @@ def processors(entries: dict[str, Entry]) -> Iterator[str]:
             files = entry["metrics"][runtime]
             for name, found in files.items():
                 cells = [_cell(found, files["float"], name, kind) for kind in ("vnni", "avx2")]
+                if runtime == "onnxruntime" and "emulated" in entry:
+                    cells[1] += f", {entry['emulated']} images"
                 yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(cells)} |"
     yield "\n```"
     yield from (entry["command"] for entry in entries.values())
