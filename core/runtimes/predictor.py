@@ -361,9 +361,12 @@ def _from_graph(inputs: Sequence[str], outputs: Sequence[str]) -> DeployDescript
 
 def _as_fed(port: Port, array: np.ndarray) -> np.ndarray:
     try:
-        return np.ascontiguousarray(array, port.dtype or None)
+        fed = np.ascontiguousarray(array, port.dtype or None)
     except (TypeError, ValueError) as error:
-        raise ExportError(f"{port.name}: expected {port.dtype} numbers: {error}") from error
+        raise ExportError(f"{port.name}: expected numbers, {port.dtype}: {error}") from error
+    if fed.dtype.kind not in "biuf":
+        raise ExportError(f"{port.name}: expected numbers, got an array of {fed.dtype}")
+    return fed
 
 
 def _check_shape(port: Port, shape: tuple[int, ...]) -> None:

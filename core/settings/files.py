@@ -44,7 +44,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with Lock(sibling(folder, "lock"), folder):
-            _tidy(folder.parent)
+            tidy(folder.parent)
             _put_back(folder)
             partial = sibling(folder, "partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -102,7 +102,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _tidy(folder.parent)
+        tidy(folder.parent)
         with _held_folder(f"{sibling(folder, 'draft').name}-", folder.parent) as draft:
             yield draft
             draft.chmod(0o755)
@@ -167,6 +167,23 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def tidy(parent: Path) -> None:
+    """Remove what killed processes have left beside the folders and files that they wrote there."""
+    with contextlib.suppress(OSError):  # what cannot be removed is in nobody's way
+        ours = [found for name in os.listdir(parent) if (found := _OURS.fullmatch(name))]
+        for found in ours:
+            if found["kind"] in ("draft", "lock", "drawing"):
+                _remove_if_dead(parent / found[0])
+        for found in ours:
+            target = parent / found["name"]
+            lock = sibling(target, "lock")
+            # where the target is missing, `old` is its content
+            waste = found["kind"] == "partial" or (found["kind"] == "old" and target.exists())
+            if waste and not lock.exists():
+                with contextlib.suppress(FileError), Lock(lock, target):
+                    shutil.rmtree(parent / found[0], ignore_errors=True)
+
+
 def sibling(path: Path, kind: str) -> Path:
     """Return a name of our own beside a path: nobody else keeps anything there."""
     name = path.name
@@ -202,22 +219,6 @@ def _put_back(folder: Path) -> None:
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _tidy(parent: Path) -> None:
-    """Remove what killed processes have left beside the folders and files that they wrote."""
-    ours = [found for name in os.listdir(parent) if (found := _OURS.fullmatch(name))]
-    for found in ours:
-        if found["kind"] in ("draft", "lock", "drawing"):
-            _remove_if_dead(parent / found[0])
-    for found in ours:
-        target = parent / found["name"]
-        lock = sibling(target, "lock")
-        # where the target is missing, `old` is its content
-        waste = found["kind"] == "partial" or (found["kind"] == "old" and target.exists())
-        if waste and not lock.exists():
-            with contextlib.suppress(FileError), Lock(lock, target):
-                shutil.rmtree(parent / found[0], ignore_errors=True)
 
 
 def _remove_if_dead(path: Path) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.errors import FileError
-from core.settings.files import check_replaceable, write_text
+from core.settings.files import check_replaceable, tidy, write_text
 from core.settings.locks import Lock
 from core.settings.signals import asking, interruption
 from core.training import checkpoint, distributed
@@ -128,6 +128,7 @@ class SaveFolder(Hook):
     def before_training(self, engine: Engine) -> None:
         folder = engine.save_dir
         self._lock = Lock(folder / LOCK, folder)
+        tidy(folder)
         try:
             for name in ("latest", "best_model"):
                 check_replaceable(folder / name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from core.errors import DataError, FileError
 from core.settings.digests import digest_of
-from core.settings.files import present, replacing, sibling
+from core.settings.files import present, replacing, sibling, tidy
 from core.settings.locks import Held, Lock, claim, use, user_of
 
 MARK = "synthetic.json"  # says with which settings a folder was drawn, and what was drawn
@@ -46,6 +46,7 @@ def ensure_drawn(root: Path, settings: Mapping[str, Any], draw: Callable[[Path],
     """
     wanted = json.loads(json.dumps(settings))
     root = present(root)
+    tidy(root.parent)
     try:
         used = _use_if(root, wanted)
         if used is not None:
