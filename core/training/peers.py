@@ -17,6 +17,7 @@ from core.settings.signals import WORDS
 
 GRACE_SECONDS = 2.0  # in which this process may end by itself, with words of its own
 _PROC = Path("/proc")
+_LAUNCHER = -1  # in the place of a rank
 _EXIT_CODE = 49  # of the fields of /proc/PID/stat behind the name
 _log = logging.getLogger(__name__)
 
@@ -33,13 +34,18 @@ class Peer:
 def watch_others(peers: Sequence[Peer], rank: int) -> None:
     """Say in one line which other process of this host died, and end with it (Linux).
 
+    A launcher that is killed leaves its processes running: they are asked to end, as by SIGTERM.
+
     Args:
         peers: All processes.
         rank: Of this one.
     """
     (mine,) = (peer for peer in peers if peer.rank == rank)
     others = [peer for peer in peers if peer.host == mine.host and peer.rank != rank]
-    if others and hasattr(os, "pidfd_open") and _PROC.is_dir():
+    parent = os.getppid()
+    if _is_launcher(parent):
+        others.append(Peer(_LAUNCHER, parent, mine.host))
+    if others and hasattr(os, "pidfd_open"):
         threading.Thread(target=_watch, args=(others,), daemon=True).start()
 
 
@@ -69,8 +75,18 @@ def _watch(peers: Sequence[Peer]) -> None:
             poll.unregister(descriptor)
             status = _status_of(peer.pid)
             os.close(descriptor)
-            if status:
+            if peer.rank == _LAUNCHER:
+                _log.error("the launcher (process %d) has ended", peer.pid)
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif status:
                 _end_after(peer, status)
+
+
+def _is_launcher(pid: int) -> bool:
+    try:
+        return b"paddle.distributed" in (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _status_of(pid: int) -> int | None:
