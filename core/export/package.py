@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -52,7 +51,8 @@ from core.runtimes.description import (
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import to_mapping
-from core.settings.files import replacing
+from core.settings.files import replacing, scratch
+from core.settings.processes import ending_children
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
 from core.task import Arrays, Task
 
@@ -128,8 +128,9 @@ def export(
         evaluation_mode(model),
         evaluation_mode(layer),
         replacing(folder) as partial,
-        tempfile.TemporaryDirectory() as place,
+        scratch() as place,
         ThreadPoolExecutor(1) as aside,
+        ending_children(),
     ):
         source = _trace(task, model, layer, specs, LAYERS if cut else ending, target, opset)
         float_bytes = source.write(partial, [name for name in wanted if name != "lite"])

@@ -8,12 +8,10 @@ network, and stays where the network is faster. Layers of one kind and one size 
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import paddle
 from paddle import nn
@@ -34,6 +32,7 @@ from core.quant.sites import sites_of
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
+from core.settings.files import scratch
 from core.targets.names import BACKENDS, DEFAULT_TARGET, Backend
 from core.targets.presets import PRESETS
 from core.task import Arrays, Task
@@ -168,21 +167,23 @@ def _timer(
     with (
         evaluation_mode(model),
         evaluation_mode(layer),
-        tempfile.TemporaryDirectory() as place,
+        scratch() as place,
     ):
         graph = Graph.from_trace(trace(layer, specs, model))
         fold_batch_norms(graph)
         rounded = Int8Exporter(
             model, layer, graph, preset, write_files, (MODEL, PARAMS, ONNX, LITE)
         )
-        whole = Path(place, "float")
+        whole = place / "float"
         whole.mkdir()
         write_files(graph, whole, formats)
 
         def load(choice: SitesInInt8) -> Callable[[], Arrays]:
             folder = whole
             if choice:
-                folder = Path(tempfile.mkdtemp(dir=place))  # a runtime may hold its files open
+                # a new one each time: a runtime may hold its files open
+                folder = place / str(len(list(place.iterdir())))
+                folder.mkdir()
                 rounded.write_some(folder, formats, whole, choice)
             return partial(load_predictor(folder, backend, threads, own=True).run, *inputs)
 

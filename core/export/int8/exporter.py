@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from core.quant.sites import float_sites, layer_of, on_grids, output_scales_of, 
 from core.runtimes.formats import find_files, format_of
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import suggest
+from core.settings.files import scratch
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import Backend, Format, Processors
 from core.targets.overflow import check_files, summary
@@ -111,7 +111,7 @@ class Int8Exporter:
                 "with target: %s",
                 *(self.target, self.target),
             )
-        with tempfile.TemporaryDirectory() as place:
+        with scratch() as place:
             self.write_float(self.graph, Path(place), formats)
             self.write_some(folder, formats, Path(place), None)
             return {path.name: path.stat().st_size for path in sorted(Path(place).iterdir())}
@@ -435,7 +435,7 @@ class Int8Exporter:
         exact = self._eager(batches, kind, ())
         order = self._in_order(kind)
         good, bad = 0, len(order)
-        with tempfile.TemporaryDirectory() as place:
+        with scratch() as place:
             float_files = Path(place, "float")
             float_files.mkdir()
             self.write_float(self.graph, float_files, [kind])
@@ -497,7 +497,7 @@ def write_int8(
         proto = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
         (folder / onnx_file).write_bytes(proto.SerializeToString(deterministic=True))
     if "lite" in tables:
-        with tempfile.TemporaryDirectory() as place:
+        with scratch() as place:
             content = _for_lite(graph, tables["lite"].layers, Path(place))()
         (folder / lite_file).write_bytes(content)
 
