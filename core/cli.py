@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from core.task import Task
 
 TABLE_WIDTH = 110
+MOST_CHARACTERS = 4000  # of a message
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 
 
@@ -53,9 +54,7 @@ def run(main: Callable[[], int | None]) -> None:
             print("interrupted", file=sys.stderr)
             status = 130
         elif isinstance(error, UserError):
-            # names in it may come from files, with anything in them
-            text = "".join(each if each.isprintable() else " " for each in str(error))
-            print(f"error: {text}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             status = 2
         else:
             raise
@@ -67,6 +66,13 @@ def _is_interrupt(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt) or "(External) KeyboardInterrupt" in str(error):
         return True
     return error.__cause__ is not None and _is_interrupt(error.__cause__)
+
+
+def printable(text: str) -> str:
+    """Return a message in one line: names in it may come from files, with anything in them."""
+    line = "".join(each if each.isprintable() else " " for each in text)
+    rest = len(line) - MOST_CHARACTERS
+    return line if rest <= 0 else f"{line[:MOST_CHARACTERS]} ... ({rest} characters more)"
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -265,7 +271,7 @@ def described_by(weights: str | Path) -> Described | None:
 def print_left_out(messages: Iterable[str]) -> None:
     """Print a line for each sample that was skipped."""
     for message in messages:
-        print(f"left out: {message}")
+        print(f"left out: {printable(message)}")
 
 
 def wide_console() -> Console:

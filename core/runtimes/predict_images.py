@@ -17,10 +17,10 @@ from core.errors import DataError, ExportError
 from core.runtimes.description import DESCRIPTION
 from core.runtimes.predictor import Predictor
 from core.task import Task, build_recorded_task
+from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import read_image
 
 PREDICTIONS = "predictions.json"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _log = logging.getLogger(__name__)
 
 ImageSteps = Callable[[Sequence[Path]], Iterable[Path]]  # wraps the images, to show progress
@@ -44,6 +44,8 @@ def load_task(predictor: Predictor, model_dir: Path) -> Task:
 def list_images(path: Path) -> list[Path]:
     """Return the image, or the images in a folder and below it, in order of their names.
 
+    Hidden files and folders are left out.
+
     Raises:
         DataError: There is none.
     """
@@ -51,9 +53,9 @@ def list_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    images = sorted(each for each in path.rglob("*") if each.suffix.lower() in _SUFFIXES)
+    images = list_image_files(path)
     if not images:
-        raise DataError(f"{path}: holds no images ({', '.join(_SUFFIXES)})")
+        raise DataError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     return images
 
 
@@ -112,7 +114,9 @@ def predict_files(
             values = _to_plain(prediction, picture, outputs)
             results[file.relative_to(root).as_posix()] = {"picture": picture.as_posix(), **values}
         text = json.dumps(results, indent=1, ensure_ascii=False)
-        (save_dir / PREDICTIONS).write_text(text + "\n", encoding="utf-8")
+        # bytes of a file's name that are no UTF-8 become escapes, which JSON has too
+        content = f"{text}\n".encode("utf-8", "backslashreplace")
+        (save_dir / PREDICTIONS).write_bytes(content)
     except OSError as error:
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error

@@ -20,6 +20,8 @@ class DataConfig:
         val_annotations: COCO keypoint JSON of the validation split.
         train_images: Folder of the training images.
         val_images: Folder of the validation images.
+        category: Name or id of the category whose annotations are persons; null takes the first
+            category that has keypoints.
         input_size: Height and width that a person is cut to, multiples of 32.
         padding: How much larger than its box a person is cut out.
         detections: JSON of detected boxes to evaluate on; null takes the annotated boxes.
@@ -35,6 +37,7 @@ class DataConfig:
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     train_images: str = "train2017"
     val_images: str = "val2017"
+    category: str | int | None = None
     input_size: tuple[int, int] = (256, 192)
     padding: float = 1.25
     detections: str | None = None
