@@ -29,7 +29,7 @@ _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
 
-def read(cls: type[T], mapping: Any, path: str = "") -> T:
+def read(cls: type[T], mapping: Any, path: str = "", measured: bool = False) -> T:
     """Build the dataclass `cls` from a mapping, checking every key and type.
 
     A union of dataclasses is told apart by the key `kind`, which each of them names in a class
@@ -41,10 +41,13 @@ def read(cls: type[T], mapping: Any, path: str = "") -> T:
             dataclasses.
         mapping: What the YAML file says.
         path: Dotted path of `mapping` in the whole config, for messages.
+        measured: These are no settings, but what was found out: NaN and infinity occur.
 
     Raises:
         ConfigError: Unknown or missing key, wrong type, or a value the dataclass refuses.
     """
+    if not measured:
+        check_plain(mapping, path)
     value = _convert(cls, mapping, path)
     return typing.cast(T, value)
 
@@ -153,7 +156,7 @@ def check_plain(value: Any, path: str) -> None:
             check_plain(each, _join(path, key))
     elif isinstance(value, (list, tuple)):
         for index, each in enumerate(value):
-            check_plain(each, f"{path}.{index}")
+            check_plain(each, _join(path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {value}")
     elif isinstance(value, int) and abs(value) > LARGEST:
@@ -219,7 +222,6 @@ def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
 def _convert(wanted: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if wanted is Any:
-        check_plain(value, path)
         return value
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, path)
@@ -246,9 +248,11 @@ def _convert(wanted: Any, value: Any, path: str) -> Any:
 
 
 def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
-    check_plain(value, path)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{path}: got {shown(value)}, too large") from error
     if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):

@@ -58,7 +58,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self._depth += 1
         if self._depth > MOST_DEPTH:
-            line = self.peek_event().start_mark.line + 1
+            line = self.get_mark().line + 1
             raise yaml.YAMLError(f"line {line}: nested deeper than {MOST_DEPTH} levels")
         node = super().compose_node(parent, index)
         self._depth -= 1

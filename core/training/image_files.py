@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.errors import DataError
@@ -57,20 +57,18 @@ def list_image_files(folder: Path) -> list[Path]:
         DataError: A folder cannot be read.
     """
     found: list[Path] = []
-    clutter: list[str] = []
 
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
     try:
         for place, folders, files in os.walk(folder, onerror=refuse):
-            clutter += [name for name in (*folders, *files) if is_clutter(name)]
+            tell_of_clutter(Path(place), (*folders, *files))
             folders[:] = [name for name in folders if not is_clutter(name)]
             images = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
             found += [Path(place, name) for name in images if not is_clutter(name)]
     except ValueError as error:
         raise DataError(f"{str(folder)[:200]!r}: cannot be the name of a folder") from error
-    _tell_of_clutter(folder, clutter)
     return sorted(found)
 
 
@@ -86,7 +84,6 @@ def list_class_folders(folder: Path) -> list[str]:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{str(folder)[:200]!r}: cannot be the name of a folder") from error
-    _tell_of_clutter(folder, [name for name in names if is_clutter(name)])
     return [name for name in names if not is_clutter(name)]
 
 
@@ -95,10 +92,12 @@ def is_clutter(name: str) -> bool:
     return name.startswith(".") or name in _CLUTTER
 
 
-def _tell_of_clutter(folder: Path, names: list[str]) -> None:
-    if names:
-        some = ", ".join(repr(name) for name in sorted(set(names))[:3])
-        log.info("%s: left out %d hidden files and folders (%s)", folder, len(names), some)
+def tell_of_clutter(folder: Path, names: Iterable[str]) -> None:
+    """Say in the log which of the files and folders in a folder are left out."""
+    clutter = sorted(name for name in names if is_clutter(name))
+    if clutter:
+        some = ", ".join(repr(name) for name in clutter[:3])
+        log.info("%s: left out %d hidden files or folders (%s)", folder, len(clutter), some)
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:

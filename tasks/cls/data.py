@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import DataError
 from core.settings.reading import read_lines
 from core.task import Arrays, Sample, Split
-from core.training.image_files import list_class_folders, list_image_files
+from core.training.image_files import list_class_folders, list_image_files, tell_of_clutter
 from core.training.images import read_image, stack
 from tasks.cls.class_names import class_names, folder_classes, uses_folders
 from tasks.cls.config import AugmentConfig, Config, DataConfig
@@ -122,7 +122,9 @@ def read_folders(folder: Path, classes: list[str]) -> Items:
     """
     paths: list[str] = []
     labels: list[int] = []
-    for name in list_class_folders(folder):
+    names = list_class_folders(folder)
+    tell_of_clutter(folder, (each.name for each in folder.iterdir()))
+    for name in names:
         if name not in classes:
             raise DataError(f"{folder / name}: no class of this name in train/")
         pictures = sorted(str(file) for file in list_image_files(folder / name))
