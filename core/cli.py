@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from core.task import Task
 
 TABLE_WIDTH = 130
+MOST_CHARACTERS = 4000  # of a message
 PEER_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
@@ -62,9 +63,7 @@ def run(main: Callable[[], int | None]) -> None:
             print(WORDS[number], file=sys.stderr)
             status = 128 + number
         elif said:
-            # names in it may come from files, with anything in them
-            text = "".join(each if each.isprintable() else " " for each in said)
-            print(f"error: {_rank()}{text}", file=sys.stderr)
+            print(f"error: {_rank()}{printable(said)}", file=sys.stderr)
             status = 2
         else:
             if _rank():
@@ -84,6 +83,13 @@ def _rank() -> str:
     """Name this process, if it is one of several: the launcher shows what each of them says."""
     several = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
     return f"rank {os.environ.get('PADDLE_TRAINER_ID', '?')}: " if several else ""
+
+
+def printable(text: str) -> str:
+    """Return a message in one line: names in it may come from files, with anything in them."""
+    line = "".join(each if each.isprintable() else " " for each in text)
+    rest = len(line) - MOST_CHARACTERS
+    return line if rest <= 0 else f"{line[:MOST_CHARACTERS]} ... ({rest} characters more)"
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -282,7 +288,7 @@ def described_by(weights: str | Path) -> Described | None:
 def print_left_out(messages: Iterable[str]) -> None:
     """Print a line for each sample that was skipped."""
     for message in messages:
-        print(f"left out: {message}")
+        print(f"left out: {printable(message)}")
 
 
 def wide_console() -> Console:

@@ -17,6 +17,7 @@ from paddle.nn import Layer
 from core.errors import ConfigError
 from core.settings.config import suggest
 from core.settings.optimizer_config import OptimizerConfig
+from core.settings.ranges import check_range
 from core.task import Batch, Losses, Outputs, Task, outside
 
 # kind -> module:class. A new strategy is one folder in core/ and one line here.
@@ -87,6 +88,7 @@ class StrategyConfig:
             raise ValueError(f"start_epoch: expected 0 or more, got {self.start_epoch}")
         if self.learning_rate_scale is not None and self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected > 0, got {self.learning_rate_scale}")
+        check_range(self, 0, 1e6, "learning_rate_scale")
 
 
 class Strategy:

@@ -58,7 +58,8 @@ def read_settings(arguments: argparse.Namespace) -> tuple[Settings, Settings, Te
     own = [each for each in arguments.override if each not in of_teacher]
     teachers = read_teachers(arguments.distill_config, [e[len(TEACHER) :] for e in of_teacher])
     overrides = parse_overrides(own)
-    fixed = "epochs" in recipe or "epochs" in overrides.get("train", {})
+    of_train = overrides.get("train")
+    fixed = "epochs" in recipe or (isinstance(of_train, dict) and "epochs" in of_train)
     return merge(settings, overrides), recipe, teachers, fixed
 
 

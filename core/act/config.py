@@ -11,7 +11,15 @@ from typing import Any, Literal
 from core.errors import ConfigError
 from core.quant.choices import ObserverKind, WeightType
 from core.settings.config import load_yaml, read
-from core.settings.optimizer_config import AdamW, Momentum, OptimizerConfig, Sgd
+from core.settings.optimizer_config import (
+    MOST_DECAY,
+    MOST_MOMENTUM,
+    AdamW,
+    Momentum,
+    OptimizerConfig,
+    Sgd,
+)
+from core.settings.ranges import check_range
 from core.targets.names import Processors
 
 OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2"]
@@ -88,6 +96,8 @@ class GlobalConfig:
         for name in ("batch_size", "calibration_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        check_range(self, 1, 1_000_000, "batch_size", "calibration_batches")
+        check_range(self, 0, 2**32 - 1, "seed")
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,7 @@ class DistillationConfig:
             if isinstance(value, tuple) and len(value) != count:
                 wanted = f"one for each of {count} groups of nodes" if grouped else "one"
                 raise ValueError(f"{name}: expected {wanted}, got {len(value)}")
+        check_range(self, 0, 1e6, "alpha")
 
     def groups(self, default: list[str]) -> list[tuple[LossKind, float, tuple[str, ...]]]:
         """Return loss, weight and nodes of each group."""
@@ -214,6 +225,9 @@ class OptimizerType:
     momentum: float = 0.9  # of Momentum
     use_nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        check_range(self, 0, MOST_MOMENTUM, "momentum")
+
 
 @dataclass(frozen=True)
 class GradClip:
@@ -234,6 +248,9 @@ class OptimizerBuilder:
     optimizer: OptimizerType = field(default_factory=OptimizerType)
     weight_decay: float = 0.0
     grad_clip: GradClip | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, MOST_DECAY, "weight_decay")
 
     @property
     def config(self) -> OptimizerConfig:

@@ -18,6 +18,7 @@ from core.distill.teacher import rename
 from core.errors import ConfigError
 from core.network.weights import assign
 from core.settings.config import load_yaml
+from core.settings.ranges import check_range
 from core.strategy import Context
 from core.task import Batch, Losses, Outputs, Task
 from core.training import checkpoint
@@ -42,6 +43,7 @@ class MutualConfig(ImitationConfig):
         super().__post_init__()
         if self.students < 2:
             raise ValueError(f"students: expected 2 or more, got {self.students}")
+        check_range(self, 2, 64, "students")
         if len(self.others) >= self.students:
             raise ValueError(
                 f"others: expected fewer than students ({self.students}), got {len(self.others)}"

@@ -19,6 +19,7 @@ from core.distill.teacher import Teacher
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
 from core.settings.optimizer_config import OptimizerConfig
+from core.settings.ranges import check_range
 from core.strategy import Context, Phase, Strategy, StrategyConfig
 from core.task import Batch, Losses, Outputs
 
@@ -45,6 +46,7 @@ class WeightScheduleConfig:
         for name in ("end_factor", "warmup_epochs"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        check_range(self, 0, 1e6, "end_factor", "warmup_epochs")
 
     def factor(self, epoch: int, start: int, end: int) -> float:
         """Return the factor in an epoch of the window [start, end)."""
@@ -81,6 +83,7 @@ class ImitationConfig(StrategyConfig):
         for name in ("weight", "truth_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        check_range(self, 0, 1e6, "weight", "truth_weight")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from core.distill.adapters import resize
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, parse_overrides, read, suggest
+from core.settings.ranges import check_range
 from core.task import Batch, Outputs, Task, build_task
 from core.training import checkpoint
 
@@ -46,6 +47,7 @@ class TeachingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+        check_range(self, 0, 1e6, "weight")
 
 
 def read_teachers(paths: Sequence[str], overrides: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -12,10 +12,12 @@ from paddle import Tensor
 
 from core.distill import feature_losses, losses
 from core.errors import ConfigError
+from core.settings.ranges import check_range
 from core.task import Batch
 
 # settings of single terms that must be above 0
 POSITIVE = ("temperature", "student_temperature", "teacher_temperature", "delta", "power")
+SMALLEST, LARGEST = 0.001, 1000
 Tensors = Sequence[Tensor]  # one of each layer that a term looks at
 
 
@@ -46,10 +48,13 @@ class Term:
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:
             raise ValueError(f"weight: expected 0 or more, got {self.weight}")
+        check_range(self, 0, 1e6, "weight")
         for name in POSITIVE:
             value = getattr(self, name, 1.0)
             if not 0 < value < math.inf:
                 raise ValueError(f"{name}: expected > 0, got {value}")
+            if not SMALLEST <= value <= LARGEST:
+                raise ValueError(f"{name}: expected {SMALLEST} to {LARGEST:,}, got {value}")
         if self.key is not None and (self.student is not None or self.teacher is not None):
             raise ValueError("key: names an output in place of layers; leave out student, teacher")
 
@@ -110,6 +115,10 @@ class Dkd(Term):
     temperature: float = 4.0
     label_key: str = "label"  # of the batch: integers [N], [N, H, W], or shares [N, C] of mixup
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 0, 1e6, "alpha", "beta")
+
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
         label = _of_batch(batch, self.label_key, f"{self.kind}.label_key")
         if label.is_floating_point():
@@ -129,6 +138,10 @@ class Dist(Term):
     inter_weight: float = 1.0
     intra_weight: float = 1.0
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 0, 1e6, "inter_weight", "intra_weight")
 
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
         weights = self.inter_weight, self.intra_weight
@@ -181,6 +194,10 @@ class DistMse(Term):
     loss_scale: float = 0.5
     weight_key: str = "target_weight"  # of the batch, [N, K]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, 0, 1e6, "loss_scale")
+
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
         mask = None
         if self.use_target_weight:
@@ -201,6 +218,7 @@ class Fsp(Term):
         for name in ("student", "teacher"):
             if not all(getattr(self, name)):
                 raise ValueError(f"{name}: expected two layers, the ends of a section")
+        check_range(self, 0, 1e6, "weight")
         if self.key is not None:
             raise ValueError("key: a section lies between two layers, not in an output")
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.prune.choices import Aggregate, Criterion
+from core.settings.ranges import check_range
 from core.strategy import StrategyConfig
 from core.targets.names import Backend
 
 Allocation = Literal["uniform", "sensitive", "global", "search"]
+LEAST_DELTA = 0.01  # smaller steps would take a measurement of each hundredth of each layer
+LEAST_LATENCY_MS = 0.001  # no clock tells less
 TARGETS = (
     "target_ratio",
     "target_parameters_ratio",
@@ -94,6 +97,10 @@ class PruneConfig(StrategyConfig):
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         _check_ratio("max_ratio", self.max_ratio)
         _check_ratio("delta_rate", self.delta_rate)
+        check_range(self, LEAST_DELTA, 1, "delta_rate")
+        check_range(self, LEAST_LATENCY_MS, 1e6, "target_latency_ms")
+        check_range(self, 1, 4096, "round_to", "threads")
+        check_range(self, 1, 100_000, "num_steps", "every_epochs", "search_steps")
         if not 0 < self.eval_rate <= 1:
             raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
         if self.calibration_samples < (1 if self.criterion == "taylor" else 0):

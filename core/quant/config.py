@@ -8,6 +8,7 @@ from typing import Literal
 from core.quant.choices import LayerType, ObserverKind, WeightType
 from core.quant.quantizers import Rounding
 from core.quant.scales import BITS
+from core.settings.ranges import check_range
 from core.strategy import StrategyConfig
 from core.targets.names import Processors, RoundedOutputs, Target
 
@@ -75,10 +76,12 @@ class QatConfig(StrategyConfig):
         for name in ("window_size", "calibration_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        check_range(self, 1, 1_000_000, "window_size")
         for name in ("warmup_epochs", "freeze_bn_after", "observer_off_after"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
+        check_range(self, 0, 1_000_000, "warmup_epochs")
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
         if self.activation_preprocess_type and self.activation_quantize_type == "lsq":

@@ -276,10 +276,10 @@ def _read_tables(cache: Path) -> tuple[_Table, ...]:
                 "%s: format_version %d, expected %d; not used", cache, version, FORMAT_VERSION
             )
             return ()
-        return read(_LatencyFile, content).tables
+        return read(_LatencyFile, content, measured=True).tables
     except OSError as error:
         raise ExportError(f"{cache}: cannot be read: {error.strerror}") from error
-    except (ValueError, ConfigError) as error:
+    except (ValueError, RecursionError, ConfigError) as error:
         raise ExportError(
             f"{cache}: not a table of measured layers ({error}); remove it to measure again"
         ) from error

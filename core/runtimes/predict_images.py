@@ -16,12 +16,12 @@ import numpy as np
 from core.errors import DataError, ExportError
 from core.runtimes.description import DESCRIPTION
 from core.runtimes.predictor import Predictor
-from core.settings.files import write_bytes, write_text
+from core.settings.files import write_bytes
 from core.task import Task, build_recorded_task
+from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import read_image
 
 PREDICTIONS = "predictions.json"
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _log = logging.getLogger(__name__)
 
 ImageSteps = Callable[[Sequence[Path]], Iterable[Path]]  # wraps the images, to show progress
@@ -45,6 +45,8 @@ def load_task(predictor: Predictor, model_dir: Path) -> Task:
 def list_images(path: Path) -> list[Path]:
     """Return the image, or the images in a folder and below it, in order of their names.
 
+    Hidden files and folders are left out.
+
     Raises:
         DataError: There is none.
     """
@@ -52,9 +54,9 @@ def list_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    images = sorted(each for each in path.rglob("*") if each.suffix.lower() in _SUFFIXES)
+    images = list_image_files(path)
     if not images:
-        raise DataError(f"{path}: holds no images ({', '.join(_SUFFIXES)})")
+        raise DataError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     return images
 
 
@@ -113,7 +115,8 @@ def predict_files(
             values = _to_plain(prediction, picture, outputs)
             results[file.relative_to(root).as_posix()] = {"picture": picture.as_posix(), **values}
         text = json.dumps(results, indent=1, ensure_ascii=False)
-        write_text(save_dir / PREDICTIONS, text + "\n")
+        # bytes of a file's name that are no UTF-8 become escapes, which JSON has too
+        write_bytes(save_dir / PREDICTIONS, f"{text}\n".encode("utf-8", "backslashreplace"))
     except OSError as error:
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error

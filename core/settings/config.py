@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import math
+import os
 import re
 import types
 import typing
@@ -15,13 +17,19 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from core.errors import ConfigError
+from core.settings.reading import read_text
+from core.settings.yaml_loader import MOST_DEPTH, parse_yaml, shown
 
 T = TypeVar("T")
 BASE_KEY = "_base_"
+MOST_BYTES = 1 << 20  # of a file
+MOST_CHARACTERS = 400  # of a key, or of what a dataclass says
+LARGEST = 2**63 - 1
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
 
-def read(cls: type[T], mapping: Any, path: str = "") -> T:
+def read(cls: type[T], mapping: Any, path: str = "", measured: bool = False) -> T:
     """Build the dataclass `cls` from a mapping, checking every key and type.
 
     A union of dataclasses is told apart by the key `kind`, which each of them names in a class
@@ -33,10 +41,13 @@ def read(cls: type[T], mapping: Any, path: str = "") -> T:
             dataclasses.
         mapping: What the YAML file says.
         path: Dotted path of `mapping` in the whole config, for messages.
+        measured: These are no settings, but what was found out: NaN and infinity occur.
 
     Raises:
         ConfigError: Unknown or missing key, wrong type, or a value the dataclass refuses.
     """
+    if not measured:
+        check_plain(mapping, path)
     value = _convert(cls, mapping, path)
     return typing.cast(T, value)
 
@@ -47,7 +58,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is absent, is not YAML, repeats a key, or is its own ancestor.
     """
-    return _load_with_bases(Path(path), ())
+    return _load_with_bases(Path(path), (), {})
 
 
 def load_one_yaml(path: Path) -> dict[str, Any]:
@@ -56,12 +67,10 @@ def load_one_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is absent, is not YAML, or repeats a key.
     """
+    if not os.path.lexists(path):
+        raise ConfigError(f"{path}: no such config file")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such config file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        content = parse_yaml(read_text(path, ConfigError, MOST_BYTES))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {_first_line(error)}") from error
     if content is None:
@@ -97,12 +106,16 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"{assignment}: an override is written key.sub=value")
+            raise ConfigError(f"{assignment[:80]}: an override is written key.sub=value")
         try:
-            value = yaml.load(text, _Loader)
+            value = parse_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{key}: {text!r} is not YAML: {_first_line(error)}") from error
-        for part in reversed(key.strip().split(".")):
+            said = _first_line(error)
+            raise ConfigError(f"{key[:80]}: {shown(text)} is not YAML: {said}") from error
+        parts = key.strip().split(".")
+        if len(parts) > MOST_DEPTH:
+            raise ConfigError(f"{key[:80]}: nested deeper than {MOST_DEPTH} levels")
+        for part in reversed(parts):
             value = {part: value}
         result = merge(result, value)
     return result
@@ -125,7 +138,31 @@ def check_words(value: Any, path: str) -> None:
         for index, each in enumerate(value):
             check_words(each, f"{path}.{index}")
     elif isinstance(value, str) and _WORD.fullmatch(value) is None:
-        raise ConfigError(f"{path}: expected a word (letters, digits, _ and -), got {value[:80]!r}")
+        raise ConfigError(f"{path}: expected a word (letters, digits, _ and -), got {shown(value)}")
+
+
+def check_plain(value: Any, path: str) -> None:
+    """Refuse what is never a legal setting, however deep it lies.
+
+    That is NaN and infinity, whole numbers that no machine word holds, and texts that cannot be
+    written: with NUL or half of a surrogate pair.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            check_plain(key, path)
+            check_plain(each, _join(path, key))
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            check_plain(each, _join(path, index))
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {value}")
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        raise ConfigError(f"{path}: expected a number up to {LARGEST:,}, got {shown(value)}")
+    elif isinstance(value, str) and _UNWRITABLE.search(value):
+        raise ConfigError(f"{path}: expected a text without NUL and surrogates, got {shown(value)}")
 
 
 def to_mapping(config: Any) -> Any:
@@ -152,42 +189,30 @@ def suggest(wrong: str, known: Sequence[str]) -> str:
     return f" (known: {', '.join(sorted(known))})" if known else ""
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, (str, int, float)):
-                raise yaml.YAMLError(f"line {line}: {key!r} cannot be a key")
-            if key in seen:
-                raise yaml.YAMLError(f"line {line}: the key {key!r} is written twice")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _load_with_bases(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    resolved = path.resolve()
+def _load_with_bases(
+    path: Path, children: tuple[str, ...], known: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Read a file over its bases; what is `known` by its path is not read again."""
+    content = load_one_yaml(path)
+    resolved = os.path.realpath(path)
     if resolved in children:
         raise ConfigError(f"{path}: {BASE_KEY} leads back to the file itself")
-    content = load_one_yaml(path)
+    if len(children) >= MOST_DEPTH:
+        raise ConfigError(f"{path}: {BASE_KEY} leads over more than {MOST_DEPTH} files")
+    if resolved in known:
+        return known[resolved]
     bases = content.pop(BASE_KEY, [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: {BASE_KEY}: expected a path or a list of paths, got {bases!r}")
+        got = shown(bases)
+        raise ConfigError(f"{path}: {BASE_KEY}: expected a path or a list of paths, got {got}")
+    if len(bases) > MOST_DEPTH:
+        raise ConfigError(f"{path}: {BASE_KEY}: expected up to {MOST_DEPTH}, got {len(bases)}")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = merge(merged, _load_with_bases(path.parent / base, (*children, resolved)))
-    return merge(merged, content)
+        merged = merge(merged, _load_with_bases(path.parent / base, (*children, resolved), known))
+    known[resolved] = merge(merged, content)
+    return known[resolved]
 
 
 def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
@@ -201,11 +226,11 @@ def _convert(wanted: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _convert_union(arguments, value, path)
     if origin is Literal:
-        if value in arguments and not (isinstance(value, bool) and True not in arguments):
+        if any(value == each and type(value) is type(each) for each in arguments):
             return value
         names = [str(a) for a in arguments]
         raise ConfigError(
-            f"{path}: expected one of {', '.join(names)}, got {value!r}"
+            f"{path}: expected one of {', '.join(names)}, got {shown(value)}"
             + (suggest(value, names) if isinstance(value, str) else "")
         )
     if dataclasses.is_dataclass(wanted):
@@ -216,7 +241,7 @@ def _convert(wanted: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: expected a mapping, got {_typename(value)}")
         return {
-            _convert(arguments[0], k, f"{path}.{k}"): _convert(arguments[1], v, f"{path}.{k}")
+            _convert(arguments[0], k, _join(path, k)): _convert(arguments[1], v, _join(path, k))
             for k, v in value.items()
         }
     return _convert_scalar(wanted, value, path)
@@ -224,17 +249,22 @@ def _convert(wanted: Any, value: Any, path: str) -> Any:
 
 def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ConfigError(f"{path}: got {shown(value)}, too large") from error
     if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
         return value
-    raise ConfigError(f"{path}: expected {wanted.__name__}, got {_typename(value)} ({value!r})")
+    raise ConfigError(
+        f"{path}: expected {wanted.__name__}, got {_typename(value)} ({shown(value)})"
+    )
 
 
 def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, path: str) -> Any:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{path}: expected a list, got {_typename(value)} ({value!r})")
+        raise ConfigError(f"{path}: expected a list, got {_typename(value)} ({shown(value)})")
     if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
         if len(value) != len(arguments):
             raise ConfigError(f"{path}: expected {len(arguments)} values, got {len(value)}")
@@ -252,9 +282,9 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     tagged = {o.kind: o for o in options if dataclasses.is_dataclass(o) and hasattr(o, "kind")}
     if tagged and isinstance(value, Mapping):
         kind = value.get("kind")
-        if kind not in tagged:
-            known = list(tagged)
-            raise ConfigError(f"{_join(path, 'kind')}: got {kind!r}{suggest(str(kind), known)}")
+        if not isinstance(kind, str) or kind not in tagged:
+            hint = suggest(str(kind)[:80], list(tagged))
+            raise ConfigError(f"{_join(path, 'kind')}: got {shown(kind)}{hint}")
         return _convert(tagged[kind], {k: v for k, v in value.items() if k != "kind"}, path)
     sure = _only_candidate(options, value)
     if sure is not None:
@@ -268,7 +298,7 @@ def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
     if len(errors) == 1:
         raise ConfigError(errors[0])
     names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise ConfigError(f"{path}: expected {names}, got {_typename(value)} ({value!r})")
+    raise ConfigError(f"{path}: expected {names}, got {_typename(value)} ({shown(value)})")
 
 
 def _only_candidate(options: tuple[Any, ...], value: Any) -> Any:
@@ -297,7 +327,9 @@ def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
         del value["kind"]
     for key in value:
         if key not in fields:
-            raise ConfigError(f"{_join(path, key)}: unknown key{suggest(str(key), list(fields))}")
+            raise ConfigError(
+                f"{_join(path, key)}: unknown key{suggest(str(key)[:80], list(fields))}"
+            )
     arguments = {}
     for name, field in fields.items():
         if name in value:
@@ -307,11 +339,12 @@ def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
     try:
         return cls(**arguments)
     except ValueError as error:
-        raise ConfigError(_join(path, str(error))) from error
+        raise ConfigError(_join(path, error)) from error
 
 
 def _join(path: str, key: Any) -> str:
-    return f"{path}.{key}" if path else str(key)
+    key = str(key) if len(str(key)) <= MOST_CHARACTERS else f"{str(key)[:MOST_CHARACTERS]}..."
+    return f"{path}.{key}" if path else key
 
 
 def _typename(value: Any) -> str:

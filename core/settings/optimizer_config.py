@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from core.settings.ranges import check_range
+
+MOST_MOMENTUM = 0.999999  # with 1, nothing is ever forgotten
+MOST_DECAY = 100.0
+
 
 @dataclass(frozen=True)
 class Momentum:
@@ -16,6 +21,10 @@ class Momentum:
     weight_decay: float = 1e-4
     no_weight_decay: tuple[str, ...] = ()  # globs on parameter paths
 
+    def __post_init__(self) -> None:
+        check_range(self, 0, MOST_MOMENTUM, "momentum")
+        check_range(self, 0, MOST_DECAY, "weight_decay")
+
 
 @dataclass(frozen=True)
 class Sgd:
@@ -24,6 +33,9 @@ class Sgd:
     kind: ClassVar[str] = "sgd"
     weight_decay: float = 0.0
     no_weight_decay: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, MOST_DECAY, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,11 @@ class AdamW:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     no_weight_decay: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, MOST_MOMENTUM, "beta1", "beta2")
+        check_range(self, 1e-16, 1, "epsilon")
+        check_range(self, 0, MOST_DECAY, "weight_decay")
 
 
 OptimizerConfig = Momentum | Sgd | AdamW

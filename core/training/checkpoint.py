@@ -150,7 +150,7 @@ def load_description(weights: str | Path) -> CheckpointDescription | None:
         plain = json.loads(content)
         if isinstance(plain, dict) and plain.get("format", FORMAT) != FORMAT:
             raise CheckpointError(f"{path}: format {plain['format']!r}, expected {FORMAT}")
-        description = read(CheckpointDescription, plain)
+        description = read(CheckpointDescription, plain, measured=True)
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path}: not a description of a checkpoint: {error}") from error
     if description.digest and not is_sealed(content, description.digest):

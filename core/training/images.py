@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import cv2
 import numpy as np
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
+from core.settings.reading import read_bytes
 from core.task import Arrays, Sample
+from core.training.image_files import JPEG, declared_size, is_whole
+
+Size = tuple[int, int]  # width, height
+CHANNELS = 3
+MOST_SIDE = 32766  # of an image, in pixels: OpenCV moves and turns no larger ones
+MOST_PIXELS = 1 << 28
+# what networks of PaddleClas and PaddleSeg call the number of channels of their input
+CHANNEL_OPTIONS = ("input_image_channel", "in_channels", "in_chans", "in_channel", "input_channels")
 
 
 def stack(samples: list[Sample]) -> Arrays:
@@ -15,21 +27,87 @@ def stack(samples: list[Sample]) -> Arrays:
 
 
 def read_image(path: str) -> np.ndarray:
-    """Read an image file as RGB [H, W, 3] uint8.
+    """Read an image file as RGB [H, W, 3] uint8, the way up that viewers show it (EXIF).
 
     Raises:
-        DataError: The file is missing, truncated or no image.
+        DataError: The file is missing, truncated, too large or no image.
     """
+    return _decode(_read(path), path, cv2.IMREAD_COLOR)
+
+
+def read_annotated_image(path: str, size: Size | None, told_by: str) -> np.ndarray:
+    """Read an image as RGB [H, W, 3] uint8, the way up that its annotation refers to.
+
+    That is as it is stored; or turned as EXIF says, if the annotated size fits only so.
+
+    Args:
+        path: Of the image.
+        size: Annotated width and height, where they are known.
+        told_by: What says so, for the message.
+
+    Raises:
+        DataError: As `read_image`, or the image has another size.
+    """
+    content = _read(path)
+    stored = _decode(content, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if size is None or _size_of(stored) == size:
+        return stored
+    turned = _decode(content, path, cv2.IMREAD_COLOR)
+    if _size_of(turned) == size:
+        return turned
+    width, height = _size_of(stored)
+    raise DataError(f"{path}: the image is {width}x{height}, {told_by} {size[0]}x{size[1]}")
+
+
+def check_channels(options: Mapping[str, Any], path: str) -> None:
+    """Refuse arguments of a network for images of one channel, or four: all are read with three.
+
+    Raises:
+        ConfigError: Names the argument.
+    """
+    for name in CHANNEL_OPTIONS:
+        if options.get(name, CHANNELS) != CHANNELS:
+            raise ConfigError(
+                f"{path}.{name}: images are read with {CHANNELS} channels (grey ones get equal "
+                f"ones), so the network must take {CHANNELS}, got {options[name]!r}"
+            )
+
+
+def check_size(path: str, width: int, height: int) -> None:
+    """Refuse an image that is larger than can be worked with.
+
+    Raises:
+        DataError: Names its size.
+    """
+    if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
+        raise DataError(
+            f"{path}: the image is {width}x{height}; expected sides up to {MOST_SIDE} pixels and "
+            f"up to {MOST_PIXELS:,} pixels in all"
+        )
+
+
+def _read(path: str) -> bytes:
+    content = read_bytes(path, DataError)
+    if not is_whole(content):
+        kind = "JPEG" if content.startswith(JPEG) else "PNG"
+        raise DataError(f"{path}: the {kind} file is truncated")
+    width, height = declared_size(content) or (0, 0)
+    check_size(path, width, height)
+    return content
+
+
+def _decode(content: bytes, path: str, flags: int) -> np.ndarray:
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    # the mark of the end has to follow the last scan; what comes behind it does not matter
-    if content[:2] == b"\xff\xd8" and content.rfind(b"\xff\xd9") <= content.rfind(b"\xff\xda"):
-        raise DataError(f"{path}: the JPEG file is truncated")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except (cv2.error, MemoryError) as error:  # of a kind or a size that OpenCV does not take
+        reason = getattr(error, "err", "") or "out of memory"
+        raise DataError(f"{path}: not an image that OpenCV can decode: {reason}") from error
     if image is None:
         raise DataError(f"{path}: not an image that OpenCV can decode")
+    check_size(path, *_size_of(image))
     rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _size_of(image: np.ndarray) -> Size:
+    return image.shape[1], image.shape[0]

@@ -91,11 +91,11 @@ def load(kind: type[T], file: Path) -> list[T]:
     if not file.exists():
         return []
     try:
-        content = read(_MeasurementsFile, json.loads(file.read_text(encoding="utf-8")))
-        found = [read(kind, entry, "measurements") for entry in content.measurements]
+        content = read(_MeasurementsFile, json.loads(file.read_text("utf-8")), measured=True)
+        found = [read(kind, entry, "measurements", True) for entry in content.measurements]
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, ConfigError) as error:
+    except (ValueError, RecursionError, ConfigError) as error:
         raise DataError(
             f"{file}: not a file of sensitivities ({error}); remove it to measure anew"
         ) from error

@@ -12,10 +12,14 @@ import paddle
 from core.errors import ConfigError
 from core.settings.config import read
 from core.settings.optimizer_config import Momentum, OptimizerConfig
+from core.settings.ranges import check_range
 from core.task import Split, Task, build_task
+from core.training.image_settings import MOST_SEED
 from core.training.loader import Loader
 from core.training.precision import AmpType
-from core.training.schedules import Cosine, LearningRateSchedule
+from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
+
+MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,11 @@ class TrainConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate: expected > 0, got {self.learning_rate}")
+        check_range(self, 0, 1e6, "learning_rate")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm: expected > 0, got {self.clip_norm}")
+        check_range(self, 1, MOST_EPOCHS, "epochs", "eval_every", "early_stop", "accumulate")
+        check_range(self, 1, MOST_SAMPLES, "batch_size", "eval_batch_size", "steps_per_epoch")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected between 0 and 1, got {self.ema_decay}")
 
@@ -75,6 +82,9 @@ class _CoreSections:
     train: TrainConfig
     seed: int = 0
     device: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, MOST_SEED, "seed")
 
 
 def read_run(settings: Mapping[str, Any]) -> Run:

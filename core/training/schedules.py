@@ -6,6 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from core.settings.ranges import check_range
+
+MOST_EPOCHS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -18,6 +22,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         _check_warmup(self)
+        check_range(self, 0, 1, "end_factor")
 
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate at `progress` in [0, 1]."""
@@ -37,6 +42,8 @@ class Poly:
 
     def __post_init__(self) -> None:
         _check_warmup(self)
+        check_range(self, 0, 1, "end_factor")
+        check_range(self, 0, 100, "power")
 
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate at `progress` in [0, 1]."""
@@ -55,6 +62,8 @@ class Piecewise:
 
     def __post_init__(self) -> None:
         _check_warmup(self)
+        check_range(self, 0, 1, "gamma")
+        check_range(self, 0, MOST_EPOCHS, "milestones")
 
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate in (fractional) epoch `epoch`."""
@@ -83,6 +92,7 @@ LearningRateSchedule = Cosine | Poly | Piecewise | Constant
 def _check_warmup(schedule: LearningRateSchedule) -> None:
     if schedule.warmup_epochs < 0:
         raise ValueError(f"warmup_epochs: expected 0 or more, got {schedule.warmup_epochs}")
+    check_range(schedule, 0, MOST_EPOCHS, "warmup_epochs")
     if not 0 <= schedule.warmup_start <= 1:
         raise ValueError(f"warmup_start: expected 0..1, got {schedule.warmup_start}")
 

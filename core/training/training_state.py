@@ -50,7 +50,7 @@ def read_training_state(content: Mapping[str, Any], where: str) -> TrainingState
         CheckpointError: One is missing, unknown or of another kind.
     """
     try:
-        return read(TrainingState, content)
+        return read(TrainingState, content, measured=True)
     except ConfigError as error:
         raise CheckpointError(f"{where}: training cannot go on from it: {error}") from error
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.settings.ranges import check_range
+from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
+
 Interpolation = Literal["bilinear", "bicubic", "area"]
 
 
@@ -34,6 +37,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_classes >= 2, "num_classes", "at least 2", self.num_classes)
+        check_range(self, 2, 1_000_000, "num_classes")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class DataConfig:
         )
         _require(all(s > 0 for s in self.std), "std", "positive values", self.std)
         _require(self.num_workers >= 0, "num_workers", "0 or more", self.num_workers)
+        check_range(self, 8, MOST_SIDE, "image_size", "resize_short")
+        check_input(self)
 
 
 @dataclass(frozen=True)
@@ -99,15 +105,20 @@ class AugmentConfig:
         for name in ("scale", "ratio", "erasing_area", "erasing_ratio"):
             low, high = getattr(self, name)
             _require(0 < low <= high, name, "0 < low <= high", [low, high])
+        check_range(self, 0.01, 100, "ratio", "erasing_ratio")
         for name in ("scale", "erasing_area"):
             _require(getattr(self, name)[1] <= 1, name, "shares up to 1", getattr(self, name))
+        check_range(self, 1e-4, 1, "scale", "erasing_area")
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
             _require(0 <= value <= 1, name, "a value in 0..1", value)
         _require(0 <= self.hue <= 0.5, "hue", "a value in 0..0.5", self.hue)
         for name in ("mixup", "cutmix"):
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            if getattr(self, name):  # a Beta distribution of less cannot be drawn from
+                check_range(self, 0.01, 1000, name)
         _require(self.policy_layers >= 1, "policy_layers", "at least 1", self.policy_layers)
+        check_range(self, 1, 100, "policy_layers")
         magnitude = self.policy_magnitude
         _require(0 <= magnitude <= 10, "policy_magnitude", "a value in 0..10", magnitude)
 
@@ -123,6 +134,7 @@ class LossConfig:
         smoothing = self.label_smoothing
         _require(0 <= smoothing < 1, "label_smoothing", "a value in 0..1 (less than 1)", smoothing)
         _require(self.auxiliary_weight >= 0, "auxiliary_weight", "0 or more", self.auxiliary_weight)
+        check_range(self, 0, 1e6, "auxiliary_weight")
 
 
 @dataclass(frozen=True)
@@ -149,6 +161,9 @@ class SyntheticConfig:
         for name in ("train_images", "val_images"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(self.side >= 32, "side", "at least 32", self.side)
+        check_range(self, 1, 1_000_000, "train_images", "val_images")
+        check_range(self, 32, 4096, "side")
+        check_range(self, 0, MOST_SEED, "seed")
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import DataError
+from core.settings.reading import read_lines
 from core.task import Arrays, Sample, Split
+from core.training.image_files import list_class_folders, list_image_files, tell_of_clutter
 from core.training.images import read_image, stack
+from tasks.cls.class_names import class_names, folder_classes, uses_folders
 from tasks.cls.config import AugmentConfig, Config, DataConfig
 from tasks.cls.mixing import cutmix, mixup, one_hot
 from tasks.cls.transforms import EvalTransform, TrainTransform
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MOST_DIGITS = 9  # of a label
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ def build_dataset(config: Config, split: Split) -> ImageDataset:
         raise DataError(
             f"{data.root}: the data has {len(names)} classes, model.num_classes is {num_classes}"
         )
-    if _uses_folders(data):
+    if uses_folders(data):
         folder = "val" if split == "val" else "train"
-        items = read_folders(Path(data.root) / folder, _folder_classes(data))
+        items = read_folders(Path(data.root) / folder, folder_classes(data))
     else:
         listed = data.val_list if split == "val" else data.train_list
         items = read_list(Path(data.root) / listed, Path(data.root), num_classes)
@@ -94,7 +97,7 @@ def read_list(path: Path, root: Path, num_classes: int) -> Items:
         DataError: Missing, empty, a malformed line, or a label out of range; with file and line.
     """
     paths, labels = [], []
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path, DataError):
         name, _, text = line.replace("\t", " ").rpartition(" ")
         if not name.strip() or not _is_integer(text):
             raise DataError(f"{path}:{number}: expected 'path label', got {line!r}")
@@ -119,14 +122,12 @@ def read_folders(folder: Path, classes: list[str]) -> Items:
     """
     paths: list[str] = []
     labels: list[int] = []
-    for name in _list_folders(folder):
+    names = list_class_folders(folder)
+    tell_of_clutter(folder, (each.name for each in folder.iterdir()))
+    for name in names:
         if name not in classes:
             raise DataError(f"{folder / name}: no class of this name in train/")
-        pictures = sorted(
-            str(file)
-            for file in (folder / name).rglob("*")
-            if file.suffix.lower() in _IMAGE_SUFFIXES
-        )
+        pictures = sorted(str(file) for file in list_image_files(folder / name))
         paths += pictures
         labels += [classes.index(name)] * len(pictures)
     if not paths:
@@ -134,81 +135,5 @@ def read_folders(folder: Path, classes: list[str]) -> Items:
     return Items(paths, np.array(labels, np.int64))
 
 
-def class_names(data: DataConfig) -> tuple[str, ...]:
-    """Return the names of the classes: from the labels file, else the class folders, else none.
-
-    Raises:
-        DataError: The labels file is malformed, or contradicts `data.class_names`.
-    """
-    found, known = _names_in(data), data.class_names
-    if found and known and found != known:
-        place = next((i for i, (a, b) in enumerate(zip(found, known)) if a != b), None)
-        if place is None:
-            raise DataError(
-                f"{data.root}: {len(found)} classes, expected {len(known)} (data.class_names)"
-            )
-        raise DataError(
-            f"{data.root}: class {place} is {found[place]!r}, expected {known[place]!r} "
-            "(data.class_names)"
-        )
-    return known or found
-
-
-def _names_in(data: DataConfig) -> tuple[str, ...]:
-    path = Path(data.root) / data.labels
-    if path.is_file():
-        return tuple(read_labels(path))
-    if _uses_folders(data) and (Path(data.root) / "train").is_dir():
-        return tuple(_folder_classes(data))
-    return ()
-
-
-def read_labels(path: Path) -> list[str]:
-    """Read a labels file: `index name` per line in any order, or `name` per line in class order.
-
-    Raises:
-        DataError: An index is missing or given twice.
-    """
-    lines = list(_read_lines(path))
-    split = [(number, *line.partition(" ")[::2]) for number, line in lines]
-    if not all(_is_integer(index) and name.strip() for _, index, name in split):
-        return [line for _, line in lines]
-    names: dict[int, str] = {}
-    for number, index, name in split:
-        if int(index) in names or not 0 <= int(index) < len(split):
-            raise DataError(f"{path}:{number}: class index {index} is repeated or leaves a gap")
-        names[int(index)] = name.strip()
-    return [names[index] for index in range(len(names))]
-
-
-def _uses_folders(data: DataConfig) -> bool:
-    root = Path(data.root)
-    lists_exist = any((root / name).is_file() for name in (data.train_list, data.val_list))
-    return not lists_exist and any((root / name).is_dir() for name in ("train", "val"))
-
-
-def _folder_classes(data: DataConfig) -> list[str]:
-    return _list_folders(Path(data.root) / "train")
-
-
-def _list_folders(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
-
-
-def _read_lines(path: Path) -> list[tuple[int, str]]:
-    """Return (line number, text) of the lines that are not blank."""
-    try:
-        content = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a UTF-8 text file") from error
-    lines = enumerate(content.splitlines(), start=1)
-    return [(number, line.strip()) for number, line in lines if line.strip()]
-
-
 def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
+    return text.removeprefix("-").isdecimal() and len(text) <= MOST_DIGITS

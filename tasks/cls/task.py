@@ -25,8 +25,9 @@ from core.task import (
     SlimHints,
     Split,
 )
+from tasks.cls.class_names import class_names
 from tasks.cls.config import Config
-from tasks.cls.data import ImageDataset, build_dataset, class_names
+from tasks.cls.data import ImageDataset, build_dataset
 from tasks.cls.losses import classification_losses
 from tasks.cls.metrics import ClassificationMetric
 from tasks.cls.models.anatomy import dissect

@@ -10,6 +10,7 @@ import math
 import cv2
 import numpy as np
 
+from core.training.images import MOST_SIDE
 from tasks.cls import policies
 from tasks.cls.config import AugmentConfig, DataConfig
 
@@ -80,9 +81,17 @@ class EvalTransform:
 
 
 def resize_short(image: np.ndarray, side: int, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """Resize so that the shorter side is `side`; the shape stays proportional, rounded."""
+    """Resize so that the shorter side is `side`; the shape stays proportional, rounded.
+
+    Of an image that would be too long for OpenCV, only the middle is kept.
+    """
     height, width = image.shape[:2]
     scale = side / min(height, width)
+    longest = max(int(MOST_SIDE / scale), 1)
+    if max(height, width) > longest:
+        top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+        image = image[top : top + longest, left : left + longest]
+        height, width = image.shape[:2]
     size = (round(width * scale), round(height * scale))
     if size == (width, height):
         return image
@@ -136,7 +145,8 @@ def _draw_window(
             )
             return int(top), int(left), h, w
     shape = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * shape)), min(height, round(width / shape))
+    w = min(width, max(round(height * shape), 1))
+    h = min(height, max(round(width / shape), 1))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

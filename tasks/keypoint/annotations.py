@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,16 @@ from typing import Any
 import numpy as np
 
 from core.errors import DataError
+from core.settings.reading import read_json
+from core.settings.yaml_loader import shown
+from tasks.keypoint.categories import category_of, choose_category, is_id, is_number
 from tasks.keypoint.config import BoxEnds
 
-PERSON_CATEGORY = 1
+MOST = 1e12  # of any number
+MOST_AREA = 1e10  # COCO's tools leave out who is larger
+LEAST_SIDE = 1e-3  # of a box, in pixels
+LONGEST_NAME = 4096  # of a file
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,12 +31,14 @@ class Annotations:
         files: File name of each image id.
         sizes: Width and height of each image id, where the file tells them.
         people: Its annotations as COCOeval wants them, crowds and unlabelled persons included.
+        category: Id of the category that they have.
     """
 
     path: str
     files: dict[int, str]
     sizes: dict[int, tuple[int, int]]
     people: list[dict[str, Any]]
+    category: int
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Persons:
     Attributes:
         files: [P] file name of the image.
         image_ids: [P].
+        sizes: [P, 2] width and height of the image; 0 where the file does not tell them.
         boxes: [P, 4] x, y, width, height, clipped to the image.
         joints: [P, K, 3] x, y, visibility; all 0 for detections.
         scores: [P] of the detector; 1 for annotated boxes.
@@ -48,6 +57,7 @@ class Persons:
 
     files: np.ndarray
     image_ids: np.ndarray
+    sizes: np.ndarray
     boxes: np.ndarray
     joints: np.ndarray
     scores: np.ndarray
@@ -57,38 +67,53 @@ class Persons:
         return len(self.files)
 
 
-def load_annotations(path: str | Path, num_joints: int) -> Annotations:
+def load_annotations(
+    path: str | Path, num_joints: int, category: str | int | None = None
+) -> Annotations:
     """Read and check a COCO keypoint file.
+
+    Args:
+        path: Of the file.
+        num_joints: That each person must have.
+        category: Name or id of the category whose annotations are persons; None takes the first
+            that has keypoints.
 
     Raises:
         DataError: The file is missing, not JSON, not of COCO's form, has no keypoints or another
-            number of joints, or an annotation belongs to no image.
+            number of joints, repeats an image, or an annotation belongs to no image.
     """
-    content = _read_json(Path(path))
+    content = read_json(path, DataError, _drop_masks)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise DataError(f"{path}: expected a COCO file with 'images' and 'annotations'")
     for key in ("images", "annotations"):
         if not isinstance(content[key], list):
             got = type(content[key]).__name__
             raise DataError(f"{path}: {key}: expected a list, got {got}")
-    files, sizes = {}, {}
-    for number, image in enumerate(content["images"]):
-        try:
-            identity = image["id"]
-            files[identity] = str(image["file_name"])
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: images[{number}] has no 'id' and 'file_name'") from error
-        if not isinstance(identity, int):
-            raise DataError(f"{path}: images[{number}]: expected a number as id, got {identity!r}")
-        if "width" in image and "height" in image:
-            sizes[identity] = _size(f"{path}: images[{number}]", image["width"], image["height"])
-    if not any(isinstance(a, dict) and "keypoints" in a for a in content["annotations"]):
-        raise DataError(f"{path}: no annotation has 'keypoints': not a COCO keypoint file")
-    people = [
-        _check_person(f"{path}: annotations[{number}]", raw, files, num_joints)
-        for number, raw in enumerate(content["annotations"])
-    ]
-    return Annotations(str(path), files, sizes, people)
+    files, sizes = _read_images(f"{path}", content["images"])
+    chosen = choose_category(f"{path}", content, category)
+    people: list[dict[str, Any]] = []
+    odd: list[str] = []
+    for number, raw in enumerate(content["annotations"]):
+        where = f"{path}: annotations[{number}]"
+        if not isinstance(raw, dict) or not {"image_id", "bbox"} <= raw.keys():
+            raise DataError(f"{where}: expected image_id and bbox")
+        if "id" in raw:
+            where = f"{where} (id {shown(raw['id'])})"
+        if category_of(where, raw, chosen) == chosen:
+            people.append(_check_person(where, raw, files, num_joints, chosen))
+            area = people[-1]["area"]
+            if _settle_area(people[-1]):
+                odd.append(f"{where}: area: {area:g} cannot be")
+    left_out = len(content["annotations"]) - len(people)
+    if left_out:
+        log.info(
+            "%s: persons are the %d annotations of category %d; %d of others are left out "
+            "(data.category)",
+            *(path, len(people), chosen, left_out),
+        )
+    if odd:
+        log.warning("%s; that of the box is taken, in %d annotations", odd[0], len(odd))
+    return Annotations(str(path), files, sizes, people, chosen)
 
 
 def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> Persons:
@@ -115,6 +140,7 @@ def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> P
     return Persons(
         files=np.array([annotations.files[identity] for identity in image_ids]),
         image_ids=np.array(image_ids, dtype=np.int64),
+        sizes=np.array([annotations.sizes.get(i, (0, 0)) for i in image_ids], dtype=np.int64),
         boxes=np.array(boxes, dtype=np.float32),
         joints=np.array([p["keypoints"] for p in chosen], np.float32).reshape(len(chosen), -1, 3),
         scores=np.ones(len(chosen), dtype=np.float32),
@@ -124,12 +150,12 @@ def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> P
 def detected_persons(
     path: str | Path, annotations: Annotations, num_joints: int, min_score: float
 ) -> Persons:
-    """List the persons that a detector found: COCO's result format, category 1.
+    """List the persons that a detector found: COCO's result format, the persons' category.
 
     Raises:
         DataError: The file is missing or broken, names an unknown image, or no box is left.
     """
-    content = _read_json(Path(path))
+    content = read_json(path, DataError, _drop_masks)
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of detections, got {type(content).__name__}")
     image_ids, boxes, scores = [], [], []
@@ -137,11 +163,11 @@ def detected_persons(
         where = f"{path}: detection {number}"
         if not isinstance(found, dict) or not {"image_id", "bbox", "score"} <= found.keys():
             raise DataError(f"{where}: expected image_id, bbox and score")
-        if found.get("category_id", PERSON_CATEGORY) != PERSON_CATEGORY:
+        if category_of(where, found, annotations.category) != annotations.category:
             continue
-        if not isinstance(found["image_id"], int) or found["image_id"] not in annotations.files:
+        if not is_id(found["image_id"]) or found["image_id"] not in annotations.files:
             raise DataError(
-                f"{where}: {annotations.path} has no image with the id {found['image_id']!r}"
+                f"{where}: {annotations.path} has no image with the id {shown(found['image_id'])}"
             )
         raw_box = _numbers(f"{where}: bbox", found["bbox"], 4)
         box = _clip(raw_box, annotations.sizes.get(found["image_id"]))
@@ -155,24 +181,12 @@ def detected_persons(
     return Persons(
         files=np.array([annotations.files[identity] for identity in image_ids]),
         image_ids=np.array(image_ids, dtype=np.int64),
+        sizes=np.array([annotations.sizes.get(i, (0, 0)) for i in image_ids], dtype=np.int64),
         boxes=np.array(boxes, dtype=np.float32),
         joints=np.zeros((len(image_ids), num_joints, 3), np.float32),
         scores=np.array(scores, dtype=np.float32),
         detected=True,
     )
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        with path.open(encoding="utf-8") as file:
-            return json.load(file, object_hook=_drop_masks)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file") from error
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: not JSON: {error.msg} at {place}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _drop_masks(mapping: dict[str, Any]) -> dict[str, Any]:
@@ -181,13 +195,32 @@ def _drop_masks(mapping: dict[str, Any]) -> dict[str, Any]:
     return mapping
 
 
-def _check_person(where: str, raw: Any, files: dict[int, str], num_joints: int) -> dict[str, Any]:
-    if not isinstance(raw, dict) or not {"image_id", "bbox"} <= raw.keys():
-        raise DataError(f"{where}: expected image_id and bbox")
-    if "id" in raw:
-        where = f"{where} (id {raw['id']})"
-    if not isinstance(raw["image_id"], int) or raw["image_id"] not in files:
-        raise DataError(f"{where}: no image has the id {raw['image_id']!r}")
+def _read_images(path: str, images: list[Any]) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
+    """Return file name and size of each image by its id."""
+    files: dict[int, str] = {}
+    sizes: dict[int, tuple[int, int]] = {}
+    for number, image in enumerate(images):
+        where = f"{path}: images[{number}]"
+        if not isinstance(image, dict) or not {"id", "file_name"} <= image.keys():
+            raise DataError(f"{where} has no 'id' and 'file_name'")
+        identity, name = image["id"], image["file_name"]
+        if not is_id(identity):
+            raise DataError(f"{where}: expected a number as id, got {shown(identity)}")
+        if identity in files:
+            raise DataError(f"{where}: id {identity} is repeated")
+        if not isinstance(name, str) or "\0" in name or len(name) > LONGEST_NAME:
+            raise DataError(f"{where}: file_name: expected the name of a file, got {shown(name)}")
+        files[identity] = name
+        if "width" in image and "height" in image:
+            sizes[identity] = _size(where, image["width"], image["height"])
+    return files, sizes
+
+
+def _check_person(
+    where: str, raw: dict[str, Any], files: dict[int, str], num_joints: int, category: int
+) -> dict[str, Any]:
+    if not is_id(raw["image_id"]) or raw["image_id"] not in files:
+        raise DataError(f"{where}: no image has the id {shown(raw['image_id'])}")
     keypoints = raw.get("keypoints", [0] * (3 * num_joints))
     if isinstance(keypoints, list) and len(keypoints) % 3 == 0 and len(keypoints) != 3 * num_joints:
         raise DataError(
@@ -195,22 +228,41 @@ def _check_person(where: str, raw: Any, files: dict[int, str], num_joints: int) 
         )
     keypoints = _numbers(f"{where}: keypoints", keypoints, 3 * num_joints)
     box = _numbers(f"{where}: bbox", raw["bbox"], 4)
+    crowd = raw.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        raise DataError(f"{where}: iscrowd: expected 0 or 1, got {shown(crowd)}")
     (area,) = _numbers(f"{where}: area", [raw.get("area", box[2] * box[3])], 1)
     return {
         "image_id": raw["image_id"],
-        "category_id": PERSON_CATEGORY,
+        "category_id": category,
         "bbox": box,
         "area": area,
-        "iscrowd": int(bool(raw.get("iscrowd", 0))),
+        "iscrowd": int(crowd),
         "keypoints": keypoints,
         "num_keypoints": sum(value > 0 for value in keypoints[2::3]),
     }
 
 
+def _settle_area(person: dict[str, Any]) -> bool:
+    """Take the box's area where the area cannot be; tell whether a labelled person had such.
+
+    COCO's tools divide errors by it. One without a box either is left out, as if not labelled.
+    """
+    if 0 < person["area"] <= MOST_AREA:
+        return False
+    width, height = person["bbox"][2:]
+    labelled = bool(person["num_keypoints"])
+    if min(width, height) <= 0:
+        person["num_keypoints"] = 0
+    else:
+        person["area"] = min(width * height, MOST_AREA)
+    return labelled
+
+
 def _size(where: str, width: Any, height: Any) -> tuple[int, int]:
     for name, value in (("width", width), ("height", height)):
-        if not isinstance(value, (int, float)) or not 1 <= value < math.inf:
-            raise DataError(f"{where}: {name}: expected a positive number, got {value!r}")
+        if not is_number(value) or not 1 <= value < MOST or value != int(value):
+            raise DataError(f"{where}: {name}: expected a positive number, got {shown(value)}")
     return int(width), int(height)
 
 
@@ -218,8 +270,9 @@ def _numbers(where: str, values: Any, count: int) -> list[float]:
     if not isinstance(values, list) or len(values) != count:
         got = f"{len(values)}" if isinstance(values, list) else type(values).__name__
         raise DataError(f"{where}: expected {count} numbers, got {got}")
-    if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
-        raise DataError(f"{where}: expected finite numbers only")
+    for value in values:
+        if not is_number(value) or not abs(value) <= MOST:
+            raise DataError(f"{where}: expected finite numbers only, got {shown(value)}")
     return values
 
 
@@ -227,7 +280,7 @@ def _clip(
     box: list[float], size: tuple[int, int] | None, box_ends: BoxEnds = "edge"
 ) -> list[float] | None:
     x, y, width, height = box
-    least = math.nextafter(0, 1)  # of a side
+    least = LEAST_SIDE
     if box_ends == "last_pixel":
         # what a box loses on the left it keeps on the right, as in PaddleDetection
         x, y = max(0.0, x), max(0.0, y)
@@ -239,4 +292,4 @@ def _clip(
         x, y = max(0.0, x), max(0.0, y)
         right, bottom = min(float(size[0]), right), min(float(size[1]), bottom)
     sides = (right - x, bottom - y)
-    return [x, y, *sides] if min(sides) >= least and max(sides) > 0 else None
+    return [x, y, *sides] if min(sides) >= least and max(sides) > LEAST_SIDE else None

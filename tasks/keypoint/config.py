@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from core.settings.ranges import check_range, check_weights
+from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
 from core.training.loader import OnError
 from tasks.keypoint.joints import JointsConfig, JointSet, resolve_joints
 from tasks.keypoint.models.config import ModelConfig
@@ -22,6 +24,8 @@ class DataConfig:
         val_annotations: COCO keypoint JSON of the validation split.
         train_images: Folder of the training images.
         val_images: Folder of the validation images.
+        category: Name or id of the category whose annotations are persons; null takes the first
+            category that has keypoints.
         input_size: Height and width that a person is cut to, multiples of 32.
         padding: How much larger than its box a person is cut out.
         box_ends: An annotated box ends at the edge of its last pixel, or at its last pixel's
@@ -39,6 +43,7 @@ class DataConfig:
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     train_images: str = "train2017"
     val_images: str = "val2017"
+    category: str | int | None = None
     input_size: tuple[int, int] = (256, 192)
     padding: float = 1.25
     box_ends: BoxEnds = "edge"
@@ -59,6 +64,10 @@ class DataConfig:
             raise ValueError(f"std: expected numbers > 0, got {list(self.std)}")
         if self.num_workers < 0:
             raise ValueError(f"num_workers: expected 0 or more, got {self.num_workers}")
+        check_range(self, 32, MOST_SIDE, "input_size")
+        check_range(self, 0.1, 100, "padding")
+        check_range(self, -1e6, 1e6, "detection_score")
+        check_input(self)
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,8 @@ class CodecConfig:
     def __post_init__(self) -> None:
         if self.sigma <= 0:
             raise ValueError(f"sigma: expected > 0, got {self.sigma}")
+        check_range(self, 0.1, 100, "sigma")
+        check_range(self, 3, 101, "blur_kernel")
         if self.blur_kernel is not None and (self.blur_kernel < 3 or self.blur_kernel % 2 == 0):
             raise ValueError(f"blur_kernel: expected an odd number > 1, got {self.blur_kernel}")
 
@@ -121,6 +132,8 @@ class AugmentConfig:
             raise ValueError(f"scale: expected 0 <= scale < 1, got {self.scale}")
         if self.rotation < 0:
             raise ValueError(f"rotation: expected 0 or more degrees, got {self.rotation}")
+        check_range(self, 0, 180, "rotation")
+        check_range(self, 0, 10_000, "half_body_joints")
         low, high = self.erase_area
         if not 0 < low <= high < 1:
             raise ValueError(f"erase_area: expected 0 < low <= high < 1, got [{low}, {high}]")
@@ -140,6 +153,10 @@ class MseLoss:
     loss_scale: float = 0.5
     use_target_weight: bool = True
     joint_weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_range(self, 1e-6, 1e6, "loss_scale")
+        check_weights("joint_weights", self.joint_weights or ())
 
 
 @dataclass(frozen=True)
@@ -162,6 +179,8 @@ class OhkmLoss:
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k: expected 1 or more, got {self.top_k}")
+        check_range(self, 1e-6, 1e6, "loss_scale")
+        check_weights("joint_weights", self.joint_weights or ())
 
 
 @dataclass(frozen=True)
@@ -191,6 +210,7 @@ class EvaluationConfig:
             raise ValueError(f"oks_nms: expected 0 < oks_nms <= 1 or null, got {self.oks_nms}")
         if self.pck_threshold <= 0:
             raise ValueError(f"pck_threshold: expected > 0, got {self.pck_threshold}")
+        check_range(self, 1e-6, 1e6, "pck_threshold")
 
 
 @dataclass(frozen=True)
@@ -215,6 +235,9 @@ class SyntheticConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         if min(self.size) < 64:
             raise ValueError(f"size: expected at least 64 pixels, got {list(self.size)}")
+        check_range(self, 1, 1_000_000, "train_images", "val_images")
+        check_range(self, 64, 4096, "size")
+        check_range(self, 0, MOST_SEED, "seed")
 
 
 @dataclass(frozen=True)

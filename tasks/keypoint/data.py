@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from core.errors import DataError
 from core.task import Arrays, Sample, Split
-from core.training.images import read_image, stack
+from core.training.images import read_annotated_image, stack
 from tasks.keypoint.annotations import (
     Annotations,
     Persons,
@@ -60,7 +61,7 @@ class KeypointDataset:
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         data, augment = self.config.data, self.config.augment
         train = self.split == "train"
-        image = read_image(os.path.join(self._folder, self.persons.files[index]))
+        image = self._read(index)
         joints = self.persons.joints[index]
         frame = frame_box(self.persons.boxes[index], data.input_size, data.padding)
         if train:
@@ -76,6 +77,22 @@ class KeypointDataset:
         if not train:
             sample |= {"person": np.array(index, dtype=np.int64), "to_image": invert(matrix)}
         return sample
+
+    def _read(self, index: int) -> np.ndarray:
+        """Read the image of a person; refuse one that the annotation cannot be of."""
+        path = os.path.join(self._folder, self.persons.files[index])
+        width, height = self.persons.sizes[index].tolist()
+        size = (width, height) if width else None
+        image = read_annotated_image(path, size, "its annotation says")
+        if size is None:
+            height, width = image.shape[:2]
+            x, y, wide, high = self.persons.boxes[index].tolist()
+            if x >= width or y >= height or x + wide <= 0 or y + high <= 0:
+                raise DataError(
+                    f"{path}: the image is {width}x{height}, and the box "
+                    f"[{x:g}, {y:g}, {wide:g}, {high:g}] of a person lies outside of it"
+                )
+        return image
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         return stack(samples)
@@ -100,10 +117,10 @@ def load_split(config: Config, split: Split) -> tuple[Annotations, Persons]:
         DataError: A file is missing or broken, or disagrees with the config.
     """
     count = config.model.num_joints
-    annotations = load_annotations(annotation_file(config, split), count)
+    path = annotation_file(config, split)
+    annotations = load_annotations(path, count, config.data.category)
     if split == "val" and config.data.detections is not None:
-        path = Path(config.data.root) / config.data.detections
-        persons = detected_persons(path, annotations, count, config.data.detection_score)
-    else:
-        persons = annotated_persons(annotations, config.data.box_ends)
-    return annotations, persons
+        found = Path(config.data.root) / config.data.detections
+        annotated_persons(annotations)  # without any, there is no score
+        return annotations, detected_persons(found, annotations, count, config.data.detection_score)
+    return annotations, annotated_persons(annotations, config.data.box_ends)

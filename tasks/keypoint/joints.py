@@ -103,6 +103,8 @@ def resolve_joints(config: JointsConfig, count: int) -> JointSet:
             raise ValueError(
                 f"joints.{key}: expected {count} values (model.num_joints), got {len(per_joint)}"
             )
+    if config.sigmas is not None and not all(1e-4 <= sigma <= 100 for sigma in config.sigmas):
+        raise ValueError(f"joints.sigmas: expected 0.0001 to 100, got {list(config.sigmas)}")
     _check_indices(config, count)
     numbered = COCO_NAMES if coco else tuple(f"joint_{i}" for i in range(count))
     uniform = COCO_SIGMAS if coco else (UNIFORM_SIGMA,) * count

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core.task import Arrays
-from tasks.keypoint.annotations import PERSON_CATEGORY, Annotations, Persons
+from tasks.keypoint.annotations import Annotations, Persons
 from tasks.keypoint.codec import Codec
 from tasks.keypoint.config import Config
 from tasks.keypoint.transforms import apply, frame_box
@@ -105,7 +105,7 @@ class KeypointMetric:
             results += [
                 {
                     "image_id": image_id,
-                    "category_id": PERSON_CATEGORY,
+                    "category_id": self.annotations.category,
                     "keypoints": points[i].reshape(-1).tolist(),
                     "score": float(scores[i]),
                 }
@@ -207,7 +207,7 @@ def coco_scores(
     truth.dataset = {
         "images": [{"id": identity} for identity in annotations.files],
         "annotations": people,
-        "categories": [{"id": PERSON_CATEGORY, "name": "person"}],
+        "categories": [{"id": annotations.category, "name": "person"}],
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()

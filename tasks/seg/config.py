@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from core.settings.ranges import check_range, check_weights
+from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
 from core.training.loader import OnError
 
 Size = tuple[int, int]
@@ -32,6 +34,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.num_classes < 2:
             raise ValueError(f"num_classes: expected at least 2, got {self.num_classes}")
+        check_range(self, 2, 65536, "num_classes")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class DataConfig:
             raise ValueError(f"num_workers: expected 0 or more, got {self.num_workers}")
         if min(self.std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {list(self.std)}")
+        check_input(self)
         _check_size("size", self.size)
 
 
@@ -87,8 +91,11 @@ class AugmentConfig:
                 f"scale_min: expected 0 < scale_min <= scale_max, got {self.scale_min} and "
                 f"{self.scale_max}"
             )
+        check_range(self, 0.01, 100, "scale_min", "scale_max")
         if self.scale_step < 0:
             raise ValueError(f"scale_step: expected 0 or more, got {self.scale_step}")
+        if self.scale_step:
+            check_range(self, 0.001, 100, "scale_step")
         for name in ("flip", "distort"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}: expected a probability, got {getattr(self, name)}")
@@ -107,6 +114,9 @@ class CrossEntropy:
 
     kind: ClassVar[str] = "cross_entropy"
     class_weights: tuple[float, ...] = ()  # one for each class; none: all 1
+
+    def __post_init__(self) -> None:
+        check_weights("class_weights", self.class_weights)
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,10 @@ class Dice:
     class_weights: tuple[float, ...] = ()
     smooth: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_weights("class_weights", self.class_weights)
+        check_range(self, 0, 1e6, "smooth")
+
 
 @dataclass(frozen=True)
 class Detail:
@@ -157,6 +171,7 @@ class Mixed:
                 f"coef: expected one number for each of {len(self.losses)} losses, "
                 f"got {len(self.coef)}"
             )
+        check_weights("coef", self.coef)
 
 
 Loss = CrossEntropy | Ohem | Dice | Detail | Mixed
@@ -176,6 +191,7 @@ class LossConfig:
                 f"coef: expected one number for each of {len(self.heads)} entries of heads, "
                 f"got {len(self.coef)}"
             )
+        check_weights("coef", self.coef)
 
 
 @dataclass(frozen=True)
@@ -205,6 +221,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
             raise ValueError(f"scales: expected positive numbers, got {list(self.scales)}")
+        check_range(self, 0.01, 100, "scales")
 
 
 @dataclass(frozen=True)
@@ -222,6 +239,9 @@ class SyntheticConfig:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
         if min(self.size) < 32:
             raise ValueError(f"size: expected at least 32, got {list(self.size)}")
+        check_range(self, 1, 1_000_000, "train_images", "val_images")
+        check_range(self, 32, 4096, "size")
+        check_range(self, 0, MOST_SEED, "seed")
 
 
 @dataclass(frozen=True)
@@ -273,3 +293,5 @@ def _check_class_weights(path: str, function: Loss, classes: int) -> None:
 def _check_size(name: str, size: Size | None) -> None:
     if size is not None and min(size) < 1:
         raise ValueError(f"{name}: expected positive [width, height], got {list(size)}")
+    if size is not None and max(size) > MOST_SIDE:
+        raise ValueError(f"{name}: expected up to {MOST_SIDE} pixels, got {list(size)}")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from core.errors import DataError
+from core.settings.reading import read_lines
 from core.task import Arrays, Sample, Split
-from core.training.images import read_image, stack
+from core.training.images import read_annotated_image, read_image, stack
 from tasks.seg import transforms
 from tasks.seg.config import Config, DataConfig
-
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY = 0  # colour type of PNG
+from tasks.seg.labels import check_classes, check_values, read_label
 
 
 class SegDataset:
@@ -31,6 +27,8 @@ class SegDataset:
         self.training = split == "train"
         data = config.data
         self.pairs = read_list(data, data.val_list if split == "val" else data.train_list)
+        label_paths = [label for _, label in self.pairs]
+        check_classes(label_paths, config.class_names, data.ignore_index)
         augment = config.augment
         self.only_shape: tuple[int, ...] | None = None  # that a training image may have
         if self.training and augment.crop is None and augment.resize is None:
@@ -42,13 +40,9 @@ class SegDataset:
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         image_path, label_path = self.pairs[index]
         data = self.config.data
-        image = read_image(str(image_path))
         label = read_label(str(label_path))
-        if image.shape[:2] != label.shape:
-            raise DataError(
-                f"{label_path}: the label map is {label.shape[1]}x{label.shape[0]}, "
-                f"the image {image_path.name} {image.shape[1]}x{image.shape[0]}"
-            )
+        size = label.shape[1], label.shape[0]
+        image = read_annotated_image(str(image_path), size, f"the label map {label_path.name}")
         check_values(label, label_path, self.config.model.num_classes, data.ignore_index)
         if not self.training:
             return evaluation_sample(image, data) | {
@@ -106,83 +100,18 @@ def read_list(data: DataConfig, name: str) -> list[tuple[Path, Path]]:
     """
     root = Path(data.root)
     path = root / name
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list of images cannot be read: {error}") from error
     pairs = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = [part.strip() for part in line.strip().split(data.separator)]
+    for number, line in read_lines(path, DataError):
+        parts = [part.strip() for part in line.split(data.separator)]
         if len(parts) != 2 or not all(parts):
             raise DataError(
                 f"{path}:{number}: expected an image and a label map separated by "
-                f"{data.separator!r} (data.separator), got {line.strip()!r}"
+                f"{data.separator!r} (data.separator), got {line[:200]!r}"
             )
         pairs.append((root / parts[0], root / parts[1]))
     if not pairs:
         raise DataError(f"{path}: the list of images is empty")
     return pairs
-
-
-def read_label(path: str) -> np.ndarray:
-    """Read a label map [H, W], exactly the stored indices: uint8, or int32 for 16-bit files.
-
-    Raises:
-        DataError: Missing or broken, or an image with colours in place of indices.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    is_png = content[:8] == PNG_SIGNATURE
-    if is_png and content[25:26] == bytes([GREY]):
-        label = _decode_grey(content)
-    else:
-        label = _decode_indices(content, path)
-    if label is None or (is_png and b"IEND" not in content[-64:]):
-        raise DataError(f"{path}: the label map is broken or truncated")
-    if label.ndim != 2:
-        raise DataError(
-            f"{path}: expected a label map with one channel, got {label.shape[2]} (colours?)"
-        )
-    return label if label.dtype == np.uint8 else label.astype(np.int32)
-
-
-def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: int) -> None:
-    """Refuse a label value that is neither a class nor the ignored one.
-
-    Raises:
-        DataError: Names the file and the value.
-    """
-    if int(label.max()) < num_classes:
-        return
-    wrong = (label >= num_classes) & (label != ignore_index)
-    if wrong.any():
-        raise DataError(
-            f"{path}: label value {int(label[wrong][0])}: expected 0..{num_classes - 1} "
-            f"(model.num_classes) or {ignore_index} (data.ignore_index)"
-        )
-
-
-def _decode_grey(content: bytes) -> np.ndarray | None:
-    label: np.ndarray | None = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    bits = content[24]
-    if label is not None and bits < 8:
-        label = label // np.uint8(255 // (2**bits - 1))  # OpenCV stretches to 0..255
-    return label
-
-
-def _decode_indices(content: bytes, path: str) -> np.ndarray | None:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            array = np.asarray(image)
-    except (OSError, ValueError, SyntaxError):
-        return None
-    if array.dtype == bool:
-        array = array.astype(np.uint8)
-    return array
 
 
 def _fill_up(samples: list[Sample], key: str, value: float) -> None:

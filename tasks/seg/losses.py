@@ -35,6 +35,11 @@ def head_losses(
     losses: Losses = {}
     for name, function, weight in zip(names, functions, coef):
         logits = outputs[name]
+        if isinstance(function, Detail) and logits.shape[1] != 1:
+            raise ConfigError(
+                f"loss.heads: detail judges a head of one channel, as networks of STDC have; "
+                f"output {name} of the network has {logits.shape[1]}"
+            )
         if not isinstance(function, Detail) and logits.shape[1] != num_classes:
             raise ConfigError(
                 f"loss.heads: output {name} of the network has {logits.shape[1]} channels, not one "

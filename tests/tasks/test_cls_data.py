@@ -13,8 +13,9 @@ from core.settings.config import read
 from core.training.images import read_image
 from core.training.loader import Loader
 from tasks.cls import synthetic
+from tasks.cls.class_names import class_names, read_labels
 from tasks.cls.config import AugmentConfig, Config, SyntheticConfig
-from tasks.cls.data import build_dataset, class_names, read_labels, read_list
+from tasks.cls.data import build_dataset, read_list
 from tasks.cls.task import Task
 
 

@@ -221,13 +221,13 @@ def test_broken_annotations_are_named(root, content, message):
 
 def test_a_missing_annotation_file_is_named(root):
     (root / "val.json").unlink()
-    with pytest.raises(DataError, match=r"val.json: no such annotation file"):
+    with pytest.raises(DataError, match=r"val.json: cannot be read: No such file"):
         load_split(build_config(root), "val")
 
 
 def test_bytes_that_are_no_text_are_named(root):
     (root / "val.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"val.json: cannot be read"):
+    with pytest.raises(DataError, match=r"val.json: not a UTF-8 text file"):
         load_split(build_config(root), "val")
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from core.errors import ConfigError, DataError
 from core.training.loader import Loader
-from tasks.seg.data import SegDataset, read_label, read_list
+from tasks.seg.data import SegDataset, read_list
+from tasks.seg.labels import read_label
 from tasks.seg.synthetic import ensure_drawn
 from tests.networks.seg_data import RNG, config_for
 
@@ -145,7 +146,7 @@ def test_separator_and_blank_lines(tmp_path):
         ("a.jpg b.png\na.jpg\n", r"train\.txt:2: expected an image and a label map.*'a\.jpg'"),
         ("a.jpg b.png c\n", r"train\.txt:1: .*separated by ' ' \(data\.separator\)"),
         ("\n", r"train\.txt: the list of images is empty"),
-        (None, r"train\.txt: the list of images cannot be read"),
+        (None, r"train\.txt: cannot be read: No such file"),
     ],
 )
 def test_broken_lists(tmp_path, text, message):
@@ -178,7 +179,7 @@ def colour_label(folder):
     ("damage", "message"),
     [
         (break_label_value, r"0_label\.png: label value 7: expected 0\.\.2 .* or 255"),
-        (break_label_size, r"0_label\.png: the label map is 14x18, the image 0\.png 20x12"),
+        (break_label_size, r"0\.png: the image is 20x12, the label map 0_label\.png 14x18"),
         (break_label_bytes, r"0_label\.png: the label map is broken or truncated"),
         (colour_label, r"0_label\.png: expected a label map with one channel, got 3"),
         (lambda f: (f / "0_label.png").write_text("text"), r"0_label\.png: .* broken"),

@@ -15,6 +15,7 @@ from paddle.utils import unique_name
 
 from core.errors import ConfigError
 from core.settings.config import check_words, suggest
+from core.training.images import check_channels
 from tasks.cls.models.stages import collect_stages, resolve_layer
 
 _CLASS_COUNTS = ("class_num", "num_classes")  # the two words PaddleClas has for it
@@ -52,6 +53,7 @@ def build_backbone(
         if key in options:
             raise ConfigError(f"model.options.{key}: is set by model.pretrained or num_classes")
     check_words(options, "model.options")
+    check_channels(options, "model.options")
     count_key = "num_classes" if "num_classes" in _parameters(factory) else "class_num"
     try:
         with _quiet():

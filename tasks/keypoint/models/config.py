@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from core.settings.ranges import check_range
+
 NetworkName = Literal[
     "lite_hrnet_18",
     "lite_hrnet_30",
@@ -61,5 +63,6 @@ class ModelConfig:
             raise ValueError(
                 f"decoder_widths: expected positive numbers, got {list(self.decoder_widths)}"
             )
+        check_range(self, 1, 10_000, "num_joints", "decoder_widths")
         if self.freeze_at is not None and self.freeze_at < 0:
             raise ValueError(f"freeze_at: expected a stage from 0 on, got {self.freeze_at}")

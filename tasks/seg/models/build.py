@@ -17,6 +17,7 @@ from paddle.utils import unique_name
 from core.errors import ConfigError
 from core.settings.config import check_words, suggest
 from core.settings.files import scratch
+from core.training.images import CHANNELS, check_channels
 from tasks.seg.config import ModelConfig
 from tasks.seg.models.espnet import keep_stem_width
 
@@ -47,7 +48,7 @@ def build_network(config: ModelConfig) -> Layer:
         )
     network = _call(factory, arguments, "model.arguments", config.name)
     if config.name == "ESPNetV1":
-        keep_stem_width(network, arguments.get("in_channels", 3))
+        keep_stem_width(network)
     return network
 
 
@@ -85,6 +86,8 @@ def _check_arguments(
     key: str, name: str, given: Mapping[str, Any], accepted: Mapping[str, Any], is_open: bool
 ) -> None:
     check_words(given, key)
+    # elsewhere, in_channels is the width of a head
+    check_channels({k: v for k, v in given.items() if _default(accepted, k) == CHANNELS}, key)
     for argument in given:
         if argument in OWN:
             raise ConfigError(f"{key}.{argument}: cannot be set here; see the other keys of model")
@@ -92,6 +95,10 @@ def _check_arguments(
             free = [one for one in accepted if one not in OWN]
             hint = suggest(argument, free)
             raise ConfigError(f"{key}.{argument}: {name} takes no such argument{hint}")
+
+
+def _default(accepted: Mapping[str, inspect.Parameter], name: str) -> Any:
+    return accepted[name].default if name in accepted else None
 
 
 def _accepted(factory: Callable[..., Layer]) -> dict[str, inspect.Parameter]:

@@ -1,0 +1,108 @@
+"""Read files of others: regular ones only, never without a limit, text as all editors write it."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+
+MOST_BYTES = 1 << 31  # of any file that is read whole
+_LINE_END = re.compile("\r\n|\r|\n")
+_MARKS = {  # in front of a text; the longer ones first, as two of them begin alike
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+
+
+def read_bytes(path: str | Path, failure: type[UserError], most: int = MOST_BYTES) -> bytes:
+    """Read a file whole.
+
+    A pipe would be waited for and a device has no end, so both are refused before they are read.
+
+    Args:
+        path: Of the file.
+        failure: What to raise.
+        most: Bytes that it may have.
+
+    Raises:
+        UserError: There is no such file, it is no regular one, or it is too large.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(handle).st_mode
+            if stat.S_ISDIR(mode):
+                raise failure(f"{path}: cannot be read: Is a directory")
+            if not stat.S_ISREG(mode):
+                raise failure(f"{path}: cannot be read: a pipe, socket or device, not a file")
+            with open(handle, "rb", closefd=False) as file:
+                content = file.read(most + 1)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise failure(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # NUL, or half of a surrogate pair
+        raise failure(f"{str(path)[:200]!r}: cannot be the name of a file") from error
+    if len(content) > most:
+        raise failure(f"{path}: has more than {most:,} bytes")
+    return content
+
+
+def read_text(path: str | Path, failure: type[UserError], most: int = MOST_BYTES) -> str:
+    """Read a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as spreadsheets save it.
+
+    Raises:
+        UserError: As `read_bytes`; or it is no text.
+    """
+    content = read_bytes(path, failure, most)
+    mark = next((each for each in _MARKS if content.startswith(each)), b"")
+    try:
+        text = str(memoryview(content)[len(mark) :], _MARKS.get(mark, "utf-8"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise failure(f"{path}: not a UTF-8 text file (line {line}); save it as UTF-8") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise failure(f"{path}: not a UTF-8 text file (a NUL in line {line}); save it as UTF-8")
+    return text
+
+
+def read_lines(path: str | Path, failure: type[UserError]) -> list[tuple[int, str]]:
+    """Read number and text of the lines that are not blank; lines end as on any system.
+
+    Raises:
+        UserError: As `read_text`.
+    """
+    lines = enumerate(_LINE_END.split(read_text(path, failure)), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def read_json(
+    path: str | Path,
+    failure: type[UserError],
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        UserError: As `read_text`; or it is not JSON, or nested too deep.
+    """
+    try:
+        return json.loads(read_text(path, failure), object_hook=object_hook)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise failure(f"{path}: not JSON: {error.msg} at {place}") from error
+    except RecursionError as error:
+        raise failure(f"{path}: not JSON that can be read: nested too deep") from error
+    except ValueError as error:  # thousands of digits
+        raise failure(f"{path}: not JSON that can be read: {error}") from error

@@ -1,0 +1,113 @@
+"""Names of the classes, from a labels file or from the class folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from core.errors import DataError
+from core.settings.reading import read_lines
+from core.training.image_files import list_class_folders
+from tasks.cls.config import DataConfig
+
+# index and name, with what stands between them in files of editors and spreadsheets
+_NUMBERED = re.compile(r"(-?\d{1,9})(?:\s*[,;:=\t]\s*|\s+)(\S.*)")
+_REVERSED = re.compile(r".*\S\s*[,;:=\t]\s*(\d{1,9})")
+_QUOTED = re.compile(r"\"[^\"]*\"\s*[,;:\t].*|\d+\s*[,;:\t]\s*\".*\"")
+_WANTED = "expected 'index name' or 'name'"
+Lines = list[tuple[int, str]]  # number in the file, text
+
+
+def class_names(data: DataConfig) -> tuple[str, ...]:
+    """Return the names of the classes: from the labels file, else the class folders, else none.
+
+    Raises:
+        DataError: The labels file is malformed, or contradicts `data.class_names`.
+    """
+    found, known = _names_in(data), data.class_names
+    if found and known and found != known:
+        place = next((i for i, (a, b) in enumerate(zip(found, known)) if a != b), None)
+        if place is None:
+            raise DataError(
+                f"{data.root}: {len(found)} classes, expected {len(known)} (data.class_names)"
+            )
+        raise DataError(
+            f"{data.root}: class {place} is {found[place]!r}, expected {known[place]!r} "
+            "(data.class_names)"
+        )
+    return known or found
+
+
+def read_labels(path: Path) -> list[str]:
+    """Read a labels file: `index name` per line in any order, or `name` per line in class order.
+
+    Between index and name may stand blanks, a tab, a comma, a semicolon, a colon or `=`.
+
+    Raises:
+        DataError: An index is missing or given twice, or a line is written otherwise than the
+            others; with the line.
+    """
+    lines = read_lines(path, DataError)
+    _check_quotes(path, lines)
+    found = [(number, _NUMBERED.fullmatch(line)) for number, line in lines]
+    if not lines or not all(match for _, match in found):
+        _check_plain(path, lines)
+        return [line for _, line in lines]
+    names: dict[int, str] = {}
+    for number, match in found:
+        index = int(match[1]) if match else -1
+        if index in names or not 0 <= index < len(lines):
+            raise DataError(
+                f"{path}:{number}: class index {index} is repeated or leaves a gap; "
+                f"{len(lines)} classes have the indices 0..{len(lines) - 1}"
+            )
+        names[index] = match[2] if match else ""
+    return [names[index] for index in range(len(names))]
+
+
+def uses_folders(data: DataConfig) -> bool:
+    """Tell whether the pictures lie in class folders: there are such, and no list files."""
+    root = Path(data.root)
+    lists_exist = any((root / name).is_file() for name in (data.train_list, data.val_list))
+    return not lists_exist and any((root / name).is_dir() for name in ("train", "val"))
+
+
+def folder_classes(data: DataConfig) -> list[str]:
+    """Return the names of the class folders in `train/`.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return list_class_folders(Path(data.root) / "train")
+
+
+def _names_in(data: DataConfig) -> tuple[str, ...]:
+    path = Path(data.root) / data.labels
+    if path.is_file():
+        return tuple(read_labels(path))
+    if uses_folders(data) and (Path(data.root) / "train").is_dir():
+        return tuple(folder_classes(data))
+    return ()
+
+
+def _check_quotes(path: Path, lines: Lines) -> None:
+    for number, line in lines:
+        if _QUOTED.fullmatch(line):
+            raise DataError(f"{path}:{number}: {_WANTED} without quotes, got {line[:80]!r}")
+
+
+def _check_plain(path: Path, lines: Lines) -> None:
+    """Refuse lines that look like names, but are meant as an index and a name."""
+    last = [_REVERSED.fullmatch(line) for _, line in lines]
+    if last and sorted(int(match[1]) if match else -1 for match in last) == [*range(len(last))]:
+        number, line = lines[0]
+        raise DataError(f"{path}:{number}: {_WANTED}, got the index last: {line[:80]!r}")
+    # indices that count the lines, but for a heading or some line that was forgotten
+    matches = [_NUMBERED.fullmatch(line) for _, line in lines]
+    offsets = {int(match[1]) - place for place, match in enumerate(matches) if match}
+    several = sum(match is not None for match in matches) >= 2
+    if several and len(offsets) == 1 and offsets <= {-1, 0, 1}:
+        number, line = next(lines[i] for i, match in enumerate(matches) if not match)
+        raise DataError(
+            f"{path}:{number}: expected 'index name' as in the other lines, got {line[:80]!r}"
+        )
