@@ -11,7 +11,7 @@ from core.settings.startup import load_paddle
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from core.runtimes.description import DeployDescription
     from core.task import Task
+    from core.workflows.rehearsal import Stretch
 
 TABLE_WIDTH = 110
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
@@ -260,6 +261,14 @@ def described_by(weights: str | Path) -> Described | None:
     if description is None:
         return None
     return description.task, description.settings, str(description_path(weights))
+
+
+def print_timeline(stretches: Sequence[Stretch]) -> None:
+    """Print what a run would do, epoch by epoch."""
+    from core.workflows.rehearsal import timeline_table
+
+    wide_console().print(timeline_table(stretches))
+    print(f"{stretches[-1].end} epochs, {sum(each.steps for each in stretches)} steps")
 
 
 def print_left_out(messages: Iterable[str]) -> None:
