@@ -18,7 +18,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Several processes: python -m paddle.distributed.launch --gpus 0,1 tools/train.py "
         "-c ... (on CPUs: --nproc_per_node 2 --backend gloo)",
     )
-    cli.add_config_arguments(parser, required=True)
+    cli.add_config_arguments(parser, required=False)
     parser.add_argument(
         "--slim",
         metavar="RECIPE",
@@ -59,9 +59,10 @@ def main() -> None:
 
     named = arguments.config, arguments.slim, arguments.distill_config, arguments.override
     plan, run, recipe = settle(read_plan(RunFiles(*named, recipes=RECIPES)))
-    default = plan.save_dir or Path("output", run.task.name, Path(arguments.config).stem)
+    stem = Path(arguments.config or arguments.slim).stem
+    default = plan.save_dir or Path("output", run.task.name, stem)
     save_dir = arguments.save_dir or Path(default)
-    training = Training(plan, run, recipe, save_dir, arguments.use_vdl)
+    training = Training(plan, run, recipe, save_dir, arguments.use_vdl or plan.use_vdl)
     if arguments.dry_run:
         cli.print_timeline(training.rehearse())
     if arguments.save_config:

@@ -18,6 +18,7 @@ from core.errors import ConfigError
 
 T = TypeVar("T")
 BASE_KEY = "_base_"
+TAG = "!"  # the key that holds the tag of a mapping
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
 
@@ -190,7 +191,10 @@ def suggest(wrong: str, known: Sequence[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key written twice."""
+    """Safe YAML that reads 1e-3 as a number and refuses a key written twice.
+
+    A mapping with a tag, as PaddleDetection writes `!Name {...}`, gets the name under the key `!`.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -210,6 +214,17 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def _tagged(loader: _Loader, name: str, node: yaml.Node) -> dict[Any, Any]:
+    if isinstance(node, yaml.MappingNode):
+        return {TAG: name, **loader.construct_mapping(node, deep=True)}
+    if isinstance(node, yaml.ScalarNode) and not node.value:
+        return {TAG: name}
+    raise yaml.YAMLError(f"line {node.start_mark.line + 1}: !{name} is no mapping")
+
+
+_Loader.add_multi_constructor("!", _tagged)
 
 
 def _load_with_bases(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from core.training.precision import AmpType
 from core.training.schedules import Cosine, LearningRateSchedule
 
 # what a config may say of its run beside task and training, see `core.workflows.run_plan`
-OF_A_RUN = ("slim", "distill_config", "save_dir", "resume")
+OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl")
 
 
 @dataclass(frozen=True)
