@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from core.runtimes.description import DeployDescription
     from core.task import Task
+    from core.workflows.rehearsal import Stretch
 
 TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # of a message
@@ -283,6 +284,14 @@ def described_by(weights: str | Path) -> Described | None:
     if description is None:
         return None
     return description.task, description.settings, str(description_path(weights))
+
+
+def print_timeline(stretches: Sequence[Stretch]) -> None:
+    """Print what a run would do, epoch by epoch."""
+    from core.workflows.rehearsal import timeline_table
+
+    wide_console().print(timeline_table(stretches))
+    print(f"{stretches[-1].end} epochs, {sum(each.steps for each in stretches)} steps")
 
 
 def print_left_out(messages: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -73,15 +74,18 @@ class Context:
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """Settings every strategy has: its window [start_epoch, end_epoch) and its learning rate.
+    """Settings every strategy has: its window [start_epoch, end_epoch), and how it is trained.
 
-    `end_epoch: null` means the end of training. `learning_rate_scale` applies inside the window;
-    null is what the strategy has by itself, 1 for most.
+    `end_epoch: null` means the end of training. Inside the window, `learning_rate` takes the place
+    of the run's (the schedule goes on), `learning_rate_scale` is a factor on it (null: what the
+    strategy has by itself, 1 for most), and `optimizer` takes the place of the run's.
     """
 
     start_epoch: int = 0
     end_epoch: int | None = None
     learning_rate_scale: float | None = None
+    learning_rate: float | None = None
+    optimizer: OptimizerConfig | None = None
 
     def __post_init__(self) -> None:
         if self.start_epoch < 0:
@@ -89,6 +93,8 @@ class StrategyConfig:
         if self.learning_rate_scale is not None and self.learning_rate_scale <= 0:
             raise ValueError(f"learning_rate_scale: expected > 0, got {self.learning_rate_scale}")
         check_range(self, 0, 1e6, "learning_rate_scale")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected > 0, got {self.learning_rate}")
 
 
 class Strategy:
@@ -120,6 +126,22 @@ class Strategy:
             UserError: A setting or a file is wrong.
         """
 
+    def rehearse(self, model: Layer, context: Context) -> list[str]:
+        """Do on a model that is thrown away what the window will do, as cheaply as can be.
+
+        Afterwards the model is as in the window, without hooks, and `learning_rate_scale` returns
+        what holds after a warm-up.
+
+        Returns:
+            What was done to which layers, in a few lines.
+
+        Raises:
+            UserError: The window could not open.
+        """
+        self.attach(model, context)
+        self.detach(model)
+        return []
+
     def attach(self, model: Layer, context: Context) -> None:
         """Edit the model in place and add hooks; called again, without edits, after a resume.
 
@@ -146,9 +168,15 @@ class Strategy:
         scale: float | None = self.config.learning_rate_scale
         return 1.0 if scale is None else scale
 
+    def learning_rate(self) -> float | None:
+        """Return the learning rate for the window, None for that of the run."""
+        rate: float | None = self.config.learning_rate
+        return rate
+
     def optimizer(self) -> OptimizerConfig | None:
         """Return the optimizer for the window, None for the one of the run."""
-        return None
+        chosen: OptimizerConfig | None = self.config.optimizer
+        return chosen
 
     def before_epoch(self, epoch: int) -> bool:
         """Prepare an epoch; True says that the model's parameters were replaced."""

@@ -6,16 +6,10 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from core import cli
-from core.errors import ConfigError
-from core.settings.config import load_yaml, merge, parse_overrides
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
-TEACHER = "teacher."  # begins an override that is for the teacher
-Settings = dict[str, Any]
-Teachers = list[dict[str, Any]]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -24,9 +18,12 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Several processes: python -m paddle.distributed.launch --gpus 0,1 tools/train.py "
         "-c ... (on CPUs: --nproc_per_node 2 --backend gloo)",
     )
-    cli.add_config_arguments(parser, required=True)
+    cli.add_config_arguments(parser, required=False)
     parser.add_argument(
-        "--slim", metavar="RECIPE", help="recipe: a YAML file, or the name of one in configs/slim"
+        "--slim",
+        metavar="RECIPE",
+        help="recipe: a YAML file, or the name of one in configs/slim; several, with commas "
+        "between, become one. -o strategies.0.start_epoch=5 changes a setting of it",
     )
     parser.add_argument(
         "--distill_config",
@@ -39,57 +36,42 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
     parser.add_argument("--resume", action="store_true", help="go on from SAVE_DIR/latest")
     parser.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print what would happen epoch by epoch, and train nothing; status 2 if the run would "
+        "fail",
+    )
+    parser.add_argument(
+        "--save_config",
+        type=Path,
+        metavar="YML",
+        help="write the whole run (config, recipe, teachers) as one file for -c, and train nothing",
+    )
     return cli.parse(parser)
-
-
-def read_settings(arguments: argparse.Namespace) -> tuple[Settings, Settings, Teachers, bool]:
-    """Return config, recipe, whose epochs go before its own, teachers, and if epochs are fixed."""
-    from core.distill.teacher import read_teachers
-    from core.training.recipe import recipe_epochs
-
-    settings, recipe = load_yaml(arguments.config), {}
-    slim = arguments.slim or ("distill" if arguments.distill_config else None)
-    if slim:
-        named = RECIPES / f"{slim}.yml"
-        recipe = load_yaml(named if named.is_file() else slim)
-        epochs = recipe_epochs(recipe)
-        settings = merge(settings, {"train": {"epochs": epochs}} if epochs else {})
-    of_teacher = [each for each in arguments.override if each.startswith(TEACHER)]
-    own = [each for each in arguments.override if each not in of_teacher]
-    teachers = read_teachers(arguments.distill_config, [e[len(TEACHER) :] for e in of_teacher])
-    overrides = parse_overrides(own)
-    of_train = overrides.get("train")
-    fixed = "epochs" in recipe or (isinstance(of_train, dict) and "epochs" in of_train)
-    return merge(settings, overrides), recipe, teachers, fixed
 
 
 def main() -> None:
     arguments = parse_arguments()
-    import paddle
-
     from core.training.distributed import initialize
-    from core.training.engine import Engine
-    from core.training.hooks import standard_hooks
-    from core.training.recipe import read_recipe, suggested_epochs
-    from core.training.run import read_run
+    from core.workflows.run_plan import RunFiles, read_plan, settle
+    from core.workflows.training import Training, save_plan
 
-    settings, recipe_settings, teachers, fixed = read_settings(arguments)
-    run = read_run(settings)
-    epochs = None if fixed else suggested_epochs(recipe_settings, run.task, run.train.epochs)
-    if epochs:
-        run = read_run(settings := merge(settings, {"train": {"epochs": epochs}}))
-    recipe = read_recipe(recipe_settings, run.train.epochs, bool(teachers))
-    paddle.set_device(run.device)
-    save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)
-    try:
-        save_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"save_dir: {save_dir} cannot be written: {error.strerror}") from error
-    rank, _ = initialize()
-    hooks = standard_hooks(run.train, save_dir, rank, arguments.use_vdl, settings)
-    engine = Engine(run, recipe, save_dir, hooks, teachers)
-    engine.train(resume=arguments.resume)
-    if rank == 0 and engine.best is not None:
+    named = arguments.config, arguments.slim, arguments.distill_config, arguments.override
+    plan, run, recipe = settle(read_plan(RunFiles(*named, recipes=RECIPES)))
+    stem = Path(arguments.config or arguments.slim).stem
+    default = plan.save_dir or Path("output", run.task.name, stem)
+    save_dir = arguments.save_dir or Path(default)
+    training = Training(plan, run, recipe, save_dir, arguments.use_vdl or plan.use_vdl)
+    if arguments.dry_run:
+        cli.print_timeline(training.rehearse())
+    if arguments.save_config:
+        save_plan(plan, arguments.save_config)
+        print(f"the run in our own words: {arguments.save_config}")
+    if arguments.dry_run or arguments.save_config:
+        return
+    engine = training.train(arguments.resume)
+    if initialize()[0] == 0 and engine.best is not None:
         print(engine.best_report)
         print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {save_dir}/best_model")
 

@@ -65,6 +65,11 @@ class Mutual(Imitation):
         self._peers: list[_Peer] = []
         self._comparisons: dict[tuple[int, int], Comparison] = {}  # learner, other; 0: the model
 
+    def rehearse(self, model: Layer, context: Context) -> list[str]:
+        """Build the other students and compare layers."""
+        super().rehearse(model, context)
+        return [f"mutual: {len(self._peers) + 1} students teach each other"]
+
     def attach(self, model: Layer, context: Context) -> None:
         batch, student = self._open(model, context)
         self._context, self._model = context, model

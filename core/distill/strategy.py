@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import paddle
@@ -18,7 +18,6 @@ from core.distill.taps import OUTPUT, Side, Taps, look_at
 from core.distill.teacher import Teacher
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
-from core.settings.optimizer_config import OptimizerConfig
 from core.settings.ranges import check_range
 from core.strategy import Context, Phase, Strategy, StrategyConfig
 from core.task import Batch, Losses, Outputs
@@ -69,14 +68,12 @@ class ImitationConfig(StrategyConfig):
         truth_weight: Factor on the task's own terms, of student and truth.
         losses: Terms; none takes what suits the task.
         schedule: Of `weight`, through the window.
-        optimizer: For the window; null keeps the one of the run.
     """
 
     weight: float = 1.0
     truth_weight: float = 1.0
     losses: tuple[AnyTerm, ...] = ()
     schedule: WeightScheduleConfig = field(default_factory=WeightScheduleConfig)
-    optimizer: OptimizerConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,10 +113,6 @@ class Imitation(Strategy):
         weight: float = self.config.truth_weight
         return weight
 
-    def optimizer(self) -> OptimizerConfig | None:
-        chosen: OptimizerConfig | None = self.config.optimizer
-        return chosen
-
     def check(self, context: Context) -> None:
         """Attach to a fresh model and let go of it."""
         model = context.task.build_model()
@@ -150,6 +143,18 @@ class Distill(Imitation):
         self._teachers: list[Teacher] = []
         self._lessons: list[_Lesson] = []
         self._batches = 0  # of the epoch
+
+    def rehearse(self, model: Layer, context: Context) -> list[str]:
+        """Load the teachers and find the layers; their metrics are not measured."""
+        self.attach(model, replace(context, resuming=True))
+        self.detach(model)
+        lines = []
+        for lesson in self._lessons:
+            lines.append(f"distill: from {lesson.teacher.title}")
+            for pair in lesson.comparison.pairs:
+                both = f"{', '.join(pair.student)} like {', '.join(pair.teacher)}"
+                lines.append(f"  {pair.name} x {pair.term.weight * self.config.weight:g}: {both}")
+        return lines
 
     def attach(self, model: Layer, context: Context) -> None:
         first_time = not self._teachers

@@ -24,11 +24,17 @@ from core.settings.config import load_yaml, merge, parse_overrides, read, sugges
 from core.settings.ranges import check_range
 from core.task import Batch, Outputs, Task, build_task
 from core.training import checkpoint
+from core.training.run import OF_A_RUN
 
 log = logging.getLogger(__name__)
 
 SOURCE, WEIGHTS, TEACHING = "source", "weights", "distill"
-OF_TRAINING = ("train", "seed", "device")  # sections of a config that a teacher does not need
+OF_TRAINING = (
+    "train",
+    "seed",
+    "device",
+    *OF_A_RUN,
+)  # sections of a config that a teacher does not need
 GREYS = (0, 128, 255)  # of pictures that show how a task normalises
 
 

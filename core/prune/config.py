@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,11 @@ class PruneConfig(StrategyConfig):
         delta_rate: Sensitivity is measured at this ratio, twice, three times it and so on.
         eval_rate: Share of the validation data to measure it on, and to search with.
         search_steps: Plans that the search tries.
+        search_temperature: How readily the search goes on with a worse plan at first: a share of
+            the metric.
+        search_cooling: Factor on it from plan to plan.
+        metric_name: Which of the task's metrics sensitivity and search go by; null: the one that
+            decides what is best.
         sensitivities_file: JSON to keep it in; what is there already is reused.
         backend: Runtime to measure latency in.
         threads: Of that runtime.
@@ -70,6 +76,9 @@ class PruneConfig(StrategyConfig):
     delta_rate: float = 0.2
     eval_rate: float = 1.0
     search_steps: int = 24
+    search_temperature: float = 0.05
+    search_cooling: float = 0.85
+    metric_name: str | None = None
     sensitivities_file: str | None = None
     backend: Backend = "onnxruntime"
     threads: int = 1
@@ -101,6 +110,12 @@ class PruneConfig(StrategyConfig):
         check_range(self, LEAST_LATENCY_MS, 1e6, "target_latency_ms")
         check_range(self, 1, 4096, "round_to", "threads")
         check_range(self, 1, 100_000, "num_steps", "every_epochs", "search_steps")
+        if not 0 < self.search_cooling <= 1:
+            raise ValueError(
+                f"search_cooling: expected above 0, up to 1, got {self.search_cooling}"
+            )
+        if not 0 < self.search_temperature < math.inf:
+            raise ValueError(f"search_temperature: expected > 0, got {self.search_temperature}")
         if not 0 < self.eval_rate <= 1:
             raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
         if self.calibration_samples < (1 if self.criterion == "taylor" else 0):

@@ -24,7 +24,7 @@ from core.prune.structure.labels import Array
 from core.runtimes.latency_table import LatencyTable
 from core.strategy import Context
 from core.training.distributed import gather
-from core.training.measurements import render, task_meter
+from core.training.measurements import metric_of, render, task_meter
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
 MS_CLOSE = 0.03  # likewise of a latency, which is measured
@@ -145,7 +145,8 @@ class Planner:
         if self._config.allocation == "search":
             seed = self._context.seed + self._step
             steps = self._config.search_steps
-            return anneal(ranking, measure_of, limit, self._worth(ranking), steps, seed)
+            heat = self._config.search_temperature, self._config.search_cooling
+            return anneal(ranking, measure_of, limit, self._worth(ranking), steps, seed, heat)
         found = self.sensitivity(ranking)
         losses = []
         for group in ranking.analysis.groups:
@@ -160,6 +161,7 @@ class Planner:
         """
         config, context, model = self._config, self._context, self._model
         metric = context.task.build_metric()
+        name = config.metric_name or metric.primary
         sign = 1.0 if metric.higher_is_better else -1.0
 
         def worth(keep: Array) -> float:
@@ -167,7 +169,8 @@ class Planner:
             with statistics_kept(model), cut_for_now(model, edit):
                 if config.calibration_samples:
                     reestimate(model, context.inputs(config.calibration_samples))
-                return sign * context.evaluate(model, config.eval_rate)[metric.primary]
+                found = context.evaluate(model, config.eval_rate)
+                return sign * metric_of(found, name, "prune.metric_name")
 
         return worth
 
@@ -180,7 +183,7 @@ class Planner:
             # measured as asked, rounded when it is used: so the file serves any rounding
             plan.Ranking(ranking.analysis, ranking.scores, max_ratio=1.0, chosen=ranking.chosen),
             ratios_in_steps(config.delta_rate),
-            task_meter(context.task, context.evaluate, config.eval_rate),
+            task_meter(context.task, context.evaluate, config.eval_rate, config.metric_name),
             file=file or context.save_dir / "sensitivities.json",
         )
         _log.info("sensitivity\n%s", render(found.table()))

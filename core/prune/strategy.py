@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from paddle.nn import Layer
@@ -43,10 +44,45 @@ class Prune(Strategy):
         """Trace the model and read the patterns, long before the window opens."""
         self._prepare(context, context.task.build_model())
 
+    def rehearse(self, model: Layer, context: Context) -> list[str]:
+        """Cut the same share everywhere, whatever decides in the run, and all of it at once."""
+        self._check_trained(context)
+        config = self.config
+        if config.target_latency_ms is not None or config.target_latency_ratio is not None:
+            self._prepare(context, model)
+            goal = (
+                f"{config.target_latency_ms:g} ms"
+                if config.target_latency_ms is not None
+                else f"{1 - (config.target_latency_ratio or 0):.0%} of its latency"
+            )
+            return [f"prune: to {goal} in {config.backend}, measured when the window opens"]
+        criterion = "l1_norm" if config.criterion == "taylor" else config.criterion
+        even = replace(config, allocation="uniform", criterion=criterion, num_steps=1)
+        pruner = self._prepare(context, model)
+        cut = Planner(even, context, model, pruner, 0, {}).cut()
+        groups = plan.choose_groups(pruner.analysis, config.pruned_params, "pruned_params")
+        lines = [
+            f"prune: {1 - cut.macs[1] / cut.macs[0]:.1%} of the MACs, "
+            f"{1 - cut.parameters[1] / cut.parameters[0]:.1%} of the parameters, "
+            f"{config.criterion}, from {len(groups)} of {len(pruner.analysis.groups)} groups"
+        ]
+        if config.num_steps > 1:
+            lines.append(f"  in {config.num_steps} cuts, every {config.every_epochs} epochs")
+        if config.allocation != "uniform":
+            lines.append(
+                f"  each layer's share by {config.allocation}; counted here with even ones"
+            )
+        return lines
+
     def attach(self, model: Layer, context: Context) -> None:
         self._model, self._context = model, context
         if context.resuming:
             return
+        self._check_trained(context)
+        self._cut()
+
+    @staticmethod
+    def _check_trained(context: Context) -> None:
         if context.epoch == 0 and not context.task.config.model.pretrained:
             raise ConfigError(
                 "prune: would rank the channels of random weights; name trained ones in "
@@ -59,7 +95,6 @@ class Prune(Strategy):
                 "if model.pretrained has been trained for this task: -o 'model.reinit=[]'",
                 ", ".join(reinit),
             )
-        self._cut()
 
     def before_epoch(self, epoch: int) -> bool:
         config = self.config

@@ -44,12 +44,27 @@ class Qat(Strategy):
         """Choose the layers, long before the window opens."""
         self._choose(context.task.build_model(), context)
 
+    def rehearse(self, model: Layer, context: Context) -> list[str]:
+        """Choose and quantize, calibrated on a single batch."""
+        self._check_trained(context)
+        self._plan_rate(context, context.task.slim_hints(model).qat_budget)
+        lines = self._insert(model, context, samples=1)
+        if self._warmup:
+            lines[0] += f", {self._warmup} steps of warm-up"
+        self._steps = self._warmup
+        return [f"qat: {lines[0]}", *lines[1:]]
+
     def attach(self, model: Layer, context: Context) -> None:
         self._model, self._context = model, context
         self._plan_rate(context, context.task.slim_hints(model).qat_budget)
         if context.resuming:
             self._record = record_of(model)
             return
+        self._check_trained(context)
+        self._insert(model, context, self.config.calibration_samples)
+
+    @staticmethod
+    def _check_trained(context: Context) -> None:
         if context.epoch == 0 and not context.task.config.model.pretrained:
             raise ConfigError(
                 "qat: would round random weights; name trained ones in model.pretrained, or "
@@ -62,7 +77,6 @@ class Qat(Strategy):
                 "anew; if model.pretrained has been trained for this task: -o 'model.reinit=[]', "
                 "else quantize later with start_epoch"
             )
-        self._insert(model, context)
 
     def before_epoch(self, epoch: int) -> bool:
         config, done = self.config, epoch - self.config.start_epoch
@@ -111,7 +125,11 @@ class Qat(Strategy):
     def _plan_rate(self, context: Context, budget: QatBudget) -> None:
         config = self.config
         scale, warmup = config.learning_rate_scale, config.warmup_epochs
-        self._scale = budget.learning_rate_scale if scale is None else scale
+        suggested = scale is None and config.learning_rate is None
+        if scale is None:
+            # a rate that the recipe gives is meant for quantization already
+            scale = budget.learning_rate_scale if suggested else 1.0
+        self._scale = scale
         if warmup is None:
             # a tenth of the window, at most an epoch
             epochs = context.end_epoch - config.start_epoch
@@ -120,7 +138,7 @@ class Qat(Strategy):
         _log.info(
             "qat: learning rate x %g (%s), %d steps of warm-up",
             self._scale,
-            "as the task suggests" if scale is None else "learning_rate_scale",
+            "as the task suggests" if suggested else "as the recipe says",
             self._warmup,
         )
 
@@ -134,9 +152,13 @@ class Qat(Strategy):
             context.task.slim_hints(model).never_quantize,
         )
 
-    def _insert(self, model: Layer, context: Context) -> None:
-        """Let the first process choose and calibrate, and the others do the same edits."""
-        config = self.config
+    def _insert(self, model: Layer, context: Context, samples: int) -> list[str]:
+        """Let the first process choose and calibrate, and the others do the same edits.
+
+        Returns:
+            Lines that say what was chosen, in the first process.
+        """
+        config, lines = self.config, [""]
         if context.rank == 0:
             choice = self._choose(model, context)
             layout = plan_grids(
@@ -152,13 +174,15 @@ class Qat(Strategy):
                 model,
                 choice,
                 config.rounding,
-                context.inputs(config.calibration_samples),
+                context.inputs(samples),
                 config.observer,
                 layout,
             )
-            _log.info("%s", "\n".join(summary(choice)))
+            lines = summary(choice)
+            _log.info("%s", "\n".join(lines))
             self._record = record_of(model)
         self._record = gather(self._record)[0]
         assert self._record is not None
         if context.rank != 0:
             replay_quantization(model, self._record)  # the engine shares the values afterwards
+        return lines

@@ -121,6 +121,42 @@ def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     return result
 
 
+def override(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Return settings with `key.sub=value` on top; a number picks an entry of a list.
+
+    Raises:
+        ConfigError: An assignment without `=`, one that is not YAML, or a list without the entry.
+    """
+    changed = copy.deepcopy(dict(settings))
+    for assignment in assignments:
+        parse_overrides([assignment])  # complains of what is no assignment
+        key, _, text = assignment.partition("=")
+        parts, value = key.strip().split("."), parse_yaml(text)
+        changed = _with_value(changed, parts, value, key.strip())
+    return changed
+
+
+def _with_value(below: Any, parts: list[str], value: Any, key: str) -> Any:
+    if not parts:
+        return merge(below, value) if _both_mappings(below, value) else value
+    first, rest = parts[0], parts[1:]
+    if isinstance(below, list):
+        if not first.isdecimal() or int(first) >= len(below):
+            raise ConfigError(f"{key}: a list with {len(below)} entries has no {first!r}")
+        index = int(first)
+        return [
+            _with_value(each, rest, value, key) if i == index else each
+            for i, each in enumerate(below)
+        ]
+    mapping = dict(below) if isinstance(below, Mapping) else {}
+    mapping[first] = _with_value(mapping.get(first), rest, value, key)
+    return mapping
+
+
+def _both_mappings(below: Any, value: Any) -> bool:
+    return isinstance(below, Mapping) and isinstance(value, Mapping) and _same_kind(below, value)
+
+
 def check_words(value: Any, path: str) -> None:
     """Refuse texts that are more than a word or a name like `nn.LayerNorm`, however deep they lie.
 

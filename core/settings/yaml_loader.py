@@ -10,6 +10,7 @@ import yaml
 
 MOST_DEPTH = 50
 MOST_VALUES = 100_000  # with what aliases repeat
+TAG = "!"  # the key that holds the tag of a mapping
 _MERGE = "tag:yaml.org,2002:merge"
 _HUGE = 10**20
 
@@ -48,7 +49,10 @@ class _Shortened(reprlib.Repr):
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with numbers like 1e-3, without repeated keys, bounded in depth and size."""
+    """Safe YAML with numbers like 1e-3, without repeated keys, bounded in depth and size.
+
+    A mapping with a tag, as PaddleDetection writes `!Name {...}`, gets the name under the key `!`.
+    """
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -104,6 +108,17 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
 )
+
+
+def _tagged(loader: _Loader, name: str, node: yaml.Node) -> dict[Any, Any]:
+    if isinstance(node, yaml.MappingNode):
+        return {TAG: name, **loader.construct_mapping(node, deep=True)}
+    if isinstance(node, yaml.ScalarNode) and not node.value:
+        return {TAG: name}
+    raise yaml.YAMLError(f"line {node.start_mark.line + 1}: !{name} is no mapping")
+
+
+_Loader.add_multi_constructor("!", _tagged)
 
 
 def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]], above: set[Any]) -> None:

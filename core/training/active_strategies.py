@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from paddle import Tensor
 from paddle.nn import Layer
@@ -18,6 +18,7 @@ from core.training.checkpoint import RecordedEdit
 from core.training.recipe import Recipe, ScheduledStrategy
 
 MakeContext = Callable[[ScheduledStrategy, bool], Context]
+T = TypeVar("T")
 
 
 class ActiveStrategies:
@@ -114,17 +115,15 @@ class ActiveStrategies:
         Raises:
             ConfigError: Two open windows ask for one.
         """
-        asked = {
-            position: config
-            for position, strategy in self._live.items()
-            if (config := strategy.optimizer()) is not None
-        }
-        if len(asked) > 1:
-            first, second = list(asked)[:2]
-            raise ConfigError(
-                f"strategies.{second}.optimizer: strategies.{first} asks for one at the same time"
-            )
-        return next(iter(asked.values()), default)
+        return self._only("optimizer", lambda strategy: strategy.optimizer(), default)
+
+    def learning_rate(self, default: float) -> float:
+        """Return the learning rate that an open window asks for, else the one of the run.
+
+        Raises:
+            ConfigError: Two open windows ask for one.
+        """
+        return self._only("learning_rate", lambda strategy: strategy.learning_rate(), default)
 
     def evaluate(self) -> dict[str, float]:
         """Return the metrics of what the strategies train beside the model."""
@@ -187,6 +186,15 @@ class ActiveStrategies:
             strategy.attach(model, make_context(step, True))
             strategy.load_state_dict(own)
             self._live[position] = strategy
+
+    def _only(self, key: str, ask: Callable[[Strategy], T | None], default: T) -> T:
+        found = {p: value for p, each in self._live.items() if (value := ask(each)) is not None}
+        if len(found) > 1:
+            first, second = list(found)[:2]
+            raise ConfigError(
+                f"strategies.{second}.{key}: strategies.{first} asks for one at the same time"
+            )
+        return next(iter(found.values()), default)
 
     def _described(self) -> list[dict[str, Any]]:
         return [{"kind": step.kind, **to_mapping(step.config)} for step in self._recipe.steps]

@@ -78,7 +78,11 @@ def describe(
 ) -> CheckpointDescription:
     """Describe a task and the edits made on its model."""
     settings = to_mapping(task.config)
-    return CheckpointDescription(task.name, settings, list(edits), epoch, dict(metrics))
+    # in one order, whether a record was just made or comes from the file of an interrupted run
+    sorted_edits = [
+        (kind, json.loads(json.dumps(record, sort_keys=True))) for kind, record in edits
+    ]
+    return CheckpointDescription(task.name, settings, sorted_edits, epoch, dict(metrics))
 
 
 def save(

@@ -88,7 +88,7 @@ class Engine:
         if resume:
             self._resume()
         else:
-            self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self._context)
+            self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self.context)
             self._optimizer, self.ema = self._build_updaters()
         with contextlib.ExitStack() as opened:
             for hook in self.hooks:
@@ -139,15 +139,16 @@ class Engine:
         # what is random depends on the epoch alone, so that a resumed run agrees; first for what
         # strategies draw when they attach, the same in every process, then for the training
         paddle.seed(self.seed + 1000003 * self.epoch)
-        changed, edited = self.windows.enter_epoch(self.epoch, self.model, self._context)
+        changed, edited = self.windows.enter_epoch(self.epoch, self.model, self.context)
         paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
-        replaced = self.windows.before_epoch(self.epoch, self.model, self._context)
+        replaced = self.windows.before_epoch(self.epoch, self.model, self.context)
         if changed or replaced:
             self._optimizer, self.ema = self._build_updaters()
         if edited or replaced:  # a model of another structure does not compete with this one
             self.best, self.best_epoch = None, self.epoch
 
-    def _context(self, step: ScheduledStrategy, resuming: bool) -> Context:
+    def context(self, step: ScheduledStrategy, resuming: bool) -> Context:
+        """Return what a strategy may use when its window opens."""
         return Context(
             task=self.task,
             epoch=self.epoch,
@@ -179,7 +180,8 @@ class Engine:
             self._amp.backward(total / self.config.accumulate)
         distributed.average_gradients(self._optimizer.parameters.values())
         done = self.step, self.total_steps, self.steps_per_epoch
-        rate = learning_rate(self.config.learning_rate, self.config.schedule, *done)
+        whole = self.windows.learning_rate(self.config.learning_rate)
+        rate = learning_rate(whole, self.config.schedule, *done)
         rate *= self.windows.learning_rate_scale()
         self._amp.step(self._optimizer, rate)
         self.step += 1
@@ -233,7 +235,7 @@ class Engine:
             setattr(self, name, getattr(state, name))
         edits, before = description.edits, self.epoch - 1
         with blaming(str(file)):
-            self.windows.resume(state.windows, edits, before, self.model, self._context)
+            self.windows.resume(state.windows, edits, before, self.model, self.context)
             assign(self.model, weights, str(folder))
             self._amp.load_state_dict(state.amp)
             self._optimizer, self.ema = self._build_updaters()

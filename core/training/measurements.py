@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.errors import ConfigError, DataError
-from core.settings.config import read, to_mapping
+from core.settings.config import read, suggest, to_mapping
 from core.settings.files import write_text
 from core.task import Task
 
@@ -46,7 +46,10 @@ class Meter:
 
 
 def task_meter(
-    task: Task, evaluate: Callable[[Layer, float], dict[str, float]], share: float
+    task: Task,
+    evaluate: Callable[[Layer, float], dict[str, float]],
+    share: float,
+    name: str | None = None,
 ) -> Meter:
     """Measure the task's metric on a share of its validation data.
 
@@ -54,16 +57,29 @@ def task_meter(
         task: Tells metric and data.
         evaluate: Returns all metrics of a model on a share of the data.
         share: Of the data.
+        name: Of the metric; None: the one that decides what is best.
     """
     metric, settings = task.build_metric(), to_mapping(task.config)
     data = {key: value for key, value in settings["data"].items() if key not in _OF_NO_MATTER}
     told = {"data": data, "evaluation": settings.get("evaluation"), "share": share}
+    chosen = name or metric.primary
     return Meter(
-        metric.primary,
+        chosen,
         metric.higher_is_better,
-        lambda model: evaluate(model, share)[metric.primary],
+        lambda model: metric_of(evaluate(model, share), chosen, "metric_name"),
         json.dumps(told, sort_keys=True),
     )
+
+
+def metric_of(found: Mapping[str, float], name: str, key: str) -> float:
+    """Return one of a model's metrics.
+
+    Raises:
+        ConfigError: The task has no such metric; the message begins with `key`.
+    """
+    if name not in found:
+        raise ConfigError(f"{key}: the task has no metric {name!r}{suggest(name, list(found))}")
+    return found[name]
 
 
 def fingerprint(model: Layer, meter: Meter, *parts: bytes) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from core.errors import ConfigError
 from core.settings.config import read, suggest
 from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
 from core.task import Task
+
+KEYS = ("epochs", "strategies", "exports")
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,29 @@ class ScheduledStrategy:
 
 
 @dataclass(frozen=True)
+class ExportPoint:
+    """Files that are written while training goes on.
+
+    Attributes:
+        after_epoch: When so many epochs are finished.
+        save_dir: Folder to make.
+        form: `int8` for Paddle Inference, `lite` for Paddle Lite, or `float`: the same values of
+            weights, stored in float.
+        ending: What the graph ends in, as in `tools/export_model.py`.
+    """
+
+    after_epoch: int
+    save_dir: str
+    form: Literal["int8", "float", "lite"] = "int8"
+    ending: str = "raw"
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Strategies of a run; without any, it is plain training."""
 
     steps: tuple[ScheduledStrategy, ...] = ()
+    exports: tuple[ExportPoint, ...] = ()
 
     def active(self, epoch: int) -> list[int]:
         """Return the positions of the steps at work in an epoch, by phase, then as listed."""
@@ -75,11 +96,39 @@ def suggested_epochs(mapping: Mapping[str, Any], task: Task, epochs: int) -> int
     return None
 
 
+def compose_recipes(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Put recipes into one: the strategies of the first, then those of the second, and so on.
+
+    Args:
+        recipes: By the names that messages call them.
+
+    Raises:
+        ConfigError: One has no list of strategies, or two differ in what both have.
+    """
+    whole: dict[str, Any] = {}
+    said: dict[str, str] = {}  # which recipe said it
+    strategies: list[Any] = []
+    for name, recipe in recipes.items():
+        for key, value in recipe.items():
+            if key == "strategies":
+                if not isinstance(value, list):
+                    raise ConfigError(f"strategies: expected a list, got {type(value).__name__}")
+                strategies += value
+            elif key == "exports" and isinstance(value, list):
+                whole[key] = [*whole.get(key, []), *value]
+            elif key in whole and whole[key] != value:
+                raise ConfigError(f"{key}: {said[key]} has {whole[key]!r}, {name} has {value!r}")
+            else:
+                whole[key], said[key] = value, name
+    return {**whole, "strategies": strategies} if recipes else {}
+
+
 def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> Recipe:
     """Check a recipe against the length of training and the rules of order.
 
     Args:
-        mapping: `{epochs: N, strategies: [{kind, start_epoch, end_epoch, ...}, ...]}`.
+        mapping: `{epochs: N, strategies: [{kind, start_epoch, end_epoch, ...}, ...], exports:
+            [...]}`.
         epochs: How long the run trains.
         has_teacher: Whether a teacher was given.
 
@@ -87,20 +136,24 @@ def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> R
         ConfigError: A rule is broken; the message begins with the strategy.
     """
     for key in mapping:
-        if key not in ("epochs", "strategies"):
-            raise ConfigError(f"{key}: unknown key{suggest(str(key), ['epochs', 'strategies'])}")
+        if key not in KEYS:
+            raise ConfigError(f"{key}: unknown key{suggest(str(key), KEYS)}")
     entries = mapping.get("strategies", [])
     if not isinstance(entries, list):
         raise ConfigError(f"strategies: expected a list, got {type(entries).__name__}")
     steps = tuple(_read_step(entry, i, epochs) for i, entry in enumerate(entries))
     _check_order(steps)
+    _check_alone(steps)
     wants_teacher = [i for i, step in enumerate(steps) if step.strategy.needs_teacher]
     if wants_teacher and not has_teacher:
         i = wants_teacher[0]
         raise ConfigError(f"{_name(i, steps[i])}: needs a teacher; give --distill_config")
     if has_teacher and not wants_teacher:
         raise ConfigError("distill_config: no strategy of the recipe takes a teacher")
-    return Recipe(steps)
+    exports = read(tuple[ExportPoint, ...], mapping.get("exports", ()), "exports")
+    for i, export in enumerate(exports):
+        _check_export(f"exports.{i}", export, steps, epochs)
+    return Recipe(steps, exports)
 
 
 def _read_step(entry: Any, index: int, epochs: int) -> ScheduledStrategy:
@@ -137,6 +190,31 @@ def _check_order(steps: tuple[ScheduledStrategy, ...]) -> None:
                     f"{_name(j, other)}: channels cannot be removed beside or after "
                     f"quantization, and {_name(i, step)} begins at epoch {step.start}"
                 )
+
+
+def _check_export(
+    path: str, export: ExportPoint, steps: tuple[ScheduledStrategy, ...], epochs: int
+) -> None:
+    if not 1 <= export.after_epoch <= epochs:
+        raise ConfigError(f"{path}.after_epoch: expected 1 to {epochs}, got {export.after_epoch}")
+    grids = [step for step in steps if step.strategy.phase == Phase.GRID]
+    if not any(step.start < export.after_epoch for step in grids):
+        raise ConfigError(
+            f"{path}.after_epoch: nothing is quantized after epoch {export.after_epoch}"
+        )
+
+
+def _check_alone(steps: tuple[ScheduledStrategy, ...]) -> None:
+    """Refuse two windows that are open at once and both say how to train."""
+    for j, step in enumerate(steps):
+        for i, other in enumerate(steps[:j]):
+            if step.start >= other.end or other.start >= step.end:
+                continue
+            for key in ("optimizer", "learning_rate"):
+                if getattr(step.config, key) is not None and getattr(other.config, key) is not None:
+                    raise ConfigError(
+                        f"strategies.{j}.{key}: {_name(i, other)} asks for one at the same time"
+                    )
 
 
 def _name(index: int, step: ScheduledStrategy) -> str:

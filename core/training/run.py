@@ -21,6 +21,9 @@ from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
 
 MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
 
+# what a config may say of its run beside task and training, see `core.workflows.run_plan`
+OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -90,11 +93,13 @@ class _CoreSections:
 def read_run(settings: Mapping[str, Any]) -> Run:
     """Check a whole config and build its task; `device: auto` takes a GPU if Paddle has one.
 
+    What a config says of a run's recipe and teachers is not looked at.
+
     Raises:
         ConfigError: Anything unknown, missing or of the wrong type.
     """
     own = {key: value for key, value in settings.items() if key in _CoreSections.__annotations__}
-    rest = {key: value for key, value in settings.items() if key not in own}
+    rest = {k: value for k, value in settings.items() if k not in own and k not in OF_A_RUN}
     core = read(_CoreSections, own)
     task = build_task(core.task.name, rest)
     return Run(task, core.train, core.seed, pick_device(core.device))

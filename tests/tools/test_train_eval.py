@@ -123,6 +123,39 @@ def test_a_wrong_call_ends_in_one_line(
     assert errors[0].startswith(f"error: {message}")
 
 
+def test_a_dry_run_tells_and_fails_like_the_run(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, kind in (("a", "Narrow"), ("b", "Round")):
+        steps = [{"kind": f"outside.strategies:{kind}", "start_epoch": 1}]
+        (tmp_path / f"{name}.yml").write_text(yaml.safe_dump({"strategies": steps}))
+    arguments = ["-c", config, "--slim", "a.yml,b.yml", "--dry_run"]
+
+    def run(*more: Any) -> tuple[Any, str]:
+        return call_inside("train.py", *arguments, *more, cwd=tmp_path, monkeypatch=monkeypatch)
+
+    status, output = run()
+    assert status == 2
+    rule = "strategies.0 (outside.strategies:Narrow): channels cannot be removed beside or after"
+    assert f"error: {rule}" in output
+    later = ["-o", "train.epochs=3", "-o", "strategies.1.start_epoch=2"]
+    status, output = run(*later, "--save_config", "ours.yml")
+    assert status == 0, output
+    assert "3 epochs, 12 steps" in output
+    assert output.count("begins") == 2
+    assert not (tmp_path / "output").exists()
+    assert yaml.safe_load((tmp_path / "ours.yml").read_text())["slim"]["strategies"] == [
+        {"kind": "outside.strategies:Narrow", "start_epoch": 1},
+        {"kind": "outside.strategies:Round", "start_epoch": 2},
+    ]
+    status, output = call_inside(
+        "train.py", "-c", "ours.yml", "--save_dir", "out", cwd=tmp_path, monkeypatch=monkeypatch
+    )
+    assert status == 0, output
+    edits = load_description(tmp_path / "out/latest").edits
+    assert [kind.rpartition(":")[2] for kind, _ in edits] == ["Narrow", "Round"]
+
+
 def test_ctrl_c_stops_at_once_and_training_can_go_on(toy_settings: Any, tmp_path: Path) -> None:
     settings = toy_settings(epochs=100000)
     (tmp_path / "long.yml").write_text(yaml.safe_dump(settings))

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from core.prune.planning.plan import MaskCost, Ranking, reach
 from core.prune.structure.labels import Array
 
-START, COOLING = 0.05, 0.85  # temperature: a share of the metric; its factor from step to step
 SPREAD = 0.1  # standard deviation of a change of a ratio
 _log = logging.getLogger(__name__)
 
@@ -24,6 +23,7 @@ def anneal(
     evaluate: Callable[[Array], float],
     steps: int,
     seed: int,
+    heat: tuple[float, float],
 ) -> list[int]:
     """Try plans that all reach the limit and return the best that was seen.
 
@@ -38,7 +38,10 @@ def anneal(
         evaluate: Returns what a mask is worth; more is better.
         steps: Plans to try after the first.
         seed: Of the changes.
+        heat: Temperature of the first step, as a share of the first plan's worth, and the factor
+            on it from step to step.
     """
+    start, cooling = heat
     generator = np.random.default_rng(seed)
     groups = len(ranking.analysis.groups)
     current = np.full(groups, 0.5)
@@ -54,7 +57,7 @@ def anneal(
         found = evaluate(ranking.keep(counts))
         if found > best_value:
             best, best_value = counts, found
-        temperature = START * COOLING**step * max(abs(first), 1e-12)
+        temperature = start * cooling**step * max(abs(first), 1e-12)
         if found >= value or generator.random() < math.exp((found - value) / temperature):
             current, value = changed, found
     _log.info("search: %.4f with equal shares, %.4f with the best of %d", first, best_value, steps)

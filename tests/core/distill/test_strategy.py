@@ -138,7 +138,9 @@ def test_a_window_may_have_its_own_optimizer(
     third = len(watch.optimizers) // 3
     assert watch.optimizers == ["AdamW"] * 2 * third + ["Momentum"] * third
     steps = [{"kind": "distill", "optimizer": {"kind": kind}} for kind in ("adamw", "sgd")]
-    with pytest.raises(ConfigError, match=r"^strategies\.1\.optimizer: strategies\.0 asks"):
+    with pytest.raises(
+        ConfigError, match=r"^strategies\.1\.optimizer: strategies\.0 \(distill\) asks"
+    ):
         make_engine(toy_settings(), tmp_path / "two", steps, teachers).train()
 
 

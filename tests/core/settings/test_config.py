@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from core.settings.config import load_yaml, merge, parse_overrides, read, to_mapping
+from core.settings.config import load_yaml, merge, override, parse_overrides, read, to_mapping
 
 
 @dataclass(frozen=True)
@@ -177,3 +177,22 @@ def test_overrides() -> None:
         parse_overrides(["novalue"])
     with pytest.raises(ConfigError, match=r"^a: '\[1' is not YAML"):
         parse_overrides(["a=[1"])
+
+
+def test_overrides_reach_into_lists() -> None:
+    settings = {"steps": [{"kind": "a", "at": 1}, {"kind": "b"}], "count": 1}
+    changed = override(settings, ["steps.1.at=5", "steps.0.at=null", "new.key=[1]", "count=2"])
+    assert changed == {
+        "steps": [{"kind": "a", "at": None}, {"kind": "b", "at": 5}],
+        "count": 2,
+        "new": {"key": [1]},
+    }
+    assert settings["steps"][1] == {"kind": "b"}
+    for wrong, message in (
+        ("steps.2.at=1", r"^steps\.2\.at: a list with 2 entries has no '2'"),
+        ("steps.x.at=1", r"^steps\.x\.at: a list with 2 entries has no 'x'"),
+        ("steps", r"^steps: an override is written"),
+        ("count=[", r"^count: '\[' is not YAML"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            override(settings, [wrong])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from core.errors import ConfigError
-from core.training.recipe import read_recipe, recipe_epochs
+from core.settings.config import load_yaml
+from core.training.recipe import compose_recipes, read_recipe, recipe_epochs
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, TEACHER = "outside.strategies:Listen", "outside.strategies:NeedsTeacher"
@@ -95,3 +97,51 @@ def test_two_cuts_at_different_times_are_fine() -> None:
     cuts = [{"kind": NARROW, "start_epoch": 0}, {"kind": NARROW, "start_epoch": 2}]
     recipe = read_recipe({"strategies": cuts}, 4, False)
     assert [recipe.active(epoch) for epoch in range(4)] == [[0], [], [1], []]
+
+
+def test_recipes_are_composed_in_order() -> None:
+    first = {"epochs": 5, "strategies": [{"kind": NARROW}]}
+    second = {"strategies": [{"kind": LISTEN}, {"kind": ROUND, "start_epoch": 2}]}
+    whole = compose_recipes({"a": first, "b": second})
+    assert whole == {"epochs": 5, "strategies": first["strategies"] + second["strategies"]}
+    assert compose_recipes({}) == {}
+    # the same rules as for one file
+    twice = compose_recipes({"a": {"strategies": [{"kind": ROUND}]}, "b": second})
+    with pytest.raises(ConfigError, match=r"^strategies\.2 .*: the model is already quantized"):
+        read_recipe(twice, 5, False)
+    with pytest.raises(ConfigError, match=r"^epochs: a has 5, b has 6"):
+        compose_recipes({"a": first, "b": {"epochs": 6}})
+    with pytest.raises(ConfigError, match=r"^strategies: expected a list, got dict"):
+        compose_recipes({"a": {"strategies": {}}})
+
+
+def test_exports_on_the_way() -> None:
+    strategies = [{"kind": ROUND, "start_epoch": 1}]
+
+    def reading(**export: Any) -> Any:
+        given = {"after_epoch": 2, "save_dir": "x", **export}
+        return read_recipe({"strategies": strategies, "exports": [given]}, 4, False).exports
+
+    assert reading(form="float")[0].form == "float"
+    for wrong, message in (
+        ({"after_epoch": 5}, r"^exports\.0\.after_epoch: expected 1 to 4, got 5"),
+        ({"after_epoch": 1}, r"^exports\.0\.after_epoch: nothing is quantized after epoch 1"),
+        ({"form": "int4"}, r"^exports\.0\.form: expected one of int8, float, lite"),
+        ({"foder": "x"}, r"^exports\.0\.foder: unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            reading(**wrong)
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted((Path(__file__).resolve().parents[3] / "configs/slim").glob("*.yml")),
+    ids=lambda f: f.stem,
+)
+def test_every_recipe_of_ours_obeys_the_rules(file: Path) -> None:
+    content = load_yaml(file)
+    kinds = [entry["kind"] for entry in content["strategies"]]
+    recipe = read_recipe(content, recipe_epochs(content) or 30, "distill" in kinds)
+    assert [step.kind for step in recipe.steps] == kinds
+    if file.stem == "prune_twice":
+        assert [(step.start, step.end) for step in recipe.steps] == [(0, 1), (10, 11)]

@@ -1,0 +1,56 @@
+"""Which project's words a file is written in, and what it says in ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.dialects import compressor
+from core.dialects.foreign import Translation
+from core.settings.config import override
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The words of one project.
+
+    Attributes:
+        matches: Tells from a file's keys whether it is written in them.
+        keys: That such a file may have; an override of one of them is meant for the file.
+        translate: Says it in our own words.
+    """
+
+    matches: Callable[[Mapping[str, Any]], bool]
+    keys: tuple[str, ...]
+    translate: Callable[[Mapping[str, Any]], Translation]
+
+
+DIALECTS = (Dialect(compressor.is_compressor, compressor.KEYS, compressor.translate),)
+
+
+def translated(
+    content: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> tuple[Translation | None, list[str]]:
+    """Translate a file's content if it is written in the words of another project.
+
+    Args:
+        content: Of the file.
+        overrides: `key.sub=value`; those of the file's own keys are applied before.
+
+    Returns:
+        None if the words are ours; and the overrides that are left.
+
+    Raises:
+        ConfigError: A key is unknown, missing, wrong, or cannot act here.
+    """
+    for dialect in DIALECTS:
+        if dialect.matches(content):
+            own = [each for each in overrides if _first_key(each) in dialect.keys]
+            rest = [each for each in overrides if each not in own]
+            return dialect.translate(override(content, own)), rest
+    return None, list(overrides)
+
+
+def _first_key(assignment: str) -> str:
+    return assignment.partition("=")[0].strip().partition(".")[0]

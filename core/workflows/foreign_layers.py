@@ -1,0 +1,96 @@
+"""Put paths of layers where a recipe from another project names variables of a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle.nn import Layer
+
+from core.dialects.foreign import Translation
+from core.dialects.variables import Variables
+from core.distill.teacher import Teacher
+from core.errors import ConfigError
+from core.graph.trace import trace
+from core.prune.pruner import fixed_specs
+from core.task import Task
+
+SIDES = ("student", "teacher")
+Settings = dict[str, Any]
+
+
+def with_layers(
+    recipe: Mapping[str, Any],
+    translation: Translation,
+    task: Task,
+    teachers: Sequence[Settings],
+) -> Settings:
+    """Return a recipe with the layers that its names mean.
+
+    Args:
+        recipe: Of the translation.
+        translation: Has the tables of the file.
+        task: Of the student.
+        teachers: The first one is asked for the layers of the teacher.
+
+    Raises:
+        ConfigError: A name means no layer.
+    """
+    steps = [dict(each) for each in recipe.get("strategies", [])]
+    exports = [dict(each) for each in recipe.get("exports", [])]
+    table = translation.layers
+    for step in steps:
+        if "pruned_params" in step:
+            step["pruned_params"] = [table.get(name, name) for name in step["pruned_params"]]
+    if not any(step.get("losses") for step in steps) and not any("ending" in e for e in exports):
+        return {**recipe, "strategies": steps}
+    known = {"student": variables_of("student", task, task.build_model(), table)}
+    if any(step.get("losses") for step in steps) and teachers:
+        teacher = Teacher(teachers[0], task)
+        other = translation.teacher_layers
+        known["teacher"] = variables_of(teacher.title, teacher.task, teacher.model, other)
+    for index, step in enumerate(steps):
+        if "losses" in step:
+            where = f"strategies.{index}.losses"
+            step["losses"] = [
+                _term(term, known, f"{where}.{number}")
+                for number, term in enumerate(step["losses"])
+            ]
+    for index, export in enumerate(exports):
+        if "ending" in export:
+            names = export["ending"].split(",")
+            where = f"exports.{index}.ending"
+            layers = [_ending(name, known["student"], where) for name in names]
+            export["ending"] = ",".join(layers)
+    whole = {**recipe, "strategies": steps}
+    return {**whole, "exports": exports} if exports else whole
+
+
+def variables_of(title: str, task: Task, model: Layer, table: Mapping[str, str]) -> Variables:
+    """Trace a network and name what its layers make."""
+    traced = trace(model, fixed_specs(task))
+    block = traced.program.global_block()
+    shapes = {name: tuple(block.var(name).shape) for name in set(traced.made.values())}
+    return Variables(title, traced.made, shapes, table)
+
+
+def _term(term: Mapping[str, Any], known: Mapping[str, Variables], where: str) -> Settings:
+    found = dict(term)
+    for side in SIDES:
+        if side not in found or side not in known:
+            continue
+        names = found[side]
+        if isinstance(names, str):
+            found[side] = known[side].layer(names, f"{where}.{side}")
+        else:
+            found[side] = [known[side].layer(name, f"{where}.{side}") for name in names]
+    return found
+
+
+def _ending(name: str, known: Variables, where: str) -> str:
+    try:
+        return known.layer(name, where)
+    except ConfigError:
+        if name not in known.table:
+            raise
+        return known.table[name]  # an ending that the task itself knows

@@ -1,0 +1,256 @@
+"""From the files and the command line of a training to its run: config, recipe, teachers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from core.dialects.files import translated
+from core.dialects.foreign import Translation
+from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
+from core.errors import ConfigError
+from core.settings.config import load_yaml, merge, override, parse_overrides
+from core.training.recipe import (
+    Recipe,
+    compose_recipes,
+    read_recipe,
+    recipe_epochs,
+    suggested_epochs,
+)
+from core.training.run import OF_A_RUN, Run, read_run
+from core.workflows.foreign_layers import with_layers
+
+TEACHER = "teacher."  # begins an override that is for the teacher
+OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
+Settings = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a command line names.
+
+    Attributes:
+        config: YAML file of the task and its training.
+        slim: Recipes, with commas between: names of files in `recipes`, or paths.
+        distill_config: Configs or checkpoints of teachers.
+        overrides: `key.sub=value`.
+        recipes: Folder of the recipes that have names.
+    """
+
+    config: str | None
+    slim: str | None = None
+    distill_config: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    recipes: Path = Path("configs", "slim")
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run in our own words.
+
+    Attributes:
+        settings: Config of the task and its training.
+        recipe: Strategies; empty for plain training.
+        teachers: One entry for each, as `core.distill.teacher.read_teachers` returns them.
+        epochs_given: Whether the recipe or the command line says how long to train.
+        save_dir: Where the run goes; None if nobody says it.
+        resume: `auto` goes on from `save_dir` if there is something to go on from.
+        use_vdl: Whether VisualDL scalars are written.
+        foreign: Files of the recipe in the words of another project whose layers are to be found.
+    """
+
+    settings: Settings
+    recipe: Settings = field(default_factory=dict)
+    teachers: tuple[Settings, ...] = ()
+    epochs_given: bool = False
+    save_dir: str | None = None
+    resume: str | None = None
+    use_vdl: bool = False
+    foreign: tuple[Translation, ...] = ()
+
+    def to_mapping(self) -> Settings:
+        """Return the content of one YAML file that describes the same run."""
+        whole = dict(self.settings)
+        if self.recipe:
+            epochs = {"epochs": self.settings["train"]["epochs"]}
+            whole["slim"] = {**epochs, **self.recipe}
+        if self.teachers:
+            whole["distill_config"] = [dict(each) for each in self.teachers]
+        given = {"save_dir": self.save_dir, "resume": self.resume, "use_vdl": self.use_vdl or None}
+        return whole | {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass
+class _Gathered:
+    """What the files say, gathered one by one; later ones go before earlier ones."""
+
+    overrides: list[str]
+    settings: Settings = field(default_factory=dict)
+    recipes: dict[str, Settings] = field(default_factory=dict)
+    own: Settings = field(default_factory=dict)  # of `OF_A_RUN`
+    foreign: list[Translation] = field(default_factory=list)
+
+    def add(self, content: Settings, name: str, is_recipe: bool) -> None:
+        """Add a file, in whosever words it is.
+
+        Args:
+            content: Of the file.
+            name: For messages.
+            is_recipe: Whether a file of ours is a recipe, or a config.
+        """
+        translation, self.overrides = translated(content, self.overrides)
+        if translation is None and is_recipe:
+            self.recipes[_unused_name(name, self.recipes)] = content
+            return
+        if translation is None:
+            self.own |= {key: content.pop(key) for key in OF_A_RUN if key in content}
+            self.settings = merge(self.settings, content)
+            return
+        _log.info("%s: read as a file of %s", name, translation.dialect)
+        tell_unused(name, translation)
+        self.settings = merge(self.settings, translation.settings)
+        if translation.recipe:
+            self.recipes[_unused_name(name, self.recipes)] = translation.recipe
+        for key in ("save_dir", "resume"):
+            if getattr(translation, key) is not None:
+                self.own[key] = getattr(translation, key)
+        if translation.use_vdl:
+            self.own["use_vdl"] = True
+        if translation.variables:
+            self.foreign.append(translation)
+
+
+def read_plan(files: RunFiles) -> RunPlan:
+    """Read what a command line names; it goes before the recipe, the recipe before the config.
+
+    Raises:
+        ConfigError: A file or an override is wrong.
+    """
+    gathered = _Gathered(list(files.overrides))
+    if files.config:
+        gathered.add(load_yaml(files.config), files.config, is_recipe=False)
+    for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
+        gathered.add(content, name, is_recipe=True)
+    own = gathered.own
+    recipe = compose_recipes(gathered.recipes)
+    teachers = _teachers(files, own.get("distill_config", []))
+    if teachers and not recipe:
+        recipe = compose_recipes(dict(_recipes("distill", files.recipes)))
+    recipe = override(recipe, [e for e in gathered.overrides if e.startswith(OF_RECIPE)])
+    epochs = recipe_epochs(recipe)
+    settings = gathered.settings
+    if epochs:
+        settings = merge(settings, {"train": {"epochs": epochs}})
+    elsewhere = (TEACHER, *OF_RECIPE)
+    overrides = parse_overrides([e for e in gathered.overrides if not e.startswith(elsewhere)])
+    train = overrides.get("train")
+    given = isinstance(train, Mapping) and "epochs" in train
+    settings = merge(settings, overrides)
+    if "task" not in settings:
+        names = " ".join(str(name) for name in (files.config, files.slim) if name)
+        raise ConfigError(f"{names or 'config'}: says no task; name its config with -c")
+    return RunPlan(
+        settings,
+        recipe,
+        tuple(teachers),
+        epochs is not None or given,
+        _value(own, "save_dir", str),
+        _value(own, "resume", str),
+        bool(_value(own, "use_vdl", bool)),
+        tuple(gathered.foreign),
+    )
+
+
+def settle(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
+    """Check a plan, find its layers, and settle for how long to train where the task can tell.
+
+    Raises:
+        ConfigError: Anything unknown or wrong.
+    """
+    run = read_run(plan.settings)
+    epochs = None
+    if not plan.epochs_given:
+        epochs = suggested_epochs(plan.recipe, run.task, run.train.epochs)
+    settings = merge(plan.settings, {"train": {"epochs": epochs}}) if epochs else plan.settings
+    if epochs:
+        run = read_run(settings)
+    read_recipe(plan.recipe, run.train.epochs, bool(plan.teachers))  # the rules, before all else
+    mapping = plan.recipe
+    for translation in plan.foreign:
+        mapping = with_layers(mapping, translation, run.task, plan.teachers)
+    recipe = read_recipe(mapping, run.train.epochs, bool(plan.teachers))
+    settled = replace(plan, settings=settings, recipe=mapping, epochs_given=True, foreign=())
+    return settled, run, recipe
+
+
+def tell_unused(name: str, translation: Translation) -> None:
+    """Log, in one line, the keys that only other software reads."""
+    if translation.unused:
+        _log.info("%s: not used here: %s", name, ", ".join(translation.unused))
+
+
+def _recipes(named: Any, folder: Path) -> list[tuple[str, Settings]]:
+    """Read recipes by name or path; a mapping is one that a config holds."""
+    if isinstance(named, str):
+        named = named.split(",")
+    entries = [named] if isinstance(named, Mapping) else named
+    if not isinstance(entries, list) or not all(isinstance(e, (str, Mapping)) for e in entries):
+        raise ConfigError(f"slim: expected names of recipes or a recipe, got {named!r}")
+    found: list[tuple[str, Settings]] = []
+    for index, entry in enumerate(entries):
+        if isinstance(entry, Mapping):
+            found.append((f"slim.{index}", dict(entry)))
+            continue
+        file = folder / f"{entry}.yml"
+        found.append((entry, load_yaml(file if file.is_file() else entry)))
+    return found
+
+
+def _teachers(files: RunFiles, own: Any) -> list[Settings]:
+    given: Any = list(files.distill_config) or own
+    if not isinstance(given, list) or not all(isinstance(each, (str, Mapping)) for each in given):
+        raise ConfigError(f"distill_config: expected a list of files or settings, got {given!r}")
+    overrides = [e[len(TEACHER) :] for e in files.overrides if e.startswith(TEACHER)]
+    teachers = []
+    for index, each in enumerate(given):
+        if isinstance(each, Mapping):
+            teachers.append({SOURCE: f"distill_config.{index}", **each})
+        else:
+            teachers.append(_teacher(each))
+    if not overrides:
+        return teachers
+    if len(teachers) != 1:
+        found = "there is none" if not teachers else f"{len(teachers)} are given"
+        raise ConfigError(f"teacher: -o teacher.{overrides[0]} needs one teacher, {found}")
+    return [merge(teachers[0], parse_overrides(overrides))]
+
+
+def _teacher(path: str) -> Settings:
+    """Read the file of a teacher, in whosever words it is."""
+    [settings] = read_teachers([path])
+    content = {key: value for key, value in settings.items() if key != SOURCE}
+    translation, _ = translated(content)
+    if translation is None:
+        return settings
+    tell_unused(path, translation)
+    teacher = {SOURCE: path, **translation.settings}
+    if translation.weights is not None:
+        teacher[WEIGHTS] = translation.weights
+    if translation.distill is not None:
+        teacher[TEACHING] = translation.distill
+    return teacher
+
+
+def _unused_name(name: str, taken: Mapping[str, Any]) -> str:
+    return name if name not in taken else _unused_name(f"{name} (again)", taken)
+
+
+def _value(own: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = own.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise ConfigError(f"{key}: expected {kind.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,109 @@
+"""Train a run that is settled, or say what it would do; shared by tools and scripts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+import yaml
+
+from core.errors import ConfigError, FileError
+from core.settings.files import write_text
+from core.training.checkpoint import DESCRIPTION
+from core.training.distributed import initialize
+from core.training.engine import Engine
+from core.training.hooks import Hook, standard_hooks
+from core.training.recipe import Recipe
+from core.training.run import Run
+from core.workflows.exports_on_the_way import ExportsOnTheWay, check_exports
+from core.workflows.rehearsal import Stretch, rehearse
+from core.workflows.run_plan import RunPlan
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run with where it goes.
+
+    Attributes:
+        plan: In our own words.
+        run: Of the plan.
+        recipe: Of the plan.
+        save_dir: For checkpoints and logs.
+        use_vdl: Whether VisualDL scalars are written.
+    """
+
+    plan: RunPlan
+    run: Run
+    recipe: Recipe
+    save_dir: Path
+    use_vdl: bool = False
+
+    def rehearse(self) -> list[Stretch]:
+        """Return what would happen, epoch by epoch; nothing is trained and nothing written.
+
+        Raises:
+            UserError: The run would fail.
+        """
+        paddle.set_device(self.run.device)
+        _check_writable(self.save_dir)
+        engine = self._engine([])
+        check_exports(engine.task, engine.model, self.recipe.exports)
+        return rehearse(engine, self.recipe)
+
+    def train(self, resume: bool = False) -> Engine:
+        """Train to the end and return the engine.
+
+        Args:
+            resume: Go on from `latest` in the save folder; a plan with `resume: auto` does so if
+                there is one.
+
+        Raises:
+            UserError: A setting, a file or the training is wrong.
+        """
+        paddle.set_device(self.run.device)
+        try:
+            self.save_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"cannot be written: {error.strerror}"
+            raise ConfigError(f"save_dir: {self.save_dir} {reason}") from error
+        rank, _ = initialize()
+        settings = _plain(self.plan.to_mapping())
+        hooks = standard_hooks(self.run.train, self.save_dir, rank, self.use_vdl, settings)
+        if self.recipe.exports:
+            hooks.insert(0, ExportsOnTheWay(self.recipe.exports))
+        engine = self._engine(hooks)
+        interrupted = self.save_dir / "latest" / DESCRIPTION
+        automatic = self.plan.resume == "auto" and interrupted.is_file()
+        engine.train(resume=resume or automatic)
+        return engine
+
+    def _engine(self, hooks: list[Hook]) -> Engine:
+        return Engine(self.run, self.recipe, self.save_dir, hooks, self.plan.teachers)
+
+
+def save_plan(plan: RunPlan, file: Path) -> None:
+    """Write the run in our own words, as a file for `-c`.
+
+    Raises:
+        FileError: It cannot be written.
+    """
+    write_text(file, yaml.safe_dump(_plain(plan.to_mapping()), sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return what YAML has words for."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse, before anything is written, a folder that could not be made."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise FileError(f"save_dir: {folder} cannot be written: {there} is in the way")

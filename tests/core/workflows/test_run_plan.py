@@ -1,0 +1,165 @@
+"""A whole run from files: composed recipes and files of other projects, interrupted anywhere."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.errors import ConfigError
+from core.runtimes.description import read_description
+from core.settings.config import merge
+from core.training.engine import Engine
+from core.training.hooks import Checkpoints, Hook
+from core.workflows.run_plan import RunFiles, read_plan, settle
+from core.workflows.training import Training
+
+COMPRESSOR = """
+version: 1.0
+pruners: {p: {class: StructurePruner, pruning_axis: {'*': 0}, criterions: {'*': l1_norm}}}
+distillers:
+  l2: {class: L2Distiller, teacher_feature_map: fc_0.tmp_0, student_feature_map: linear_0.tmp_1,
+       distillation_loss_weight: 0.5}
+  fsp: {class: FSPDistiller, teacher_pairs: [[conv2d_0.tmp_0, tap]],
+        student_pairs: [[conv2d_0.tmp_0, batch_norm_0.tmp_2]]}
+strategies:
+  distil: {class: DistillationStrategy, distillers: [l2, fsp], start_epoch: 0, end_epoch: 3}
+  cut: {class: UniformPruneStrategy, pruner: p, start_epoch: 2, target_ratio: 0.4,
+        pruned_params: '.*_sep_weights'}
+  round: {class: QuantizationStrategy, start_epoch: 4, end_epoch: 5, int8_model_save_path: INT8,
+          activation_quantize_type: moving_average_abs_max, save_out_nodes: [quan.tmp_2]}
+compressor: {epoch: 6, checkpoint_path: RUN, strategies: [distil, cut, round]}
+layers: {.*_sep_weights: conv.*, quan.tmp_2: head}
+teacher_layers: {tap: conv}
+"""
+
+
+@pytest.fixture
+def config(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
+    settings = merge(toy_settings(epochs=6), {"model": {"width": 8}, "device": "cpu"})
+    return _write(tmp_path / "toy.yml", settings)
+
+
+@pytest.fixture
+def teacher(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> str:
+    settings = merge(toy_settings(epochs=1), {"model": {"width": 6}, "device": "cpu"})
+    plan = settle(read_plan(RunFiles(str(_write(tmp_path / "teacher.yml", settings)))))
+    Training(*plan, tmp_path / "teacher").train()
+    return str(tmp_path / "teacher" / "latest")
+
+
+class StopAfter(Hook):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def after_epoch(self, engine: Engine) -> None:
+        engine.stop = engine.epoch >= self.epochs
+
+
+def _write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return path
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    names = ("model.safetensors", "training.safetensors", "model.json")
+    return {name: (folder / "latest" / name).read_bytes() for name in names}
+
+
+def _check_resume(files: RunFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupt a run after each of its epochs: it ends with the same bytes."""
+    plan, run, recipe = settle(read_plan(files))
+    engine = Training(plan, run, recipe, tmp_path / "whole").train()
+    recipe = replace(recipe, exports=())  # they take long, and change nothing of the run
+    expected = _bytes(tmp_path / "whole")
+    for epochs in range(1, engine.epochs):
+        folder = tmp_path / f"until {epochs}"
+        training = Training(plan, run, recipe, folder)
+        with monkeypatch.context() as patch:
+            hooks = _standard_hooks(epochs)
+            patch.setattr("core.workflows.training.standard_hooks", hooks)
+            assert training.train().epoch == epochs
+        training.train(resume=plan.resume is None)  # a Compressor file resumes by itself
+        assert _bytes(folder) == expected, epochs
+
+
+def _standard_hooks(epochs: int) -> Callable[..., list[Hook]]:
+    return lambda *_: [Checkpoints(), StopAfter(epochs)]
+
+
+def test_a_composed_recipe_resumes_anywhere(
+    config: Path, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = {"kind": "prune", "start_epoch": 1, "target_ratio": 0.3, "calibration_samples": 4}
+    grid = {"kind": "qat", "start_epoch": 4, "calibration_samples": 4, "learning_rate": 0.01}
+    learn = {"kind": "distill", "start_epoch": 1, "end_epoch": 5, "optimizer": {"kind": "adamw"}}
+    first = _write(tmp_path / "a.yml", {"epochs": 6, "strategies": [cut]})
+    second = _write(tmp_path / "b.yml", {"strategies": [grid, learn]})
+    files = RunFiles(str(config), f"{first},{second}", [teacher])
+    _check_resume(files, tmp_path, monkeypatch)
+
+
+def test_a_compressor_file_resumes_anywhere_by_itself(
+    config: Path,
+    teacher: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    text = COMPRESSOR.replace("INT8", str(tmp_path / "int8")).replace("RUN", str(tmp_path / "ck"))
+    slim = _write(tmp_path / "compress.yaml", text)
+    files = RunFiles(str(config), str(slim), [teacher])
+    with caplog.at_level(logging.INFO):
+        plan, run, recipe = settle(read_plan(files))
+    assert f"{slim}: not used here: version" in caplog.text
+    assert plan.save_dir == str(tmp_path / "ck")
+    assert run.train.epochs == 6
+    assert [(step.kind, step.start, step.end) for step in recipe.steps] == [
+        ("distill", 0, 3),
+        ("prune", 2, 3),
+        ("qat", 4, 6),
+    ]
+    assert plan.recipe["strategies"][0]["losses"][:2] == [
+        {"kind": "l2", "student": "head", "teacher": "head", "adapter": False, "weight": 0.5},
+        {"kind": "fsp", "student": ["conv", "norm"], "teacher": ["conv", "conv"], "weight": 1.0},
+    ]
+    assert plan.recipe["strategies"][1]["pruned_params"] == ["conv.*"]
+    _check_resume(files, tmp_path, monkeypatch)
+    description = read_description(tmp_path / "int8")
+    assert description is not None
+    assert [port.name for port in description.outputs] == ["head"]
+
+
+def test_a_file_that_says_no_task(tmp_path: Path) -> None:
+    text = COMPRESSOR.replace("INT8", "int8").replace("RUN", "checkpoints")
+    slim = _write(tmp_path / "compress.yaml", text)
+    for files in (RunFiles(str(slim)), RunFiles(None, str(slim))):
+        with pytest.raises(ConfigError, match="says no task; name its config with -c"):
+            read_plan(files)
+
+
+def test_teachers_of_a_config(config: Path, teacher: str, tmp_path: Path) -> None:
+    """A config may hold its recipe and its teachers; the command line goes before both."""
+    content = yaml.safe_load(config.read_text())
+    content |= {"slim": {"strategies": [{"kind": "distill"}]}, "distill_config": [teacher]}
+    whole = str(_write(tmp_path / "whole.yml", content))
+    plan = read_plan(RunFiles(whole, overrides=["teacher.distill.weight=2.0"]))
+    assert plan.teachers[0]["distill"] == {"weight": 2.0}
+    content["distill_config"] = [{"weights": teacher, "distill": {"weight": 3.0}}]
+    inside = str(_write(tmp_path / "inside.yml", content))
+    assert read_plan(RunFiles(inside)).teachers[0]["source"] == "distill_config.0"
+    assert read_plan(RunFiles(inside, distill_config=[teacher])).teachers[0]["source"] == teacher
+    for wrong, message in (
+        ({"distill_config": 3}, r"^distill_config: expected a list"),
+        ({"slim": 3}, r"^slim: expected names of recipes or a recipe"),
+        ({"save_dir": 3}, r"^save_dir: expected str"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_plan(RunFiles(str(_write(tmp_path / "wrong.yml", content | wrong))))
+    with pytest.raises(ConfigError, match=r"^teacher: -o teacher\.weights=x needs one teacher"):
+        read_plan(RunFiles(str(config), overrides=["teacher.weights=x"]))
