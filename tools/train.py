@@ -55,14 +55,14 @@ def main() -> None:
     arguments = parse_arguments()
     from core.training.distributed import initialize
     from core.workflows.run_plan import RunFiles, read_plan, settle
-    from core.workflows.training import Training, save_plan
+    from core.workflows.training import TrainingRun, save_plan
 
     named = arguments.config, arguments.slim, arguments.distill_config, arguments.override
     plan, run, recipe = settle(read_plan(RunFiles(*named, recipes=RECIPES)))
     stem = Path(arguments.config or arguments.slim).stem
     default = plan.save_dir or Path("output", run.task.name, stem)
     save_dir = arguments.save_dir or Path(default)
-    training = Training(plan, run, recipe, save_dir, arguments.use_vdl or plan.use_vdl)
+    training = TrainingRun(plan, run, recipe, save_dir, arguments.use_vdl or plan.use_vdl)
     if arguments.dry_run:
         cli.print_timeline(training.rehearse())
     if arguments.save_config:

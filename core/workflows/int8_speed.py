@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Latency:
+class FileSpeed:
     """Shortest time for one image on one thread, in milliseconds, measured in turns."""
 
     float_ms: float
@@ -60,7 +60,7 @@ def one_image(task: Task) -> list[np.ndarray]:
 
 def measure_latency(
     graph: Graph, folder: Path, made: Exported, inputs: Sequence[np.ndarray]
-) -> dict[Backend, Latency]:
+) -> dict[Backend, FileSpeed]:
     """Time int8 files beside float ones, in each installed runtime that reads them.
 
     Args:
@@ -78,11 +78,11 @@ def measure_latency(
                 continue
             predictors = [load_predictor(each, backend, own=True) for each in (place, folder)]
             runs = [partial(each.run, *inputs) for each in predictors]
-            found[backend] = Latency(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))
+            found[backend] = FileSpeed(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))
     return found
 
 
-def warn_where_slower(found: Mapping[Backend, Latency], target: str, remedy: str) -> None:
+def warn_where_slower(found: Mapping[Backend, FileSpeed], target: str, remedy: str) -> None:
     """Say in one line each where int8 is slower than float, in the runtimes that files are for.
 
     Args:

@@ -29,7 +29,7 @@ SAMPLES = 100  # steps of a window at which its learning rate is looked at
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """What a model costs.
 
     Attributes:
@@ -66,7 +66,7 @@ class Stretch:
     events: tuple[str, ...]
     rates: tuple[float, float, float]
     optimizer: str
-    size: Size
+    size: ModelSize
 
 
 def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
@@ -109,7 +109,7 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
     return stretches
 
 
-def measured(task: Task, model: Layer) -> Size:
+def measured(task: Task, model: Layer) -> ModelSize:
     """Count what a model costs, quantized or not."""
     specs = fixed_specs(task)
     with float_sites(model):
@@ -120,7 +120,7 @@ def measured(task: Task, model: Layer) -> Size:
     whole = sum(weight.nbytes for weight in graph.weights.values())
     saved = sum(w.nbytes - w.size for name, w in graph.weights.items() if name in quantized)
     int8 = (whole - saved) / 1e6 if quantized else None
-    return Size(macs, count_parameters(model), whole / 1e6, int8)
+    return ModelSize(macs, count_parameters(model), whole / 1e6, int8)
 
 
 def timeline_table(stretches: Sequence[Stretch]) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dialects.files import translated
-from core.dialects.foreign import Translation
+from core.dialects.foreign import Settings, Translation
 from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides
@@ -25,7 +25,6 @@ from core.workflows.foreign_layers import with_layers
 
 TEACHER = "teacher."  # begins an override that is for the teacher
 OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
-Settings = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 

@@ -24,7 +24,7 @@ from core.workflows.run_plan import RunPlan
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingRun:
     """A run with where it goes.
 
     Attributes:
