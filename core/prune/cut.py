@@ -137,7 +137,7 @@ def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
         f"{path}.{name}"
         for path, settings in edit.settings.items()
         for name, value in settings.items()
-        if path in layers and not _fits(value, name, layers[path].__dict__)
+        if path in layers and not _fits(value, name, vars(layers[path]))
     ]
     if unknown:
         raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
@@ -157,10 +157,10 @@ def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
                     change(held, key, smaller[id(tensor)])
     for path, settings in edit.settings.items():
         for name, value in settings.items():
-            change(layers[path].__dict__, name, value)
+            change(vars(layers[path]), name, value)
     for layer in layers.values():
         for name, value in _sizes(layer).items():
-            change(layer.__dict__, name, value)
+            change(vars(layer), name, value)
 
     def undo() -> None:
         for held, key, value in reversed(changes):

@@ -128,8 +128,8 @@ def record_of(model: Layer) -> Record:
     layers, rounding = [], None
     for path, layer in quantized_layers(model).items():
         rounding = layer.input_quantizer.rounding
-        norm = layer.__dict__["norm"]
-        grid = {"norm": paths[id(norm)] if norm is not None else None, "limit": layer.limit}
+        norm = paths[id(layer.norm.layer)] if layer.norm is not None else None
+        grid = {"norm": norm, "limit": layer.limit}
         layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
     assert rounding is not None
     readers = output_readers(model)
