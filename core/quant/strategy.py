@@ -19,6 +19,7 @@ from core.quant.sites import quantizers_of
 from core.strategy import Context, Phase, Record, Strategy
 from core.task import QatBudget
 from core.training.distributed import gather
+from core.training.warm_start import KEEP_ALL, check_trained
 
 _log = logging.getLogger(__name__)
 
@@ -46,21 +47,16 @@ class Qat(Strategy):
 
     def attach(self, model: Layer, context: Context) -> None:
         self._model, self._context = model, context
-        self._plan_rate(context, context.task.slim_hints(model).qat_budget)
+        self._plan_rate(context, context.task.qat_budget)
         if context.resuming:
             self._record = record_of(model)
             return
-        if context.epoch == 0 and not context.task.config.model.pretrained:
+        problem = "qat: would round random weights"
+        reinit = check_trained(context, problem, "quantize")
+        if reinit:
             raise ConfigError(
-                "qat: would round random weights; name trained ones in model.pretrained, or "
+                f"{problem}, as model.reinit starts {', '.join(reinit)} anew; {KEEP_ALL}, else "
                 "quantize later with start_epoch"
-            )
-        reinit = context.task.config.model.reinit
-        if context.epoch == 0 and reinit:
-            raise ConfigError(
-                f"qat: would round random weights, as model.reinit starts {', '.join(reinit)} "
-                "anew; if model.pretrained has been trained for this task: -o 'model.reinit=[]', "
-                "else quantize later with start_epoch"
             )
         self._insert(model, context)
 
