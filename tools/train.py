@@ -5,6 +5,7 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def main() -> None:
     run = read_run(settings)
     epochs = None if fixed else suggested_epochs(recipe_settings, run.task, run.train.epochs)
     if epochs:
-        run = read_run(settings := merge(settings, {"train": {"epochs": epochs}}))
+        settings = merge(settings, {"train": {"epochs": epochs}})
+        run = replace(run, train=replace(run.train, epochs=epochs))
     recipe = read_recipe(recipe_settings, run.train.epochs, bool(teachers))
     paddle.set_device(run.device)
     save_dir = arguments.save_dir or Path("output", run.task.name, Path(arguments.config).stem)

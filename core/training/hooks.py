@@ -19,6 +19,7 @@ from core.training import checkpoint, distributed
 
 if TYPE_CHECKING:
     from core.training.engine import Engine
+    from core.training.run import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -205,13 +206,13 @@ class VisualDL(Hook):
         self._writer.close()
 
 
-def standard_hooks(engine_config: Any, save_dir: Path, rank: int, use_vdl: bool) -> list[Hook]:
+def standard_hooks(config: TrainConfig, save_dir: Path, rank: int, use_vdl: bool) -> list[Hook]:
     """Return the hooks `tools/train.py` uses; only rank 0 shows and logs."""
     hooks: list[Hook] = [Interruptible(), Checkpoints()]
     if rank == 0:
         hooks = [LogFile(), Progress(), *hooks]
         if use_vdl:
             hooks.append(VisualDL(save_dir / "vdl"))
-    if engine_config.early_stop:
-        hooks.append(EarlyStop(engine_config.early_stop))
+    if config.early_stop:
+        hooks.append(EarlyStop(config.early_stop))
     return hooks
