@@ -102,7 +102,6 @@ class SlimHints:
     distill_points: tuple[DistillPoint, ...] = ()
     never_prune: tuple[str, ...] = ()
     never_quantize: tuple[str, ...] = ()
-    qat_budget: QatBudget = QatBudget()
 
 
 @runtime_checkable
@@ -116,6 +115,7 @@ class Task(Protocol):
 
     name: str
     config: Any
+    qat_budget: QatBudget
 
     def build_model(self) -> Layer:
         """Build the network with fresh weights; parameter names are those of published weights."""

@@ -48,3 +48,13 @@ def test_few_modules_lie_loose() -> None:
 def test_every_folder_is_a_package() -> None:
     folders = {file.parent for file in CORE.rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").is_file()] == []
+
+
+def test_no_state_is_hidden_in_a_dictionary_of_a_layer() -> None:
+    hidden = [
+        f"{file.relative_to(CORE.parent)}:{node.lineno}"
+        for file in sorted(CORE.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "__dict__"
+    ]
+    assert hidden == []

@@ -65,36 +65,39 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
-    from core.act.auto_compression import AutoCompression, Epochs
+    from core.act.auto_compression import AutoCompression, Epochs, MeasuredMetric
+    from core.act.files import FileLayout, describe_task
     from core.act.source import open_source
     from core.training.distributed import initialize
     from core.training.run import pick_device
-    from core.workflows.comparison_table import meter, open_validation, to_table
+    from core.workflows.comparison_table import Validation, open_validation, to_table
 
     paddle.set_device(pick_device("auto"))
     rank, world = initialize()
     config = read_config(arguments)
     model = config.Global
-    files = (model.model_dir, model.model_filename, model.params_filename)
-    task = cli.exported_task(arguments, model.model_dir, open_source(*files).description)
+    source = open_source(model.model_dir, model.model_filename, model.params_filename)
+    task = cli.exported_task(arguments, model.model_dir, source.description)
+    source.name_outputs(task)
     train = open_training(task, config, rank, world)
-    val = None if arguments.no_metric else open_validation(task, share=arguments.eval_rate)
-    metric = task.build_metric()
+    val = Validation(task)
+    if not arguments.no_metric:
+        val = open_validation(task, share=arguments.eval_rate)
     compression = AutoCompression(
-        *(files[0], Epochs(train), *files[1:], arguments.save_dir, config, meter(task, val)),
+        source,
+        Epochs(train),
+        save_dir=arguments.save_dir,
+        config=config,
+        eval_callback=val.measure,
         loss=task.losses,
-        higher_is_better=metric.higher_is_better,
-        metric=metric.primary,
-        images=len(val.dataset) if val else 1,
-        formats=arguments.format,
-        target=arguments.target,
-        task=task,
+        metric=MeasuredMetric(val.metric, val.higher_is_better, val.images),
+        layout=FileLayout(arguments.format, arguments.target, describe_task(task)),
     )
     rows = compression.compress().rows
     if rank:
         return
     cli.print_left_out(train.skipped)
-    cli.wide_console().print(to_table(rows, metric.primary))
+    cli.wide_console().print(to_table(rows, val.metric))
     print(f"written to {arguments.save_dir}")
 
 

@@ -78,7 +78,7 @@ def main() -> None:
     from core.settings.files import replacing
     from core.training.run import pick_device
     from core.workflows import ptq
-    from core.workflows.comparison_table import meter, open_validation, to_table
+    from core.workflows.comparison_table import Validation, open_validation, to_table
     from core.workflows.float_fallback import QualityLimits
 
     paddle.set_device(pick_device("auto"))
@@ -90,23 +90,25 @@ def main() -> None:
         task = cli.exported_task(arguments, arguments.model_dir, model.description)
         model.name_outputs(task)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-    share = 0.0 if arguments.no_metric else arguments.eval_rate
-    val = open_validation(task, arguments.batch_size, share) if share else None
-    ptq.check_comparison(configs, val)
-    measure, count = meter(task, val), len(val.dataset) if val else 1
+    validation = Validation(task)
+    if not arguments.no_metric:
+        validation = open_validation(task, arguments.batch_size, arguments.eval_rate)
+    ptq.check_comparison(configs, validation)
+    formats = arguments.format
     best: Any  # the setting that was kept
     with replacing(folder) as draft:  # made now, so that what cannot be written is told now
-        given = (draft, task, model, images, configs, measure, arguments.format)
         if weights:
-            control = QualityLimits(arguments.max_drop, arguments.speed_control)
+            limits = QualityLimits(arguments.max_drop, arguments.speed_control)
             rows, best = ptq.compress(
-                *given, weights=weights, control=control, validation=val, whole=share == 1
+                draft, weights, model, images, configs, formats, validation, limits
             )
         else:
             target = arguments.target or DEFAULT_TARGET
-            rows, best = static_ptq.compress(*given, target=target, count=count)
+            rows, best = static_ptq.compress(
+                draft, model, images, configs, formats, target, validation
+            )
     cli.print_left_out(images.skipped)
-    cli.wide_console().print(to_table(rows, task.build_metric().primary))
+    cli.wide_console().print(to_table(rows, validation.metric))
     print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-import shutil
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli
 from core.errors import ExportError
 from core.runtimes.formats import leading_format
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+    from core.task import Task
+    from core.workflows.comparison_table import ComparisonRow, Validation
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -31,20 +37,54 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    from core.export.files import check_formats
-    from core.export.package import export
-    from core.export.parity import summary
+    from core.export.files import check_folder, check_formats
     from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites
-    from core.workflows.comparison_table import (
-        ComparisonRow,
-        check_metrics,
-        meter,
-        open_validation,
-        runtime_rows,
-        to_table,
-    )
+    from core.settings.files import replacing
+    from core.workflows.comparison_table import ComparisonRow, Validation, open_validation
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
+
+    formats, target, folder = arguments.format, arguments.target, arguments.save_dir
+    check_formats(formats)
+    check_folder(folder)
+    task, model = cli.restored(arguments)
+    if not quantized_layers(model):
+        raise ExportError(
+            f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
+            "it in float with tools/export_model.py"
+        )
+    validation = Validation(task)
+    if not arguments.no_metric and arguments.ending == "raw":
+        validation = open_validation(task, share=arguments.eval_rate)
+    limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+    kind = leading_format(formats)
+    runtime = target if kind == "onnx" else kind  # whose speed counts
+    limits.check(runtime, validation)
+    with float_sites(model):
+        rows = [ComparisonRow("float", validation.measure(model))]
+    rows.append(ComparisonRow("quantized", validation.measure(model)))
+    metric, changed = apply_float_fallback(
+        model, limits, runtime, validation, rows[0].metric, rows[1].metric
+    )
+    with replacing(folder) as draft:  # an earlier export stays if the metric is not right
+        export_and_check(draft, task, model, arguments, validation, [*rows, *changed], metric)
+    print(f"exported to {folder}")
+
+
+def export_and_check(
+    folder: Path,
+    task: Task,
+    model: Layer,
+    arguments: argparse.Namespace,
+    validation: Validation,
+    rows: list[ComparisonRow],
+    metric: float | None,
+) -> None:
+    """Export, print how the files compare with the models in `rows`, and check their metric."""
+    from core.export.package import export
+    from core.export.parity import summary
+    from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
+    from core.workflows.float_fallback import QualityLimits
     from core.workflows.int8_speed import (
         float_graph,
         measure_latency,
@@ -52,46 +92,22 @@ def main() -> None:
         warn_where_slower,
     )
 
-    check_formats(arguments.format)
-    task, model = cli.restored(arguments)
-    if not quantized_layers(model):
-        raise ExportError(
-            f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
-            "it in float with tools/export_model.py"
-        )
-    formats, target = arguments.format, arguments.target
-    val = None
-    if not arguments.no_metric and arguments.ending == "raw":
-        val = open_validation(task, share=arguments.eval_rate)
-    control = QualityLimits(arguments.max_drop, arguments.speed_control)
-    kind = leading_format(formats)
-    runtime = target if kind == "onnx" else kind  # whose speed counts
-    control.check(runtime, val)
-    measure, key = meter(task, val), task.build_metric().primary
-    with float_sites(model):
-        rows = [ComparisonRow("float", measure(model))]
-    rows.append(ComparisonRow("quantized", measure(model)))
-    rest = val, measure, rows[0].metric, rows[1].metric
-    metric, changed = apply_float_fallback(task, model, control, runtime, *rest)
     begin = time.monotonic()
-    made = export(task, model, arguments.save_dir, formats, arguments.ending, target=target)
+    formats, target, ending = arguments.format, arguments.target, arguments.ending
+    made = export(task, model, folder, formats, ending, target=target)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    graph = float_graph(task, model, arguments.ending)
-    latencies = measure_latency(graph, made.folder, made, one_image(task))
-    warn_where_slower(latencies, target, control.remedy_for_speed)
-    files = runtime_rows(made.folder, made, seconds, measure, latencies)
-    console.print(to_table([*rows, *changed, *files], key))
-    try:
-        count, about = len(val.dataset) if val else 1, made.description.quantization
-        assert about is not None  # the model is quantized
-        check_metrics(metric, files, key, count, target, about.processors)
-    except ExportError:
-        shutil.rmtree(made.folder)
-        raise
-    console.print(f"exported to {made.folder}")
+    latencies = measure_latency(float_graph(task, model, ending), folder, made, one_image(task))
+    limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+    warn_where_slower(latencies, target, limits.remedy_for_speed)
+    files = runtime_rows(folder, made, seconds, validation.measure, latencies)
+    console.print(to_table([*rows, *files], validation.metric))
+    about = made.description.quantization
+    assert about is not None  # the model is quantized
+    key, images = validation.metric, validation.images
+    check_metrics(metric, files, key, images, target, about.processors)
 
 
 if __name__ == "__main__":

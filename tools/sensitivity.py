@@ -5,7 +5,6 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,12 +19,16 @@ if TYPE_CHECKING:
 
 
 def parse_arguments() -> argparse.Namespace:
-    quant = "--quant" in sys.argv
-    parser = argparse.ArgumentParser(description=__doc__, epilog="Each way has its own --help.")
+    first = argparse.ArgumentParser(add_help=False)
+    help_quant = "round each layer alone; has options of its own"
+    first.add_argument("--quant", action="store_true", help=help_quant)
+    quant = first.parse_known_args()[0].quant
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="Each way has its own --help.", parents=[first]
+    )
     cli.add_config_arguments(parser, required=False)
     add = parser.add_argument
     add("--weights", required=True, help="checkpoint (folder or weights file)")
-    add("--quant", action="store_true", help="round each layer alone; has options of its own")
     if quant:
         add("--observer", default="mse", help="for weights in float: how to calibrate (mse)")
         add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
@@ -86,8 +89,16 @@ def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
         return
     run = partial(measure, task, validation_loader(task, arguments.batch_size))
     meter, file = task_meter(task, run, arguments.eval_rate), folder / "sensitivities.json"
-    how = arguments.criterion, arguments.params, arguments.delta_rate, meter, file
-    losses = sensitivity.measure_task(task, model, found, *how)
+    losses = sensitivity.measure_task(
+        task,
+        model,
+        found,
+        criterion=arguments.criterion,
+        globs=arguments.params,
+        delta_rate=arguments.delta_rate,
+        meter=meter,
+        file=file,
+    )
     console.print(losses.table())
     sensitivity.plot(losses, folder / "sensitivity.png")
     print(f"{file}, {folder / 'sensitivity.png'}")

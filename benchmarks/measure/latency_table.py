@@ -33,10 +33,9 @@ from paddle.vision.models import MobileNetV1, MobileNetV2
 from paddle.vision.models.resnet import BottleneckBlock, ResNet
 
 from core.export.onnx.convert import convert_to_onnx
-from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.batch_norm_folding import trace_folded
 from core.graph.operators import attribute, only
 from core.graph.program import Graph
-from core.graph.trace import trace
 from core.runtimes.environment import environment
 from core.runtimes.formats import format_of
 from core.runtimes.latency_table import (
@@ -95,8 +94,7 @@ def write_networks(root: Path) -> dict[str, tuple[Path, list[LayerShape]]]:
             folder = root / f"{name} {width}"
             folder.mkdir()
             files = folder / "model.pdmodel", folder / "model.pdiparams"
-            graph = Graph.from_trace(trace(network, [InputSpec(IMAGE, "float32", "image")]))
-            fold_batch_norms(graph)
+            graph = trace_folded(network, [InputSpec(IMAGE, "float32", "image")])
             graph.write(*files)
             (folder / "model.onnx").write_bytes(convert_to_onnx(*files))
             written[folder.name] = (folder, list(shapes_of(graph)))
@@ -166,9 +164,8 @@ def compare_channels(backend: Backend) -> dict[str, dict[int, float]]:
         times = {}
         for count in range(49, 66):
             ends = (count, count, (28, 28), (kernel, kernel))
-            times[count] = lookup.milliseconds(
-                LayerShape("conv2d", *ends, padding=(kernel // 2, kernel // 2))
-            )
+            shape = LayerShape("conv2d", *ends, padding=(kernel // 2, kernel // 2))
+            times[count] = lookup.predict([shape])
         rows[f"kernel {kernel}"] = {n: round(ms / times[64], 2) for n, ms in times.items()}
     return rows
 

@@ -49,6 +49,7 @@ from core.runtimes.environment import environment
 from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml
+from core.settings.processes import last_words
 from core.task import Task
 from core.training import checkpoint
 
@@ -112,7 +113,7 @@ def _child(kind: str, network: str, folder: str = "") -> Entry:
         except subprocess.TimeoutExpired:
             return {"error": f"not done after {TIME_LIMIT} s"}
         if not result.is_file():
-            return {"error": (done.stderr.strip().splitlines() or ["no word"])[-1][:240]}
+            return {"error": last_words(done)[:240]}
         found: Entry = json.loads(result.read_text(encoding="utf-8"))
         return found
 

@@ -37,6 +37,7 @@ from core.graph.cost import count_macs, count_parameters
 from core.prune.cut import Indices
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
+from core.settings.processes import last_words
 from core.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,7 +95,7 @@ def run_peer(job: PeerJob, limit: float = LIMIT_SECONDS) -> list[dict[str, Any]]
         if done.returncode == -signal.SIGXCPU:
             raise PeerError(f"not done after {limit:g} s of processor time")
         if not result.is_file():
-            raise PeerError((done.stderr.strip().splitlines() or ["no word"])[-1])
+            raise PeerError(last_words(done))
         found = json.loads(result.read_text(encoding="utf-8"))
     if "error" in found:
         raise PeerError(found["error"])

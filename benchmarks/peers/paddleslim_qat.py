@@ -41,7 +41,7 @@ class PaddleSlimQat(Strategy):
         from paddleslim.dygraph.quant import QAT
 
         self._context = context
-        self._scale = context.task.slim_hints(model).qat_budget.learning_rate_scale
+        self._scale = context.task.qat_budget.learning_rate_scale
         self._quanter = QAT(config=dict(CONFIG))
         self._quanter.quantize(model)
 

@@ -217,31 +217,29 @@ def _count_steps(optimizer: Any, meter: Meter) -> None:
     optimizer.step = step
 
 
+_LEFT_RIGHT = [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12], [13, 14], [15, 16]]
+_IN_BATCHES = [
+    {
+        "NormalizeImage": {
+            **{"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "is_scale": True}
+        }
+    },
+    {"Permute": {}},
+]
+
+
 def _detection_config(job: Job) -> dict[str, Any]:
     settings = job.settings()
-    data, augment, train = settings["data"], settings["augment"], settings["train"]
+    data, train = settings["data"], settings["train"]
     height, width = data["input_size"]
     size, joints = [width, height], settings["model"]["num_joints"]
-    left_right = [[1, 2], [3, 4], [5, 6], [7, 8], [9, 10], [11, 12], [13, 14], [15, 16]]
-    change = {
-        **{"trainsize": size, "pixel_std": 200, "flip_pairs": left_right},
-        **{"upper_body_ids": list(range(11)), "scale": augment["scale"], "rot": 30},
-        "num_joints_half_body": augment["half_body_joints"],
-        "prob_half_body": augment["half_body"],
-    }
-    heatmaps = {"hmsize": [width // 4, height // 4], "sigma": 2}
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    in_batches = [
-        {"NormalizeImage": {"mean": mean, "std": std, "is_scale": True}},
-        {"Permute": {}},
-    ]
     return {
         **{"architecture": "TopDownHRNet", "metric": "KeyPointTopDownCOCOEval"},
         **{"use_gpu": False, "log_iter": 10, "save_dir": "output", "num_classes": 1},
         **{"epoch": train["epochs"], "snapshot_epoch": 1000, "worker_num": job.workers},
         "TopDownHRNet": {
             **{"backbone": "LiteHRNet", "loss": "KeyPointMSELoss", "width": 40},
-            **{"num_joints": joints, "flip_perm": left_right},
+            **{"num_joints": joints, "flip_perm": _LEFT_RIGHT},
         },
         "LiteHRNet": {
             **{"network_type": "lite_18", "freeze_at": -1, "freeze_norm": False},
@@ -262,14 +260,26 @@ def _detection_config(job: Job) -> dict[str, Any]:
             **{"anno_path": data["train_annotations"], "num_joints": joints, "trainsize": size},
         },
         "TrainReader": {
-            "sample_transforms": [
-                {"RandomFlipHalfBodyTransform": change},
-                {"TopDownAffine": {"trainsize": size}},
-                {"ToHeatmapsTopDown": heatmaps},
-            ],
-            "batch_transforms": in_batches,
+            "sample_transforms": _detection_transforms(settings),
+            "batch_transforms": _IN_BATCHES,
             **{"batch_size": train["batch_size"], "shuffle": True, "drop_last": True},
             "use_shared_memory": True,  # faster than its default, and what the others do
         },
-        "TestReader": {"sample_transforms": in_batches},
+        "TestReader": {"sample_transforms": _IN_BATCHES},
     }
+
+
+def _detection_transforms(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    augment = settings["augment"]
+    height, width = settings["data"]["input_size"]
+    change = {
+        **{"trainsize": [width, height], "pixel_std": 200, "flip_pairs": _LEFT_RIGHT},
+        **{"upper_body_ids": list(range(11)), "scale": augment["scale"], "rot": 30},
+        "num_joints_half_body": augment["half_body_joints"],
+        "prob_half_body": augment["half_body"],
+    }
+    return [
+        {"RandomFlipHalfBodyTransform": change},
+        {"TopDownAffine": {"trainsize": [width, height]}},
+        {"ToHeatmapsTopDown": {"hmsize": [width // 4, height // 4], "sigma": 2}},
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.act.config import ActConfig, LossKind, read_act
-from core.act.files import FileLayout, describe_task, measure_files, write
+from core.act.files import FileLayout, measure_files, write
 from core.act.session import fitting, open_session, samples_of
 from core.act.source import Source, open_source
 from core.act.training import READER, Loss, State, Training, inputs_of, tensors_of
@@ -23,10 +23,11 @@ from core.errors import ConfigError, DataError
 from core.export.files import check_folder, check_formats
 from core.export.package import Exported
 from core.settings.files import replacing
-from core.targets.names import DEFAULT_TARGET, Format
-from core.task import Arrays, Forward, Task
+from core.targets.names import DEFAULT_TARGET
+from core.task import Arrays, Forward
 from core.training.distributed import gather
 from core.training.loader import Loader
+from core.training.metric_order import is_better
 from core.workflows.comparison_table import ComparisonRow, MeasureMetric
 
 ORIGIN = 0.05  # by which the float model's metric may miss `origin_metric`, as in PaddleSlim
@@ -64,6 +65,21 @@ class Compressed:
     best_step: int
 
 
+@dataclass(frozen=True)
+class MeasuredMetric:
+    """What a callback measures.
+
+    Attributes:
+        name: Name of the metric.
+        higher_is_better: Whether larger values are better.
+        images: How many it is measured on, which says how closely files must reach it.
+    """
+
+    name: str = "metric"
+    higher_is_better: bool = True
+    images: int = 1
+
+
 class AutoCompression:
     """Quantize an exported model whose code is absent, as PaddleSlim's class of this name.
 
@@ -75,25 +91,20 @@ class AutoCompression:
     the training data; the first measures and writes.
 
     Args:
-        model_dir: Folder of the exported float model.
+        model_dir: Folder of the exported float model, or the model itself, opened.
         train_dataloader: Goes through the training data, each time it is iterated over: mappings
             with an array for each input of the model, by its name, or in their order; others are
             for `loss`.
-        model_filename: Of the program; None finds one of the usual names.
-        params_filename: Of the weights.
+        model_filename: Name of the program; None finds one of the usual names.
+        params_filename: Name of the file of weights.
         save_dir: Folder to make.
         config: A YAML file, or its content; see `core.act.config`.
         eval_callback: Returns the metric of a function from inputs to outputs, or of a predictor,
-            as `core.workflows.comparison_table.meter` does. None measures nothing, and keeps the
-            last.
-        loss: The task's: terms by name, of outputs by name and a batch.
-        higher_is_better: Of the metric.
-        metric: Its name.
-        images: How many it is measured on, which says how closely files must reach it.
-        formats: Which files are written.
-        target: Runtime that an ONNX file is laid out for.
-        task: Goes into `deploy.yml`, with which the files can be used; None: what the float
-            model's says.
+            as `core.workflows.comparison_table.Validation.measure` does. None measures nothing, and
+            keeps the last weights.
+        loss: Loss of the task: terms by name, of outputs by name and a batch.
+        metric: What `eval_callback` measures; None: a metric of which more is better.
+        layout: Which files are written; None: those of Paddle.
 
     Raises:
         ConfigError: An unknown section, key, layer or variable, or a wrong value.
@@ -102,7 +113,7 @@ class AutoCompression:
 
     def __init__(
         self,
-        model_dir: str | Path,
+        model_dir: str | Path | Source,
         train_dataloader: Iterable[Mapping[str, Any]],
         model_filename: str | None = None,
         params_filename: str | None = None,
@@ -111,19 +122,17 @@ class AutoCompression:
         eval_callback: MeasureMetric | None = None,
         *,
         loss: Loss | None = None,
-        higher_is_better: bool = True,
-        metric: str = "metric",
-        images: int = 1,
-        formats: Sequence[Format] = ("paddle",),
-        target: str = DEFAULT_TARGET,
-        task: Task | None = None,
+        metric: MeasuredMetric | None = None,
+        layout: FileLayout | None = None,
     ) -> None:
-        check_formats(formats)
+        self._layout = layout or FileLayout(("paddle",), DEFAULT_TARGET)
+        check_formats(self._layout.formats)
         check_folder(Path(save_dir))
         self._config = config if isinstance(config, ActConfig) else read_act(config)
-        self._source = open_source(model_dir, model_filename, params_filename)
-        if task is not None:
-            self._source.name_outputs(task)
+        if isinstance(model_dir, Source):
+            self._source = model_dir
+        else:
+            self._source = open_source(model_dir, model_filename, params_filename)
         given = self._config.QuantAware
         self._places = self._source.choose(
             given.quantize_op_types,
@@ -138,9 +147,7 @@ class AutoCompression:
         self._data, self._folder = train_dataloader, Path(save_dir)
         self._first = dist.get_rank() == 0
         self._measure: MeasureMetric = eval_callback or (lambda run: None)
-        self._sign = 1 if higher_is_better else -1
-        self._metric, self._images = metric, images
-        self._layout = FileLayout(formats, target, describe_task(task) if task else None)
+        self._metric = metric or MeasuredMetric()
 
     def compress(self) -> Compressed:
         """Train, write int8 files from the best weights, and compare them.
@@ -181,7 +188,7 @@ class AutoCompression:
             begin = time.monotonic()
             made = write(model, draft, self._layout, samples)
             seconds = time.monotonic() - begin
-            told = self._measure, self._metric, self._images
+            told = self._measure, self._metric.name, self._metric.images
             files = measure_files(model, made, seconds, *told, samples[0])
         return Compressed(replace(made, folder=self._folder), rows + files, best.step)
 
@@ -197,7 +204,9 @@ class AutoCompression:
         """Return the best state, or the last if nothing is measured."""
         config, total = self._config.TrainConfig, run.total_steps(self._data)
         best = replace(run.state(), metric=metric)
-        _log.info("%d steps, %s of the quantized model %s", total, self._metric, _shown(metric))
+        _log.info(
+            "%d steps, %s of the quantized model %s", total, self._metric.name, _shown(metric)
+        )
         quiet = None if self._first else True  # None: where there is no terminal
         with logging_redirect_tqdm(), tqdm(total=total, unit="step", disable=quiet) as bar:
             for terms in run.steps(self._data, total):
@@ -212,7 +221,7 @@ class AutoCompression:
                     best = replace(run.state(), metric=found)
                 line = "step %d: %s %s, best %s after step %d"
                 shown = _shown(found), _shown(best.metric), best.step
-                _log.info(line, run.step, self._metric, *shown)
+                _log.info(line, run.step, self._metric.name, *shown)
                 reached = config.target_metric
                 if found is not None and reached is not None and not self._better(reached, found):
                     _log.info("target_metric %s is reached", _shown(reached))
@@ -220,11 +229,11 @@ class AutoCompression:
         return best
 
     def _better(self, one: float, other: float | None) -> bool:
-        return other is None or self._sign * one > self._sign * other
+        return is_better(one, other, self._metric.higher_is_better)
 
     def _check_origin(self, metric: float | None) -> None:
         wanted = self._config.TrainConfig.origin_metric
-        _log.info("%s of the float model: %s", self._metric, _shown(metric))
+        _log.info("%s of the float model: %s", self._metric.name, _shown(metric))
         if wanted is not None and metric is not None and abs(metric - wanted) > ORIGIN:
             raise ConfigError(
                 f"TrainConfig.origin_metric: expected {wanted} within {ORIGIN}, the float model "

@@ -19,10 +19,11 @@ from core.act.quantized import QuantizedProgram
 from core.act.session import InputArrays
 from core.errors import ExportError
 from core.export import parity
-from core.export.files import LITE, MODEL, ONNX, PARAMS, size_mb_of_folder, write_files
+from core.export.files import size_mb_of_folder, write_files
 from core.export.int8.comparison import compare, compare_as_written
-from core.export.int8.exporter import write_int8
-from core.export.package import Exported, open_predictors, ports_of
+from core.export.int8.int8_files import write_int8
+from core.export.package import Exported, open_predictors
+from core.export.traced_model import ports_of
 from core.graph.cost import count_macs_of_graph, count_stored, size_bytes
 from core.runtimes.description import (
     DeployDescription,
@@ -63,7 +64,7 @@ class FileLayout:
 
     formats: Sequence[Format]
     target: str
-    task: TaskSettings | None
+    task: TaskSettings | None = None
 
     def __post_init__(self) -> None:
         if self.target not in PRESETS:
@@ -98,8 +99,8 @@ def write(
         float_bytes = size_bytes(sorted(float_folder.iterdir()))
         exact = _answers(float_folder, samples)
         tables = {kind: model.table_for(kind) for kind in wanted}
-        names, preset = (MODEL, PARAMS, ONNX, LITE), PRESETS[layout.target]
-        write_int8(model.graph, tables, float_folder, folder, names, preset, model.processors)
+        preset = PRESETS[layout.target]
+        write_int8(model.graph, tables, float_folder, folder, preset, model.processors)
     cost = replace(_report(model, samples[0]), size_mb=size_mb_of_folder(folder))
     description = _describe(model, layout, cost)
     description = write_description(description, folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,8 @@ from core.quant.calibration import Calibration
 from core.quant.choices import STEPS
 from core.quant.scales import LayerScales
 from core.targets.names import Format, Processors
-from core.task import Task
-from core.workflows.comparison_table import ComparisonRow, MeasureMetric
+from core.training.metric_order import best_of
+from core.workflows.comparison_table import ComparisonRow, MeasureMetric, Validation
 from core.workflows.ptq import INT8
 
 CalibrationArrays = Callable[[], Iterable[InputArrays]]
@@ -46,28 +45,23 @@ def refuse_options(given: Mapping[str, object]) -> None:
 
 def compress(
     folder: Path,
-    task: Task,
     source: Source,
     images: Calibration,
     configs: Sequence[StaticPtqConfig],
-    measure: MeasureMetric,
     formats: Sequence[Format],
-    *,
     target: str,
-    count: int,
+    validation: Validation,
 ) -> tuple[list[ComparisonRow], StaticPtqConfig]:
     """Quantize an exported model with each config, and write the best as int8 files.
 
     Args:
-        folder: There already; `INT8` is made in it.
-        task: Whose model it is.
+        folder: Existing folder; `INT8` is made in it.
         source: The float model.
-        images: To calibrate on.
-        configs: They differ in their observers alone.
-        measure: The task's metric of a model, None if it cannot be measured.
-        formats: Of the files.
+        images: Images to calibrate on.
+        configs: Settings to try; they differ in their observers alone.
+        formats: Formats of the files.
         target: Runtime that the ONNX file is laid out for.
-        count: Of the images it is measured on.
+        validation: Data to measure the metric on.
 
     Returns:
         The float model, each try and each file, with their metrics; and the best config.
@@ -77,34 +71,46 @@ def compress(
         DataError: The images are not what the model takes.
         ConfigError: A glob on layers matches nothing.
     """
-    first, batches, metric = configs[0], arrays_of(images), task.build_metric()
-    layout = FileLayout(formats, target, describe_task(task))
+    first, batches, measure = configs[0], arrays_of(images), validation.measure
+    layout = FileLayout(formats, target, describe_task(validation.task))
     places = source.choose(
         first.quantize_op_types, first.never_quantize, first.per_channel, "never_quantize"
     )
     samples = samples_of(source, batches(), READER)
     with open_session(source, places) as session:
-        float_row, tried, found = ComparisonRow("float", measure(session.run_float)), [], []
-        for config in configs:
-            begin = time.monotonic()
-            found.append(calibrate(session, batches, config))
-            seconds = time.monotonic() - begin
-            tried.append(
-                ComparisonRow(f"quantized, {config.observer}", measure(session.run), seconds)
-            )
-        best = _best(tried, metric.higher_is_better)
+        float_row = ComparisonRow("float", measure(session.run_float))
+        tried, found = _try_each(session, batches, configs, measure)
+        best = best_of([row.metric for row in tried], validation.higher_is_better)
         begin = time.monotonic()
         (folder / INT8).mkdir()
         model = settle(session, *found[best], first.processors)
         made = write(model, folder / INT8, layout, samples)
         seconds = time.monotonic() - begin
-        files = measure_files(model, made, seconds, measure, metric.primary, count, samples[0])
+        told = measure, validation.metric, validation.images
+        files = measure_files(model, made, seconds, *told, samples[0])
     return [float_row, *tried, *files], configs[best]
 
 
-def calibrate(
-    session: Session, batches: CalibrationArrays, config: StaticPtqConfig
-) -> tuple[dict[str, float], list[LayerScales]]:
+FoundGrids = tuple[dict[str, float], list[LayerScales]]  # what `calibrate` returns
+
+
+def _try_each(
+    session: Session,
+    batches: CalibrationArrays,
+    configs: Sequence[StaticPtqConfig],
+    measure: MeasureMetric,
+) -> tuple[list[ComparisonRow], list[FoundGrids]]:
+    """Calibrate with each config; return a row for each, and its grids."""
+    rows, found = [], []
+    for config in configs:
+        begin = time.monotonic()
+        found.append(calibrate(session, batches, config))
+        seconds = time.monotonic() - begin
+        rows.append(ComparisonRow(f"quantized, {config.observer}", measure(session.run), seconds))
+    return rows, found
+
+
+def calibrate(session: Session, batches: CalibrationArrays, config: StaticPtqConfig) -> FoundGrids:
     """Let PaddleSlim's `quant_post_static` find the grids; `session.run` is on them from now on.
 
     Args:
@@ -149,10 +155,3 @@ def settle(
     """
     session.child.call("load_scales", scales)
     return QuantizedProgram(session.source, session.source.graph, table, session, processors)
-
-
-def _best(rows: Sequence[ComparisonRow], higher: bool) -> int:
-    """Return the place of the best metric; 0 if nothing is measured."""
-    sign = 1 if higher else -1
-    values = [-math.inf if row.metric is None else sign * row.metric for row in rows]
-    return values.index(max(values))

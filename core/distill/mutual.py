@@ -22,6 +22,7 @@ from core.settings.ranges import check_range
 from core.strategy import Context
 from core.task import Batch, Losses, Outputs, Task
 from core.training import checkpoint
+from core.training.metric_order import is_better
 from core.training.run import read_run
 
 log = logging.getLogger(__name__)
@@ -201,8 +202,7 @@ class _Peer:
         """Note the metrics; write `latest`, and `best_model` if it is better than before."""
         metric = self.task.build_metric()
         value = metrics[metric.primary]
-        sign = 1.0 if metric.higher_is_better else -1.0
-        better = self._best is None or sign * value > sign * self._best
+        better = is_better(value, self._best, metric.higher_is_better)
         self._best = value if better else self._best
         if writes:
             description = checkpoint.describe(self.task, self.edits, metrics=metrics)

@@ -18,6 +18,7 @@ from core.distill.taps import OUTPUT, Side, Taps, look_at
 from core.distill.teacher import Teacher
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
+from core.network.modes import training_mode
 from core.settings.ranges import check_range
 from core.strategy import Context, Phase, Strategy, StrategyConfig
 from core.task import Batch, Losses, Outputs
@@ -123,12 +124,9 @@ class Imitation(Strategy):
         """Read a batch and look at the student in training mode."""
         self._end_epoch = context.end_epoch
         [batch] = context.calibration(1)
-        was_training = model.training
-        model.train()
         inputs = [batch[spec.name] for spec in context.task.input_spec()]
-        side = look_at("student", context.task, model, inputs)
-        if not was_training:
-            model.eval()
+        with training_mode(model):
+            side = look_at("student", context.task, model, inputs)
         return batch, side
 
 

@@ -8,7 +8,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import ConfigError, ExportError
-from core.network.layers import tap
+from core.network.layers import LayerReference, tap
 from core.settings.config import suggest
 from core.task import Task
 
@@ -25,7 +25,7 @@ class LayersAsOutputs(Layer):
     def __init__(self, network: Layer, model: Layer, paths: Sequence[str]) -> None:
         super().__init__()
         self.network = network
-        self.__dict__["_model"], self._paths = model, tuple(paths)  # `network` holds it already
+        self._model, self._paths = LayerReference(model), tuple(paths)  # `network` holds it
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Run the network.
@@ -33,7 +33,7 @@ class LayersAsOutputs(Layer):
         Raises:
             ExportError: A layer does not run exactly once.
         """
-        with tap(self._model, self._paths) as caught:
+        with tap(self._model.layer, self._paths) as caught:
             self.network(*inputs)
         for path in self._paths:
             count = len(caught.get(path, []))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.errors import ExportError
 from core.settings.files import scratch
-from core.settings.processes import tethered
+from core.settings.processes import last_words, lines_of, tethered
 
 VARIABLE = "TRISLIM_LITE_PYTHON"
 PACKAGE = "paddlelite==2.13rc0"
@@ -71,9 +71,8 @@ def convert(
         made = stem.with_suffix(".nb")
         if done.returncode == 0 and made.is_file():
             return made.read_bytes()
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    spoken = [line for line in lines if line.startswith("Error")]
-    reason = (spoken or lines or [f"status {done.returncode}"])[-1]
+    spoken = [line for line in lines_of(done) if line.startswith("Error")]
+    reason = (spoken or lines_of(done) or [last_words(done)])[-1]
     raise ExportError(f"lite: the model cannot be converted for {targets}: {reason}")
 
 

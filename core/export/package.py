@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
-import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial as partial_of
 from pathlib import Path
 
-import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
-from core.export import lite, parity
+from core.export import parity
 from core.export.endings import ending_in
-from core.export.files import (
-    FILES,
-    LITE,
-    MODEL,
-    ONNX,
-    PARAMS,
-    check_folder,
-    check_formats,
-    size_mb_of_folder,
-    write_files,
-)
-from core.export.int8.exporter import Int8Exporter
+from core.export.files import FILES, check_folder, check_formats
 from core.export.int8.layerwise import LayerDifference
 from core.export.onnx.convert import OPSET
+from core.export.traced_model import TracedModel, trace_for_export
 from core.graph import cost
-from core.graph.batch_norm_folding import fold_batch_norms
-from core.graph.program import Graph
-from core.graph.trace import trace
 from core.network.modes import evaluation_mode
-from core.quant.layers import quantized_layers
-from core.runtimes.description import (
-    LAYERS,
-    DeployDescription,
-    Port,
-    Preprocess,
-    Quantization,
-    Report,
-    TaskSettings,
-    write_description,
-)
+from core.runtimes.description import LAYERS, DeployDescription, write_description
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
-from core.settings.config import to_mapping
 from core.settings.files import replacing, scratch
 from core.settings.processes import ending_children
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
-from core.task import Arrays, Task
+from core.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -124,152 +96,34 @@ def export(
     check_folder(folder)
     specs = _specs(task, input_shape)
     layer, cut = ending_in(task, model, ending)
-    with (
-        evaluation_mode(model),
-        evaluation_mode(layer),
-        replacing(folder) as partial,
-        scratch() as place,
-        ThreadPoolExecutor(1) as aside,
-        ending_children(),
-    ):
-        source = _trace(task, model, layer, specs, LAYERS if cut else ending, target, opset)
-        float_bytes = source.write(partial, [name for name in wanted if name != "lite"])
-        if source.rounded is not None:
-            source.rounded.prove(partial, wanted)
+    with evaluation_mode(model), evaluation_mode(layer), replacing(folder) as draft:
+        ends = LAYERS if cut else ending
+        traced = trace_for_export(task, model, layer, specs, ends, target, opset)
+        return replace(_write_and_compare(traced, draft, wanted), folder=folder)
+
+
+def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Format]) -> Exported:
+    """Write all files of an export into a folder, and compare them with the eager model."""
+    with scratch() as place, ThreadPoolExecutor(1) as aside, ending_children():
+        float_bytes = traced.write(folder, [name for name in formats if name != "lite"])
         # the converter for Lite takes longest, and is another process anyway
-        converting = aside.submit(source.for_lite(Path(place))) if "lite" in wanted else None
-        batches = parity.real_batches(task, specs)
-        # a rounded model is compared on the grids of each file, by itself
-        compared = batches[:1] if source.rounded else batches
-        expected = [parity.run_eager(layer, batch) for batch in compared]
-        alone = wanted == ["lite"]  # then the description gives its size
+        converting = aside.submit(traced.for_lite(place)) if "lite" in formats else None
+        batches = parity.real_batches(traced.task, traced.specs)
+        # a quantized model is compared on the grids of each file, by itself
+        compared = batches[:1] if traced.quantized else batches
+        expected = [parity.run_eager(traced.layer, batch) for batch in compared]
+        alone = formats == ["lite"]  # then the description gives its size
         if converting is not None and alone:
-            float_bytes |= source.add_lite(converting, partial)
-        description = source.describe(partial, batches[0], expected[0])
-        description = write_description(description, partial)
-        predictors = open_predictors(partial, wanted)
-        differences, layers = source.compare(partial, predictors, batches, expected)
+            float_bytes |= traced.add_lite(converting, folder)
+        description = traced.describe(folder, batches[0], expected[0])
+        description = write_description(description, folder)
+        predictors = open_predictors(folder, formats)
+        differences, layers = traced.compare(folder, predictors, batches, expected)
         if converting is not None and not alone:
-            float_bytes |= source.add_lite(converting, partial)
-            description = write_description(description, partial)  # again: one file more
-        sizes = cost.size_bytes(sorted(partial.iterdir()))
+            float_bytes |= traced.add_lite(converting, folder)
+            description = write_description(description, folder)  # again: one file more
+        sizes = cost.size_bytes(sorted(folder.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes, layers)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A traced model on its way into files; `rounded` if layers are quantized."""
-
-    task: Task
-    model: Layer
-    layer: Layer
-    specs: list[InputSpec]
-    ending: str
-    graph: Graph
-    rounded: Int8Exporter | None
-    opset: int
-    parameters: int
-
-    def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
-        """Write files; return the bytes that those of a quantized model would have in float."""
-        if self.rounded is not None:
-            return self.rounded.write(folder, formats)
-        write_files(self.graph, folder, formats, self.opset)
-        return {}
-
-    def for_lite(self, place: Path) -> Callable[[], tuple[bytes, int]]:
-        """Return what makes Paddle Lite's file, and the bytes that it would have in float.
-
-        Args:
-            place: For files that are read by what is returned.
-        """
-        if self.rounded is not None:
-            return self.rounded.for_lite(place)
-        files = place / MODEL, place / PARAMS
-        self.graph.write(*files)
-
-        def convert() -> tuple[bytes, int]:
-            content = lite.convert(*files)
-            return content, len(content)
-
-        return convert
-
-    def add_lite(self, converting: Future[tuple[bytes, int]], folder: Path) -> dict[str, int]:
-        """Wait for Paddle Lite's file and put it into a folder; return as `write` does."""
-        content, count = converting.result()
-        (folder / LITE).write_bytes(content)
-        _log.info("lite: %s runs on other devices, so it is not compared here", LITE)
-        return {LITE: count} if self.rounded else {}
-
-    def describe(
-        self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays
-    ) -> DeployDescription:
-        """Return what `deploy.yml` says of the files in the folder."""
-        rounded = self.rounded
-        quantization = None
-        if rounded is not None:
-            quantization = Quantization(len(rounded.layers()), rounded.target, rounded.processors)
-        return DeployDescription(
-            trislim=importlib.metadata.version("trislim"),
-            inputs=ports_of(self.graph, self.graph.inputs),
-            outputs=_outputs(self.graph, answer),
-            ending=self.ending,
-            preprocess=_preprocess(self.task, self.graph),
-            report=self._report(folder, batch),
-            task=TaskSettings(self.task.name, to_mapping(self.task.config)),
-            quantization=quantization,
-        )
-
-    def _report(self, folder: Path, batch: Sequence[np.ndarray]) -> Report:
-        shapes = tuple((1, *array.shape[1:]) for array in batch)
-        return Report(
-            size_mb=size_mb_of_folder(folder),
-            parameters=self.parameters,
-            macs=cost.count_macs(self.layer, shapes, self.specs),
-            input_shapes=shapes,
-        )
-
-    def compare(
-        self,
-        folder: Path,
-        predictors: Sequence[Predictor],
-        batches: Sequence[Sequence[np.ndarray]],
-        expected: Sequence[Arrays],
-    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
-        """Compare the files in a folder with the eager model, in each runtime.
-
-        Raises:
-            ExportError: One answers differently.
-        """
-        decided = parity.deciding_outputs(self.graph)
-        if self.rounded is not None:
-            return self.rounded.check(folder, predictors, batches, decided)
-        return parity.check(self.layer, expected, predictors, batches, decided), []
-
-
-def _trace(
-    task: Task,
-    model: Layer,
-    layer: Layer,
-    specs: list[InputSpec],
-    ending: str,
-    target: str,
-    opset: int,
-) -> _Source:
-    graph, cut = Graph.from_trace(trace(layer, specs, model)), ending == LAYERS
-    counted = cost.counted_parameters(model)
-    if cut:
-        counted = {path: each for path, each in counted.items() if path in graph.weights}
-    graph.check_finite()
-    folded = fold_batch_norms(graph)
-    graph.check_finite()
-    _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
-    rounded = None
-    if quantized_layers(model):
-        write = partial_of(write_files, opset=opset)
-        rounded = Int8Exporter(model, layer, graph, target, write, (MODEL, PARAMS, ONNX, LITE), cut)
-    parameters = sum(math.prod(each.shape) for each in counted.values())
-    return _Source(task, model, layer, specs, ending, graph, rounded, opset, parameters)
 
 
 def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
@@ -299,24 +153,3 @@ def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
         else:
             _log.warning("%s is not installed: the export is not compared in it", backend)
     return predictors
-
-
-def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
-    """Describe inputs or outputs of a graph."""
-    return tuple(Port(name, graph.shape(name), graph.dtype(name).name) for name in names)
-
-
-def _outputs(graph: Graph, example: Arrays) -> tuple[Port, ...]:
-    """Describe the outputs; what the graph computes from fixed sizes is read off the example."""
-    ports = ports_of(graph, graph.outputs)
-    if any(-1 in port.shape[1:] for port in ports_of(graph, graph.inputs)):
-        return ports
-    return tuple(replace(p, shape=(*p.shape[:1], *example[p.name].shape[1:])) for p in ports)
-
-
-def _preprocess(task: Task, graph: Graph) -> Preprocess:
-    data = getattr(task.config, "data", None)
-    mean, std = getattr(data, "mean", None), getattr(data, "std", None)
-    height, width = graph.shape(graph.inputs[0])[-2:]
-    size = (width, height) if min(height, width) > 0 else None
-    return Preprocess(mean=mean, std=std, size=size)

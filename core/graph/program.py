@@ -131,6 +131,14 @@ class Graph:
         read.update(self.outputs)
         return read
 
+    def consumers(self) -> dict[str, list[Any]]:
+        """Return the operators that read each variable; one that reads it twice stands twice."""
+        found: dict[str, list[Any]] = {}
+        for op in self.operators:
+            for name in names_of(op.inputs):
+                found.setdefault(name, []).append(op)
+        return found
+
     def check_finite(self) -> None:
         """Refuse weights that no file should hold.
 

@@ -26,7 +26,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
-from core.network.modes import evaluation_mode
+from core.network.modes import evaluation_mode, training_mode
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def trace(
     weights = _name_by_path(layer, model or layer)
     names = _input_names(specs, weights)
     with (
-        evaluation_mode(layer, not training),
+        training_mode(layer) if training else evaluation_mode(layer),
         _renamed(weights),
         _outputs_noted(model or layer) as made,
         old_ir(),

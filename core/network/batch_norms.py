@@ -12,6 +12,7 @@ from paddle.nn import Layer
 from paddle.nn.layer.norm import _BatchNormBase
 
 from core.errors import DataError
+from core.network.modes import modes_kept, training_mode
 
 _log = logging.getLogger(__name__)
 
@@ -51,15 +52,13 @@ def reestimate(model: Layer, batches: Iterable[Sequence[Tensor]]) -> int:
 @contextlib.contextmanager
 def statistics_kept(model: Layer) -> Iterator[None]:
     """Put back modes and running statistics that are changed inside."""
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     values = [(tensor, tensor.clone()) for tensor in _statistics(model)]
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
         for tensor, value in values:
             tensor.set_value(value)
-        for layer, training in modes:
-            layer.training = training
 
 
 def _statistics(model: Layer) -> list[Tensor]:
@@ -75,17 +74,14 @@ def is_batch_norm(layer: Layer) -> bool:
 
 @contextlib.contextmanager
 def _averaging(model: Layer, norms: Sequence[Layer]) -> Iterator[None]:
-    modes = [(layer, layer.training) for layer in model.sublayers(include_self=True)]
     momenta = [(norm, norm._momentum) for norm in norms]
     dropouts = (paddle.nn.Dropout, paddle.nn.Dropout2D, paddle.nn.AlphaDropout)
-    model.train()
-    for layer in model.sublayers():
-        if isinstance(layer, dropouts):
-            layer.eval()
     try:
-        yield
+        with training_mode(model):
+            for layer in model.sublayers():
+                if isinstance(layer, dropouts):
+                    layer.eval()
+            yield
     finally:
-        for layer, training in modes:
-            layer.training = training
         for norm, momentum in momenta:
             norm._momentum = momentum

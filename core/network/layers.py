@@ -5,12 +5,27 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import ConfigError
 from core.settings.config import suggest
+
+AnyLayer = TypeVar("AnyLayer", bound=Layer)
+
+
+@dataclass(frozen=True)
+class LayerReference(Generic[AnyLayer]):
+    """A layer that belongs elsewhere in the network.
+
+    Paddle makes each layer that is an attribute of another one a sublayer, whose weights it then
+    saves and trains a second time. Behind a reference a layer stays where it is.
+    """
+
+    layer: AnyLayer
 
 
 def match(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:

@@ -9,13 +9,25 @@ from paddle.nn import Layer
 
 
 @contextlib.contextmanager
-def evaluation_mode(layer: Layer, evaluation: bool = True) -> Iterator[None]:
-    """Put a layer in evaluation mode inside, or in training mode.
+def evaluation_mode(layer: Layer) -> Iterator[None]:
+    """Put a layer in evaluation mode while the context is open."""
+    with modes_kept(layer):
+        layer.eval()
+        yield
 
-    Each sublayer gets back the mode it had.
-    """
+
+@contextlib.contextmanager
+def training_mode(layer: Layer) -> Iterator[None]:
+    """Put a layer in training mode while the context is open."""
+    with modes_kept(layer):
+        layer.train()
+        yield
+
+
+@contextlib.contextmanager
+def modes_kept(layer: Layer) -> Iterator[None]:
+    """Give the layer and each of its sublayers back the mode it had when the context opened."""
     modes = [(each, each.training) for each in layer.sublayers(include_self=True)]
-    layer.eval() if evaluation else layer.train()
     try:
         yield
     finally:

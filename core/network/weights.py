@@ -19,7 +19,8 @@ from paddle.nn import Layer
 
 from core.errors import CheckpointError
 from core.network.layers import match
-from core.network.pickles import PickleError, RefusedError, read_pickle
+from core.network.pickled_values import PickleError, RefusedError
+from core.network.pickles import read_pickle
 from core.network.tensor_files import TensorFileError, pack, unpack
 from core.settings.config import suggest
 

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import paddle
@@ -137,7 +137,7 @@ def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
         f"{path}.{name}"
         for path, settings in edit.settings.items()
         for name, value in settings.items()
-        if path in layers and not _fits(value, name, layers[path].__dict__)
+        if path in layers and not _fits(value, name, _attributes(layers[path]))
     ]
     if unknown:
         raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
@@ -157,16 +157,21 @@ def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
                     change(held, key, smaller[id(tensor)])
     for path, settings in edit.settings.items():
         for name, value in settings.items():
-            change(layers[path].__dict__, name, value)
+            change(_attributes(layers[path]), name, value)
     for layer in layers.values():
         for name, value in _sizes(layer).items():
-            change(layer.__dict__, name, value)
+            change(_attributes(layer), name, value)
 
     def undo() -> None:
         for held, key, value in reversed(changes):
             held[key] = value
 
     return undo
+
+
+def _attributes(layer: Layer) -> dict[str, Any]:
+    """Return the plain attributes of a layer, such as its numbers of channels, to read and set."""
+    return cast("dict[str, Any]", vars(layer))
 
 
 def _fits(value: Any, name: str, held: Mapping[str, Any]) -> bool:

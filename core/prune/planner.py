@@ -25,6 +25,7 @@ from core.runtimes.latency_table import LatencyTable
 from core.strategy import Context
 from core.training.distributed import gather
 from core.training.measurements import metric_of, render, task_meter
+from core.training.metric_order import lost
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
 MS_CLOSE = 0.03  # likewise of a latency, which is measured
@@ -162,7 +163,6 @@ class Planner:
         config, context, model = self._config, self._context, self._model
         metric = context.task.build_metric()
         name = config.metric_name or metric.primary
-        sign = 1.0 if metric.higher_is_better else -1.0
 
         def worth(keep: Array) -> float:
             edit = plan_edit(model, ranking.analysis, keep)
@@ -170,7 +170,8 @@ class Planner:
                 if config.calibration_samples:
                     reestimate(model, context.inputs(config.calibration_samples))
                 found = context.evaluate(model, config.eval_rate)
-                return sign * metric_of(found, name, "prune.metric_name")
+                value = metric_of(found, name, "prune.metric_name")
+                return lost(value, 0.0, metric.higher_is_better)
 
         return worth
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from paddle.nn import Layer
 
-from core.errors import ConfigError
 from core.network.batch_norms import reestimate
 from core.prune.config import PruneConfig
 from core.prune.cut import ChannelEdit, apply_edit
@@ -18,6 +17,7 @@ from core.prune.pruner import Pruner, build_pruner
 from core.prune.report import layer_table
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
 from core.training.measurements import render
+from core.training.warm_start import KEEP_ALL, check_trained
 
 _log = logging.getLogger(__name__)
 
@@ -83,17 +83,13 @@ class Prune(Strategy):
 
     @staticmethod
     def _check_trained(context: Context) -> None:
-        if context.epoch == 0 and not context.task.config.model.pretrained:
-            raise ConfigError(
-                "prune: would rank the channels of random weights; name trained ones in "
-                "model.pretrained, or prune later with start_epoch"
-            )
-        reinit = context.task.config.model.reinit
-        if context.epoch == 0 and reinit:
+        problem = "prune: would rank the channels of random weights"
+        reinit = check_trained(context, problem, "prune")
+        if reinit:
             _log.warning(
                 "prune: model.reinit starts %s anew, whose channels are ranked by random weights; "
-                "if model.pretrained has been trained for this task: -o 'model.reinit=[]'",
-                ", ".join(reinit),
+                "%s",
+                *(", ".join(reinit), KEEP_ALL),
             )
 
     def before_epoch(self, epoch: int) -> bool:

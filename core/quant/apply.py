@@ -35,21 +35,20 @@ def apply_quantization(
     observer: str,
     layout: GridPlan,
 ) -> LayerSelection:
-    """Quantize the chosen layers in place; their grids begin where the observer says.
+    """Quantize the chosen layers in place, and calibrate their grids.
 
     Layers that do not run in evaluation mode, such as heads for training, stay in float.
 
     Args:
-        model: Changed in place; in case of an error it is as before.
-        choice: What to quantize.
-        rounding: How.
-        batches: Inputs of the model, for calibration.
-        observer: Kind of `core.quant.observers`.
-        layout: What files will make of the layers, and whose outputs to round. Norms are of use
-            where a weight has one grid.
+        model: Changed in place; after an error it is as before.
+        choice: Layers to quantize.
+        rounding: How they are rounded.
+        batches: Calibration data: inputs of the model, [N, C, H, W] for images.
+        observer: Kind of observer, of `core.quant.observers`.
+        layout: Grids that the files need, and layers whose outputs are rounded.
 
     Returns:
-        What really was quantized.
+        The layers that were quantized.
 
     Raises:
         ConfigError: All layers are slow in int8 on the target.
@@ -59,7 +58,25 @@ def apply_quantization(
     if not chosen:
         raise ConfigError(f"target: no layer is left to quantize: {_some(layout.slow)}")
     choice = replace(choice, layers=tuple(chosen), left=choice.left | layout.slow)
-    one_grid = rounding.weight_type == "abs_max"
+    layers = _insert(model, choice.layers, rounding, layout)
+    try:
+        _calibrate(model, batches, observer, layout)
+    except BaseException:
+        _take_out(model, layers.values())
+        raise
+    idle = [path for path, layer in layers.items() if not isinstance(layer, QuantizedLayer)]
+    left = choice.left | dict.fromkeys(idle, "does not run in evaluation")
+    if len(idle) == len(layers):
+        raise DataError("calibration: none of the chosen layers ran")
+    running = tuple(path for path in choice.layers if path not in idle)
+    return replace(choice, layers=running, left=left, outputs=tuple(layout.outputs))
+
+
+def _insert(
+    model: Layer, paths: Sequence[str], rounding: Rounding, layout: GridPlan
+) -> dict[str, QuantizedLayer]:
+    """Quantize layers and outputs whose grids are not calibrated yet; return the layers."""
+    one_grid = rounding.weight_type == "abs_max"  # which is that of the folded weight
     layers = {
         path: quantize(
             model,
@@ -68,25 +85,20 @@ def apply_quantization(
             layout.norms.get(path) if one_grid else None,
             limit=layout.limits.get(path, "none"),
         )
-        for path in choice.layers
+        for path in paths
     }
     for path, readers in layout.outputs.items():
         round_output(model, path, rounding, readers)
-    try:
-        _calibrate(model, batches, observer, layout)
-    except BaseException:
-        for path in rounded_outputs(model):
-            restore_output(model, path)
-        for layer in layers.values():
-            if isinstance(layer, QuantizedLayer):
-                restore_float(layer)
-        raise
-    idle = [path for path, layer in layers.items() if not isinstance(layer, QuantizedLayer)]
-    left = choice.left | dict.fromkeys(idle, "does not run in evaluation")
-    if len(idle) == len(layers):
-        raise DataError("calibration: none of the chosen layers ran")
-    running = tuple(path for path in choice.layers if path not in idle)
-    return replace(choice, layers=running, left=left, outputs=tuple(layout.outputs))
+    return layers
+
+
+def _take_out(model: Layer, layers: Iterable[Layer]) -> None:
+    """Restore outputs and layers to float."""
+    for path in rounded_outputs(model):
+        restore_output(model, path)
+    for layer in layers:
+        if isinstance(layer, QuantizedLayer):
+            restore_float(layer)
 
 
 def _calibrate(
@@ -128,8 +140,8 @@ def record_of(model: Layer) -> Record:
     layers, rounding = [], None
     for path, layer in quantized_layers(model).items():
         rounding = layer.input_quantizer.rounding
-        norm = layer.__dict__["norm"]
-        grid = {"norm": paths[id(norm)] if norm is not None else None, "limit": layer.limit}
+        norm = paths[id(layer.norm.layer)] if layer.norm is not None else None
+        grid = {"norm": norm, "limit": layer.limit}
         layers.append({"path": path, **_sign(layer.input_quantizer), **grid})
     assert rounding is not None
     readers = output_readers(model)

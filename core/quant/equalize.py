@@ -9,29 +9,20 @@ either side, both become the geometric mean, and one grid for a whole weight fit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.graph.operators import attribute, names_of, only
+from core.graph.layer_patterns import LayerPattern, is_nchw, layer_patterns
+from core.graph.linear_layers import LAYER_SLOTS
+from core.graph.operators import attribute, only
 from core.graph.program import Graph
 from core.graph.trace import trace
 
-# slots of input, weight and output
-_SLOTS = MappingProxyType(
-    {
-        "conv2d": ("Input", "Filter", "Output"),
-        "depthwise_conv2d": ("Input", "Filter", "Output"),
-        "conv2d_transpose": ("Input", "Filter", "Output"),
-        "depthwise_conv2d_transpose": ("Input", "Filter", "Output"),
-        "matmul_v2": ("X", "Y", "Out"),
-    }
-)
 # Functions of each channel alone that are positively homogeneous. Those that bend at a fixed value
 # (relu6, hard_swish, hard_sigmoid, swish, gelu, sigmoid) are not.
 _HOMOGENEOUS = frozenset(
@@ -64,25 +55,6 @@ class Equalized:
     first: str
     second: str
     scales: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """A layer in the graph with its bias and batch norm; empty strings for what it does not have.
-
-    Attributes:
-        op: The operator of the product or convolution.
-        weight: Name of its weight.
-        bias: Name of the bias that is added.
-        norm: The batch norm behind.
-        end: The variable behind all that.
-    """
-
-    op: Any
-    weight: str
-    bias: str
-    norm: Any | None
-    end: str
 
 
 def equalize(model: Layer, specs: Sequence[InputSpec], limit: float = 32.0) -> list[Equalized]:
@@ -125,97 +97,35 @@ def equalize(model: Layer, specs: Sequence[InputSpec], limit: float = 32.0) -> l
     return results
 
 
-def _pairs(graph: Graph) -> list[tuple[_Linear, _Linear]]:
-    writers = {name: op for op in graph.operators for name in names_of(op.outputs)}
-    readers: dict[str, list[Any]] = {}
-    for op in graph.operators:
-        for name in names_of(op.inputs):
-            readers.setdefault(name, []).append(op)
-    for name in graph.outputs:
-        readers.setdefault(name, []).extend([None, None])  # whoever takes it reads it as well
-    layers: dict[str, _Linear] = {}
-    for op in graph.operators:
-        found = _layer(graph, op, writers, readers)
-        if found is not None:
-            layers[found.weight] = found
+def _pairs(graph: Graph) -> list[tuple[LayerPattern, LayerPattern]]:
+    """Return the layers that can be rescaled together: the second reads what the first makes."""
+    consumers = graph.consumers()
+    layers = {
+        each.weight: each
+        for each in layer_patterns(graph)
+        if all(len(consumers[name]) == 1 for name in _edited(each))
+    }
     pairs = []
     for first in layers.values():
-        weight = _next_weight(graph, first, readers)
+        weight = _next_weight(graph, first, consumers)
         if weight in layers and weight != first.weight:
             pairs.append((first, layers[weight]))
     return pairs
 
 
-def _layer(
-    graph: Graph, op: Any, writers: dict[str, Any], readers: dict[str, list[Any]]
-) -> _Linear | None:
-    """Describe a layer; None if an operator is none, or one whose parts serve others too."""
-    if op.type not in _SLOTS:
-        return None
-    source, slot, target = _SLOTS[op.type]
-    weight, end = only(op.inputs, slot), only(op.outputs, target)
-    if weight not in graph.weights or only(op.inputs, "Bias"):
-        return None
-    if op.type == "matmul_v2":
-        plain = not (attribute(op, "trans_x", False) or attribute(op, "trans_y", False))
-        fits = plain and len(graph.shape(only(op.inputs, source))) == graph.weights[weight].ndim
-        fits = fits and graph.weights[weight].ndim == 2
-    else:
-        fits = _is_nchw(op)
-    if not fits:
-        return None
-    bias, norm = "", None
-    channels = graph.shape(end)[1]
-    behind = _reader(readers, end)
-    if behind is not None and behind.type == "elementwise_add" and only(behind.inputs, "X") == end:
-        bias = _bias(graph, behind, channels, writers, readers)
-        if bias:
-            end = only(behind.outputs, "Out")
-            behind = _reader(readers, end)
-    if behind is not None and behind.type == "batch_norm" and _is_nchw(behind):
-        norm, end = behind, only(behind.outputs, "Y")
-    found = _Linear(op, weight, bias, norm, end)
-    own = {weight, bias, *_norm_weights(norm)} - {""}
-    return found if all(len(readers[name]) == 1 for name in own) else None
-
-
-def _bias(
-    graph: Graph,
-    add: Any,
-    channels: int,
-    writers: dict[str, Any],
-    readers: dict[str, list[Any]],
-) -> str:
-    """Return the name of the weight that is added to each channel; an empty string if none is."""
-    name, axis = only(add.inputs, "Y"), attribute(add, "axis", -1)
-    reshape = writers.get(name)
-    if reshape is not None and reshape.type == "reshape2" and len(readers[name]) == 1:
-        name = only(reshape.inputs, "X")
-        shape = attribute(reshape, "shape")
-    else:
-        shape = list(graph.weights[name].shape) if name in graph.weights else None
-    if name not in graph.weights or graph.weights[name].size != channels:
-        return ""
-    rank = len(graph.shape(only(add.outputs, "Out")))
-    along = axis % rank if axis >= 0 else rank - len(shape or ())
-    # seen with all axes, it must be [1, C, 1, ...]
-    full = [1] * along + list(shape or ())
-    full += [1] * (rank - len(full))
-    return name if full == [1, channels] + [1] * (rank - 2) else ""
-
-
-def _next_weight(graph: Graph, first: _Linear, readers: dict[str, list[Any]]) -> str:
+def _next_weight(graph: Graph, first: LayerPattern, consumers: Mapping[str, list[Any]]) -> str:
     """Follow a layer's output to the layer that reads it; return that one's weight, or ''."""
     if first.norm is not None and not only(first.norm.inputs, "Scale"):
         return ""  # a norm without parameters leaves nothing to divide
     name = first.end
     while True:
-        op = _reader(readers, name)
-        if op is None:
+        reading = consumers.get(name, [])
+        if len(reading) != 1 or name in graph.outputs:
             return ""
-        if op.type in _SLOTS:
-            source, slot, _ = _SLOTS[op.type]
-            return only(op.inputs, slot) if only(op.inputs, source) == name else ""
+        (op,) = reading
+        if op.type in LAYER_SLOTS:
+            slots = LAYER_SLOTS[op.type]
+            return only(op.inputs, slots.weight) if only(op.inputs, slots.source) == name else ""
         if only(op.inputs, "X") != name or not _passes(graph, op):
             return ""
         name = only(op.outputs, "Out")
@@ -228,17 +138,7 @@ def _passes(graph: Graph, op: Any) -> bool:
     if op.type in _FLATTENING:
         before, after = graph.shape(only(op.inputs, "X")), graph.shape(only(op.outputs, "Out"))
         return len(after) == 2 and before[1:] == (after[1], *[1] * (len(before) - 2))
-    return op.type in _HOMOGENEOUS and _is_nchw(op)
-
-
-def _reader(readers: dict[str, list[Any]], name: str) -> Any | None:
-    found = readers.get(name, [])
-    return found[0] if len(found) == 1 else None
-
-
-def _is_nchw(op: Any) -> bool:
-    layout = attribute(op, "data_format") or attribute(op, "data_layout") or "NCHW"
-    return layout in ("NCHW", "AnyLayout")
+    return op.type in _HOMOGENEOUS and is_nchw(op)
 
 
 def _norm_weights(norm: Any | None) -> list[str]:
@@ -248,12 +148,12 @@ def _norm_weights(norm: Any | None) -> list[str]:
     return [name for name in (only(norm.inputs, slot) for slot in ("Scale", "Bias")) if name]
 
 
-def _edited(layer: _Linear) -> list[str]:
+def _edited(layer: LayerPattern) -> list[str]:
     return [name for name in (layer.weight, layer.bias, *_norm_weights(layer.norm)) if name]
 
 
 def _solve(
-    graph: Graph, pairs: Sequence[tuple[_Linear, _Linear]], limit: float
+    graph: Graph, pairs: Sequence[tuple[LayerPattern, LayerPattern]], limit: float
 ) -> list[np.ndarray]:
     """Return the scales of each pair, found by going through the pairs again and again."""
     # rows of magnitudes [O, I / groups] suffice, as rescaling multiplies whole kernels
@@ -287,7 +187,7 @@ def _solve(
     return totals
 
 
-def _fold_factors(graph: Graph, layer: _Linear) -> np.ndarray:
+def _fold_factors(graph: Graph, layer: LayerPattern) -> np.ndarray:
     """Return the magnitude of what folding multiplies each output channel by, [groups, O, 1]."""
     groups = _groups(layer.op)
     if layer.norm is None:
@@ -314,7 +214,7 @@ def _in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
     return weight.reshape(groups, outputs // groups, inputs, -1)
 
 
-def _divide_output(graph: Graph, layer: _Linear, scale: np.ndarray) -> None:
+def _divide_output(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None:
     if layer.norm is not None:
         for name in _norm_weights(layer.norm):
             graph.weights[name] = graph.weights[name] / scale
@@ -328,7 +228,7 @@ def _divide_output(graph: Graph, layer: _Linear, scale: np.ndarray) -> None:
         graph.weights[layer.bias] = bias / scale.reshape(bias.shape)
 
 
-def _multiply_input(graph: Graph, layer: _Linear, scale: np.ndarray) -> None:
+def _multiply_input(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None:
     weight = graph.weights[layer.weight].astype(np.float64, "C")
     view = _in_groups(layer.op, weight)
     view *= scale.reshape(view.shape[0], 1, -1, 1)

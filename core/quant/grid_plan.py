@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from paddle.nn import Layer, Sequential
 
@@ -85,37 +84,54 @@ def plan_grids(
         layers = [path for path in layers if path not in slow]
     norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
     pairs = {_layer(w): _layer(n) for w, n in folded_norms(graph).items()}
-    rounded: dict[str, tuple[str, ...]] = {}
     outputs = FASTEST[target] if outputs is None else outputs
-    if outputs != "none":
-        flow = _Flow(graph, frozenset(layers))
-        rounded = {
-            path: readers
-            for path, readers in flow.places(outputs).items()
-            if not isinstance(get(model, path), Sequential)  # runs whatever is in it
-            and not any(path == each or path.startswith(f"{each}.") for each in never)
-        }
+    rounded = _rounded_outputs(graph, model, layers, outputs, never)
     if target == "paddle":
         rounded = _that_paddle_rounds(graph, layers, rounded)
-    if target in UNSIGNED_TARGETS:
-        unsigned = {path for path, _ in model.named_sublayers()}
-        unsigned |= {output_site(path) for path in rounded}
-    elif target == "paddle":
-        clipped = clipped_tensors(graph)
-        unsigned = {_layer(weight) for weight in unsigned_inputs(graph)}
-        unsigned |= {output_site(path) for path in rounded if graph.made[path] in clipped}
-    else:
-        unsigned = set()
+    limits = weight_limits(graph, format_for(target), processors)
     return GridPlan(
         norms={layer: norm for layer, norm in pairs.items() if norm in norms},
-        unsigned=frozenset(unsigned),
+        unsigned=frozenset(_unsigned_sites(graph, model, target, rounded)),
         outputs=rounded,
-        limits={
-            _layer(weight): limit
-            for weight, limit in weight_limits(graph, format_for(target), processors).items()
-        },
+        limits={_layer(weight): limit for weight, limit in limits.items()},
         slow=slow,
     )
+
+
+def _rounded_outputs(
+    graph: Graph,
+    model: Layer,
+    layers: Collection[str],
+    outputs: RoundedOutputs,
+    never: Collection[str],
+) -> dict[str, tuple[str, ...]]:
+    """Return the layers whose outputs are rounded, each with the quantized layers that read it."""
+    if outputs == "none":
+        return {}
+    return {
+        path: readers
+        for path, readers in _Flow(graph, frozenset(layers)).places(outputs).items()
+        if not isinstance(get(model, path), Sequential)  # runs whatever is in it
+        and not any(path == each or path.startswith(f"{each}.") for each in never)
+    }
+
+
+def _unsigned_sites(
+    graph: Graph, model: Layer, target: Target, rounded: Collection[str]
+) -> set[str]:
+    """Return the sites that get grids from zero on where their activations are never negative."""
+    if target in UNSIGNED_TARGETS:
+        return {
+            *(path for path, _ in model.named_sublayers()),
+            *(output_site(path) for path in rounded),
+        }
+    if target != "paddle":
+        return set()
+    clipped = clipped_tensors(graph)
+    return {
+        *(_layer(weight) for weight in unsigned_inputs(graph)),
+        *(output_site(path) for path in rounded if graph.made[path] in clipped),
+    }
 
 
 def format_for(target: Target) -> Format:
@@ -144,10 +160,7 @@ class _Flow:
         self._graph = graph
         found = {id(op): (op, source, _layer(weight)) for op, source, weight in layers_of(graph)}
         self._layers = {key: each for key, each in found.items() if each[2] in layers}
-        self._readers: dict[str, list[Any]] = {}
-        for op in graph.operators:
-            for name in names_of(op.inputs):
-                self._readers.setdefault(name, []).append(op)
+        self._readers = graph.consumers()
         self._makers: dict[str, str] = {}  # the innermost layer that makes a tensor
         for path, name in graph.made.items():
             self._makers.setdefault(name, path)

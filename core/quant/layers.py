@@ -19,7 +19,7 @@ from paddle.nn import Layer
 
 from core.errors import CheckpointError
 from core.network.batch_norms import is_batch_norm
-from core.network.layers import get
+from core.network.layers import LayerReference, get
 from core.quant.fake_quant import fake_quantize_limited_weight, fake_quantize_weight
 from core.quant.quantizers import ActivationQuantizer, Rounding
 from core.targets.processors import PAIR, Limit
@@ -31,8 +31,6 @@ class QuantizedLayer(Layer):
     """What the quantized kinds of layers share.
 
     Attributes:
-        input_quantizer: Rounds what the layer reads; it belongs to another layer, and is no
-            sublayer here, where that rounds its outputs.
         bypassed: Whether the layer computes in float.
         channel_axis: Of the weight's output channels.
         requantized_per_channel: Whether a weight with one grid is rounded channel by channel once
@@ -40,15 +38,27 @@ class QuantizedLayer(Layer):
         limit: Which steps the weight may take, see `core.quant.weight_grid`.
         largest: What step 127 of an even grid stands for.
         norm: The batch norm that exports fold into the weight, where there is one grid for all of
-            the weight, which then must be that of the folded weight. Not a sublayer.
+            the weight, which then must be that of the folded weight.
+        shared_quantizer: The quantizer of another layer's outputs, where that rounds what this
+            layer reads; None: the layer has a quantizer of its own.
     """
 
-    input_quantizer: ActivationQuantizer
     channel_axis: int
     weight: Tensor
     bypassed: bool = False
+    requantized_per_channel: bool = False
     limit: Limit = "none"
     largest: int = PAIR
+    norm: LayerReference[Layer] | None = None
+    shared_quantizer: LayerReference[ActivationQuantizer] | None = None
+
+    @property
+    def input_quantizer(self) -> ActivationQuantizer:
+        """Return what rounds the inputs of the layer."""
+        if self.shared_quantizer is not None:
+            return self.shared_quantizer.layer
+        own: ActivationQuantizer = self._sub_layers[QUANTIZER]
+        return own
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """Return what the layer reads on its grid."""
@@ -59,16 +69,16 @@ class QuantizedLayer(Layer):
     @property
     def shares_quantizer(self) -> bool:
         """Return whether the quantizer of the inputs is that of another layer's outputs."""
-        return QUANTIZER in self.__dict__
+        return self.shared_quantizer is not None
 
     def share_quantizer(self, quantizer: ActivationQuantizer) -> None:
         """Read what another layer's quantizer rounds."""
         self._sub_layers.pop(QUANTIZER, None)
-        self.__dict__[QUANTIZER] = quantizer
+        self.shared_quantizer = LayerReference(quantizer)
 
     def own_quantizer(self) -> None:
         """Round what is read with a copy of the quantizer that is shared."""
-        shared = self.__dict__.pop(QUANTIZER)
+        shared, self.shared_quantizer = self.input_quantizer, None
         own = ActivationQuantizer(shared.rounding)
         own.set_state_dict(shared.state_dict())
         own.nonnegative, own.signed = shared.nonnegative, shared.signed
@@ -81,15 +91,13 @@ class QuantizedLayer(Layer):
         rounding = self.input_quantizer.rounding
         if rounding.weight_type == "channel_wise_abs_max":
             return self._on_grid(self.weight, self.limit)
-        norm: Layer | None = self.__dict__["norm"]
-        if norm is None:
+        if self.norm is None:
             rounded = self._on_grid(self.weight, self.limit, per_channel=False)
         else:
-            factor = self._folded(norm)
+            factor = self._folded(self.norm.layer)
             rounded = self._on_grid(self.weight * factor, self.limit, per_channel=False) / factor
-        again = (
-            self.__dict__["requantized_per_channel"] and self.limit != "even"
-        )  # which rounds by itself again
+        # an even grid rounds by itself again
+        again = self.requantized_per_channel and self.limit != "even"
         return self._on_grid(rounded, "none") if again else rounded
 
     def _on_grid(self, weight: Tensor, limit: Limit, per_channel: bool = True) -> Tensor:
@@ -189,6 +197,10 @@ KINDS: Mapping[type[Layer], type[QuantizedLayer]] = MappingProxyType(
         nn.Linear: QuantizedLinear,
     }
 )
+# attributes that a layer gains with its class
+_SETTINGS = frozenset(
+    {"bypassed", "requantized_per_channel", "limit", "largest", "norm", "shared_quantizer"}
+)
 _FLOAT = MappingProxyType({quantized: plain for plain, quantized in KINDS.items()})
 
 
@@ -237,23 +249,22 @@ def quantize(
     quantizer.training = layer.training
     folded = None
     if norm is not None:
-        folded = get(model, norm)
-        if not is_batch_norm(folded):
-            raise CheckpointError(f"{norm}: expected a batch norm, is {type(folded).__name__}")
+        folded = LayerReference(get(model, norm))
+        if not is_batch_norm(folded.layer):
+            kind = type(folded.layer).__name__
+            raise CheckpointError(f"{norm}: expected a batch norm, is {kind}")
     layer.__class__ = KINDS[type(layer)]
     layer.add_sublayer(QUANTIZER, quantizer)
-    layer.__dict__["requantized_per_channel"] = False
-    layer.__dict__["norm"] = folded  # past Paddle's own bookkeeping: it belongs to another layer
     assert isinstance(layer, QuantizedLayer)
-    layer.limit = limit
+    layer.norm, layer.limit = folded, limit
     return layer
 
 
 def restore_float(layer: QuantizedLayer) -> None:
     """Make a quantized layer the float one again."""
     layer._sub_layers.pop(QUANTIZER, None)
-    for name in (QUANTIZER, "norm", "requantized_per_channel", "bypassed", "limit", "largest"):
-        layer.__dict__.pop(name, None)
+    for name in vars(layer).keys() & _SETTINGS:
+        delattr(layer, name)
     layer.__class__ = _FLOAT[type(layer)]
 
 

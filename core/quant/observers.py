@@ -304,14 +304,12 @@ OBSERVERS: Mapping[str, type[Observer]] = MappingProxyType(
 )
 
 
-def build_observer(kind: str, name: str, percentile: float = DEFAULT_PERCENTILE) -> Observer:
+def build_observer(kind: str, name: str) -> Observer:
     """Make an observer of a kind for a layer.
 
     Raises:
-        ConfigError: The kind is unknown, or the percentile out of range.
+        ConfigError: The kind is unknown.
     """
     if kind not in OBSERVERS:
         raise ConfigError(f"observer: expected one of {', '.join(OBSERVERS)}, got {kind!r}")
-    if kind == "percentile":
-        return PercentileObserver(name, percentile)
     return OBSERVERS[kind](name)

@@ -23,7 +23,7 @@ from core.quant.apply import apply_quantization
 from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import OBSERVER, LayerType, ObserverKind, WeightType
 from core.quant.equalize import equalize
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import GridPlan, plan_grids
 from core.quant.layers import quantized_layers
 from core.quant.quantizers import Rounding
 from core.quant.scales import BITS
@@ -104,19 +104,19 @@ def quantize_after_training(
 ) -> LayerSelection:
     """Quantize a trained model in place.
 
-    The edit for a checkpoint is `("qat", insert.record_of(model))`, behind those
-    that the model had.
+    The edit for a checkpoint is `("qat", apply.record_of(model))`, behind those of the model.
 
     Args:
-        task: Hints at layers that stay in float, and says what the inputs are.
+        task: Defines the inputs, and hints at layers that stay in float.
         model: In float. After an error its layers are in float again, but weights may have been
-            evened out and batch norms estimated anew.
-        batches: Starts anew through the calibration data, the model's inputs without labels.
-        config: How.
-        progress: Show how far the correction of biases is.
+            equalized and batch norms re-estimated.
+        batches: Returns the calibration data from its beginning: inputs of the model without
+            labels, [N, C, H, W] for images.
+        config: Settings of the quantization.
+        progress: Show the progress of bias correction.
 
     Returns:
-        What was quantized, and why the rest was not.
+        The quantized layers, and why the others were not quantized.
 
     Raises:
         CheckpointError: The model holds weights that are not finite; names the weight.
@@ -126,6 +126,24 @@ def quantize_after_training(
     if quantized_layers(model):
         raise ConfigError("weights: the model is quantized already; start from one in float")
     _check_finite(model)
+    choice, layout = _plan(task, model, config)
+    _prepare(task, model, batches, config)
+    count = _Count()
+    seen = count.through(batches())
+    made = apply_quantization(model, choice, config.rounding, seen, config.observer, layout)
+    if count.images < ENOUGH:
+        _log.warning(
+            "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
+            count.images,
+        )
+    _log.info("%s", "\n".join(summary(made)))
+    if config.bias_correction:
+        _correct_biases(model, made.layers, layout.norms, batches, progress)
+    return made
+
+
+def _plan(task: Task, model: Layer, config: PtqConfig) -> tuple[LayerSelection, GridPlan]:
+    """Choose the layers to quantize, and the grids that their files need."""
     choice = select_with_hints(
         model,
         config.rounding,
@@ -142,29 +160,16 @@ def quantize_after_training(
         choice.spared,
         config.processors,
     )
+    return choice, layout
+
+
+def _prepare(task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig) -> None:
+    """Equalize channels and re-estimate batch norms of the float model, if asked for."""
     if config.equalize:
         pairs = equalize(model, task.input_spec())
         _log.info("ptq: evened out the channels between %d pairs of layers", len(pairs))
     if config.reestimate_bn:
         _log.info("ptq: estimated %d batch norms anew", reestimate(model, batches()))
-    count = _Count()
-    made = apply_quantization(
-        model,
-        choice,
-        config.rounding,
-        count.through(batches()),
-        config.observer,
-        layout,
-    )
-    if count.images < ENOUGH:
-        _log.warning(
-            "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
-            count.images,
-        )
-    _log.info("%s", "\n".join(summary(made)))
-    if config.bias_correction:
-        _correct_biases(model, made.layers, layout.norms, batches, progress)
-    return made
 
 
 def _check_finite(model: Layer) -> None:

@@ -110,7 +110,7 @@ def on_grids(
         for quantizer, sites in quantizers:
             quantizer.use_unsigned(any(site in unsigned for site in sites))
         for path, layer in layers.items():
-            layer.__dict__["requantized_per_channel"] = path in requantized_per_channel
+            layer.requantized_per_channel = path in requantized_per_channel
             layer.largest = largest
             layer.limit = layer.limit if limits is None else limits.get(path, "none")
         yield
@@ -118,7 +118,7 @@ def on_grids(
         for quantizer, was_unsigned, learned in before:
             quantizer.use_unsigned(was_unsigned, learned)
         for layer, limit, largest in limited:
-            layer.__dict__["requantized_per_channel"] = False
+            layer.requantized_per_channel = False
             layer.limit, layer.largest = limit, largest
 
 

@@ -19,6 +19,7 @@ from core.quant.sites import quantizers_of
 from core.strategy import Context, Phase, Record, Strategy
 from core.task import QatBudget
 from core.training.distributed import gather
+from core.training.warm_start import KEEP_ALL, check_trained
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class Qat(Strategy):
     def rehearse(self, model: Layer, context: Context) -> list[str]:
         """Choose and quantize, calibrated on a single batch."""
         self._check_trained(context)
-        self._plan_rate(context, context.task.slim_hints(model).qat_budget)
+        self._plan_rate(context, context.task.qat_budget)
         lines = self._insert(model, context, samples=1)
         if self._warmup:
             lines[0] += f", {self._warmup} steps of warm-up"
@@ -56,7 +57,7 @@ class Qat(Strategy):
 
     def attach(self, model: Layer, context: Context) -> None:
         self._model, self._context = model, context
-        self._plan_rate(context, context.task.slim_hints(model).qat_budget)
+        self._plan_rate(context, context.task.qat_budget)
         if context.resuming:
             self._record = record_of(model)
             return
@@ -65,17 +66,12 @@ class Qat(Strategy):
 
     @staticmethod
     def _check_trained(context: Context) -> None:
-        if context.epoch == 0 and not context.task.config.model.pretrained:
+        problem = "qat: would round random weights"
+        reinit = check_trained(context, problem, "quantize")
+        if reinit:
             raise ConfigError(
-                "qat: would round random weights; name trained ones in model.pretrained, or "
+                f"{problem}, as model.reinit starts {', '.join(reinit)} anew; {KEEP_ALL}, else "
                 "quantize later with start_epoch"
-            )
-        reinit = context.task.config.model.reinit
-        if context.epoch == 0 and reinit:
-            raise ConfigError(
-                f"qat: would round random weights, as model.reinit starts {', '.join(reinit)} "
-                "anew; if model.pretrained has been trained for this task: -o 'model.reinit=[]', "
-                "else quantize later with start_epoch"
             )
 
     def before_epoch(self, epoch: int) -> bool:

@@ -174,15 +174,6 @@ class LatencyTable:
         if cache is not None:
             self._known = self._read_own(cache)
 
-    def milliseconds(self, shape: LayerShape) -> float:
-        """Return the time of one layer.
-
-        Raises:
-            ExportError: The runtime cannot run it.
-            FileError: The cache cannot be written.
-        """
-        return self.predict([shape])
-
     def predict(self, shapes: Iterable[LayerShape]) -> float:
         """Return the time of layers that run one after the other.
 

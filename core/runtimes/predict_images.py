@@ -22,6 +22,7 @@ from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import read_image
 
 PREDICTIONS = "predictions.json"
+COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
 _log = logging.getLogger(__name__)
 
 ImageSteps = Callable[[Sequence[Path]], Iterable[Path]]  # wraps the images, to show progress
@@ -192,23 +193,21 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     return name.as_posix()
 
 
-def montage(predicted: Path, file: Path, columns: int = 4, side: int = 180) -> None:
+def montage(predicted: Path, file: Path) -> None:
     """Put the first pictures that were drawn side by side in one.
 
     Args:
         predicted: Folder with `predictions.json` and the pictures it names.
-        file: To write.
-        columns: Pictures in each of the two rows.
-        side: Pixels of each.
+        file: Picture to write.
     """
     entries = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))
     tiles = []
-    for entry in list(entries.values())[: 2 * columns]:
+    for entry in list(entries.values())[: 2 * COLUMNS]:
         image = cv2.imread(str(predicted / entry["picture"]))
-        scale = side / max(image.shape[:2])
+        scale = SIDE / max(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tile = np.full((side, side, 3), 255, np.uint8)
+        tile = np.full((SIDE, SIDE, 3), 255, np.uint8)
         tile[: image.shape[0], : image.shape[1]] = image
         tiles.append(tile)
-    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
     cv2.imwrite(str(file), np.vstack([row for row in rows if row.shape == rows[0].shape]))

@@ -102,7 +102,6 @@ def load_predictor(
     model_dir: str | Path,
     backend: Backend | None = None,
     threads: int = 1,
-    precision: str = "f32",
     own: bool = False,
 ) -> Predictor:
     """Load an exported model from its folder.
@@ -116,8 +115,6 @@ def load_predictor(
         backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
             first of them that is installed and reads a file of the folder.
         threads: CPU threads of one run.
-        precision: `INFERENCE_PRECISION_HINT` of OpenVINO, whose own choice on CPUs with bfloat16
-            is bf16: errors of a tenth of the largest output.
         own: This process has just written the files, so they need no trial.
 
     Raises:
@@ -142,12 +139,7 @@ def load_predictor(
         try_out(folder, backend, files[0])
     try:
         with _LOADING:
-            if backend == "paddle":
-                predictor: Predictor = _Paddle(files, description, threads)
-            elif backend == "onnxruntime":
-                predictor = _OnnxRuntime(files[0], description, threads)
-            else:
-                predictor = _OpenVino(files[0], description, threads, precision)
+            predictor = _open(backend, files, description, threads)
         predictor.folder = folder
         return predictor
     except ExportError as error:
@@ -155,6 +147,16 @@ def load_predictor(
     except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def _open(
+    backend: Backend, files: tuple[Path, ...], description: DeployDescription | None, threads: int
+) -> Predictor:
+    if backend == "paddle":
+        return _Paddle(files, description, threads)
+    if backend == "onnxruntime":
+        return _OnnxRuntime(files[0], description, threads)
+    return _OpenVino(files[0], description, threads)
 
 
 def load_as_written(folder: Path, kind: Format) -> Predictor:
@@ -201,10 +203,13 @@ def try_out(folder: Path, backend: Backend, file: Path) -> None:
     )
 
 
-def openvino_settings(threads: int, precision: str = "f32") -> dict[str, str | int]:
-    """Return what OpenVINO is told: one image at a time, on so many threads."""
+def openvino_settings(threads: int) -> dict[str, str | int]:
+    """Return the settings for one image at a time on so many threads, computed in float32.
+
+    On CPUs with bfloat16 OpenVINO would choose that: errors of a tenth of the largest output.
+    """
     return {
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
     }
@@ -295,11 +300,9 @@ class _OnnxRuntime(Predictor):
 class _OpenVino(Predictor):
     backend: Backend = "openvino"
 
-    def __init__(
-        self, file: Path, description: DeployDescription | None, threads: int, precision: str
-    ) -> None:
+    def __init__(self, file: Path, description: DeployDescription | None, threads: int) -> None:
         core = importlib.import_module("openvino").Core()
-        settings = openvino_settings(threads, precision)
+        settings = openvino_settings(threads)
         self._model: Any = core.compile_model(str(file), "CPU", settings)
         known = [port.name for port in description.outputs] if description else []
         names = (

@@ -120,5 +120,9 @@ def last_words(done: subprocess.CompletedProcess[str]) -> str:
             return f"killed by {signal.Signals(-done.returncode).name}"
         except ValueError:
             return f"killed by signal {-done.returncode}"
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    return (lines or [f"status {done.returncode}"])[-1]
+    return (lines_of(done) or [f"status {done.returncode}"])[-1]
+
+
+def lines_of(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines that a process printed, those on standard error last; none is empty."""
+    return [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]

@@ -14,7 +14,7 @@ nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,18 +58,43 @@ def plan_sums(graph: Graph, layers: Layers, grids: Mapping[str, Hashable]) -> Su
             its grid.
         grids: Of tensors that the model rounds for whoever reads them.
     """
-    readers: dict[str, list[Any]] = {}
-    for op in graph.operators:
-        for name in names_of(op.inputs):
-            readers.setdefault(name, []).append(op)
+    readers = graph.consumers()
     wanted = {
         name
         for name, grid in grids.items()
         if all(layers.get(id(op), (name, grid))[1] == grid for op in readers.get(name, []))
     }
     ends = set(_ends(graph, readers, layers))
-    unsigned = clipped_tensors(graph)
     made_in_int8 = {_clipped(end, readers) for end in ends}
+    fused, apart = _candidates(graph, layers, wanted, ends)
+    while True:
+        outs, results = {each.out for each in fused}, {each.result for each in fused}
+
+        def in_int8(op: Any, outs: set[str] = outs) -> bool:
+            return id(op) in layers or only(op.outputs, "Out") in outs
+
+        rounded = {name for each in fused for name in (each.other, each.result) if name in wanted}
+        lost = {name for name in rounded if not any(in_int8(op) for op in readers[name])}
+        for name in rounded - results - made_in_int8:
+            if not all(in_int8(op) for op in readers[name]):
+                lost.add(name)
+        if not lost:
+            return Sums(frozenset(outs), frozenset(apart - outs), frozenset(rounded))
+        fused = [each for each in fused if lost.isdisjoint((each.other, each.result))]
+
+
+def _candidates(
+    graph: Graph, layers: Layers, wanted: Container[str], ends: Container[str]
+) -> tuple[list[_Addition], set[str]]:
+    """Return the additions that may be fused, and what all make that Paddle would fuse.
+
+    Args:
+        graph: In float, batch norms folded.
+        layers: See `plan_sums`.
+        wanted: Tensors that can be rounded for whoever reads them.
+        ends: What the int8 convolutions make, bias included.
+    """
+    readers, unsigned = graph.consumers(), clipped_tensors(graph)
     fused, apart = [], set()
     for op in graph.operators:
         operands = only(op.inputs, "X"), only(op.inputs, "Y")
@@ -89,20 +114,7 @@ def plan_sums(graph: Graph, layers: Layers, grids: Mapping[str, Hashable]) -> Su
             on_one_grid = result in wanted or alone
             if alike and other in wanted and on_one_grid:
                 fused.append(_Addition(out, other, result))
-    while True:
-        outs, results = {each.out for each in fused}, {each.result for each in fused}
-
-        def in_int8(op: Any, outs: set[str] = outs) -> bool:
-            return id(op) in layers or only(op.outputs, "Out") in outs
-
-        rounded = {name for each in fused for name in (each.other, each.result) if name in wanted}
-        lost = {name for name in rounded if not any(in_int8(op) for op in readers[name])}
-        for name in rounded - results - made_in_int8:
-            if not all(in_int8(op) for op in readers[name]):
-                lost.add(name)
-        if not lost:
-            return Sums(frozenset(outs), frozenset(apart - outs), frozenset(rounded))
-        fused = [each for each in fused if lost.isdisjoint((each.other, each.result))]
+    return fused, apart
 
 
 def _ends(graph: Graph, readers: Mapping[str, list[Any]], layers: Layers) -> Iterator[str]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from core.graph.linear_layers import LAYER_SLOTS
 from core.graph.operators import attribute, names_of, only
 from core.graph.program import Graph
 from core.targets.pair_sums import HALVED, HIGHEST_STEP, LARGEST, Int8Layer, Steps
@@ -34,12 +35,10 @@ _SLACK = 1e-5  # of a step: the runtime rounds in float32
 _CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
 _WEIGHTS = MappingProxyType(  # slots of data and weight
     {
-        **dict.fromkeys(_CONVOLUTIONS, ("Input", "Filter")),
-        "conv2d_transpose": ("Input", "Filter"),
-        "depthwise_conv2d_transpose": ("Input", "Filter"),
+        **{kind: (slots.source, slots.weight) for kind, slots in LAYER_SLOTS.items()},
+        "fused_conv2d": ("Input", "Filter"),
         "fc": ("Input", "W"),
         "matmul": ("X", "Y"),
-        "matmul_v2": ("X", "Y"),
         "mul": ("X", "Y"),
     }
 )

@@ -22,6 +22,7 @@ from core.training.active_strategies import ActiveStrategies
 from core.training.ema import Ema
 from core.training.evaluation import evaluate_model, measure
 from core.training.hooks import Hook
+from core.training.metric_order import is_better
 from core.training.optimizers import Optimizer
 from core.training.precision import Amp
 from core.training.recipe import Recipe, ScheduledStrategy
@@ -215,8 +216,7 @@ class Engine:
             metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
         metrics = metric.compute()
         value = metrics[metric.primary]
-        sign = 1.0 if metric.higher_is_better else -1.0
-        if self.best is None or sign * value > sign * self.best:
+        if is_better(value, self.best, metric.higher_is_better):
             self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
         return metrics | self.windows.evaluate()
 

@@ -10,6 +10,7 @@ import paddle
 from paddle.nn import Layer
 from tqdm import tqdm
 
+from core.network.modes import evaluation_mode
 from core.task import Arrays, Forward, Metric, Task
 from core.training.distributed import gather
 from core.training.loader import Loader
@@ -67,11 +68,6 @@ def measure(task: Task, loader: Loader, model: Layer, share: float = 1.0) -> dic
 
 
 def evaluate_model(task: Task, model: Layer, loader: Loader, progress: bool = False) -> Metric:
-    """Evaluate an eager model in evaluation mode, then put it back in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
+    """Evaluate an eager model in evaluation mode; its layers get back the modes they had."""
+    with evaluation_mode(model):
         return evaluate(task, eager_forward(task, model), loader, progress)
-    finally:
-        if was_training:
-            model.train()

@@ -25,6 +25,7 @@ from core.training import checkpoint, distributed
 
 if TYPE_CHECKING:
     from core.training.engine import Engine
+    from core.training.run import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +278,7 @@ class VisualDL(Hook):
 
 
 def standard_hooks(
-    engine_config: Any, save_dir: Path, rank: int, use_vdl: bool, settings: Mapping[str, Any]
+    config: TrainConfig, save_dir: Path, rank: int, use_vdl: bool, settings: Mapping[str, Any]
 ) -> list[Hook]:
     """Return the hooks `tools/train.py` uses; only rank 0 shows, logs and writes `settings`."""
     hooks: list[Hook] = [Checkpoints(), Interruptible()]
@@ -285,6 +286,6 @@ def standard_hooks(
         hooks = [SaveFolder(settings), LogFile(), Progress(), *hooks]
         if use_vdl:
             hooks.append(VisualDL(save_dir / "vdl"))
-    if engine_config.early_stop:
-        hooks.append(EarlyStop(engine_config.early_stop))
+    if config.early_stop:
+        hooks.append(EarlyStop(config.early_stop))
     return hooks

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from paddle.nn import Layer
@@ -18,8 +18,10 @@ from core.errors import ConfigError, DataError
 from core.settings.config import read, suggest, to_mapping
 from core.settings.files import write_text
 from core.task import Task
+from core.training.metric_order import lost
 
 FORMAT = 1
+WIDTH = 120  # of tables in logs
 _OF_NO_MATTER = ("num_workers", "on_error", "download")  # settings of data that change no metric
 T = TypeVar("T")
 
@@ -42,7 +44,7 @@ class Meter:
 
     def lost(self, before: float, after: float) -> float:
         """Return by how much the metric became worse; below 0 it became better."""
-        return before - after if self.higher_is_better else after - before
+        return lost(before, after, self.higher_is_better)
 
 
 def task_meter(
@@ -130,9 +132,52 @@ def save(file: Path, measurements: Sequence[Any]) -> None:
     write_text(file, json.dumps(asdict(content), indent=1))
 
 
-def render(table: Table, width: int = 120) -> str:
+class Fingerprinted(Protocol):
+    """A measurement that says what it was made on."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the digest of the weights, the metric and the data."""
+        ...
+
+
+F = TypeVar("F", bound=Fingerprinted)
+
+
+class MeasurementStore(Generic[F]):
+    """One measurement among those of a file, which an interrupted run takes up again.
+
+    Args:
+        kind: Dataclass of the measurements.
+        file: JSON that holds them; None: nothing is kept.
+        fingerprint: Says which measurement is meant.
+
+    Attributes:
+        found: The measurement as the file has it; None if it has none.
+
+    Raises:
+        DataError: The file is broken.
+    """
+
+    def __init__(self, kind: type[F], file: Path | None, fingerprint: str) -> None:
+        stored = [] if file is None else load(kind, file)
+        self._file = file
+        self._others = [each for each in stored if each.fingerprint != fingerprint]
+        self.found = next((each for each in stored if each.fingerprint == fingerprint), None)
+
+    def save(self, measurement: F) -> None:
+        """Write the measurement to the file, beside the others that are there.
+
+        Raises:
+            FileError: It cannot be written.
+        """
+        if self._file is not None:
+            save(self._file, [*self._others, measurement])
+
+
+def render(table: Table) -> str:
     """Return a table as plain text, for logs."""
-    console = Console(width=width, color_system=None)
+    console = Console(width=WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(table)
     return capture.get()

@@ -91,7 +91,7 @@ def suggested_epochs(mapping: Mapping[str, Any], task: Task, epochs: int) -> int
             continue
         strategy = strategy_class(entry["kind"], f"strategies.{index}")
         if strategy.phase == Phase.GRID and not entry.get("start_epoch"):
-            share = task.slim_hints(task.build_model()).qat_budget.epochs_scale
+            share = task.qat_budget.epochs_scale
             return max(1, round(epochs * share))
     return None
 

@@ -80,8 +80,49 @@ def _times(latency: FileSpeed | None) -> str:
     return "" if latency is None else f"{latency.float_ms:.2f} → {latency.int8_ms:.2f}"
 
 
-def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Loader | None:
-    """Open a share of the validation data; None, with a warning, if it cannot be read.
+@dataclass(frozen=True)
+class Validation:
+    """The validation data of a task, on which models are measured by the task's main metric.
+
+    Attributes:
+        task: Task that defines the metric.
+        loader: Loader of the data; None: nothing is measured.
+        share: Share of the validation data that the loader reads.
+    """
+
+    task: Task
+    loader: Loader | None = None
+    share: float = 1.0
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the metric."""
+        return self.task.build_metric().primary
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Tell whether larger values of the metric are better."""
+        return self.task.build_metric().higher_is_better
+
+    @property
+    def images(self) -> int:
+        """Return on how many images models are measured; 1 if nothing is measured."""
+        return len(self.loader.dataset) if self.loader else 1
+
+    def measure(self, model: Layer | Predictor | Forward) -> float | None:
+        """Return the metric of an eager or exported model, or of a function; None without data."""
+        if self.loader is None:
+            return None
+        if isinstance(model, Layer):
+            found = evaluate_model(self.task, model, self.loader, progress=True)
+        else:
+            run = model.run if isinstance(model, Predictor) else model
+            found = evaluate(self.task, run, self.loader, progress=True)
+        return found.compute()[self.metric]
+
+
+def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Validation:
+    """Open a share of the validation data; if it cannot be read, warn and measure nothing.
 
     Nothing is drawn or downloaded only to be measured on.
     """
@@ -89,30 +130,10 @@ def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Load
     try:
         if not root.exists():
             raise ConfigError(f"data.root: {root} does not exist")
-        return validation_loader(task, batch_size).share(share)
+        return Validation(task, validation_loader(task, batch_size).share(share), share)
     except UserError as error:
         _log.warning("nothing is measured: %s", error)
-        return None
-
-
-def meter(task: Task, loader: Loader | None) -> MeasureMetric:
-    """Return what measures eager and exported models, and functions, by the task's main metric.
-
-    Args:
-        task: Whose metric it is.
-        loader: Of the validation data; without it nothing is measured.
-    """
-    key = task.build_metric().primary
-
-    def measure(model: Layer | Predictor | Forward) -> float | None:
-        if loader is None:
-            return None
-        if isinstance(model, Layer):
-            return evaluate_model(task, model, loader, progress=True).compute()[key]
-        run = model.run if isinstance(model, Predictor) else model
-        return evaluate(task, run, loader, progress=True).compute()[key]
-
-    return measure
+        return Validation(task)
 
 
 def runtime_rows(
@@ -128,7 +149,7 @@ def runtime_rows(
         folder: Where they are now.
         made: The export.
         seconds: That it took.
-        measure: See `meter`.
+        measure: See `Validation.measure`.
         latencies: Of `core.workflows.int8_speed.measure_latency`.
     """
     sizes: dict[Format, list[tuple[str, int, int]]] = {}

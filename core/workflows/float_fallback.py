@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,9 +15,9 @@ from core.errors import ConfigError
 from core.quant.layers import quantized_layers
 from core.quant.sites import restore, sites_of
 from core.task import Task
-from core.training.loader import Loader
 from core.training.measurements import render
-from core.workflows.comparison_table import ComparisonRow, MeasureMetric
+from core.training.metric_order import lost
+from core.workflows.comparison_table import ComparisonRow, Validation
 from core.workflows.layer_sensitivity import ModelInputs, few_inputs, output_errors
 from core.workflows.layer_speed import backend_of, measure_speed
 
@@ -49,13 +50,13 @@ class QualityLimits:
             return "deploy it in float, or export for another target"
         return "--speed_control leaves the layers in float that int8 makes no faster"
 
-    def check(self, target: str, validation: Loader | None) -> None:
+    def check(self, target: str, validation: Validation) -> None:
         """Refuse what cannot be measured, before anything long runs.
 
         Raises:
             ConfigError: Nothing to measure the metric on, or a target that does not run here.
         """
-        if self.max_drop is not None and validation is None:
+        if self.max_drop is not None and validation.loader is None:
             raise ConfigError("max_drop: there is no validation data to measure the metric on")
         if self.speed_control:
             backend_of(target)
@@ -86,52 +87,85 @@ def keep_accuracy(
     in_float: float,
     max_drop: float,
 ) -> float:
-    """Put the worst layers into float until the metric holds; return the metric.
+    """Restore the worst layers to float until the metric holds; return the metric.
 
-    Layers are ranked by how far each alone moves the outputs. The number of them that goes back is
-    doubled until the metric holds, then halved towards the smallest one with which it does.
+    Layers are ranked by how far each alone moves the outputs. The number of them that is restored
+    is doubled until the metric holds, then halved towards the smallest one with which it does.
 
     Args:
-        task: Tells the metric's sense.
+        task: Task of the model.
         model: Quantized; changed in place, or left as it is if no choice of layers holds.
-        inputs: To compare outputs on.
-        value: The metric of the model.
-        in_float: What it was.
-        max_drop: Points that it may lose.
+        inputs: Inputs to compare outputs on, [N, C, H, W] for images.
+        value: Returns the metric of the model.
+        in_float: Metric of the float model.
+        max_drop: Points that the metric may lose.
 
     Raises:
         ConfigError: It holds only when nothing is quantized.
     """
-    sites, sign = sites_of(model), _sign(task)
-    worst, found = list(sites), {}
-
-    def holds(count: int) -> bool:
-        for place, path in enumerate(worst):
-            sites[path].bypassed = place < count
-        found[count] = value(model)
-        lost = sign * (in_float - found[count]) / POINT
-        _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(worst), lost)
-        return lost <= max_drop + 1e-9  # of a point, for the rounding of the difference
-
-    try:
-        if holds(0):
-            return found[0]
-        errors = output_errors(task, model, inputs, worst)
-        worst.sort(key=lambda path: -errors[path])
-        most = max(map(worst.index, quantized_layers(model)))  # one layer stays in int8
-        count = _smallest(holds, most)
-    finally:
-        for site in sites.values():
-            site.bypassed = False
+    search = _FallbackSearch(task, model, value, in_float, max_drop)
+    with search.bypassing():
+        if search.holds(0):
+            return search.found[0]
+        count = _smallest(search.holds, search.rank(inputs))
     if count is None:
         raise ConfigError(
             f"max_drop: with all layers but one in float the metric loses more than {max_drop:g} "
             "points; train with --slim qat, or allow more"
         )
-    for path in worst[:count]:
+    worst = search.order[:count]
+    for path in worst:
         restore(model, path)
-    _log.info("max_drop: back to float: %s", ", ".join(worst[:count]))
-    return found[count]
+    _log.info("max_drop: back to float: %s", ", ".join(worst))
+    return search.found[count]
+
+
+class _FallbackSearch:
+    """Measures a quantized model with its worst sites in float.
+
+    Attributes:
+        order: Paths of the sites, the worst first once they are ranked.
+        found: Metric by the number of sites in float.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: Layer,
+        value: Callable[[Layer], float],
+        in_float: float,
+        max_drop: float,
+    ) -> None:
+        self._task, self._model, self._value = task, model, value
+        self._in_float, self._max_drop = in_float, max_drop
+        self._sites = sites_of(model)
+        self.order = list(self._sites)
+        self.found: dict[int, float] = {}
+
+    @contextlib.contextmanager
+    def bypassing(self) -> Iterator[None]:
+        """Let all sites round again when the context ends."""
+        try:
+            yield
+        finally:
+            for site in self._sites.values():
+                site.bypassed = False
+
+    def rank(self, inputs: ModelInputs) -> int:
+        """Put the worst sites first; return how many may be in float: one layer stays in int8."""
+        errors = output_errors(self._task, self._model, inputs, self.order)
+        self.order.sort(key=lambda path: -errors[path])
+        return max(map(self.order.index, quantized_layers(self._model)))
+
+    def holds(self, count: int) -> bool:
+        """Tell whether the metric holds with so many of the worst sites in float."""
+        for place, path in enumerate(self.order):
+            self._sites[path].bypassed = place < count
+        self.found[count] = self._value(self._model)
+        higher = self._task.build_metric().higher_is_better
+        points = lost(self._in_float, self.found[count], higher) / POINT
+        _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(self.order), points)
+        return points <= self._max_drop + 1e-9  # of a point, for the rounding of the difference
 
 
 def _smallest(holds: Callable[[int], bool], most: int) -> int | None:
@@ -167,26 +201,24 @@ def diagnose(task: Task, model: Layer, inputs: ModelInputs) -> None:
 
 
 def apply_float_fallback(
-    task: Task,
     model: Layer,
-    control: QualityLimits,
+    limits: QualityLimits,
     target: str,
-    validation: Loader | None,
-    measure: MeasureMetric,
+    validation: Validation,
     in_float: float | None,
-    metric: float | None,
+    quantized: float | None,
 ) -> tuple[float | None, list[ComparisonRow]]:
-    """Send layers of a quantized model back to float as wanted; the log says what is wrong with it.
+    """Restore layers of a quantized model to float until it keeps to the limits.
+
+    A model that still loses much is diagnosed in the log.
 
     Args:
-        task: Whose model it is.
         model: Quantized; changed in place.
-        control: What is wanted; checked.
+        limits: What the model must keep to; checked.
         target: Runtime to be fast in.
-        validation: Data to measure on; None if there is none.
-        measure: Measures the metric on it.
-        in_float: The metric before quantization, None if there is nothing to measure it on.
-        metric: The metric quantized, likewise.
+        validation: Data to measure the metric on.
+        in_float: Metric of the float model, None if there is nothing to measure it on.
+        quantized: Metric of the quantized model, likewise.
 
     Returns:
         The metric, and a row for the model if it was changed.
@@ -194,25 +226,23 @@ def apply_float_fallback(
     Raises:
         ConfigError: See `keep_speed` and `keep_accuracy`.
     """
-    before = len(sites_of(model))
-    if control.speed_control:
+    before, task, metric = len(sites_of(model)), validation.task, quantized
+    if limits.speed_control:
         keep_speed(task, model, target)
-        metric = measure(model)
-    if validation is not None and in_float is not None and metric is not None:
-        inputs, value = few_inputs(task, validation), partial(_value, measure)
-        if control.max_drop is not None:
-            metric = keep_accuracy(task, model, inputs, value, in_float, control.max_drop)
-        if _sign(task) * (in_float - metric) > SUSPICIOUS * POINT:
+        metric = validation.measure(model)
+    if validation.loader is not None and in_float is not None and metric is not None:
+        inputs = few_inputs(task, validation.loader)
+        if limits.max_drop is not None:
+            value = partial(_value, validation)
+            metric = keep_accuracy(task, model, inputs, value, in_float, limits.max_drop)
+        if lost(in_float, metric, validation.higher_is_better) > SUSPICIOUS * POINT:
             diagnose(task, model, inputs)
-    gone = before - len(sites_of(model))
-    return metric, [ComparisonRow(f"quantized, {gone} back in float", metric)] if gone else []
+    restored = before - len(sites_of(model))
+    rows = [ComparisonRow(f"quantized, {restored} back in float", metric)] if restored else []
+    return metric, rows
 
 
-def _value(measure: MeasureMetric, model: Layer) -> float:
-    metric = measure(model)
+def _value(validation: Validation, model: Layer) -> float:
+    metric = validation.measure(model)
     assert metric is not None  # there is validation data
     return metric
-
-
-def _sign(task: Task) -> float:
-    return 1.0 if task.build_metric().higher_is_better else -1.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,13 @@ from core.export.endings import ending_in
 from core.export.files import format_of_file, write_files
 from core.export.package import Exported
 from core.export.parity import real_batches
-from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.batch_norm_folding import trace_folded
 from core.graph.program import Graph
-from core.graph.trace import trace
 from core.network.modes import evaluation_mode
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
+from core.settings.files import scratch
 from core.targets.names import BACKENDS, Backend
 from core.task import Task
 
@@ -48,9 +47,7 @@ def float_graph(task: Task, model: Layer, ending: str = "raw") -> Graph:
     """
     layer, _ = ending_in(task, model, ending)
     with evaluation_mode(model), evaluation_mode(layer):
-        graph = Graph.from_trace(trace(layer, task.input_spec(), model))
-    fold_batch_norms(graph)
-    return graph
+        return trace_folded(layer, task.input_spec(), model)
 
 
 def one_image(task: Task) -> list[np.ndarray]:
@@ -71,8 +68,8 @@ def measure_latency(
     """
     formats = sorted({format_of_file(name) for name in made.float_bytes} - {"lite"})
     found = {}
-    with tempfile.TemporaryDirectory() as place:
-        write_files(graph, Path(place), formats)
+    with scratch() as place:
+        write_files(graph, place, formats)
         for backend in BACKENDS:
             if format_of(backend) not in formats or not is_installed(backend):
                 continue

@@ -31,7 +31,7 @@ from core.quant.sites import float_sites, sites_of
 from core.settings.files import write_bytes
 from core.task import Task
 from core.training.loader import Loader
-from core.training.measurements import Meter, fingerprint, load, save
+from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
 
 IMAGES = 8  # whose outputs are compared; layers differ by orders of magnitude, images do not
 ModelInputs = Sequence[Sequence[Tensor]]
@@ -90,10 +90,10 @@ class QuantSensitivity:
         return table
 
 
-def few_inputs(task: Task, loader: Loader, count: int = IMAGES) -> list[list[Tensor]]:
-    """Return the inputs of about so many samples; keeps them in memory."""
+def few_inputs(task: Task, loader: Loader) -> list[list[Tensor]]:
+    """Return the inputs of about `IMAGES` samples, [N, C, H, W] for images, kept in memory."""
     names = [spec.name for spec in task.input_spec()]
-    return [[batch[name] for name in names] for batch in loader.some(count)]
+    return [[batch[name] for name in names] for batch in loader.some(IMAGES)]
 
 
 def output_errors(
@@ -176,9 +176,8 @@ def measure(
     record = json.dumps(record_of(model), sort_keys=True).encode()
     pixels = [tensor.numpy().tobytes() for inputs in batches for tensor in inputs]
     key = fingerprint(model, meter, record, *pixels)
-    stored = [] if file is None else load(QuantSensitivity, file)
-    others = [each for each in stored if each.fingerprint != key]
-    found = next((each for each in stored if each.fingerprint == key), None)
+    store = MeasurementStore(QuantSensitivity, file, key)
+    found = store.found
     missing = [path for path in paths if found is None or path not in found.layers]
     errors = output_errors(task, model, batches, missing) if missing else {}
     if found is None:
@@ -191,8 +190,7 @@ def measure(
         with only(model, path):
             lost = meter.lost(found.in_float, meter.value(model))
         found.layers[path] = QuantizationCost(errors[path], lost)
-        if file is not None:
-            save(file, [*others, found])
+        store.save(found)
     reused = len(paths) - len(missing)
     _log.info("sensitivity of %d layers, %d of them measured before", len(paths), reused)
     return found

@@ -20,12 +20,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from core.errors import ConfigError
-from core.export.files import LITE, MODEL, ONNX, PARAMS, write_files
 from core.export.int8.exporter import Int8Exporter
 from core.export.parity import real_batches
-from core.graph.batch_norm_folding import fold_batch_norms
-from core.graph.program import Graph
-from core.graph.trace import trace
+from core.graph.batch_norm_folding import trace_folded
 from core.network.modes import evaluation_mode
 from core.quant.quantizers import ActivationQuantizer
 from core.quant.sites import sites_of
@@ -117,7 +114,7 @@ def backend_of(target: str) -> Backend:
     return backend
 
 
-def measure_speed(task: Task, model: Layer, target: str, threads: int = 1) -> Speed:
+def measure_speed(task: Task, model: Layer, target: str) -> Speed:
     """Find the layers whose int8 form makes the network slower, or no faster.
 
     Begins with the faster of all in int8 and all in float, and changes one group after the other.
@@ -126,7 +123,6 @@ def measure_speed(task: Task, model: Layer, target: str, threads: int = 1) -> Sp
         task: Whose model it is.
         model: Quantized; left as it is.
         target: `paddle`, `onnxruntime` or `openvino`, which also runs it.
-        threads: CPU threads.
 
     Raises:
         ConfigError: The target does not run here.
@@ -135,7 +131,7 @@ def measure_speed(task: Task, model: Layer, target: str, threads: int = 1) -> Sp
     backend, groups = backend_of(target), groups_of(task, model)
     everything = frozenset(sites_of(model))
     trials: list[Trial] = []
-    with _timer(task, model, backend, threads) as time_ms:
+    with _timer(task, model, backend) as time_ms:
         float_ms, int8_ms = time_ms([frozenset(), everything])
         chosen = everything if int8_ms <= float_ms else frozenset()
         for name, members in tqdm(groups.items(), desc="speed", leave=False, disable=None):
@@ -156,7 +152,7 @@ SitesInInt8 = frozenset[str]
 
 @contextmanager
 def _timer(
-    task: Task, model: Layer, backend: Backend, threads: int
+    task: Task, model: Layer, backend: Backend
 ) -> Iterator[Callable[[list[SitesInInt8]], list[float]]]:
     """Return what measures files with such layers in int8, in milliseconds, in turns."""
     layer, specs = task.deploy_model(model, "raw"), task.input_spec()
@@ -169,14 +165,10 @@ def _timer(
         evaluation_mode(layer),
         scratch() as place,
     ):
-        graph = Graph.from_trace(trace(layer, specs, model))
-        fold_batch_norms(graph)
-        rounded = Int8Exporter(
-            model, layer, graph, preset, write_files, (MODEL, PARAMS, ONNX, LITE)
-        )
+        exporter = Int8Exporter(model, layer, trace_folded(layer, specs, model), preset)
         whole = place / "float"
         whole.mkdir()
-        write_files(graph, whole, formats)
+        exporter.write_float(whole, formats)
 
         def load(choice: SitesInInt8) -> Callable[[], Arrays]:
             folder = whole
@@ -184,8 +176,8 @@ def _timer(
                 # a new one each time: a runtime may hold its files open
                 folder = place / str(len(list(place.iterdir())))
                 folder.mkdir()
-                rounded.write_some(folder, formats, whole, choice)
-            return partial(load_predictor(folder, backend, threads, own=True).run, *inputs)
+                exporter.write_some(folder, formats, whole, choice)
+            return partial(load_predictor(folder, backend, own=True).run, *inputs)
 
         def time_ms(choices: list[SitesInInt8]) -> list[float]:
             for choice in loaded.keys() - set(choices):
@@ -193,7 +185,7 @@ def _timer(
             for choice in choices:
                 loaded[choice] = loaded.get(choice) or load(choice)
             runs = [loaded[choice] for choice in choices]
-            return shortest_ms(runs, clock_for(threads), RUNS, SECONDS)
+            return shortest_ms(runs, clock_for(threads=1), RUNS, SECONDS)
 
         yield time_ms
 

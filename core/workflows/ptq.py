@@ -19,12 +19,12 @@ from core.quant.apply import record_of
 from core.quant.choices import OBSERVERS
 from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
 from core.settings.config import read
-from core.targets.names import DEFAULT_TARGET, Format
+from core.targets.names import DEFAULT_TARGET, Format, Target
 from core.targets.presets import PRESETS
 from core.task import Task
 from core.training import checkpoint
-from core.training.loader import Loader
-from core.workflows.comparison_table import ComparisonRow, MeasureMetric, runtime_rows
+from core.training.metric_order import best_of
+from core.workflows.comparison_table import ComparisonRow, Validation, check_metrics, runtime_rows
 from core.workflows.float_fallback import QualityLimits, apply_float_fallback
 from core.workflows.int8_speed import float_graph, measure_latency, one_image, warn_where_slower
 
@@ -35,98 +35,85 @@ _log = logging.getLogger(__name__)
 
 def compress(
     folder: Path,
-    task: Task,
+    weights: str,
     model: Layer,
     batches: CalibrationBatches,
     configs: Sequence[PtqConfig],
-    measure: MeasureMetric,
     formats: Sequence[Format],
-    *,
-    weights: str,
-    control: QualityLimits,
-    validation: Loader | None,
-    whole: bool,
+    validation: Validation,
+    limits: QualityLimits,
 ) -> tuple[list[ComparisonRow], PtqConfig]:
     """Quantize a checkpoint with each setting, and write the best as a checkpoint and as files.
 
     Args:
-        folder: There already; `MODEL` and `INT8` are made in it.
-        task: Whose model it is.
-        model: In float.
+        folder: Existing folder; `MODEL` and `INT8` are made in it.
+        weights: Checkpoint of the float model.
+        model: The float model.
         batches: See `quantize_after_training`.
-        configs: At least one.
-        measure: The task's metric of a model, None if it cannot be measured.
-        formats: Of the files.
-        weights: Of the float model.
-        control: Which layers of the best go back to float.
-        validation: Data of `measure`, None if there is none.
-        whole: Whether it is measured on all of the validation data.
+        configs: Settings to try, at least one.
+        formats: Formats of the files.
+        validation: Data to measure the metric on.
+        limits: What the best must keep to.
 
     Returns:
         The float model, each try and each file, with their metrics; and the best setting.
 
     Raises:
-        ConfigError: What `control` wants cannot be had.
-        ExportError: A runtime answers differently.
+        ConfigError: The model cannot keep to the limits.
+        ExportError: A runtime answers differently, or has another metric than the model.
     """
-    control.check(configs[0].target, validation)
-    source, key = checkpoint.load_description(weights), task.build_metric().primary
-    first = ComparisonRow("float", measure(model))
-    tried, metric, config, model = quantize_best(task, weights, batches, configs, measure)
-    rest = validation, measure, first.metric, metric
-    metric, changed = apply_float_fallback(task, model, control, config.target, *rest)
-    known = {} if metric is None or not whole else {key: metric}
-    made, seconds = write(folder, task, model, source, known, formats, config)
+    limits.check(configs[0].target, validation)
+    task, first = validation.task, ComparisonRow("float", validation.measure(model))
+    tried, metric, config, model = quantize_best(weights, batches, configs, validation)
+    metric, changed = apply_float_fallback(
+        model, limits, config.target, validation, first.metric, metric
+    )
+    known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
+    made, seconds = write(folder, task, model, weights, known, formats, config)
     latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
-    warn_where_slower(latencies, target_of(config), control.remedy_for_speed)
-    files = runtime_rows(folder / INT8, made, seconds, measure, latencies)
+    images, layout = validation.images, onnx_target(config.target)
+    warn_where_slower(latencies, layout, limits.remedy_for_speed)
+    files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
+    check_metrics(metric, files, validation.metric, images, layout, config.processors)
     return [first, *tried, *changed, *files], config
 
 
 def quantize_best(
-    task: Task,
     weights: str,
     batches: CalibrationBatches,
     configs: Sequence[PtqConfig],
-    measure: MeasureMetric,
+    validation: Validation,
 ) -> tuple[list[ComparisonRow], float | None, PtqConfig, Layer]:
     """Quantize with each setting; return a row for each; metric, setting and model of the best.
 
     Args:
-        task: Whose model it is.
-        weights: Of the float model, read anew for each setting.
+        weights: Checkpoint of the float model, read anew for each setting.
         batches: See `quantize_after_training`.
-        configs: At least one.
-        measure: The task's metric of a model, None if it cannot be measured.
+        configs: Settings to try, at least one.
+        validation: Data to measure the metric on.
     """
-    sign = 1.0 if task.build_metric().higher_is_better else -1.0
     rows: list[ComparisonRow] = []
-    best: tuple[float | None, PtqConfig, Layer] | None = None
+    models: list[Layer] = []
+    best = 0
     for config in configs:
-        _, model = checkpoint.restore(weights, task)
+        _, model = checkpoint.restore(weights, validation.task)
         begin = time.monotonic()
-        quantize_after_training(task, model, batches, config, progress=True)
+        quantize_after_training(validation.task, model, batches, config, progress=True)
         seconds = time.monotonic() - begin
-        metric = measure(model)
+        metric = validation.measure(model)
         rows.append(ComparisonRow(f"quantized, {config.observer}", metric, seconds))
-        if best is None or sign * (metric or 0.0) > sign * (best[0] or 0.0):
-            best = metric, config, model
-    assert best is not None
-    return rows, *best
+        best = best_of([row.metric for row in rows], validation.higher_is_better)
+        models = [model] if best == len(rows) - 1 else models  # no more than the best is kept
+    return rows, rows[best].metric, configs[best], models[0]
 
 
-def target_of(config: PtqConfig) -> str:
-    """Return the runtime that the ONNX file of such a model is laid out for."""
-    return config.target if config.target in PRESETS else DEFAULT_TARGET
-
-
-def check_comparison(configs: Sequence[object], validation: Loader | None) -> None:
+def check_comparison(configs: Sequence[object], validation: Validation) -> None:
     """Refuse to compare settings without data to measure them on.
 
     Raises:
         ConfigError: There are several, and no validation data.
     """
-    if len(configs) > 1 and validation is None:
+    if len(configs) > 1 and validation.loader is None:
         raise ConfigError("observer: all compares by the metric, which cannot be measured")
 
 
@@ -158,7 +145,7 @@ def write(
     folder: Path,
     task: Task,
     model: Layer,
-    source: checkpoint.CheckpointDescription | None,
+    weights: str,
     metrics: Mapping[str, float],
     formats: Sequence[Format],
     config: PtqConfig,
@@ -166,13 +153,13 @@ def write(
     """Write a quantized model as a checkpoint and as int8 files; a pruned one stays pruned.
 
     Args:
-        folder: There already; `MODEL` and `INT8` are made in it.
-        task: Whose model it is.
-        model: Quantized.
-        source: Description of the float checkpoint; None if it had none.
-        metrics: Of the quantized model.
-        formats: Of the files.
-        config: How it was quantized.
+        folder: Existing folder; `MODEL` and `INT8` are made in it.
+        task: Task of the model.
+        model: The quantized model.
+        weights: Checkpoint of the float model, whose edits and epoch are kept.
+        metrics: Metrics of the quantized model.
+        formats: Formats of the files.
+        config: Setting that it was quantized with.
 
     Returns:
         The export, and the seconds it took.
@@ -180,9 +167,15 @@ def write(
     Raises:
         ExportError: A runtime answers differently.
     """
+    source = checkpoint.load_description(weights)
     edits = [*(source.edits if source else ()), ("qat", record_of(model))]
     about = checkpoint.describe(task, edits, source.epoch if source else 0, metrics)
     checkpoint.save(folder / MODEL, about, model.state_dict())
     begin = time.monotonic()
-    made = export(task, model, folder / INT8, formats, target=target_of(config))
+    made = export(task, model, folder / INT8, formats, target=onnx_target(config.target))
     return made, time.monotonic() - begin
+
+
+def onnx_target(target: Target) -> str:
+    """Return the runtime that ONNX files are laid out for, of a model quantized for a target."""
+    return target if target in PRESETS else DEFAULT_TARGET

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from paddle.nn import Layer
 from rich.table import Table
 
-from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.batch_norm_folding import trace_folded
 from core.graph.cost import count_macs, count_parameters
-from core.graph.program import Graph
-from core.graph.trace import trace
 from core.prune.pruner import fixed_specs
 from core.quant.layers import quantized_layers
 from core.quant.sites import float_sites
@@ -114,8 +112,7 @@ def measured(task: Task, model: Layer) -> ModelSize:
     specs = fixed_specs(task)
     with float_sites(model):
         macs = count_macs(model, [tuple(spec.shape) for spec in specs], specs)
-        graph = Graph.from_trace(trace(model, specs))
-    fold_batch_norms(graph)
+        graph = trace_folded(model, specs)
     quantized = {f"{path}.weight" for path in quantized_layers(model)}
     whole = sum(weight.nbytes for weight in graph.weights.values())
     saved = sum(w.nbytes - w.size for name, w in graph.weights.items() if name in quantized)

@@ -176,7 +176,7 @@ def settle(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
         epochs = suggested_epochs(plan.recipe, run.task, run.train.epochs)
     settings = merge(plan.settings, {"train": {"epochs": epochs}}) if epochs else plan.settings
     if epochs:
-        run = read_run(settings)
+        run = replace(run, train=replace(run.train, epochs=epochs))
     read_recipe(plan.recipe, run.train.epochs, bool(plan.teachers))  # the rules, before all else
     mapping = plan.recipe
     for translation in plan.foreign:

@@ -42,6 +42,7 @@ class Task:
     """Image classification."""
 
     name = "cls"
+    qat_budget = QatBudget(learning_rate_scale=0.1, epochs_scale=0.2)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -102,7 +103,6 @@ class Task:
         return SlimHints(
             distill_points=tuple(points),
             never_prune=anatomy.classifiers,
-            qat_budget=QatBudget(learning_rate_scale=0.1, epochs_scale=0.2),
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:

@@ -42,6 +42,7 @@ class Task:
     """Data, network, loss and metric for keypoints."""
 
     name = "keypoint"
+    qat_budget = QatBudget(learning_rate_scale=0.2, epochs_scale=0.25)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -94,7 +95,6 @@ class Task:
                 DistillPoint(features, "feature"),
             ),
             never_prune=("final_conv",),
-            qat_budget=QatBudget(learning_rate_scale=0.2, epochs_scale=0.25),
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:

@@ -43,6 +43,7 @@ class Task:
     """Label every pixel; the first output of the network is `logits`, the others `aux_1` ..."""
 
     name = "seg"
+    qat_budget = QatBudget(learning_rate_scale=0.1, epochs_scale=0.2)
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -95,7 +96,6 @@ class Task:
                 DistillPoint(self._heads.feature, "feature"),
             ),
             never_prune=self._heads.class_layers,
-            qat_budget=QatBudget(learning_rate_scale=0.1, epochs_scale=0.2),
         )
 
     @cached_property

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from paddle.base.proto.framework_pb2 import ProgramDesc
 
 import tasks
 from core.distill.teacher import read_teachers
@@ -38,6 +37,7 @@ from core.training.hooks import Checkpoints, Hook
 from core.training.loader import Loader
 from core.training.recipe import read_recipe
 from core.training.run import Run, read_run
+from tests.networks.comparing import assert_same, graph_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {
@@ -359,13 +359,6 @@ def test_a_student_learns_with_the_rounding_of_files(
         assert made.file_bytes["model.pdiparams"] < 0.4 * made.float_bytes["model.pdiparams"]
 
 
-def graph_of(folder: Path) -> tuple[list[str], int]:
-    """Return the operators of an exported model and the bytes of its weights."""
-    program = ProgramDesc.FromString((folder / "model.pdmodel").read_bytes())
-    operators = [operator.type for operator in program.blocks[0].ops]
-    return operators, (folder / "model.pdiparams").stat().st_size
-
-
 def test_the_export_measures_and_predicts_alone(trained: Trained, tmp_path: Path) -> None:
     task, model = checkpoint.restore(trained.save_dir / "latest")
     export(task, model, tmp_path / "exported", formats=("paddle", "onnx"))
@@ -390,19 +383,3 @@ def test_the_recipes_use_exactly_the_strategies_of_the_core() -> None:
     recipes = [load_yaml(path) for path in (ROOT / "configs" / "slim").glob("*.yml")]
     kinds = {step["kind"] for recipe in recipes for step in recipe["strategies"]}
     assert kinds == set(KINDS)
-
-
-def assert_same(one: Any, two: Any) -> None:
-    assert type(one) is type(two)
-    if isinstance(one, dict):
-        assert one.keys() == two.keys()
-        for key in one:
-            assert_same(one[key], two[key])
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(two)
-        for a, b in zip(one, two):
-            assert_same(a, b)
-    elif isinstance(one, np.ndarray):
-        np.testing.assert_array_equal(one, two)
-    else:
-        assert one == two or (one != one and two != two)

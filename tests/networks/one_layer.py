@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from core.targets.overflow import check_onnx
+from core.targets.pair_sums import LayerCheck
+
 KINDS = ("Conv 1x1", "Conv 3x3", "grouped", "depthwise", "MatMul", "Gemm", "Gemm transB")
 GRIDS = (("uint8", 0), ("uint8", 128), ("uint8", 45), ("int8", 0), ("int8", -100))
 
@@ -143,3 +146,28 @@ def draw(rng: np.random.Generator) -> Drawn:
     else:
         steps[(channel, slice(place, place + 2), *tap)] = sign * first, sign * (total - first)
     return Drawn(kind, steps.astype(np.int8), groups, dtype, zero, highest)
+
+
+def only(model: onnx.ModelProto) -> LayerCheck:
+    (check,) = check_onnx(model)
+    return check
+
+
+def integers(kind: str, top: int, dtype: type[np.generic] = np.uint8) -> onnx.ModelProto:
+    """Return a stranger's model in QOperator form, whose weights are all `top`."""
+    make = Builder()
+    one, zero = make.constant(np.float32(1)), make.constant(dtype(0))
+    shape = (1, 4, 3, 3) if "Conv" in kind else (3, 4)
+    wide = np.full((2, 4, 3, 3), top, np.int8) if "Conv" in kind else np.full((4, 2), top, np.int8)
+    weight, none = make.constant(wide, "w"), make.constant(np.int8(0))
+    ends = one, zero
+    if kind in ("QLinearConv", "QLinearMatMul", "QGemm"):
+        data = make.node("QuantizeLinear", "x", *ends)
+        bias = [make.constant(np.zeros(2, np.int32))] if kind == "QGemm" else []
+        domain = "com.microsoft" if kind == "QGemm" else ""
+        inputs = data, *ends, weight, one, none, *bias, *ends
+        made = make.node(kind, *inputs, domain=domain)
+        return make.model(shape, make.node("DequantizeLinear", made, *ends))
+    data, _, ground = make.node("DynamicQuantizeLinear", "x", outputs=3)
+    made = make.node(kind, data, weight, ground, none)
+    return make.model(shape, make.node("Cast", made, to=TensorProto.FLOAT))

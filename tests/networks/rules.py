@@ -11,7 +11,8 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.prune.cut import ChannelEdit, apply_edit, check_cut, plan_edit
-from core.prune.structure.analysis import analyze
+from core.prune.structure.analysis import Analysis, Pins, analyze_graphs
+from core.prune.structure.graph import trace_modes
 
 Forward = Callable[[Any, Tensor], Any]
 
@@ -35,6 +36,10 @@ def conv(before: int, after: int, **options: Any) -> Layer:
 
 def specs(*shape: int) -> list[InputSpec]:
     return [InputSpec(list(shape), "float32", "x")]
+
+
+def analyze(net: Layer, inputs: Sequence[InputSpec], pins: Pins | None = None) -> Analysis:
+    return analyze_graphs(net, trace_modes(net, inputs), pins or Pins())
 
 
 def cut(

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from core.network.pickles import PickleError, RefusedError, read_pickle
+from core.network.pickled_values import PickleError, RefusedError
+from core.network.pickles import read_pickle
 
 DTYPES = ["<f4", ">f4", "<f2", ">f8", "<i8", ">i2", "|u1", "|i1", "|b1", "<u4"]
 NUMBERS = st.sampled_from(DTYPES).flatmap(
@@ -161,7 +162,8 @@ def test_the_parts_of_the_attacks_are_right() -> None:
 FUZZ = """
 import pickle, pickletools, random, resource, sys
 import numpy as np
-from core.network.pickles import PickleError, read_pickle
+from core.network.pickled_values import PickleError
+from core.network.pickles import read_pickle
 
 names = [("os", "system"), ("builtins", "eval"), ("builtins", "exec"), ("numpy", "ndarray"),
          ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct"), ("builtins", "set"),

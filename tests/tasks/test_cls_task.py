@@ -140,7 +140,7 @@ def test_hints_name_the_classifier(tmp_path):
         ("fc", "class_logits"),
         ("last_second_conv", "feature"),
     ]
-    assert (hints.qat_budget.learning_rate_scale, hints.qat_budget.epochs_scale) == (0.1, 0.2)
+    assert (task.qat_budget.learning_rate_scale, task.qat_budget.epochs_scale) == (0.1, 0.2)
 
 
 def test_freezing_by_config(tmp_path):

@@ -221,7 +221,7 @@ def test_hints_name_layers_that_exist(network):
         ("backbone", "feature"),
     ]
     assert set(hints.never_prune) <= set(layers)
-    assert (hints.qat_budget.learning_rate_scale, hints.qat_budget.epochs_scale) == (0.2, 0.25)
+    assert (task.qat_budget.learning_rate_scale, task.qat_budget.epochs_scale) == (0.2, 0.25)
 
 
 def test_a_box_brings_the_points_to_its_place():

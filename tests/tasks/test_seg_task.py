@@ -180,7 +180,7 @@ def test_input_spec_and_hints(bisenet):
     }
     assert set(hints.never_prune) == {p for p in paths if p.endswith("conv_1x1") and "head" in p}
     assert hints.never_quantize == ()
-    assert (hints.qat_budget.learning_rate_scale, hints.qat_budget.epochs_scale) == (0.1, 0.2)
+    assert (task.qat_budget.learning_rate_scale, task.qat_budget.epochs_scale) == (0.1, 0.2)
 
 
 def test_evaluation_of_an_eager_model_whatever_the_batch(bisenet, tmp_path):

@@ -11,6 +11,7 @@ import paddle
 import pytest
 
 import core.workflows.comparison_table
+from core.errors import ExportError
 from core.quant.apply import apply_quantization, record_of
 from core.quant.grid_plan import plan_grids
 from core.quant.quantizers import Rounding
@@ -148,6 +149,24 @@ def test_a_file_whose_metric_is_another_is_refused(
     assert status == 2
     assert "mae of the file is" in said
     assert not (tmp_path / "out").exists()
+    assert [each.name for each in tmp_path.iterdir() if "trislim" in each.name] == []
+
+
+def test_a_wrong_metric_leaves_an_earlier_export(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--weights", saved(tmp_path), "--save_dir", "out", "--format", "paddle")
+    assert call(*words)[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def refuse(*_: Any) -> None:
+        raise ExportError("another metric")
+
+    monkeypatch.setattr("core.workflows.comparison_table.check_metrics", refuse)
+    status, said = call(*words)
+    assert (status, "error: another metric" in said) == (2, True)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert after == before
 
 
 def test_a_spoilt_grid_is_named_and_goes_back_to_float(call: Any, tmp_path: Path) -> None:

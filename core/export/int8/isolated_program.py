@@ -93,7 +93,7 @@ class _ProgramFile:
 
     def dequantizing(self, op: Any) -> list[Any]:
         """Return the operators that make the float values of a weight, in their order."""
-        return self._behind(only(op.inputs, LAYER_SLOTS[op.type][1]), _WEIGHTS)[::-1]
+        return self._behind(only(op.inputs, LAYER_SLOTS[op.type].weight), _WEIGHTS)[::-1]
 
     def rounding(self, op: Any, path: str) -> list[Any]:
         """Return the operators that round what a layer reads, in their order.
@@ -101,7 +101,7 @@ class _ProgramFile:
         Raises:
             ExportError: None do.
         """
-        chain = self._behind(only(op.inputs, LAYER_SLOTS[op.type][0]), _INPUTS)
+        chain = self._behind(only(op.inputs, LAYER_SLOTS[op.type].source), _INPUTS)
         if not chain:
             raise ExportError(f"{path}: has an int8 weight, but reads what is not quantized")
         return chain[::-1]

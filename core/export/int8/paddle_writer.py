@@ -104,6 +104,26 @@ def quantize_program(
     alone = [pair for pair in on_grids.values() if pair[0] not in sums.rounded]
     unsigned = unsigned_inputs(graph) if reader == "paddle" else None
     writer = _PaddleWriter(made, choose(graph, alone), makers_of(graph), plain, unsigned)
+    _write_operators(graph, layers, sums, outputs, writer)
+    return made
+
+
+def _write_operators(
+    graph: Graph,
+    layers: Mapping[int, _PaddleLayer],
+    sums: Sums,
+    outputs: Mapping[str, Grid],
+    writer: _PaddleWriter,
+) -> None:
+    """Copy the operators of a graph; layers read rounded inputs and int8 weights.
+
+    Args:
+        graph: In float, batch norms folded.
+        layers: The layers to quantize, by the identity of their operator.
+        sums: How the additions are computed.
+        outputs: Grids of tensors that are rounded for whoever reads them.
+        writer: Adds what is new to the graph that is written.
+    """
     rounded: dict[str, str] = {}
     spare = {layer.weight: layer for layer in layers.values()}
     for original in graph.operators:
@@ -111,20 +131,19 @@ def quantize_program(
         op.CopyFrom(original)
         if id(original) in layers:
             layer = layers[id(original)]
-            source, weight = LAYER_SLOTS[op.type]
-            _read(op, source, writer.round_input(layer))
-            _read(op, weight, writer.dequantize_weight(layer))
+            slots = LAYER_SLOTS[op.type]
+            _read(op, slots.source, writer.round_input(layer))
+            _read(op, slots.weight, writer.dequantize_weight(layer))
         for slot in op.inputs:  # others that read a weight
             slot.arguments[:] = [
                 writer.dequantize_weight(spare[name]) if name in spare else rounded.get(name, name)
                 for name in slot.arguments
             ]
         (first, *_) = names_of(op.outputs)
-        made.operators.append(summed(op) if first in sums.apart else op)
+        writer.graph.operators.append(summed(op) if first in sums.apart else op)
         for name in names_of(op.outputs):
             if name in sums.rounded:
                 rounded[name] = writer.quantize(name, outputs[name].absmax)
-    return made
 
 
 @dataclass(frozen=True)

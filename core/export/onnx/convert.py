@@ -10,7 +10,7 @@ import onnx
 from core.errors import ExportError
 from core.export.onnx.cleanup import clean_up
 from core.settings.files import scratch
-from core.settings.processes import last_words, run_module
+from core.settings.processes import last_words, lines_of, run_module
 
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
 
@@ -48,8 +48,9 @@ def _run_converter(model: Path, params: Path, opset: int) -> Any:
         done = run_module("core.export.onnx.converter_process", *files, str(opset), str(output))
         if done.returncode == 0 and output.is_file():
             return onnx.load(output)
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    spoken = [line for line in lines if line.startswith("[Paddle2ONNX]") and "support" in line]
+    spoken = [
+        line for line in lines_of(done) if line.startswith("[Paddle2ONNX]") and "support" in line
+    ]
     reason = spoken[-1] if spoken else last_words(done)
     raise ExportError(f"onnx: the model cannot be converted: {reason.rstrip(' ,')}")
 

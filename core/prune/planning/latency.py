@@ -10,10 +10,8 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.export.files import write_files
-from core.graph.batch_norm_folding import fold_batch_norms
+from core.graph.batch_norm_folding import trace_folded
 from core.graph.cost import CONVOLUTIONS, TRANSPOSED
-from core.graph.program import Graph
-from core.graph.trace import trace
 from core.network.modes import evaluation_mode
 from core.prune.structure.analysis import Analysis, TracedLabels
 from core.prune.structure.graph import Operator
@@ -126,8 +124,7 @@ def measure_ms(
     generator = np.random.default_rng(0)
     with scratch() as place, evaluation_mode(model), evaluation_mode(layer):
         folder = Path(place)
-        graph = Graph.from_trace(trace(layer, specs, model))
-        fold_batch_norms(graph)
+        graph = trace_folded(layer, specs, model)
         inputs = [
             generator.normal(size=spec.shape).astype(graph.dtype(name))
             for spec, name in zip(specs, graph.inputs)

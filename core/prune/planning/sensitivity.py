@@ -22,7 +22,7 @@ from core.prune.planning.plan import Ranking, choose_groups
 from core.prune.structure.analysis import Analysis
 from core.settings.files import write_bytes
 from core.task import Task
-from core.training.measurements import Meter, fingerprint, load, save
+from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
 
 _log = logging.getLogger(__name__)
 
@@ -99,11 +99,8 @@ def measure(
     order = zip(ranking.analysis.groups, ranking.orders)
     parts = [group.name.encode() + channels.tobytes() for group, channels in order]
     key = fingerprint(model, meter, *parts)
-    stored = [] if file is None else load(Sensitivity, file)
-    others = [each for each in stored if each.fingerprint != key]
-    found = next((each for each in stored if each.fingerprint == key), None)
-    if found is None:
-        found = Sensitivity(key, meter.metric, meter.value(model))
+    store = MeasurementStore(Sensitivity, file, key)
+    found = store.found or Sensitivity(key, meter.metric, meter.value(model))
     if found.baseline == 0:
         _log.warning(
             "%s is 0 before anything is cut: sensitivity tells nothing; "
@@ -116,8 +113,7 @@ def measure(
     for index in tqdm(missing, desc="sensitivity", disable=None):
         losses = _measure_group(model, ranking, index, sorted(ratios), meter, found.baseline)
         found.curves[names[index]] = Curve(tuple(sorted(ratios)), tuple(losses))
-        if file is not None:
-            save(file, [*others, found])
+        store.save(found)
     reused = len(wanted) - len(missing)
     _log.info("sensitivity of %d groups, %d of them measured before", len(wanted), reused)
     return found

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from paddle.nn import Layer
-from paddle.static import InputSpec
 
 from core.graph.cost import counted_parameters
 from core.network.channels import ChannelShuffle, ChannelSplit
 from core.prune.structure.cost import AxisLabels, NetworkCost, measure_cost
 from core.prune.structure.flow import Flow, Setting
-from core.prune.structure.graph import Call, ModelGraph, trace_modes
+from core.prune.structure.graph import Call, ModelGraph
 from core.prune.structure.labels import Array, Labels, Reason
 from core.prune.structure.rules import apply_rule
 
 Axis = tuple[str, int]  # a weight and one of its axes
+Key = TypeVar("Key")
 FIXED_OUTPUT = "it is an output of the network"
 
 
@@ -30,7 +31,7 @@ class Group:
         units: Labels, in the order of the first producer's channels.
         producers: Axes of weights that make the channels, depthwise ones left out where others
             are, each with its labels.
-        consumers: Axes of all weights that are cut with them, producers included.
+        members: Axes of all weights that are cut with them, producers included.
         norms: Scales of batch normalization over these channels.
         keep_one: Positions in `units`, in sets of which one unit each must stay.
     """
@@ -117,24 +118,16 @@ class Pins:
     operators: frozenset[tuple[bool, int]] = frozenset()
 
 
-def analyze(model: Layer, specs: Sequence[InputSpec], pins: Pins = Pins()) -> Analysis:
-    """Trace a model, in training and in evaluation mode, and group its channels.
-
-    Args:
-        model: Left as it is.
-        specs: Of its inputs, without free dimensions.
-        pins: What else must stay.
-
-    Raises:
-        ExportError: The model cannot be traced.
-    """
-    return analyze_graphs(model, trace_modes(model, specs), pins)
-
-
 def analyze_graphs(
     model: Layer, graphs: Mapping[bool, ModelGraph], pins: Pins = Pins()
 ) -> Analysis:
-    """Group the channels of a model traced by `trace_modes`."""
+    """Group the channels of a model.
+
+    Args:
+        model: The traced model; left as it is.
+        graphs: What `trace_modes` returned, in training and in evaluation mode.
+        pins: What else must stay.
+    """
     weights = {
         name: graph.shapes[name]
         for graph in graphs.values()
@@ -272,49 +265,74 @@ def _group(
     narrow: Sequence[Array],
 ) -> tuple[list[Group], list[Fixed]]:
     """Gather units that a weight makes together; channels that stay are listed by their layer."""
-    parent: dict[int, int] = {}
-
-    def find(unit: int) -> int:
-        while parent.setdefault(unit, unit) != unit:
-            unit = parent[unit]
-        return unit
-
-    fixed = []
-    for (weight, _), (own, _) in producers.items():
-        free = [unit for unit in own.tolist() if reasons[unit] is None]
-        for unit in free[1:]:
-            one, other = find(free[0]), find(unit)
-            parent[max(one, other)] = min(one, other)
-        if len(free) < len(own):
-            pinned = [unit for unit in own.tolist() if reasons[unit] is not None]
-            reason = reasons[pinned[0]]
-            assert reason is not None
-            fixed.append(Fixed(weight.rpartition(".")[0], len(pinned), reason))
-    families: dict[int, list[Axis]] = {}
-    for axis, (own, _) in producers.items():
-        for family in {find(unit) for unit in own.tolist() if reasons[unit] is None}:
-            families.setdefault(family, []).append(axis)
-    members: dict[int, list[Axis]] = {}
-    for name, by in weights.items():
-        for dimension, own in by.items():
-            for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
-                members.setdefault(family, []).append((name, dimension))
+    families = _Families()
+    for own, _ in producers.values():
+        families.join([unit for unit in own.tolist() if reasons[unit] is None])
+    makers = families.axes_of((axis, own) for axis, (own, _) in producers.items())
+    members = families.axes_of(
+        ((name, dimension), np.unique(own))
+        for name, by in weights.items()
+        for dimension, own in by.items()
+    )
     # no axis may lose all it has, be it one of several that a depthwise convolution ties together
     whole = {own.tobytes(): own for by in weights.values() for own in by.values()}
-    narrow_of: dict[int, list[Array]] = {}
-    for own in [*narrow, *whole.values()]:
-        if any(reasons[unit] is not None for unit in own.tolist()):
-            continue
-        for family in {find(unit) for unit in np.unique(own).tolist() if unit in parent}:
-            narrow_of.setdefault(family, []).append(own)
+    free_axes = [
+        own
+        for own in [*narrow, *whole.values()]
+        if all(reasons[unit] is None for unit in own.tolist())
+    ]
+    narrow_of = families.axes_of((own, np.unique(own)) for own in free_axes)
     free_units = {unit for unit, reason in reasons.items() if reason is None}
     groups = [
         _make_group(
             axes, producers, members[family], set(norms), narrow_of.get(family, ()), free_units
         )
-        for family, axes in families.items()
+        for family, axes in makers.items()
     ]
-    return _told_apart(groups), fixed
+    return _told_apart(groups), _fixed_channels(producers, reasons)
+
+
+def _fixed_channels(
+    producers: Mapping[Axis, tuple[Array, bool]], reasons: Mapping[int, Reason | None]
+) -> list[Fixed]:
+    """List the layers that keep channels, with the reason of the first."""
+    fixed = []
+    for (weight, _), (own, _) in producers.items():
+        found = [reasons[unit] for unit in own.tolist()]
+        pinned = [reason for reason in found if reason is not None]
+        if pinned:
+            fixed.append(Fixed(weight.rpartition(".")[0], len(pinned), pinned[0]))
+    return fixed
+
+
+class _Families:
+    """Units that are joined directly or through others; each family is named by its least unit."""
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+
+    def join(self, units: Sequence[int]) -> None:
+        """Put units into one family."""
+        for unit in units:
+            one, other = self._find(units[0]), self._find(unit)
+            self._parent[max(one, other)] = min(one, other)
+
+    def axes_of(self, axes: Iterable[tuple[Key, Array]]) -> dict[int, list[Key]]:
+        """Return for each family the axes that have units of it; units of no family are left out.
+
+        Args:
+            axes: Each with its units, [channels].
+        """
+        found: dict[int, list[Key]] = {}
+        for axis, own in axes:
+            for family in {self._find(unit) for unit in own.tolist() if unit in self._parent}:
+                found.setdefault(family, []).append(axis)
+        return found
+
+    def _find(self, unit: int) -> int:
+        while self._parent.setdefault(unit, unit) != unit:
+            unit = self._parent[unit]
+        return unit
 
 
 def _told_apart(groups: Sequence[Group]) -> list[Group]:

@@ -96,25 +96,7 @@ def measure_cost(
     Raises:
         ExportError: What an operator costs depends on values.
     """
-    axes: list[Array] = []
-    known: dict[tuple[str, int], int] = {}
-
-    def factors(
-        name: str, dimensions: Sequence[int], shape: Sequence[int]
-    ) -> tuple[float, list[int]]:
-        labelled = (weights if name in weights else activations).get(name, {})
-        constant, found = 1.0, []
-        for axis in dimensions:
-            if axis not in labelled:
-                constant *= shape[axis]
-                continue
-            if (name, axis) not in known:
-                known[name, axis] = len(axes)
-                axes.append(labelled[axis])
-            found.append(known[name, axis])
-        return constant, found
-
-    work = []
+    sizes, work = _Sizes({**activations, **weights}), []
     for op in _used(graph):
         constant, places = 1.0, []
         for name, dimensions in _dimensions(op, graph):
@@ -123,16 +105,45 @@ def measure_cost(
                     f"{op.layer or op.type}: the shape of this {op.type} depends on values, "
                     "not on shapes"
                 )
-            part, found = factors(name, dimensions, graph.shapes[name])
+            part, found = sizes.factors(name, dimensions, graph.shapes[name])
             constant *= part
             places += found
         if places or constant != 1.0:
             work.append(Work(op, constant, tuple(places)))
     counted = {}
     for name, shape in parameters.items():
-        constant, found = factors(name, range(len(shape)), shape)
+        constant, found = sizes.factors(name, range(len(shape)), shape)
         counted[name] = (constant, tuple(found))
-    return NetworkCost(work, counted, axes)
+    return NetworkCost(work, counted, sizes.axes)
+
+
+class _Sizes:
+    """Sizes of axes: those that pruning leaves alone as numbers, the others by their labels.
+
+    Attributes:
+        axes: Labels [channels] of each axis that pruning may change.
+    """
+
+    def __init__(self, labels: AxisLabels) -> None:
+        self._labels = labels
+        self._known: dict[tuple[str, int], int] = {}
+        self.axes: list[Array] = []
+
+    def factors(
+        self, name: str, dimensions: Sequence[int], shape: Sequence[int]
+    ) -> tuple[float, list[int]]:
+        """Return the product of the fixed sizes of an array, and the places of its other axes."""
+        labelled = self._labels.get(name, {})
+        constant, found = 1.0, []
+        for axis in dimensions:
+            if axis not in labelled:
+                constant *= shape[axis]
+                continue
+            if (name, axis) not in self._known:
+                self._known[name, axis] = len(self.axes)
+                self.axes.append(labelled[axis])
+            found.append(self._known[name, axis])
+        return constant, found
 
 
 def _used(graph: ModelGraph) -> list[Operator]:

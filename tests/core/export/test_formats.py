@@ -21,7 +21,7 @@ from core.act.session import open_session, samples_of
 from core.act.source import open_source
 from core.errors import ExportError
 from core.export.files import FILES
-from core.export.int8 import exporter
+from core.export.int8 import int8_files
 from core.export.package import export
 from core.prune.planning.latency import measure_ms
 from core.quant.apply import apply_quantization
@@ -167,7 +167,7 @@ def test_models_without_their_code_need_no_paddle_inference(
 def test_a_layer_that_drifts_is_found_without_paddle_inference(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_inference: None
 ) -> None:
-    honest = exporter.quantize_onnx
+    honest = int8_files.quantize_onnx
 
     def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
         bent = [
@@ -178,7 +178,7 @@ def test_a_layer_that_drifts_is_found_without_paddle_inference(
         ]
         return honest(proto, bent, preset, outputs)
 
-    monkeypatch.setattr(exporter, "quantize_onnx", other_grid)
+    monkeypatch.setattr(int8_files, "quantize_onnx", other_grid)
     with pytest.raises(ExportError, match=r"^head: this layer of the int8 file"):
         export(task, build(task, "int8"), tmp_path / "out", ("onnx",))
     assert not (tmp_path / "out").exists()
@@ -288,7 +288,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         real(graph, folder, formats, *rest)
         seen.extend(known.formats_in(folder))
 
-    for place in ("core.workflows.layer_speed", "core.prune.planning.latency"):
+    for place in ("core.export.int8.exporter", "core.prune.planning.latency"):
         monkeypatch.setattr(f"{place}.write_files", note)
     return seen
 

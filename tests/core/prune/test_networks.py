@@ -19,11 +19,12 @@ from core.export.package import export
 from core.graph.cost import count_macs, count_parameters
 from core.prune.cut import ChannelEdit, apply_edit, check_cut, cut_for_now, plan_edit
 from core.prune.pruner import Pruner
-from core.prune.structure.analysis import Pins, analyze
+from core.prune.structure.analysis import Pins
 from core.settings.config import load_yaml
 from core.targets.names import BACKENDS
 from core.task import build_task
 from tests.core.prune.oracle import felt, random_keep, run, run_silenced, train_one_step
+from tests.networks.rules import analyze
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 CLASSIFIERS = (

@@ -14,8 +14,9 @@ from paddle.static import InputSpec
 
 from core.errors import ConfigError
 from core.prune.pruner import Pruner, build_pruner
-from core.prune.structure.analysis import Analysis, Pins, analyze
+from core.prune.structure.analysis import Analysis, Pins
 from core.prune.structure.graph import trace_modes
+from tests.networks.rules import analyze
 
 SPECS = [InputSpec([1, 3, 8, 8], "float32", "x")]
 

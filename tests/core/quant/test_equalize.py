@@ -10,7 +10,7 @@ from paddle.nn import functional as F
 from paddle.static import InputSpec
 from paddle.vision import models
 
-from core.network.modes import evaluation_mode
+from core.network.modes import evaluation_mode, training_mode
 from core.quant.equalize import equalize
 from tests.networks.equalized import Depthwise, randomize
 
@@ -20,7 +20,7 @@ SPECS = [InputSpec([None, 3, 16, 16], "float32", "image")]
 def outputs(model, training=False, size=16):
     image = paddle.to_tensor(np.random.default_rng(9).normal(size=(2, 3, size, size)), "float32")
     paddle.seed(3)
-    with evaluation_mode(model, not training), paddle.no_grad():
+    with training_mode(model) if training else evaluation_mode(model), paddle.no_grad():
         found = model(image)
     return [each.numpy() for each in (found if isinstance(found, (list, tuple)) else [found])]
 

@@ -13,14 +13,21 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import wasserstein_distance
 
 from core.errors import ConfigError, DataError
-from core.quant.observers import ABSMAX_OF_ZEROS, BINS, OBSERVERS, Histogram, build_observer
+from core.quant.observers import (
+    ABSMAX_OF_ZEROS,
+    BINS,
+    OBSERVERS,
+    Histogram,
+    PercentileObserver,
+    build_observer,
+)
 
 HISTOGRAMS = ("percentile", "kl", "mse", "emd")
 GRIDS = [(8, True), (8, False), (4, True), (4, False), (2, True), (2, False)]
 
 
 def observe(kind, *batches, **options):
-    observer = build_observer(kind, "block.conv", **options)
+    observer = OBSERVERS[kind]("block.conv", **options)
     for batch in batches:
         observer.observe(np.asarray(batch, np.float32))
     return observer
@@ -279,6 +286,6 @@ def test_unknown_kinds_and_percentiles_are_refused():
         build_observer("hist", "conv")
     for percentile in (0.0, -1.0, 100.5, math.nan):
         with pytest.raises(ConfigError, match="percentile: expected"):
-            build_observer("percentile", "conv", percentile)
+            PercentileObserver("conv", percentile)
     with pytest.raises(TypeError):
         OBSERVERS["mine"] = OBSERVERS["kl"]

@@ -375,7 +375,7 @@ def test_the_rate_rises_to_what_the_task_suggests(
 
 def test_a_recipe_that_begins_with_rounding_is_short(settings: Any) -> None:
     task = build_task("outside.toy", {"data": settings["data"]})
-    share = task.slim_hints(task.build_model()).qat_budget.epochs_scale
+    share = task.qat_budget.epochs_scale
     assert share == 0.2
     assert suggested_epochs({"strategies": [{"kind": "qat"}]}, task, 28) == 6
     assert suggested_epochs({"strategies": [{"kind": "qat"}]}, task, 1) == 1

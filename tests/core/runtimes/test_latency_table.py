@@ -221,7 +221,7 @@ def test_real_measurements(backend, tmp_path):
     lookup = LatencyTable(backend, cache=tmp_path / "layers.json")
     small, large = (LayerShape("conv2d", c, c, (28, 28), (3, 3), padding=(1, 1)) for c in (8, 64))
     # 64 times the multiplications; 16 times if the small one is filled up to a block of 16
-    assert 0 < lookup.milliseconds(small) < lookup.milliseconds(large) < 1000
+    assert 0 < lookup.predict([small]) < lookup.predict([large]) < 1000
     write_layer_model(large, 1, tmp_path, format_of(backend))
     x = np.zeros(large.input_shape, "float32")
     assert 0 < whole_model_ms(tmp_path, [x], backend) < 1000
@@ -253,7 +253,7 @@ def test_each_shape_is_measured_once():
     measure = Counting()
     lookup = LatencyTable("paddle", 2, measure=measure)
     assert lookup.predict([DENSE, OTHER, DENSE]) == pytest.approx(2.8 + 2.4 + 2.8)
-    assert lookup.milliseconds(OTHER) == pytest.approx(2.4)
+    assert lookup.predict([OTHER]) == pytest.approx(2.4)
     assert lookup.predict([]) == 0
     assert measure.asked == [(str(DENSE), "paddle", 2), (str(OTHER), "paddle", 2)]
 
@@ -272,19 +272,19 @@ def test_backends_and_threads_share_a_file_but_no_numbers(tmp_path):
     pairs = [("paddle", 1), ("paddle", 2), ("openvino", 1)]
     for backend, threads in pairs:
         measure = Counting()
-        LatencyTable(backend, threads, cache, measure).milliseconds(DENSE)
+        LatencyTable(backend, threads, cache, measure).predict([DENSE])
         assert measure.asked == [(str(DENSE), backend, threads)]
     for backend, threads in pairs:
         measure = Counting()
-        assert LatencyTable(backend, threads, cache, measure).milliseconds(DENSE) == 0.8 + threads
+        assert LatencyTable(backend, threads, cache, measure).predict([DENSE]) == 0.8 + threads
         assert measure.asked == []
 
 
 def test_two_lookups_at_once_lose_nothing(tmp_path):
     cache = tmp_path / "layers.json"
     left, right = (LatencyTable("paddle", cache=cache, measure=Counting()) for _ in range(2))
-    left.milliseconds(DENSE)
-    right.milliseconds(OTHER)
+    left.predict([DENSE])
+    right.predict([OTHER])
     (table,) = json.loads(cache.read_text())["tables"]
     assert set(table["milliseconds"]) == {str(DENSE), str(OTHER)}
 
@@ -307,14 +307,14 @@ def test_what_was_measured_before_an_interruption_is_kept(tmp_path):
 @pytest.mark.parametrize("change", ["cpu", "packages"])
 def test_another_machine_is_not_believed_but_kept(tmp_path, caplog, change):
     cache = tmp_path / "layers.json"
-    LatencyTable("paddle", cache=cache, measure=Counting()).milliseconds(DENSE)
+    LatencyTable("paddle", cache=cache, measure=Counting()).predict([DENSE])
     content = json.loads(cache.read_text())
     (foreign,) = content["tables"]
     foreign["machine"][change] = {"cpu": "abacus", "packages": {"paddlepaddle": "1.0"}}[change]
     cache.write_text(json.dumps(content))
     measure = Counting()
     with caplog.at_level(logging.INFO):
-        LatencyTable("paddle", cache=cache, measure=measure).milliseconds(DENSE)
+        LatencyTable("paddle", cache=cache, measure=measure).predict([DENSE])
     assert "measured on another machine or with other versions, not used" in caplog.text
     assert str(cache) in caplog.text
     assert len(measure.asked) == 1
@@ -327,7 +327,7 @@ def test_another_version_of_the_file_is_measured_again(tmp_path, caplog):
     cache, measure = tmp_path / "layers.json", Counting()
     cache.write_text('{"format_version": 99, "anything": 1}')
     with caplog.at_level(logging.INFO):
-        LatencyTable("paddle", cache=cache, measure=measure).milliseconds(DENSE)
+        LatencyTable("paddle", cache=cache, measure=measure).predict([DENSE])
     assert "format_version 99, expected 1" in caplog.text
     assert len(measure.asked) == 1
     assert len(json.loads(cache.read_text())["tables"]) == 1
@@ -346,7 +346,7 @@ def test_another_version_of_the_file_is_measured_again(tmp_path, caplog):
 )
 def test_a_broken_cache_is_named(tmp_path, damage):
     cache = tmp_path / "layers.json"
-    LatencyTable("paddle", cache=cache, measure=Counting()).milliseconds(DENSE)
+    LatencyTable("paddle", cache=cache, measure=Counting()).predict([DENSE])
     broken = damage(cache.read_text())
     assert broken != cache.read_text()
     cache.write_text(broken)
@@ -359,7 +359,7 @@ def test_a_cache_that_cannot_be_written_or_read(tmp_path):
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "layers.json"
     with pytest.raises(FileError, match=r"layers\.json: cannot be written"):
-        LatencyTable("paddle", cache=below, measure=Counting()).milliseconds(DENSE)
+        LatencyTable("paddle", cache=below, measure=Counting()).predict([DENSE])
     with pytest.raises(ExportError, match=rf"^{tmp_path}: cannot be read"):
         LatencyTable("paddle", cache=tmp_path)
 
@@ -367,7 +367,7 @@ def test_a_cache_that_cannot_be_written_or_read(tmp_path):
 def test_a_failed_write_leaves_the_old_cache(tmp_path, monkeypatch):
     cache = tmp_path / "layers.json"
     lookup = LatencyTable("paddle", cache=cache, measure=Counting())
-    lookup.milliseconds(DENSE)
+    lookup.predict([DENSE])
     before = cache.read_bytes()
 
     def full(*_):
@@ -375,7 +375,7 @@ def test_a_failed_write_leaves_the_old_cache(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(FileError, match=r"layers\.json: cannot be written: No space left"):
-        lookup.milliseconds(OTHER)
+        lookup.predict([OTHER])
     assert cache.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["layers.json"]
 

@@ -17,6 +17,7 @@ from core.settings.config import merge
 from core.task import Task, build_task
 from core.training.evaluation import validation_loader
 from core.workflows import layer_sensitivity, layer_speed
+from core.workflows.comparison_table import Validation
 from core.workflows.float_fallback import (
     QualityLimits,
     _smallest,
@@ -97,11 +98,10 @@ def test_one_layer_cannot_go_back() -> None:
 def test_a_large_drop_is_diagnosed(
     task: Task, caplog: pytest.LogCaptureFixture, drop: float, diagnosed: bool
 ) -> None:
-    model, loader = toy(task), validation_loader(task)
-    nothing = QualityLimits()
+    model, validation = toy(task), Validation(task, validation_loader(task))
     # mae: lower is better
     metric, rows = apply_float_fallback(
-        task, model, nothing, "openvino", loader, lambda _: 0.0, 0.2, 0.2 + drop
+        model, QualityLimits(), "openvino", validation, 0.2, 0.2 + drop
     )
     assert (metric, rows) == (0.2 + drop, [])
     assert ("more than 3 points lost" in caplog.text) == diagnosed
@@ -119,15 +119,17 @@ def test_speed_first_then_accuracy(
         return 10 - sum(saved[path] for path in choice)
 
     monkeypatch.setattr(layer_speed, "_timer", lambda *_arguments: scripted(milliseconds))
-    model, loader = toy(task), validation_loader(task)
+    model = toy(task)
     both = QualityLimits(max_drop=1.0, speed_control=True)
     asked: list[list[str]] = []
 
-    def measure(model: Any) -> float:
-        asked.append(list(quantized_layers(model)))
-        return 0.205
+    class Noting(Validation):
+        def measure(self, model: Any) -> float:
+            asked.append(list(quantized_layers(model)))
+            return 0.205
 
-    metric, [row] = apply_float_fallback(task, model, both, "openvino", loader, measure, 0.2, 0.3)
+    validation = Noting(task, validation_loader(task))
+    metric, [row] = apply_float_fallback(model, both, "openvino", validation, 0.2, 0.3)
     assert metric == row.metric == 0.205
     assert row.model == "quantized, 1 back in float"
     assert list(quantized_layers(model)) == ["conv"]

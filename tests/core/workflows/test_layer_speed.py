@@ -17,6 +17,7 @@ from core.settings.config import merge
 from core.targets.names import BACKENDS
 from core.task import Task, build_task
 from core.workflows import layer_speed
+from core.workflows.comparison_table import Validation
 from core.workflows.float_fallback import (
     QualityLimits,
     keep_speed,
@@ -132,9 +133,9 @@ def test_every_runtime_can_be_measured(task: Task, backend: str) -> None:
 def test_only_what_runs_here_is_measured(task: Task) -> None:
     for target in ("tensorrt", "lite", "openvine"):
         with pytest.raises(ConfigError, match=f"speed_control: {target} cannot be measured here"):
-            QualityLimits(speed_control=True).check(target, None)
+            QualityLimits(speed_control=True).check(target, Validation(task))
     with pytest.raises(ConfigError, match="max_drop: there is no validation data"):
-        QualityLimits(max_drop=0.5).check("openvino", None)
+        QualityLimits(max_drop=0.5).check("openvino", Validation(task))
     with pytest.raises(ValueError, match="max_drop: expected points"):
         QualityLimits(max_drop=-1)
 

@@ -14,7 +14,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
-from core.export.int8 import exporter
+from core.export.int8 import file_comparison, int8_files
 from core.export.int8.paddle_writer import quantize_program
 from core.export.package import export
 from core.graph.batch_norm_folding import fold_batch_norms
@@ -31,6 +31,7 @@ from core.runtimes.predictor import load_predictor
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import BACKENDS, Format
 from core.targets.paddle_inference import unsigned_inputs
+from core.targets.presets import PRESETS
 from core.targets.processors import Limit, largest_of_even, weight_limits, with_signed_bytes
 from core.task import Task, build_task
 from core.training import checkpoint
@@ -93,7 +94,7 @@ def limits_of(graph: Graph, kind: Format) -> dict[str, Limit]:
     return {weight.rpartition(".")[0]: limit for weight, limit in found.items()}
 
 
-@pytest.mark.parametrize("target", list(exporter.PRESETS))
+@pytest.mark.parametrize("target", list(PRESETS))
 @pytest.mark.parametrize(
     "rounding",
     [{}, {"weight_type": "abs_max"}, {"activation_type": "lsq"}, {"pact": True}],
@@ -140,7 +141,7 @@ def test_the_files_are_small(task: Task, tmp_path: Path) -> None:
 
 def with_other_grid(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Write ONNX files with a grid of its own for one layer."""
-    honest = exporter.quantize_onnx
+    honest = int8_files.quantize_onnx
 
     def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
         bent = [
@@ -151,7 +152,7 @@ def with_other_grid(monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
         ]
         return honest(proto, bent, preset, outputs)
 
-    monkeypatch.setattr(exporter, "quantize_onnx", other_grid)
+    monkeypatch.setattr(int8_files, "quantize_onnx", other_grid)
 
 
 @pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
@@ -170,7 +171,7 @@ def test_the_first_layer_that_drifts_is_named(
 ) -> None:
     """Where layers are right one by one, and together nothing of the model is left."""
     with_other_grid(monkeypatch, wrong)
-    monkeypatch.setattr(exporter.layerwise, "compare", lambda *_: [])
+    monkeypatch.setattr(file_comparison.layerwise, "compare", lambda *_: [])
     with pytest.raises(ExportError, match=f"in int8 it agrees, with {wrong} it does not"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"))
     assert not (tmp_path / "out").exists()

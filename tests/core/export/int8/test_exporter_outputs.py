@@ -12,7 +12,7 @@ import paddle
 import pytest
 
 from core.errors import ExportError
-from core.export.int8 import exporter
+from core.export.int8 import file_comparison, int8_files
 from core.export.int8.onnx_writer import quantize_onnx
 from core.export.onnx.cleanup import clean_up
 from core.export.package import export
@@ -94,7 +94,7 @@ def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: P
 def test_the_output_that_drifts_is_named(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, honest = quantized(task), exporter.quantize_onnx
+    model, honest = quantized(task), int8_files.quantize_onnx
 
     def other_grid(proto: Any, table: Any, preset: Any, outputs: Any) -> Any:
         bent = {
@@ -104,12 +104,12 @@ def test_the_output_that_drifts_is_named(
         return honest(proto, table, preset, bent)
 
     end = rounded_outputs(model)["norm"].grid().absmax
-    monkeypatch.setattr(exporter, "quantize_onnx", other_grid)
+    monkeypatch.setattr(int8_files, "quantize_onnx", other_grid)
     with pytest.raises(ExportError, match=r"^norm: the model rounds what it puts out to a grid of"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
     # as it is where a runtime does what its files do not say
-    monkeypatch.setattr(exporter.layerwise, "check_outputs", lambda *_: None)
-    monkeypatch.setattr(exporter.layerwise, "compare", lambda *_: [])
+    monkeypatch.setattr(file_comparison.layerwise, "check_outputs", lambda *_: None)
+    monkeypatch.setattr(file_comparison.layerwise, "compare", lambda *_: [])
     with pytest.raises(ExportError, match="it agrees, with the output of norm it does not"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
 

@@ -16,11 +16,11 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from core.export import parity
-from core.export.files import LITE, MODEL, ONNX, PARAMS, write_files
+from core.export.files import write_files
 from core.export.int8.exporter import Int8Exporter
-from core.graph.batch_norm_folding import fold_batch_norms
-from core.graph.program import Graph
-from core.graph.trace import trace
+from core.export.int8.file_comparison import FileComparison
+from core.export.int8.int8_files import check_overflow
+from core.graph.batch_norm_folding import trace_folded
 from core.quant.apply import apply_quantization
 from core.quant.grid_plan import GridPlan
 from core.quant.quantizers import Rounding
@@ -105,19 +105,17 @@ def test_each_layer_is_exact_in_every_runtime(front: str, tmp_path: Path) -> Non
     for weight_type in ("channel_wise_abs_max", "abs_max"):
         model, images = quantized(front, weight_type)
         specs = [InputSpec([None, CHANNELS, SIZE, SIZE], "float32", "image")]
-        graph = Graph.from_trace(trace(model, specs, model))
-        fold_batch_norms(graph)
+        graph = trace_folded(model, specs, model)
         whole = tmp_path / weight_type
         whole.mkdir()
         write_files(graph, whole, FORMATS)
         for target in PRESETS:
-            names = (MODEL, PARAMS, ONNX, LITE)
-            exporter = Int8Exporter(model, model, graph, target, write_files, names)
+            exporter = Int8Exporter(model, model, graph, target)
             folder = whole / target
             folder.mkdir()
             formats = FORMATS if target == "openvino" else ("onnx",)
-            exporter.write_some(folder, formats, whole, None)
-            exporter.prove(folder, formats)
+            exporter.write_some(folder, formats, whole)
+            check_overflow(folder, formats, exporter.processors)
             for made in formats:
                 compare(exporter, folder, made, images)
 
@@ -125,7 +123,7 @@ def test_each_layer_is_exact_in_every_runtime(front: str, tmp_path: Path) -> Non
 def compare(exporter: Int8Exporter, folder: Path, made: Format, images: np.ndarray) -> None:
     """Compare the layers of a file one by one, and what the whole file answers."""
     backends = [each for each in BACKENDS if format_of(each) == made]
-    answers, alone = exporter.layer_by_layer(folder, made, backends, [[images]])
+    answers, alone = FileComparison(exporter, folder).layer_by_layer(made, backends, [[images]])
     assert {each.layer for each in alone} == LAYERS.keys()
     assert {each.runtime for each in alone} == set(backends)
     assert max(each.relative for each in alone) < LIMIT
@@ -143,6 +141,10 @@ def half_a_step_of_bias(exporter: Int8Exporter, kind: str) -> float:
 
     Its steps are those of the input times those of the weights; the largest weight has at least 64.
     """
-    (entry,) = (each for each in exporter._table("onnx").layers if each.weight == f"{kind}.weight")
+    (entry,) = (
+        each
+        for each in exporter.grids.scale_table("onnx").layers
+        if each.weight == f"{kind}.weight"
+    )
     largest = float(abs(getattr(exporter.model, kind).weight.numpy()).max())
     return entry.input.step * largest / 64 / 2

@@ -12,8 +12,7 @@ from paddle import Tensor, nn
 from paddle.nn import Layer
 from paddle.nn import functional as F
 
-from core.prune.structure.analysis import analyze
-from tests.networks.rules import Net, conv, cut, specs
+from tests.networks.rules import Net, analyze, conv, cut, specs
 
 
 def fixed(net: Layer, shape: Sequence[int] = (1, 2, 4, 4)) -> dict[str, str]:

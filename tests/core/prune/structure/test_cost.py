@@ -8,8 +8,8 @@ import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
-from core.prune.structure.analysis import Analysis, analyze
-from tests.networks.rules import Net, conv, specs
+from core.prune.structure.analysis import Analysis
+from tests.networks.rules import Net, analyze, conv, specs
 
 
 def test_work_behind_a_computed_size_counts() -> None:

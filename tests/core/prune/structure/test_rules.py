@@ -13,8 +13,7 @@ from paddle.nn import functional as F
 
 from core.network.channels import ChannelShuffle, ChannelSplit
 from core.prune.cut import apply_edit, plan_edit
-from core.prune.structure.analysis import analyze
-from tests.networks.rules import Net, conv, cut, specs
+from tests.networks.rules import Net, analyze, conv, cut, specs
 
 Kept = Mapping[str, Mapping[int, Sequence[int]]]
 

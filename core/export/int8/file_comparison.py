@@ -1,0 +1,220 @@
+"""Compare int8 files with the eager model on the grids of each file.
+
+Each layer is compared by itself, see `core.export.int8.layerwise`, and the answers of the whole,
+see `core.export.int8.comparison`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx as onnx_format
+
+from core.errors import ExportError
+from core.export import parity
+from core.export.files import MODEL, ONNX, PARAMS
+from core.export.int8 import layerwise
+from core.export.int8.comparison import compare, compare_as_written, nothing_left
+from core.export.int8.exporter import Int8Exporter
+from core.export.int8.file_grids import FileGrids
+from core.export.int8.layer_feeds import EagerLayers
+from core.export.int8.layerwise import LayerDifference
+from core.graph.program import Graph
+from core.network.modes import evaluation_mode
+from core.quant.layers import quantized_layers
+from core.quant.quantizers import ActivationQuantizer
+from core.quant.sites import layer_of, sites_of
+from core.runtimes.formats import format_of
+from core.runtimes.predictor import Predictor, load_predictor
+from core.settings.files import scratch
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.names import Backend, Format
+from core.task import Arrays
+
+ArrayBatches = Sequence[Sequence[np.ndarray]]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FileComparison:
+    """Comparison of written int8 files with the model that they were made of.
+
+    Attributes:
+        exporter: Writer of the files.
+        folder: Folder that it wrote them to.
+        decided: Outputs behind a decision, see `parity.deciding_outputs`.
+    """
+
+    exporter: Int8Exporter
+    folder: Path
+    decided: Sequence[str] = ()
+
+    @property
+    def grids(self) -> FileGrids:
+        """Return which sites the files of each format round, and on which grids."""
+        return self.exporter.grids
+
+    def check(
+        self, predictors: Sequence[Predictor], batches: ArrayBatches
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
+        """Compare each runtime with the eager model on the grids of its file.
+
+        Args:
+            predictors: The files, opened in each runtime.
+            batches: Arrays for each input of the model, [N, C, H, W] for images.
+
+        Returns:
+            The differences of the outputs, and of the layers each by itself.
+
+        Raises:
+            ExportError: A layer differs, which is named; or the outputs do so much that nothing of
+                the model is left, or one is missing.
+        """
+        here = [each for each in predictors if not self._is_for_others(each)]
+        wanted, layers = self._check_layers(here, batches)
+        exact = self.eager_answers(batches, "paddle", ())
+        differences = []
+        for predictor in predictors:
+            if predictor in here:
+                answers = wanted[format_of(predictor.backend)]
+                differences += self._check_whole(predictor, answers, batches, exact)
+            else:
+                kind = format_of(predictor.backend)
+                said = self.eager_answers(batches, kind, as_written=True)
+                differences += compare_as_written(predictor, batches, said, exact, self.decided)
+        return differences, layers
+
+    def _is_for_others(self, predictor: Predictor) -> bool:
+        """Tell whether a file is for processors that compute int8 otherwise than this one."""
+        return self.grids.processors == "vnni" and not multiplies_int8_exactly(predictor.backend)
+
+    def _check_layers(
+        self, predictors: Sequence[Predictor], batches: ArrayBatches
+    ) -> tuple[dict[Format, list[Arrays]], list[LayerDifference]]:
+        """Return the answers of the eager model on the grids of each format, and the layers."""
+        backends: dict[Format, list[Backend]] = {}
+        for predictor in predictors:
+            backends.setdefault(format_of(predictor.backend), []).append(predictor.backend)
+        answers, layers = {}, []
+        for kind, some in backends.items():
+            answers[kind], found = self.layer_by_layer(kind, some, batches)
+            layerwise.check(found)
+            layers += found
+        for runtime, line in layerwise.summary(layers).items():
+            _log.info("%s: %s", runtime, line)
+        return answers, layers
+
+    def _check_whole(
+        self,
+        predictor: Predictor,
+        answers: Sequence[Arrays],
+        batches: ArrayBatches,
+        exact: Sequence[Arrays],
+    ) -> list[parity.Difference]:
+        """Warn about outputs that are farther off than roundings are, or refuse them."""
+        backend = predictor.backend
+        found = [parity.run(predictor, batch) for batch in batches]
+        differences = compare(backend, answers, found, exact, self.decided)
+        for each in differences:
+            if each.passes:
+                continue
+            said = f"{backend}: output {each.output!r} of the int8 model {each}"
+            if nothing_left(each, answers, self.decided):
+                raise ExportError(f"{said}; {self._first_drift(backend, batches)}")
+            _log.warning("%s; each layer by itself is right, so let the metric decide", said)
+        return differences
+
+    def layer_by_layer(
+        self, kind: Format, backends: Sequence[Backend], batches: ArrayBatches
+    ) -> tuple[list[Arrays], list[LayerDifference]]:
+        """Let the eager model answer on the grids of a file, and compare its layers one by one.
+
+        Args:
+            kind: Of the file, `paddle` or `onnx`.
+            backends: Runtimes that read it.
+            batches: Arrays for each input of the model, [N, C, H, W] for images.
+
+        Raises:
+            ExportError: A layer is not in int8 in the file, or the grid of an output is another.
+        """
+        grids, model = self.grids, self.exporter.model
+        rounded, requantized = grids.rounded_sites(kind), grids.requantized_per_channel(kind)
+        layers = {path: each for path, each in quantized_layers(model).items() if path in rounded}
+        one_grid = {
+            path
+            for path in requantized & layers.keys()
+            if layers[path].input_quantizer.rounding.weight_type == "abs_max"
+            and grids.processors == "vnni"  # otherwise the model rounds again itself
+        }
+        eager = EagerLayers(model, self.exporter.graph, layers, one_grid)
+        with grids.rounding_as(kind, None, requantized), eager.noting():
+            answers = self._answers(batches)
+        file = self._read(kind)
+        outputs = {
+            layer_of(site): (grids.tensor_of(site), quantizer)
+            for site, quantizer in sites_of(model).items()
+            if site in rounded and isinstance(quantizer, ActivationQuantizer)
+        }
+        with grids.rounding_as(kind), evaluation_mode(model):
+            layerwise.check_outputs(file, outputs)
+            return answers, layerwise.compare(file, backends, eager)
+
+    def _read(self, kind: Format) -> onnx_format.ModelProto | Graph:
+        """Read a file that was written."""
+        if kind == "onnx":
+            return onnx_format.load(self.folder / ONNX)
+        return Graph.from_files(self.folder / MODEL, self.folder / PARAMS)
+
+    def _answers(self, batches: ArrayBatches) -> list[Arrays]:
+        return [parity.run_eager(self.exporter.layer, batch) for batch in batches]
+
+    def eager_answers(
+        self,
+        batches: ArrayBatches,
+        kind: Format,
+        sites: Container[str] | None = None,
+        as_written: bool = False,
+    ) -> list[Arrays]:
+        """Return what the eager model answers while it rounds as the file of a format does.
+
+        Args:
+            batches: Arrays for each input of the model, [N, C, H, W] for images.
+            kind: Format of the file.
+            sites: Sites to round at; None: all.
+            as_written: Round as the operators of the file say, which Paddle Inference does not.
+        """
+        requantized = self.grids.requantized_per_channel(kind)
+        with self.grids.rounding_as(kind, sites, requantized, as_written):
+            return self._answers(batches)
+
+    def _first_drift(self, backend: Backend, batches: ArrayBatches) -> str:
+        """Say which layer the runtime rounds otherwise, by halving the layers in question."""
+        kind = format_of(backend)
+        exact = self.eager_answers(batches, kind, ())
+        order = self.grids.in_order(kind)
+        good, bad = 0, len(order)
+        with scratch() as place:
+            float_files = place / "float"
+            float_files.mkdir()
+            self.exporter.write_float(float_files, [kind])
+            while bad - good > 1:
+                count = (good + bad) // 2
+                folder = place / str(count)
+                folder.mkdir()
+                self.exporter.write_some(folder, [kind], float_files, order[:count])
+                predictor = load_predictor(folder, backend, own=True)
+                wanted = self.eager_answers(batches, kind, order[:count])
+                found = [parity.run(predictor, batch) for batch in batches]
+                compared = compare(backend, wanted, found, exact, self.decided)
+                passes = all(each.passes for each in compared)
+                good, bad = (count, bad) if passes else (good, count)
+        site, layer = order[bad - 1], layer_of(order[bad - 1])
+        what = layer if site == layer else f"the output of {layer}"
+        return (
+            f"with the layers before {layer} in int8 it agrees, with {what} it does not; "
+            f"name {layer} in never_quantize, or export for another target"
+        )

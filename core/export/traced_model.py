@@ -1,0 +1,216 @@
+"""A traced model of a task: written in each format, described, and compared with the eager one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.export import lite, parity
+from core.export.files import LITE, MODEL, PARAMS, size_mb_of_folder, write_files
+from core.export.int8.exporter import Int8Exporter
+from core.export.int8.file_comparison import FileComparison
+from core.export.int8.layerwise import LayerDifference
+from core.graph import cost
+from core.graph.batch_norm_folding import trace_folded
+from core.graph.program import Graph
+from core.quant.layers import quantized_layers
+from core.runtimes.description import (
+    LAYERS,
+    DeployDescription,
+    Port,
+    Preprocess,
+    Quantization,
+    Report,
+    TaskSettings,
+)
+from core.runtimes.predictor import Predictor
+from core.settings.config import to_mapping
+from core.targets.names import Format
+from core.task import Arrays, Task
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TracedModel:
+    """A traced model on its way into files.
+
+    Attributes:
+        task: Task of the model.
+        model: The network.
+        layer: What is exported: the model with its ending.
+        specs: Inputs of `layer`.
+        ending: Name of the ending, or `LAYERS`.
+        graph: Of `layer`, in float, batch norms folded.
+        quantized: Writer of the int8 files; None if no layer is quantized.
+        opset: Of ONNX.
+        parameters: How many the part of the network has that is exported.
+    """
+
+    task: Task
+    model: Layer
+    layer: Layer
+    specs: list[InputSpec]
+    ending: str
+    graph: Graph
+    quantized: Int8Exporter | None
+    opset: int
+    parameters: int
+
+    def write(self, folder: Path, formats: Sequence[Format]) -> dict[str, int]:
+        """Write files of some formats; a quantized model is written in int8.
+
+        Returns:
+            For each file of a quantized model the bytes that it would have in float.
+        """
+        if self.quantized is not None:
+            return self.quantized.write(folder, formats)
+        write_files(self.graph, folder, formats, self.opset)
+        return {}
+
+    def for_lite(self, place: Path) -> Callable[[], tuple[bytes, int]]:
+        """Return a function that makes Paddle Lite's file and tells the bytes it has in float.
+
+        Args:
+            place: Existing folder for the files that the converter reads.
+        """
+        if self.quantized is not None:
+            return self.quantized.for_lite(place)
+        files = place / MODEL, place / PARAMS
+        self.graph.write(*files)
+
+        def convert() -> tuple[bytes, int]:
+            content = lite.convert(*files)
+            return content, len(content)
+
+        return convert
+
+    def add_lite(self, converting: Future[tuple[bytes, int]], folder: Path) -> dict[str, int]:
+        """Wait for Paddle Lite's file and put it into a folder; return as `write` does."""
+        content, count = converting.result()
+        (folder / LITE).write_bytes(content)
+        _log.info("lite: %s runs on other devices, so it is not compared here", LITE)
+        return {LITE: count} if self.quantized else {}
+
+    def describe(
+        self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays
+    ) -> DeployDescription:
+        """Return what `deploy.yml` says of the files in the folder.
+
+        Args:
+            folder: Folder with the files.
+            batch: Arrays for each input, [N, C, H, W] for images.
+            answer: What `layer` answers to the batch, [N, ...] by name.
+        """
+        int8, quantization = self.quantized, None
+        if int8 is not None:
+            layers = len(int8.grids.layers())
+            quantization = Quantization(layers, int8.target, int8.processors)
+        return DeployDescription(
+            trislim=importlib.metadata.version("trislim"),
+            inputs=ports_of(self.graph, self.graph.inputs),
+            outputs=_outputs(self.graph, answer),
+            ending=self.ending,
+            preprocess=_preprocess(self.task, self.graph),
+            report=self._report(folder, batch),
+            task=TaskSettings(self.task.name, to_mapping(self.task.config)),
+            quantization=quantization,
+        )
+
+    def _report(self, folder: Path, batch: Sequence[np.ndarray]) -> Report:
+        shapes = tuple((1, *array.shape[1:]) for array in batch)
+        return Report(
+            size_mb=size_mb_of_folder(folder),
+            parameters=self.parameters,
+            macs=cost.count_macs(self.layer, shapes, self.specs),
+            input_shapes=shapes,
+        )
+
+    def compare(
+        self,
+        folder: Path,
+        predictors: Sequence[Predictor],
+        batches: Sequence[Sequence[np.ndarray]],
+        expected: Sequence[Arrays],
+    ) -> tuple[list[parity.Difference], list[LayerDifference]]:
+        """Compare the files in a folder with the eager model, in each runtime.
+
+        Args:
+            folder: Folder with the files.
+            predictors: The files, opened in each runtime.
+            batches: Arrays for each input, [N, C, H, W] for images.
+            expected: What `layer` answers to each batch, [N, ...] by name.
+
+        Raises:
+            ExportError: One answers differently.
+        """
+        decided = parity.deciding_outputs(self.graph)
+        if self.quantized is not None:
+            comparison = FileComparison(self.quantized, folder, decided)
+            return comparison.check(predictors, batches)
+        return parity.check(self.layer, expected, predictors, batches, decided), []
+
+
+def trace_for_export(
+    task: Task,
+    model: Layer,
+    layer: Layer,
+    specs: list[InputSpec],
+    ending: str,
+    target: str,
+    opset: int,
+) -> TracedModel:
+    """Trace a model and fold its batch norms.
+
+    Args:
+        task: Task of the model.
+        model: The network, in evaluation mode.
+        layer: What is exported: the model with its ending, in evaluation mode.
+        specs: Inputs of `layer`.
+        ending: Name of the ending, or `LAYERS`.
+        target: Runtime that the ONNX file of a quantized model is laid out for.
+        opset: Of ONNX.
+
+    Raises:
+        ExportError: The layer cannot be traced, or holds weights that are not finite.
+    """
+    graph, cut = trace_folded(layer, specs, model), ending == LAYERS
+    _log.info("traced %d operators, folded %d batch norms", len(graph.operators), len(graph.folded))
+    counted = cost.counted_parameters(model)
+    if cut:
+        counted = {path: each for path, each in counted.items() if path in graph.weights}
+    int8 = None
+    if quantized_layers(model):
+        int8 = Int8Exporter(model, layer, graph, target, cut, opset)
+    parameters = sum(math.prod(each.shape) for each in counted.values())
+    return TracedModel(task, model, layer, specs, ending, graph, int8, opset, parameters)
+
+
+def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
+    """Describe inputs or outputs of a graph."""
+    return tuple(Port(name, graph.shape(name), graph.dtype(name).name) for name in names)
+
+
+def _outputs(graph: Graph, example: Arrays) -> tuple[Port, ...]:
+    """Describe the outputs; what the graph computes from fixed sizes is read off the example."""
+    ports = ports_of(graph, graph.outputs)
+    if any(-1 in port.shape[1:] for port in ports_of(graph, graph.inputs)):
+        return ports
+    return tuple(replace(p, shape=(*p.shape[:1], *example[p.name].shape[1:])) for p in ports)
+
+
+def _preprocess(task: Task, graph: Graph) -> Preprocess:
+    data = getattr(task.config, "data", None)
+    mean, std = getattr(data, "mean", None), getattr(data, "std", None)
+    height, width = graph.shape(graph.inputs[0])[-2:]
+    size = (width, height) if min(height, width) > 0 else None
+    return Preprocess(mean=mean, std=std, size=size)
