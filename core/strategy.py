@@ -64,7 +64,7 @@ class Context:
     steps_per_epoch: int = 1
 
     def inputs(self, samples: int) -> Iterator[list[Tensor]]:
-        """Yield the model's inputs for about so many training samples."""
+        """Yield the model's inputs, [N, C, H, W] for images, for about so many training samples."""
         names = [spec.name for spec in self.task.input_spec()]
         for batch in self.calibration(samples):
             yield [batch[name] for name in names]
@@ -136,7 +136,7 @@ class Strategy:
         return 1.0
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return by path what the strategy trains itself and the model does not hold."""
+        """Return by path what the strategy trains beside the model: parameters of any shape."""
         return {}
 
     def learning_rate_scale(self) -> float:

@@ -25,6 +25,7 @@ from core.settings.config import merge, read, suggest
 
 # calibration: the training images, prepared as those of val, for quantization to look at
 Split = Literal["train", "val", "calibration"]
+# Mappings by name: images are [N, C, H, W]; the task says what else there is, and its shapes.
 Arrays = dict[str, np.ndarray]
 Sample = dict[str, np.ndarray]  # one item of a data set: arrays without a batch dimension
 Batch = dict[str, Tensor]
@@ -168,7 +169,7 @@ class Task(Protocol):
         ...
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        """Return the RGB image with the prediction drawn on it."""
+        """Return the RGB image [H, W, 3] uint8 with the prediction drawn on it."""
         ...
 
 

@@ -82,10 +82,10 @@ def write(
     """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
 
     Args:
-        model: What to write.
-        folder: There already, and empty.
-        layout: Which files.
-        samples: Batches to compare on.
+        model: The quantized model.
+        folder: Existing, empty folder.
+        layout: Which files are written.
+        samples: Batches to compare on, arrays [N, ...] for each input.
 
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.

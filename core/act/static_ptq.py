@@ -25,7 +25,7 @@ READER = "calibration"  # as errors name it
 
 
 def arrays_of(images: Calibration) -> CalibrationArrays:
-    """Return calibration images as batches of arrays."""
+    """Return calibration images as batches of arrays [N, C, H, W]."""
     return lambda: ([tensor.numpy() for tensor in batch] for batch in images())
 
 
@@ -114,8 +114,8 @@ def calibrate(session: Session, batches: CalibrationArrays, config: StaticPtqCon
 
     Args:
         session: With the float model.
-        batches: Starts anew through the calibration data.
-        config: How.
+        batches: Returns the calibration data from its beginning, arrays [N, C, H, W].
+        config: Settings of the calibration.
 
     Returns:
         The largest magnitudes by tensor, and the table for files.

@@ -54,7 +54,7 @@ class Term:
             raise ValueError("key: names an output in place of layers; leave out student, teacher")
 
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
-        """Return the loss, without its weight."""
+        """Return the loss of outputs [N, C, H, W] or [N, C], a scalar without its weight."""
         raise NotImplementedError
 
 

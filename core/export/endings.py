@@ -28,7 +28,7 @@ class LayersAsOutputs(Layer):
         self._model, self._paths = LayerReference(model), tuple(paths)  # `network` holds it
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Run the network.
+        """Run the network on inputs [N, ...]; return the outputs of the layers by path.
 
         Raises:
             ExportError: A layer does not run exactly once.

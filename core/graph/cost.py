@@ -59,7 +59,7 @@ def count_parameters(layer: Layer) -> int:
 
 
 def counted_parameters(layer: Layer) -> dict[str, Tensor]:
-    """Return what `count_parameters` counts, by dotted path."""
+    """Return the parameters that are counted, of any shape, by dotted path."""
     # paddle.nn.BatchNorm, unlike BatchNorm2D, keeps its running statistics as parameters
     statistics = {
         id(tensor)
@@ -93,7 +93,7 @@ def count_macs_of_graph(
 
     Args:
         graph: Of the model, in float or in int8.
-        inputs: In the order of the graph's.
+        inputs: Arrays [N, ...] in the order of the graph's inputs.
         run: Returns variables by their names for these inputs; None: Paddle Inference does.
     """
     counted = [op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)]

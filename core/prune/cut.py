@@ -85,7 +85,7 @@ class _Record:
 
 
 def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> ChannelEdit:
-    """Work out what keeping these labels means for every weight and layer."""
+    """Work out what each weight and layer keeps, given a mask [labels] of the labels to keep."""
     kept: Indices = {}
     for name, axes in analysis.weights.items():
         for axis, labels in axes.items():

@@ -67,7 +67,7 @@ class Pruner:
         the cut is undone, those channels are pinned and the plan is asked anew.
 
         Args:
-            plan: Turns an analysis into the mask of labels to keep.
+            plan: Turns an analysis into the mask [labels] of what to keep.
 
         Raises:
             ExportError: The cut model cannot be run for reasons that pinning does not mend.

@@ -61,7 +61,7 @@ class QuantizedLayer(Layer):
         return own
 
     def rounded_input(self, x: Tensor) -> Tensor:
-        """Return what the layer reads on its grid."""
+        """Return the input x, [N, C, H, W] or [..., features], on its grid."""
         if self.shares_quantizer and not self.input_quantizer.bypassed:
             return x  # it is rounded where it is made
         return self.input_quantizer(x)
@@ -87,7 +87,7 @@ class QuantizedLayer(Layer):
         self.add_sublayer(QUANTIZER, own)
 
     def rounded_weight(self) -> Tensor:
-        """Return the weight on its grid."""
+        """Return the weight on its grid: [O, I / groups, h, w], or [I, O] of a linear layer."""
         rounding = self.input_quantizer.rounding
         if rounding.weight_type == "channel_wise_abs_max":
             return self._on_grid(self.weight, self.limit)

@@ -126,8 +126,8 @@ class ActivationQuantizer(Layer):
         """Use a grid from zero on, or one with a sign, that ends at the same value.
 
         Args:
-            unsigned: Which; a grid from zero on only where inputs are never negative.
-            step: To put back instead of a step that is computed.
+            unsigned: Use a grid from zero on, if inputs are never negative.
+            step: Learned step [1] to put back; None: it is computed.
         """
         bits, before = self.rounding.activation_bits, self.signed
         self.signed = not (self.nonnegative and unsigned)
@@ -136,7 +136,7 @@ class ActivationQuantizer(Layer):
             self.step.set_value(self.step * ratio if step is None else step)
 
     def learned_step(self) -> Tensor | None:
-        """Return a copy of the learned step, if there is one."""
+        """Return a copy of the learned step [1], if there is one."""
         return self.step.clone() if self.rounding.activation_type == "lsq" else None
 
     def grid(self) -> Grid:

@@ -92,7 +92,7 @@ def whole_model_ms(
 
     Args:
         model_dir: Its folder.
-        inputs: One array for each input, batch included.
+        inputs: An array [N, ...] for each input.
         backend: Runtime.
         threads: CPU threads.
 

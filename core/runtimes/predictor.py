@@ -71,7 +71,7 @@ class Predictor(ABC):
         """Run the model on a batch.
 
         Args:
-            *arrays: One for each input, in the order of `description.inputs`.
+            *arrays: An array [N, ...] for each input, in the order of `description.inputs`.
 
         Raises:
             ExportError: Not as many arrays as inputs, or of shapes that do not fit.

@@ -114,8 +114,8 @@ def quantized(
 
     Args:
         tensor: Floats.
-        scale: None if it is computed.
-        zero: Likewise.
+        scale: A scalar or [C]; None if it is computed.
+        zero: Zero point, likewise.
         dtype: Of the steps.
     """
     if dtype not in (np.int8, np.uint8):
@@ -141,8 +141,8 @@ def dequantized(steps: Tensor, scale: np.ndarray | None, zero: np.ndarray | None
 
     Args:
         steps: On a grid, or not.
-        scale: None if it is computed.
-        zero: Likewise.
+        scale: A scalar or [C]; None if it is computed.
+        zero: Zero point, likewise.
     """
     grid = steps.grid
     if grid is None:

@@ -95,7 +95,7 @@ class Loader:
     def epoch(
         self, number: int = 0, batches: int | None = None
     ) -> Generator[dict[str, Tensor], None, None]:
-        """Yield the first batches of an epoch, or all; close the generator if you stop early.
+        """Yield the first batches [N, ...] of an epoch, or all; close it if you stop early.
 
         Raises:
             DataError: An item is broken and `on_error` is `fail`.
@@ -131,7 +131,7 @@ class Loader:
             _let_rest(getattr(stream, "_thread", None))
 
     def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield about so many samples of an epoch, for calibration."""
+        """Yield about so many samples of an epoch in batches [N, ...], for calibration."""
         batches = -(-samples // (self.batch_size * self.world))
         with contextlib.closing(self.epoch(number, batches)) as stream:
             yield from stream

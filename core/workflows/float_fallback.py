@@ -175,7 +175,7 @@ def _smallest(holds: Callable[[int], bool], most: int) -> int | None:
 
 
 def diagnose(task: Task, model: Layer, inputs: ModelInputs) -> None:
-    """List the layers in the log that move the outputs most when each is quantized alone."""
+    """Log the layers that, quantized alone, move the outputs for inputs [N, ...] most."""
     errors = output_errors(task, model, inputs, list(sites_of(model)))
     together = errors.pop("")
     table = Table(title="each layer quantized alone, the worst")

@@ -102,10 +102,10 @@ def output_errors(
     """Return how far each layer alone moves the outputs, and under "" what all do together.
 
     Args:
-        task: Names the outputs.
-        model: Quantized.
-        batches: Its inputs.
-        paths: Of quantized layers.
+        task: Task of the model.
+        model: The quantized model.
+        batches: Its inputs, [N, C, H, W] for images.
+        paths: Paths of quantized layers.
 
     Raises:
         DataError: No inputs.
@@ -159,7 +159,7 @@ def measure(
     Args:
         task: Names the outputs.
         model: Quantized; as before afterwards.
-        batches: Inputs to compare outputs on.
+        batches: Inputs to compare outputs on, [N, C, H, W] for images.
         meter: Measures the metric.
         file: JSON in which to find and to keep measurements, layer by layer, so that an
             interrupted measurement goes on where it was.

@@ -89,7 +89,7 @@ class SegDataset:
 
 
 def evaluation_sample(image: np.ndarray, data: DataConfig) -> Sample:
-    """Prepare an image as evaluation, prediction and calibration see it."""
+    """Prepare an image [H, W, 3] as evaluation, prediction and calibration see it."""
     if data.size is not None:
         image = transforms.resize(image, data.size)
     return {
@@ -151,7 +151,7 @@ def read_label(path: str) -> np.ndarray:
 
 
 def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: int) -> None:
-    """Refuse a label value that is neither a class nor the ignored one.
+    """Refuse a label value, in a map [H, W], that is neither a class nor the ignored one.
 
     Raises:
         DataError: Names the file and the value.

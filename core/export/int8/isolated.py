@@ -23,7 +23,7 @@ class Stored:
 
     @staticmethod
     def along(steps: np.ndarray, step: np.ndarray, axis: int | None) -> Stored:
-        """Shape one step, or one for each channel along an axis."""
+        """Pair steps with their size: a scalar, or [C] for the channels of an axis."""
         if step.ndim != steps.ndim:
             shape = [1] * steps.ndim
             if step.size > 1 and axis is not None:
@@ -33,7 +33,7 @@ class Stored:
 
     @property
     def values(self) -> np.ndarray:
-        """Return the values, float64."""
+        """Return the values as float64, in the shape of the steps: any shape."""
         values: np.ndarray = self.steps * self.step.astype(np.float64)
         return values
 

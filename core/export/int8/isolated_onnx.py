@@ -55,7 +55,7 @@ def isolate_onnx(
 
 
 def grids_on(model: ModelProto, tensor: str) -> list[np.ndarray]:
-    """Return the values of each grid that a file rounds a tensor to, in rising order.
+    """Return the values [steps] of each grid that a file rounds a tensor to, in rising order.
 
     Args:
         model: As `core.export.int8.onnx_writer.quantize_onnx` makes it.

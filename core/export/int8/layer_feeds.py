@@ -109,7 +109,7 @@ class EagerLayers:
         return {path: self.fed(path).shape for path in self.layers}
 
     def fed(self, path: str) -> np.ndarray:
-        """Return what the operator of a layer reads: padded, where that is not with zeros."""
+        """Return what the operator of a layer reads, [N, ...]; padded unless it pads with zeros."""
         layer, x = self.layers[path], self.feeds[path].values
         if not isinstance(layer, nn.Conv2D) or layer._padding_mode == "zeros":
             return x
@@ -118,7 +118,7 @@ class EagerLayers:
         return padded
 
     def answer(self, isolated: IsolatedLayer) -> np.ndarray:
-        """Return what a layer makes of its feed, behind the batch norm that files fold into it.
+        """Return the output [N, ...] of a layer for its feed, behind a batch norm that is folded.
 
         Ties are no errors: where the last bits of a float decide how a weight is rounded, or its
         bias is stored in int32, both are as in the file.

@@ -64,7 +64,7 @@ class Ranking:
         ]
 
     def keep(self, counts: Sequence[int]) -> Array:
-        """Return the mask after removing so many of the least important units of each group."""
+        """Return the mask [labels] without so many of the least important units of each group."""
         mask = self.analysis.keep_all()
         for group, order, count in zip(self.analysis.groups, self.orders, counts):
             mask[group.units[order[:count]]] = False

@@ -33,9 +33,9 @@ def anneal(
 
     Args:
         ranking: Order and steps of each group.
-        measure: To bring down.
-        limit: To this.
-        evaluate: Returns what a mask is worth; more is better.
+        measure: Cost of a keep-mask [labels].
+        limit: Largest cost that is allowed.
+        evaluate: Returns the quality of the model under a keep-mask [labels]; more is better.
         steps: Plans to try after the first.
         seed: Of the changes.
     """

@@ -92,7 +92,7 @@ class Analysis:
     graphs: list[TracedLabels]
 
     def keep_all(self) -> Array:
-        """Return the mask that keeps every channel."""
+        """Return the mask [labels] that keeps every channel."""
         return np.ones(self.count, bool)
 
 

@@ -47,20 +47,20 @@ class NetworkCost:
         self._weights = _Products(list(self.weights.values()), len(axes))
 
     def sizes(self, keep: Array) -> Array:
-        """Return how long each axis is when the channels of this mask are kept."""
+        """Return the lengths [axes] when the channels of a mask [labels] are kept."""
         kept = keep[self._flat].astype(np.int64)
         return np.add.reduceat(kept, self._starts) if kept.size else kept
 
     def macs(self, keep: Array) -> int:
-        """Return the multiply-accumulates of one input."""
+        """Return the multiply-accumulates of one input when a mask [labels] is kept."""
         return int(self.macs_by_operator(keep).sum())
 
     def macs_by_operator(self, keep: Array) -> Array:
-        """Return the multiply-accumulates of each entry of `work`."""
+        """Return the multiply-accumulates [work] of each operator when a mask [labels] is kept."""
         return self._work(self.sizes(keep))
 
     def parameters(self, keep: Array) -> int:
-        """Return the number of parameters."""
+        """Return the number of parameters when a mask [labels] is kept."""
         return int(self._weights(self.sizes(keep)).sum())
 
 

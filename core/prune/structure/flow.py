@@ -1,4 +1,7 @@
-"""What the rules of all operators write down, and what they share."""
+"""What the rules of all operators write down, and what they share.
+
+The labels of an axis are an array [channels], or None where the axis holds no channels.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Flow:
 
 
 def second_axis(flow: Flow, op: Operator, name: str) -> Array | None:
-    """Return the labels of channels, and keep what other axes hold."""
+    """Return the labels [channels] of the second axis, and pin what the other axes hold."""
     for axis, labels in flow.labels.axes(name).items():
         if axis != 1:
             flow.pin(op, labels, "channels must be the second axis")
