@@ -23,8 +23,9 @@ from core.training.evaluation import evaluate, evaluate_model, validation_loader
 from core.training.loader import Loader
 
 MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
-POINTS = 0.01  # by which the metric of a file may differ from that of the eager model,
-IMAGES = 2  # or by what so many images are worth, if that is more
+# how far the metric of a file may be from that of the eager model: the larger of both
+TOLERANCE = 0.01
+IMAGES = 2  # whose share of the metric is tolerated
 _log = logging.getLogger(__name__)
 
 
@@ -177,7 +178,7 @@ def check_metrics(
     Raises:
         ExportError: A file is off by more than a point and by more than two images.
     """
-    limit = max(POINTS, IMAGES / images)
+    limit = max(TOLERANCE, IMAGES / images)
     binding = [target if target in BACKENDS else "onnxruntime"]
     if target not in FULL_INT8:  # otherwise Paddle's file rounds less than the model does
         binding.append("paddle")

@@ -21,7 +21,7 @@ from core.workflows.comparison_table import ComparisonRow, Validation
 from core.workflows.layer_sensitivity import ModelInputs, few_inputs, output_errors
 from core.workflows.layer_speed import backend_of, measure_speed
 
-POINT = 0.01
+PERCENTAGE_POINT = 0.01
 SUSPICIOUS = 3.0  # points; 0.3 to 1 is usual
 SHOWN = 10  # layers of a diagnosis
 _log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class _FallbackSearch:
             self._sites[path].bypassed = place < count
         self.found[count] = self._value(self._model)
         higher = self._task.build_metric().higher_is_better
-        points = lost(self._in_float, self.found[count], higher) / POINT
+        points = lost(self._in_float, self.found[count], higher) / PERCENTAGE_POINT
         _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(self.order), points)
         return points <= self._max_drop + 1e-9  # of a point, for the rounding of the difference
 
@@ -228,7 +228,7 @@ def apply_float_fallback(
         if limits.max_drop is not None:
             value = partial(_value, validation)
             metric = keep_accuracy(task, model, inputs, value, in_float, limits.max_drop)
-        if lost(in_float, metric, validation.higher_is_better) > SUSPICIOUS * POINT:
+        if lost(in_float, metric, validation.higher_is_better) > SUSPICIOUS * PERCENTAGE_POINT:
             diagnose(task, model, inputs)
     restored = before - len(sites_of(model))
     rows = [ComparisonRow(f"quantized, {restored} back in float", metric)] if restored else []
