@@ -40,7 +40,7 @@ class QuantizedProgram:
         graph: In float, with the weights as they are now.
         table: Its grids.
         session: With PaddleSlim's model on these grids.
-        processors: On which the files must be right.
+        processors: Processors on which the files must be right.
     """
 
     source: Source

@@ -150,7 +150,7 @@ def settle(
         session: Of the same calls.
         scales: That it returned.
         table: That it returned.
-        processors: On which the files must be right.
+        processors: Processors on which the files must be right.
     """
     session.child.call("load_scales", scales)
     return QuantizedProgram(session.source, session.source.graph, table, session, processors)

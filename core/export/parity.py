@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is from the eager one, over all batches."""
+    """Difference of one output from the eager one, over all batches."""
 
     runtime: str
     output: str
@@ -237,7 +237,7 @@ def check_alike(runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.nd
 
     Args:
         runtime: Named in messages.
-        name: Of the output.
+        name: Name of the output.
         pairs: Answers [N, ...] of the eager model and of the runtime to each batch.
 
     Raises:

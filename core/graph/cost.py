@@ -1,4 +1,4 @@
-"""What a model weighs and costs: bytes of its files, parameters, multiply-accumulates.
+"""Cost of a model: bytes of its files, parameters, multiply-accumulates.
 
 The definitions, everywhere in this project:
 
@@ -92,7 +92,7 @@ def count_macs_of_graph(
     a run tells.
 
     Args:
-        graph: Of the model, in float or in int8.
+        graph: Graph of the model, in float or in int8.
         inputs: Arrays [N, ...] in the order of the graph's inputs.
         run: Returns variables by their names for these inputs; None: Paddle Inference does.
     """
@@ -109,7 +109,7 @@ def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
 
     Args:
         graph: Operators and weights.
-        shapes: Of all variables that are no weights.
+        shapes: Shapes of all variables that are no weights.
 
     Raises:
         ExportError: A shape is not known.

@@ -28,7 +28,7 @@ class Calibration:
 
     Args:
         task: Names the inputs of its model.
-        dataset: Where samples come from.
+        dataset: Source of the samples.
         count: Images to use, chosen at random, the same ones every time; all if there are fewer.
         skip_broken: Leave out images that cannot be read.
         progress: Show how far each pass is.

@@ -154,7 +154,7 @@ class Histogram:
 
 
 class HistogramObserver(Observer):
-    """What the kinds with a histogram have in common."""
+    """Base of the observers that collect a histogram."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

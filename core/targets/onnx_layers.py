@@ -78,7 +78,7 @@ _WITHIN = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Places:
-    """Where an operator on integers has its inputs; `result` is the zero point of what it makes."""
+    """Positions of the inputs of an integer operator; `result` is the zero point of its output."""
 
     like: str
     data: int
@@ -129,7 +129,7 @@ class _Walk:
     """Goes through a graph in the order it runs; graphs inside see what is outside.
 
     Attributes:
-        model: Whose operator versions count.
+        model: Model that defines the operator versions.
         constants: By name.
         tensors: What is computed, by name.
         layers: Found so far.

@@ -55,8 +55,8 @@ def evaluate(model: ModelProto, node: NodeProto, arrays: Mapping[str, np.ndarray
     """Compute a node of constants.
 
     Args:
-        model: Whose operator versions count.
-        node: With one output.
+        model: Model that defines the operator versions.
+        node: Node with one output.
         arrays: Its inputs, of any shape, by name.
     """
     ports = [

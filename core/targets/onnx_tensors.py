@@ -1,4 +1,4 @@
-"""What a graph says of each tensor before it runs: its bounds, its grid, its int8 weights.
+"""Tensors of a graph before it runs: their bounds, their grids, their int8 weights.
 
 Bounds follow from activations (a sigmoid is within 0..1), and with the scale and the zero point of
 a grid they say which of its steps can occur. They are never narrower than the truth.
@@ -26,7 +26,7 @@ class OnnxGrid:
     """Steps of 8 bits that data is on.
 
     Attributes:
-        steps: That can occur, as the unsigned operand holds them.
+        steps: Steps that can occur, as the unsigned operand holds them.
         dtype: int8 or uint8.
         scale: None where it is not one known number.
         zero: The step in the file that stands for 0; None where it is not one known number.
@@ -64,7 +64,7 @@ class Weight:
     """Dequantized constants.
 
     Attributes:
-        name: Of what the file stores.
+        name: Name of the stored array.
         steps: int8 or uint8, in the layout in which the layer reads them.
     """
 
@@ -74,7 +74,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Tensor:
-    """What is known of a tensor that is computed.
+    """Known facts about a computed tensor.
 
     Attributes:
         lowest: No value is below.
@@ -116,7 +116,7 @@ def quantized(
         tensor: Floats.
         scale: A scalar or [C]; None if it is computed.
         zero: Zero point, likewise.
-        dtype: Of the steps.
+        dtype: Type of the steps.
     """
     if dtype not in (np.int8, np.uint8):
         return Tensor()

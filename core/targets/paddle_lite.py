@@ -1,4 +1,4 @@
-"""What Paddle Lite computes in float, and which tensors it must be given a copy of."""
+"""Facts about Paddle Lite: layers that it computes in float, tensors that need a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What int8 files must keep to so that processors of both kinds compute the same numbers.
+"""Rules for int8 files that compute the same numbers on processors with and without VNNI.
 
 x86 processors with VNNI, and ARM processors, multiply bytes and add the products in 32 bits. Other
 x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` says what comes of that, and
@@ -38,9 +38,9 @@ def graph_for(graph: Graph, kind: Format, processors: Processors) -> Graph:
     """Return the float graph that files of a format are made of.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         kind: Format of the files.
-        processors: On which they must be right.
+        processors: Processors on which the files must be right.
     """
     return with_signed_bytes(graph) if kind == "paddle" and processors == "any" else graph
 
@@ -49,9 +49,9 @@ def weight_limits(graph: Graph, kind: Format, processors: Processors) -> dict[st
     """Return the limits that files of a format need, by weight.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         kind: Format of the files.
-        processors: On which they must be right.
+        processors: Processors on which the files must be right.
     """
     if processors == "vnni" or kind == "lite":
         return {}

@@ -50,7 +50,7 @@ def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
     """Lay models side by side; the first is the one that metrics are compared with.
 
     Args:
-        rows: Of the table.
+        rows: Rows of the table.
         metric: Name of the metric.
     """
     table = Table()
@@ -134,9 +134,9 @@ def runtime_rows(
     """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
 
     Args:
-        folder: Where they are now.
+        folder: Folder with the files.
         made: The export.
-        seconds: That it took.
+        seconds: Time that the export took.
         measure: See `Validation.measure`.
     """
     sizes: dict[Format, list[tuple[str, int, int]]] = {}
@@ -168,12 +168,12 @@ def check_metrics(
 
     Args:
         quantized: Metric of the quantized model.
-        files: Of `runtime_rows`.
+        files: Rows of `runtime_rows`.
         metric: Its name.
-        images: How many it was measured on.
+        images: Number of images it was measured on.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
-        processors: On which the files must be right.
+        processors: Processors on which the files must be right.
 
     Raises:
         ExportError: A file is off by more than a point and by more than two images.

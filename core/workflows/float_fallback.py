@@ -1,4 +1,4 @@
-"""Send layers back to float: those that int8 does not make faster, those that cost too much."""
+"""Float fallback: restore layers to float that int8 makes no faster or that cost too much."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a quantized model must hold to.
+    """Limits that a quantized model must keep to.
 
     Attributes:
         max_drop: Points (hundredths) that the metric may lose; None: any.
@@ -56,7 +56,7 @@ class QualityLimits:
 
 
 def keep_speed(task: Task, model: Layer, target: str) -> None:
-    """Put the layers into float that int8 makes no faster on a target; the log says what they are.
+    """Restore the layers to float that int8 makes no faster on a target; log which ones.
 
     Raises:
         ConfigError: The target does not run here, or no layer pays.

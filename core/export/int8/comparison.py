@@ -70,7 +70,7 @@ def nothing_left(
     cannot tell images apart.
 
     Args:
-        difference: Of an output.
+        difference: Difference of one output.
         wanted: Outputs of the rounded eager model for each batch.
         decided: Outputs behind a decision.
     """

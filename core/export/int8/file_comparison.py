@@ -134,7 +134,7 @@ class FileComparison:
         """Let the eager model answer on the grids of a file, and compare its layers one by one.
 
         Args:
-            kind: Of the file, `paddle` or `onnx`.
+            kind: Format of the file, `paddle` or `onnx`.
             backends: Runtimes that read it.
             batches: Arrays for each input of the model, [N, C, H, W] for images.
 

@@ -33,7 +33,7 @@ def isolate_onnx(
 
     Args:
         model: As `core.export.int8.onnx_writer.quantize_onnx` makes it.
-        shapes: Of the inputs. Layers without are left out.
+        shapes: Shapes of the inputs. Layers without one are left out.
         endings: Whether to take the layers alone whose output the file rounds at once, and to
             round it. Otherwise all of them put out floats.
 
@@ -67,7 +67,7 @@ def grids_on(model: ModelProto, tensor: str) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """What rounds a tensor."""
+    """Nodes that round a tensor."""
 
     quantize: NodeProto
     dequantize: NodeProto
@@ -79,7 +79,7 @@ class _Pair:
 
 
 class _OnnxFile:
-    """Where things are in the graph of a file."""
+    """Index of the graph of an ONNX file."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
@@ -208,10 +208,10 @@ class _IsolatedOnnxWriter:
     """Collects the nodes of the model.
 
     Attributes:
-        file: Where they come from.
-        layers: In the order of their inputs and outputs.
-        shapes: Of the inputs.
-        nodes: In the order they run.
+        file: File that the layers come from.
+        layers: Layers in the order of their inputs and outputs.
+        shapes: Shapes of the inputs.
+        nodes: Nodes in the order in which they run.
         shared: Nodes that dequantize weights and biases, by what they make.
     """
 
