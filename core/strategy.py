@@ -1,4 +1,4 @@
-"""What a compression method is to the engine."""
+"""Interface between compression methods and the engine."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What the engine offers to a strategy when it attaches."""
+    """Data and functions that the engine offers to a strategy."""
 
     task: Task
     epoch: int

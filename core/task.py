@@ -1,4 +1,4 @@
-"""What a task is to the core: data, model, loss and metric, and hints for compression.
+"""Interface between tasks and the core: data, model, loss, metric, hints for compression.
 
 `core` imports no task. A config names one under `task.name`: a folder in `tasks/`, or the dotted
 path of a package anywhere; the package offers `Config` (a frozen dataclass) and `Task`. What comes
@@ -89,7 +89,7 @@ class DistillPoint:
 
 @dataclass(frozen=True)
 class QatBudget:
-    """How much of the normal training quantization-aware training takes, by default."""
+    """Default share of normal training that quantization-aware training takes."""
 
     learning_rate_scale: float = 0.1
     epochs_scale: float = 0.2
@@ -98,7 +98,7 @@ class QatBudget:
 
 @dataclass(frozen=True)
 class SlimHints:
-    """What a task knows about compressing its model; layers are globs on dotted paths."""
+    """Hints of a task for compressing its model; layers are globs on dotted paths."""
 
     distill_points: tuple[DistillPoint, ...] = ()
     never_prune: tuple[str, ...] = ()

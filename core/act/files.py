@@ -52,10 +52,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Which files.
+    """Files to write.
 
     Attributes:
-        formats: Which are written.
+        formats: Formats to write.
         target: Runtime that the ONNX file is laid out for, of `core.targets.presets.PRESETS`.
         task: Goes into `deploy.yml`; None: what the float model's says.
     """
@@ -84,7 +84,7 @@ def write(
     Args:
         model: The quantized model.
         folder: Existing, empty folder.
-        layout: Which files are written.
+        layout: Files to write.
         samples: Batches to compare on, arrays [N, ...] for each input.
 
     Raises:
@@ -125,12 +125,12 @@ def measure_files(
     that it is meant for.
 
     Args:
-        model: That the files were made of.
+        model: Model that the files were made of.
         made: The files.
-        seconds: That it took.
+        seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
         metric: Its name.
-        images: How many it is measured on.
+        images: Number of images it is measured on.
 
     Raises:
         ExportError: A metric is another one.

@@ -41,7 +41,7 @@ class Session:
         """Return the quantized model on other grids than its own, which it keeps.
 
         Args:
-            grids: Where weights and tensors are not given, the model's own.
+            grids: Grids to use; weights and tensors that are not given keep their own.
 
         Raises:
             ExportError: A weight is not the model's own.

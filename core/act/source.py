@@ -65,10 +65,10 @@ class Source:
     """A float model.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the model.
         files: Program and parameters.
         graph: Batch norms folded.
-        description: Of its `deploy.yml`; None if it has none.
+        description: Content of its `deploy.yml`; None if it has none.
     """
 
     folder: Path
@@ -187,8 +187,8 @@ def open_source(
 
     Args:
         model_dir: Its folder.
-        model_filename: Of the program; None finds one of the usual names.
-        params_filename: Of its weights.
+        model_filename: Name of the program; None finds one of the usual names.
+        params_filename: Name of the weights file.
 
     Raises:
         ExportError: None is there, or it is quantized already.

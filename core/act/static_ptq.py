@@ -113,7 +113,7 @@ def calibrate(session: Session, batches: CalibrationArrays, config: StaticPtqCon
     """Let PaddleSlim's `quant_post_static` find the grids; `session.run` is on them from now on.
 
     Args:
-        session: With the float model.
+        session: Session of the float model.
         batches: Returns the calibration data from its beginning, arrays [N, C, H, W].
         config: Settings of the calibration.
 
@@ -147,9 +147,9 @@ def settle(
     """Go back to grids that `calibrate` found, and return the model on them.
 
     Args:
-        session: Of the same calls.
-        scales: That it returned.
-        table: That it returned.
+        session: Session that `calibrate` used.
+        scales: Scales that it returned.
+        table: Table that it returned.
         processors: Processors on which the files must be right.
     """
     session.child.call("load_scales", scales)

@@ -53,8 +53,8 @@ class Training:
     """Quantization-aware training in steps.
 
     Attributes:
-        session: With the float model.
-        config: How.
+        session: Session of the float model.
+        config: Settings of the training.
         groups: Loss, weight and variables of each term of distillation; empty: `loss` it is.
         loss: The task's.
     """

@@ -1,4 +1,4 @@
-"""Which layer of the student each term compares with which of the teacher, and the comparison."""
+"""Pair the layers of student and teacher for each term, and compare them."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Comparison:
 
         Args:
             student: What the student's layers returned, by path.
-            teacher: Likewise.
+            teacher: Outputs of the teacher, likewise.
             batch: The batch they were given.
         """
         with paddle.amp.auto_cast(enable=False):

@@ -33,7 +33,7 @@ GREYS = (0, 128, 255)  # of pictures that show how a task normalises
 
 @dataclass(frozen=True)
 class TeachingConfig:
-    """What a teacher's file may say under `distill`.
+    """Section `distill` of a teacher's file.
 
     Attributes:
         weight: Factor on all its terms; several teachers add up.
@@ -117,7 +117,7 @@ class Teacher:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What identifies the network's answers: a digest of weights and scale."""
+        """Digest of weights and scale, which identifies the network's answers."""
         digest = hashlib.sha256(repr(self._scale).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.numpy().tobytes())

@@ -31,7 +31,7 @@ Indices = dict[str, dict[int, list[int]]]  # weight -> axis -> positions that ar
 
 @dataclass(frozen=True)
 class ChannelEdit:
-    """What a cut does to a model, in plain numbers.
+    """A cut of a model as plain numbers.
 
     Attributes:
         kept: Positions kept on each axis of each weight that gets smaller.

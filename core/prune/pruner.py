@@ -48,7 +48,7 @@ class Pruner:
 
     Args:
         model: Traced in both modes.
-        specs: Of its inputs, without free dimensions.
+        specs: Its inputs, without free dimensions.
         never_prune: Layers that keep their output channels, each with the reason.
     """
 

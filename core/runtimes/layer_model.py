@@ -27,7 +27,7 @@ _PERIOD = 4099  # weights repeat after so many numbers: drawing millions takes l
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What decides how long a layer takes, for a batch of 1.
+    """Shape of a layer, which decides how long it takes for a batch of 1.
 
     Attributes:
         size: Height and width of the input; of a matmul, rows of the input and 1.

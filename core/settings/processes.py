@@ -22,7 +22,7 @@ def run_module(
     does.
 
     Args:
-        module: Of `core`.
+        module: Module of `core`.
         *arguments: Paths among them must be absolute.
         seconds: After which it is stopped.
 

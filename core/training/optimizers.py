@@ -19,7 +19,7 @@ class Optimizer:
 
     Args:
         parameters: Trainable tensors by path; paths name the state and the no-decay groups.
-        config: Which optimizer.
+        config: Settings of the optimizer.
         clip_norm: Largest global norm of the gradients, or None.
 
     Raises:

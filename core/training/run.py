@@ -20,7 +20,7 @@ from core.training.schedules import Cosine, LearningRateSchedule
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, the same for every task; the learning rate goes with batch_size x processes."""
+    """Settings of training for every task; the learning rate goes with batch_size x processes."""
 
     epochs: int
     batch_size: int  # per process

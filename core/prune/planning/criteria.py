@@ -1,4 +1,4 @@
-"""How much each channel matters.
+"""Importance scores of channels.
 
 A criterion scores the filters of every layer that makes the channels of a group; the scores of
 several layers, each divided by its mean so that all weigh alike, are aggregated.
@@ -62,17 +62,17 @@ def score(
     seed: int = 0,
     gradients: Mapping[str, Array] | None = None,
 ) -> list[Array]:
-    """Score every unit of every group; the least important are the smallest.
+    """Score every unit of every group; the least important units have the lowest scores.
 
     Args:
-        model: With trained weights.
-        groups: Of its analysis.
+        model: Model with trained weights.
+        groups: Groups of its analysis.
         weights: Labels of its weights.
-        criterion: What to measure. `bn_scale` falls back on `l1_norm` for groups without batch
-            normalization, `taylor` for those with frozen weights, and both say so.
-        aggregate: How the scores of several layers become one.
-        seed: Of `random`.
-        gradients: Of the parameters, from `mean_gradients`; for `taylor`.
+        criterion: Criterion of importance. `bn_scale` falls back on `l1_norm` for groups without
+            batch norms, `taylor` for groups with frozen weights; both log it.
+        aggregate: How the scores of several layers are combined.
+        seed: Seed of `random`.
+        gradients: Gradients of the parameters, from `mean_gradients`; for `taylor`.
 
     Returns:
         Scores [units] of each group.

@@ -31,9 +31,9 @@ class Latency:
     shrink alike, and `scale` makes the prediction for the whole model what was measured.
 
     Args:
-        analysis: Of the model.
-        lookup: Of the runtime to aim at.
-        measured_ms: Of the whole model.
+        analysis: Analysis of the model.
+        lookup: Latency table of the target runtime.
+        measured_ms: Measured time of the whole model.
     """
 
     def __init__(self, analysis: Analysis, lookup: LatencyTable, measured_ms: float) -> None:

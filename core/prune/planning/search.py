@@ -37,7 +37,7 @@ def anneal(
         limit: Largest cost that is allowed.
         evaluate: Returns the quality of the model under a keep-mask [labels]; more is better.
         steps: Plans to try after the first.
-        seed: Of the changes.
+        seed: Seed of the changes.
     """
     generator = np.random.default_rng(seed)
     groups = len(ranking.analysis.groups)

@@ -1,4 +1,4 @@
-"""Find out which channels of a model can be cut, what goes with each, and what that saves."""
+"""Analysis of a model: groups of channels that can be cut together, and what each saves."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Analysis:
         settings: What layers must be told.
         rearrangements: Layers that deal channels out.
         cost: Multiply-accumulates and parameters by which labels are kept.
-        count: How many labels there are.
+        count: Number of labels.
         graphs: Traces, with the labels of their activations, to check the cut model against.
     """
 

@@ -1,4 +1,4 @@
-"""What a model costs as a function of the channels that are kept."""
+"""Cost of a model as a function of the channels that are kept."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def measure_cost(
     """Count what each operator of a graph costs.
 
     Args:
-        graph: In evaluation mode.
+        graph: Graph in evaluation mode.
         activations: Labels of its variables.
         weights: Labels of parameters and buffers.
         parameters: Shapes of those to count.

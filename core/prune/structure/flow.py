@@ -1,4 +1,4 @@
-"""What the rules of all operators write down, and what they share.
+"""Record that the rules of all operators fill, and functions that they share.
 
 The labels of an axis are an array [channels], or None where the axis holds no channels.
 """
@@ -29,7 +29,7 @@ class Setting:
 
 @dataclass
 class Flow:
-    """What the rules write down while they walk through a graph."""
+    """Record that the rules fill while they walk through a graph."""
 
     graph: ModelGraph
     labels: Labels

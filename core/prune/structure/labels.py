@@ -1,4 +1,4 @@
-"""Which channels of which tensors are one and the same.
+"""Labels that tell which channels of several tensors are one and the same.
 
 Every axis that holds channels bears an array of labels [channels], one for each position. Where an
 operator makes two positions live or die together, their labels are joined. An axis without labels
