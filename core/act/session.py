@@ -1,4 +1,4 @@
-"""A float model in PaddleSlim's hands: arrays in, arrays out, whoever computes."""
+"""A session of PaddleSlim with a float model, in a process of its own."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ class Source:
         """Write what the worker begins with; operators of other layers are marked to be left.
 
         Where PaddleSlim calibrates, it gives the output of a layer another name, and leaves the old
-        one to the steps. So what is put out, and what other layers read, is a copy.
+        one to the steps. So outputs, and inputs of other layers, are copies.
         """
         chosen = {id(place.op) for place in places}
         asked_for = {*self.graph.outputs, *(place.tensor for place in places)}

@@ -104,7 +104,7 @@ class TracedModel:
     def describe(
         self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays
     ) -> DeployDescription:
-        """Return what `deploy.yml` says of the files in the folder.
+        """Return the content of `deploy.yml` for the files in the folder.
 
         Args:
             folder: Folder with the files.

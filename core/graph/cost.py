@@ -49,7 +49,7 @@ def size_bytes(files: Sequence[Path]) -> dict[str, int]:
 
 
 def size_mb(files: Sequence[Path]) -> float:
-    """Return what the files weigh together, in MB."""
+    """Return the total size of files, in MB."""
     return sum(size_bytes(files).values()) / 1e6
 
 
@@ -155,7 +155,7 @@ def _size(op: Any, shapes: Mapping[str, Shape], name: str) -> int:
 def _run_in_paddle(
     graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Run a graph that puts out these variables instead of its own outputs."""
+    """Run a graph and return these variables instead of its own outputs."""
     probe = replace(graph, outputs=list(names))
     probe.drop_unused()
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,7 @@ class Calibration:
 
     @property
     def skipped(self) -> list[str]:
-        """Return what was left out so far, a line for each image."""
+        """Return a line for each image that was left out so far."""
         return self._loader.skipped
 
     def __call__(self) -> Iterator[list[Tensor]]:

@@ -223,5 +223,5 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _through(context: Any, gradient: Tensor, passed: Tensor) -> Tensor | None:
-    """Return what goes to the activations, which need not want any."""
+    """Return the gradient of the activations, None if they need none."""
     return passed.astype(gradient.dtype) if context.to_x else None

@@ -1,9 +1,9 @@
 """Convolutions and linear layers that round their inputs and weights.
 
-A layer is changed where it is: it stays the same object with the same parameters under the same
-paths, so whoever shares it, listens to it or has its weights keeps doing so. Only its class is
-another, and it gains an `ActivationQuantizer`. In a traced graph it is the float layer: how it is
-quantized is what `scales_of` says, from which each file format makes its own.
+A layer is changed in place: it remains the same object with the same parameters under the same
+paths, so references, hooks and optimizers stay valid. Only its class changes, and it gains an
+`ActivationQuantizer`. In a traced graph it appears as the float layer; `scales_of` returns how it
+is quantized, and each file format writes that in its own way.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class QuantizedLayer(Layer):
 
     @property
     def input_quantizer(self) -> ActivationQuantizer:
-        """Return what rounds the inputs of the layer."""
+        """Return the quantizer of the layer's inputs."""
         if self.shared_quantizer is not None:
             return self.shared_quantizer.layer
         own: ActivationQuantizer = self._sub_layers[QUANTIZER]

@@ -154,7 +154,7 @@ class ActivationQuantizer(Layer):
         return Grid(absmax, self.rounding.activation_bits, self.signed)
 
     def training_state(self) -> dict[str, Any]:
-        """Return what an exact continuation needs beside buffers and parameters."""
+        """Return the state that an exact resume needs beside buffers and parameters."""
         return {"window": [list(pair) for pair in self._window], "batches": self._batches}
 
     def load_training_state(self, state: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ class Quantization:
     processors: Literal["any", "vnni"] = "vnni"  # on which it is right; older files do not say
 
 
-LAYERS = "layers"  # the ending of a model that puts out what some of its layers do
+LAYERS = "layers"  # the ending of a model that returns the outputs of some of its layers
 
 
 @dataclass(frozen=True, kw_only=True)

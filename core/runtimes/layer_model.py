@@ -111,7 +111,7 @@ class LayerShape:
 def write_layer_model(shape: LayerShape, copies: int, folder: Path, form: Format) -> None:
     """Write a model in which copies of a layer, with bias, read the same input.
 
-    Each ends in the mean over all positions, so hardly anything is put out. The weights of the
+    Each ends in the mean over all positions, so outputs are small. The weights of the
     copies differ, or a runtime would compute one of them only.
     """
     weights = {

@@ -108,7 +108,7 @@ def _candidates(
         if len(own) == 1 and operands[0] != operands[1]:
             (other,) = set(operands) - set(own)
             alike = (other in unsigned) == (result in unsigned)
-            inside = result not in graph.outputs  # what is put out is not rounded
+            inside = result not in graph.outputs  # outputs of the graph are not rounded
             alone = inside and _read_on_one_grid(readers.get(result, []), layers)
             on_one_grid = result in wanted or alone
             if alike and other in wanted and on_one_grid:

@@ -56,7 +56,7 @@ _FOLDED = frozenset(
 )
 # what makes floats of stored weights, written out
 _SCALING = frozenset({"Add", "Cast", "Div", "Mul", "Sub"})
-# what puts out values of its first input, and perhaps 0 (a border)
+# operators that return values of their first input, and perhaps 0 (a border)
 _MOVING = frozenset(
     {
         *("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Slice", "Split"),
@@ -280,7 +280,7 @@ class _Walk:
                 self._add(node, _layer(weight, weight.steps.reshape(1, -1), patch, data))
 
     def _made(self, node: NodeProto) -> Tensor:
-        """Return what an operator makes that is no layer."""
+        """Return the output of an operator that is no layer."""
         kind = node.op_type
         read = [self._tensor(name) for name in node.input if name and not self._is_constant(name)]
         if not read or kind == "Shape":

@@ -39,7 +39,7 @@ class OnnxGrid:
 
     @property
     def shift(self) -> int:
-        """Return what the unsigned operand has more than the file."""
+        """Return the offset of the unsigned operand from the stored values."""
         return SIGNED_SHIFT if self.dtype == np.int8 else 0
 
     @property
@@ -94,12 +94,12 @@ class Tensor:
         return Tensor(low, high, self.grid.widened() if self.grid else None)
 
     def with_zero(self) -> Tensor:
-        """Return what 0 is mixed with, as a border."""
+        """Return the tensor with 0 among its values, as a border adds it."""
         return replace(self, lowest=min(self.lowest, 0.0), highest=max(self.highest, 0.0))
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Return what a tensor of all values of others is."""
+    """Return the tensor that holds the values of several others."""
     grid = tensors[0].grid
     for tensor in tensors[1:]:
         grid = grid.joined(tensor.grid) if grid and tensor.grid else None

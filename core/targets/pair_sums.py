@@ -78,7 +78,7 @@ class StepPair:
 
     @property
     def limit(self) -> int:
-        """Return what the sum must not go beyond."""
+        """Return the limit of the sum."""
         return LARGEST_SUM if self.total >= 0 else SMALLEST_SUM
 
     @property

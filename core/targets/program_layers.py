@@ -193,6 +193,6 @@ class _Signs:
         return op is not None and op.type in _CONVOLUTIONS
 
     def _in_float(self, tensor: str) -> str:
-        """Return what is rounded to a tensor, or the tensor itself if none is."""
+        """Return the tensor in front of the rounding, or the tensor itself if it is not rounded."""
         steps = _quantized_data(self._makers, tensor)
         return tensor if steps is None else only(steps.inputs, "X")

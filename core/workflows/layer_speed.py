@@ -1,8 +1,9 @@
 """Find the layers that int8 makes faster, in whole files and in the runtime that will run them.
 
-What a layer gains in int8 depends on its neighbours: rounding has to be done somewhere, and kernels
-fuse with what lies beside them. So a group of layers alike is put into float and back in the whole
-network, and stays where the network is faster. Layers of one kind and one size of map make a group.
+The gain of a layer in int8 depends on its neighbours: rounding costs time somewhere, and kernels
+are fused with adjacent operators. Therefore a group of similar layers is switched between float and
+int8 within the whole network, and stays where the network is faster. A group consists of layers of
+one kind on maps of one size.
 """
 
 from __future__ import annotations
@@ -154,7 +155,7 @@ SitesInInt8 = frozenset[str]
 def _timer(
     task: Task, model: Layer, backend: Backend
 ) -> Iterator[Callable[[list[SitesInInt8]], list[float]]]:
-    """Return what measures files with such layers in int8, in milliseconds, in turns."""
+    """Yield a function that measures files with some sites in int8, in turns, in milliseconds."""
     layer, specs = task.deploy_model(model, "raw"), task.input_spec()
     formats = [format_of(backend)]
     preset = backend if backend in PRESETS else DEFAULT_TARGET

@@ -179,7 +179,7 @@ class FileComparison:
         sites: Container[str] | None = None,
         as_written: bool = False,
     ) -> list[Arrays]:
-        """Return what the eager model answers while it rounds as the file of a format does.
+        """Return the answers of the eager model while it rounds as the file of a format does.
 
         Args:
             batches: Arrays for each input of the model, [N, C, H, W] for images.

@@ -66,7 +66,7 @@ class IsolatedLayer:
         stored: The weight.
         bias: [C], None if it has none.
         bias_step: Step of a bias that is stored in int32, [C] or [].
-        ending: None if it puts out floats.
+        ending: None if it returns floats.
         input_step: Step of the grid of its input, in ONNX files.
     """
 

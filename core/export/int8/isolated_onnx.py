@@ -35,7 +35,7 @@ def isolate_onnx(
         model: As `core.export.int8.onnx_writer.quantize_onnx` makes it.
         shapes: Shapes of the inputs. Layers without one are left out.
         endings: Whether to take the layers alone whose output the file rounds at once, and to
-            round it. Otherwise all of them put out floats.
+            round it. Otherwise all of them return floats.
 
     Raises:
         ExportError: What a layer reads is not quantized; the message begins with the layer.
@@ -115,7 +115,7 @@ class _OnnxFile:
         return Stored.along(steps, step, axis)
 
     def pairs(self, node: NodeProto, path: str) -> Iterator[_Pair]:
-        """Return what rounds the input of a layer, once for each grid.
+        """Return the nodes that round the input of a layer, once for each grid.
 
         Raises:
             ExportError: Nothing does.
@@ -133,7 +133,7 @@ class _OnnxFile:
                 yield pair
 
     def pairs_on(self, tensor: str) -> list[_Pair]:
-        """Return what rounds a tensor, or all that it is joined of."""
+        """Return the nodes that round a tensor, or all tensors that it is a concatenation of."""
         readers = [node for node in self._readers.get(tensor, []) if node.input[0] == tensor]
         found = [
             _Pair(node, self._readers[node.output[0]][0])
@@ -192,7 +192,7 @@ class _OnnxFile:
         return float(numpy_helper.to_array(self.initializers[name]))
 
     def values_of(self, ending: Sequence[NodeProto]) -> Ending:
-        """Return the values that an ending puts out."""
+        """Return the values that an ending returns."""
         *activation, quantize, dequantize = ending
         lowest, *_, highest = self.values(_Pair(quantize, dequantize))
         for node in activation:

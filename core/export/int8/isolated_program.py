@@ -213,5 +213,5 @@ class _IsolatedProgramWriter:
 
 
 def _made(op: Any) -> str:
-    """Return what an operator of a layer makes."""
+    """Return the output of a layer's operator."""
     return next(filter(None, (only(op.outputs, slot) for slot in ("Output", "Out", "Y"))), "")

@@ -190,7 +190,7 @@ def check_outputs(
         ):
             ends = " and ".join(f"{each[-1]:.6g}" for each in found) or "none"
             raise ExportError(
-                f"{path}: the model rounds what it puts out to a grid of {wanted.size} values that "
+                f"{path}: the model rounds its output to a grid of {wanted.size} values that "
                 f"ends at {wanted[-1]:.6g}, the file to one that ends at {ends}"
             )
 

@@ -39,7 +39,7 @@ def quantize_onnx(
             as initializers.
         table: An entry for each layer to quantize.
         preset: One of `PRESETS`.
-        outputs: Tensors to round for whoever reads them, by name.
+        outputs: Tensors to round for all their readers, by name.
 
     Raises:
         ExportError: An entry fits no layer, or cannot be stored in int8, a name is of no tensor,
@@ -166,7 +166,7 @@ class _OnnxWriter:
         weights: The float initializers.
         layers: A layer that reads each weight to quantize.
         opened: Grid of what comes from concatenations and max pooling of quantized tensors.
-        outputs: Grid of tensors that are rounded for whoever reads them.
+        outputs: Grids of tensors that are rounded for all their readers.
         preset: What the runtime needs.
         nodes: Nodes in the order in which they run.
         initializers: By name, without floats that are int8 now.

@@ -24,7 +24,7 @@ FIXED_OUTPUT = "it is an output of the network"
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that the same layers put out; each unit of it can be cut alone.
+    """Channels that the same layers make; each unit of a group can be cut alone.
 
     Attributes:
         name: Path of the layer that makes the channels, the first one if there are more.
@@ -162,7 +162,7 @@ def _upwards(path: str) -> list[str]:
 
 
 def _computed(graph: ModelGraph) -> set[str]:
-    """Return what operators put out anew, such as the kernel of a weight norm."""
+    """Return the weights that operators compute, such as the kernel of a weight norm."""
     return {
         name
         for op in graph.operators
