@@ -42,7 +42,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder))
     check_replaceable(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.parent.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
         with Lock(sibling(folder, "lock"), folder):
             tidy(folder.parent)
             _put_back(folder)
