@@ -166,6 +166,7 @@ def measure(signals: dict[signal.Signals, int], only: str, seed: int) -> tuple[A
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place))
         jobs = [job for job in prepare(bench.folder, bench.run) if only in job.name]
+        rng.shuffle(jobs)  # a short run takes some of each
         taken, ends = {}, {}
         for sent, count in signals.items():
             for turn in range(count):
