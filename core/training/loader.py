@@ -209,15 +209,16 @@ def _shut_down(stream: Any) -> None:
 
     One that does not end when it is told to is killed, or this process would wait for ever.
     """
-    if not hasattr(stream, "_workers"):
+    workers = getattr(stream, "_workers", ())
+    if workers:
+        stream._try_shutdown_all(WORKER_SECONDS)
+    else:
         stream._try_shutdown_all()
-        return
-    stream._try_shutdown_all(WORKER_SECONDS)
-    for worker in stream._workers:
+    for worker in workers:
         if worker.is_alive():
             worker.kill()
             worker.join()
-    _let_rest(stream._thread)
+    _let_rest(getattr(stream, "_thread", None))
 
 
 def _let_rest(thread: threading.Thread | None) -> None:
