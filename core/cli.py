@@ -9,14 +9,18 @@ from __future__ import annotations
 from core.settings.startup import load_paddle
 
 import argparse
+import errno
 import logging
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, UserError
 from core.settings.config import load_yaml, merge, parse_overrides
+from core.settings.signals import WORDS, number_of, raising
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
 
 if TYPE_CHECKING:
@@ -27,15 +31,17 @@ if TYPE_CHECKING:
     from core.task import Task
 
 TABLE_WIDTH = 110
+PEER_SECONDS = 5.0
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call a tool's main and leave the process with its status.
 
-    A `UserError` is printed as one line on standard error (status 2), Ctrl-C as a short word
-    (status 130), even while libraries are loaded; anything else is a defect of ours and keeps its
-    traceback.
+    A `UserError` is printed as one line on standard error (status 2), so is a disk that is full.
+    Ctrl-C is a short word (status 130), so are SIGTERM (143) and SIGHUP (129), even while libraries
+    are loaded. Anything else is a defect of ours and keeps its traceback.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -46,27 +52,41 @@ def run(main: Callable[[], int | None]) -> None:
     )
     for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    with raising():
+        sys.exit(_status_of(main))
+
+
+def _status_of(main: Callable[[], int | None]) -> int:
+    """Call a tool's main; print what the user has to know of how it ended."""
     try:
-        status = main()
+        return main() or 0
     except (KeyboardInterrupt, Exception) as error:
-        if _is_interrupt(error):
-            print("interrupted", file=sys.stderr)
-            status = 130
-        elif isinstance(error, UserError):
+        number = number_of(error)
+        if number is not None:
+            print(WORDS[number], file=sys.stderr)
+            return 128 + number
+        said = _told(error)
+        if said:
             # names in it may come from files, with anything in them
-            text = "".join(each if each.isprintable() else " " for each in str(error))
-            print(f"error: {text}", file=sys.stderr)
-            status = 2
-        else:
-            raise
-    sys.exit(status or 0)
+            text = "".join(each if each.isprintable() else " " for each in said)
+            print(f"error: {_rank()}{text}", file=sys.stderr)
+            return 2
+        if _rank():
+            time.sleep(PEER_SECONDS)  # an exchange fails if another process died, which is said
+        raise
 
 
-def _is_interrupt(error: BaseException) -> bool:
-    """Tell whether Ctrl-C is behind an error; Paddle makes an OSError of it in a backward pass."""
-    if isinstance(error, KeyboardInterrupt) or "(External) KeyboardInterrupt" in str(error):
-        return True
-    return error.__cause__ is not None and _is_interrupt(error.__cause__)
+def _told(error: BaseException) -> str:
+    """Return the line of an error that is the user's to mend; empty if it is none."""
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error.filename or 'a file'}: cannot be written: {error.strerror}"
+    return str(error) if isinstance(error, UserError) else ""
+
+
+def _rank() -> str:
+    """Name this process, if it is one of several: the launcher shows what each of them says."""
+    several = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    return f"rank {os.environ.get('PADDLE_TRAINER_ID', '?')}: " if several else ""
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:

@@ -139,3 +139,44 @@ def test_functions_of_arrays_give_their_shapes() -> None:
         for name in without_shapes(file.read_text(encoding="utf-8"), inherited)
     ]
     assert missing == []
+
+
+def calls(source: str) -> Iterator[tuple[str, ast.Call]]:
+    """Yield each call of a module with the dotted name that is called."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def modules(*folders: str) -> Iterator[tuple[str, str]]:
+    """Yield path and source of the modules in some folders of the project."""
+    top = CORE.parent
+    for folder in folders:
+        for file in sorted((top / folder).rglob("*.py")):
+            yield file.relative_to(top).as_posix(), file.read_text(encoding="utf-8")
+
+
+def test_temporary_files_are_those_that_the_next_process_sweeps_up() -> None:
+    users = [
+        path
+        for path, source in modules("core", "tasks", "tools")
+        if any(name.startswith("tempfile.") for name, _ in calls(source))
+    ]
+    assert users == ["core/settings/files.py"]
+
+
+def test_every_process_that_is_started_ends_with_the_one_that_starts_it() -> None:
+    started = []
+    for path, source in modules("core", "tasks", "tools"):
+        for name, call in calls(source):
+            if name in ("subprocess.run", "subprocess.Popen", "subprocess.check_output"):
+                tethered = ast.unparse(call.args[0]).startswith("tethered(")
+                started.append((path, tethered))
+    assert len(started) >= 4
+    assert [path for path, tethered in started if not tethered] == []
+
+
+def test_every_tool_ends_as_all_do() -> None:
+    ends = {path: source.rstrip().splitlines()[-1].strip() for path, source in modules("tools")}
+    assert len(ends) > 8
+    assert set(ends.values()) == {"cli.run(main)"}

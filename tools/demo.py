@@ -7,13 +7,13 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from core import cli
 from core.errors import UserError
+from core.settings.processes import run_beside
 
 TASKS = ("cls", "seg", "keypoint")
 PICTURES = {"cls": "val", "seg": "images/val", "keypoint": "images/val"}
@@ -24,8 +24,7 @@ BACKEND = "openvino"  # in which the last table compares them
 def call(tool: str, *arguments: str) -> None:
     """Show and run a tool, as a user would type it."""
     print(f"\n$ python tools/{tool} {shlex.join(arguments)}", flush=True)
-    command = [sys.executable, f"tools/{tool}", *arguments]
-    status = subprocess.run(command, check=False).returncode
+    status = run_beside([sys.executable, f"tools/{tool}", *arguments])
     if status:
         raise UserError(f"tools/{tool}: ended with status {status}, see above")
 

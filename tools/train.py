@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from core import cli
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, parse_overrides
@@ -89,10 +87,8 @@ def main() -> None:
     except OSError as error:
         raise ConfigError(f"save_dir: {save_dir} cannot be written: {error.strerror}") from error
     rank, _ = initialize()
-    hooks = standard_hooks(run.train, save_dir, rank, arguments.use_vdl)
+    hooks = standard_hooks(run.train, save_dir, rank, arguments.use_vdl, settings)
     engine = Engine(run, recipe, save_dir, hooks, teachers)
-    if rank == 0:
-        (save_dir / "config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
     engine.train(resume=arguments.resume)
     if rank == 0 and engine.best is not None:
         print(engine.best_report)

@@ -46,7 +46,8 @@ def _train_ours(job: Job, meter: Meter) -> None:
 
     run = read_run(job.settings())
     with tempfile.TemporaryDirectory() as folder:
-        hooks: Sequence[Hook] = [*standard_hooks(run.train, Path(folder), 0, False), Step()]
+        standard = standard_hooks(run.train, Path(folder), 0, False, job.settings())
+        hooks: Sequence[Hook] = [*standard, Step()]
         recipe = read_recipe({}, run.train.epochs, has_teacher=False)
         Engine(run, recipe, Path(folder), hooks).train()
 

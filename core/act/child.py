@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ExportError
-from core.settings.processes import search_path
+from core.settings.files import scratch
+from core.settings.processes import search_path, tethered
 from core.task import Arrays
 
 LOG, FLOAT = "log.txt", "float"  # files in the worker's folder; the second with two endings
@@ -79,8 +79,7 @@ def started(fill: Fill) -> Iterator[Child]:
     Args:
         fill: Puts the files into the folder that the worker begins with.
     """
-    with tempfile.TemporaryDirectory(prefix="trislim-") as place, contextlib.ExitStack() as stack:
-        folder = Path(place)
+    with scratch() as folder, contextlib.ExitStack() as stack:
         fill(folder)
         ours, theirs = Pipe()
         stack.enter_context(ours)
@@ -90,7 +89,7 @@ def started(fill: Fill) -> Iterator[Child]:
         # it works alone, whatever processes this one is of
         own = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "core.act.worker", str(theirs.fileno())],
+            tethered([sys.executable, "-m", "core.act.worker", str(theirs.fileno())]),
             cwd=folder,
             env={**own, **extra},
             stdin=subprocess.DEVNULL,

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from core.runtimes.description import (
 from core.runtimes.formats import format_of, readable_backends
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import suggest, to_mapping
+from core.settings.files import scratch
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import BACKENDS, FORMATS, Format
 from core.targets.presets import PRESETS, Preset
@@ -91,7 +91,7 @@ def write(
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
     wanted = [name for name in FORMATS if name in layout.formats]
-    with tempfile.TemporaryDirectory() as place:
+    with scratch() as place:
         float_folder = Path(place)
         write_files(model.graph, float_folder, wanted)
         float_bytes = size_bytes(sorted(float_folder.iterdir()))

@@ -23,6 +23,7 @@ from core.quant.scales import Grid, LayerScales
 from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import find_files
 from core.settings.config import suggest
+from core.settings.files import present
 from core.task import Task
 
 EXPORT_FIRST = (
@@ -193,7 +194,7 @@ def open_source(
     Raises:
         ExportError: None is there, or it is quantized already.
     """
-    folder = Path(model_dir)
+    folder = present(Path(model_dir))
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model; {EXPORT_FIRST}")
     weights = [*folder.glob("*.pdparams"), *folder.glob("*.safetensors")]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import paddle
 from paddle import Tensor
 
 from core.errors import ConfigError, FileError
+from core.settings.files import write_bytes
 from core.task import Arrays, Batch, Dataset
 
 log = logging.getLogger(__name__)
@@ -80,13 +80,9 @@ class AnswerCache:
             return None
 
     def _write(self, file: Path, arrays: Arrays) -> None:
-        try:
-            descriptor, draft = tempfile.mkstemp(suffix=".draft", dir=self._folder)
-            with os.fdopen(descriptor, "wb") as stream:
-                np.savez(stream, **arrays)
-            os.replace(draft, file)
-        except OSError as error:
-            raise FileError(f"{file}: cannot be written: {error.strerror}") from error
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)
+        write_bytes(file, packed.getvalue())
 
 
 def check_not_random(dataset: Dataset, setting: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from core.graph.adaptive_pooling import expand_adaptive_pools
 from core.graph.program import Graph
 from core.runtimes.description import DESCRIPTION
 from core.settings.config import suggest
+from core.settings.files import scratch
 from core.targets.names import FORMATS, Format
 
 MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
@@ -75,7 +75,7 @@ def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: in
     """
     if "paddle" in formats:
         graph.write(folder / MODEL, folder / PARAMS)
-    with tempfile.TemporaryDirectory() as place:  # the converters read files of Paddle
+    with scratch() as place:  # the converters read files of Paddle
         files = Path(place, MODEL), Path(place, PARAMS)
         if "onnx" in formats:
             expand_adaptive_pools(graph).write(*files)

@@ -12,12 +12,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 
 from core.errors import ExportError
-from core.settings.processes import last_words, lines_of
+from core.settings.files import scratch
+from core.settings.processes import last_words, lines_of, tethered
 
 VARIABLE = "TRISLIM_LITE_PYTHON"
 PACKAGE = "paddlelite==2.13rc0"
@@ -59,7 +59,7 @@ def convert(
         ExportError: No interpreter has paddlelite, or the model cannot be converted.
     """
     python = find_python()
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         stem = Path(folder, "model")
         files = [str(path.resolve()) for path in (model, params)]
         try:
@@ -121,9 +121,9 @@ def _run(python: str, seconds: float, *arguments: str) -> subprocess.CompletedPr
     # another interpreter must not see the libraries that were set up for this one
     mine = ("PYTHONPATH", "PYTHONHOME")
     variables = {name: value for name, value in os.environ.items() if name not in mine}
-    with tempfile.TemporaryDirectory() as nowhere:  # -c imports from where it stands
+    with scratch() as nowhere:  # -c imports from where it stands
         return subprocess.run(
-            [python, "-c", *arguments],
+            tethered([shutil.which(python) or python, "-c", *arguments]),
             env=variables,
             cwd=nowhere,
             capture_output=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,8 @@ from core.network.modes import evaluation_mode
 from core.runtimes.description import LAYERS, DeployDescription, write_description
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
-from core.settings.files import replacing
+from core.settings.files import replacing, scratch
+from core.settings.processes import ending_children
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
 from core.task import Task
 
@@ -104,10 +104,10 @@ def export(
 
 def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Format]) -> Exported:
     """Write all files of an export into a folder, and compare them with the eager model."""
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(1) as aside:
+    with scratch() as place, ThreadPoolExecutor(1) as aside, ending_children():
         float_bytes = traced.write(folder, [name for name in formats if name != "lite"])
         # the converter for Lite takes longest, and is another process anyway
-        converting = aside.submit(traced.for_lite(Path(place))) if "lite" in formats else None
+        converting = aside.submit(traced.for_lite(place)) if "lite" in formats else None
         batches = parity.real_batches(traced.task, traced.specs)
         # a quantized model is compared on the grids of each file, by itself
         compared = batches[:1] if traced.quantized else batches

@@ -16,7 +16,6 @@ The definitions, everywhere in this project:
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from core.graph.operators import attribute, only
 from core.graph.program import Graph
 from core.graph.shapes import settle_sizes
 from core.graph.trace import trace
+from core.settings.files import scratch
 
 Shape = tuple[int, ...]
 RunGraph = Callable[[Sequence[str]], dict[str, np.ndarray]]  # variables of a model by their names
@@ -158,7 +158,7 @@ def _run_in_paddle(
     """Run a graph and return these variables instead of its own outputs."""
     probe = replace(graph, outputs=list(names))
     probe.drop_unused()
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         files = [Path(folder, name) for name in ("model.pdmodel", "model.pdiparams")]
         probe.write(*files)
         config = Config(*(str(file) for file in files))

@@ -24,7 +24,7 @@ from core.runtimes.environment import environment
 from core.runtimes.formats import find_files, readable_backends
 from core.runtimes.memory import peak_memory_mb
 from core.runtimes.predictor import Predictor, load_predictor, try_out
-from core.settings.files import write_text
+from core.settings.files import present, write_text
 from core.targets.names import Backend
 
 RoundSteps = Callable[[Iterable[int]], Iterable[int]]  # wraps the rounds, to show progress
@@ -106,7 +106,7 @@ def benchmark(
     Raises:
         ExportError: A model that a named runtime cannot read, or an input shape that is not known.
     """
-    folders = [Path(each) for each in model_dirs]
+    folders = [present(Path(each)) for each in model_dirs]
     entries = [entry for folder in folders for entry in _load(folder, protocol)]
     times: list[list[float]] = [[] for _ in entries]
     for step in steps(range(protocol.warmup + protocol.runs)):

@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +36,7 @@ from core.runtimes.formats import format_of
 from core.runtimes.layer_model import LayerShape, write_layer_model
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import read, suggest
-from core.settings.files import write_text
+from core.settings.files import scratch, write_text
 from core.targets.names import BACKENDS, Backend
 
 MeasureLayer = Callable[[LayerShape, Backend, int], float]
@@ -68,7 +67,7 @@ def layer_runs(shape: LayerShape, backend: Backend, threads: int) -> list[Callab
     array = np.random.default_rng(0).normal(size=shape.input_shape).astype("float32")
     runs: list[Callable[[], object]] = []
     for copies in (1, _COPIES):
-        with tempfile.TemporaryDirectory() as name:
+        with scratch() as name:
             folder = Path(name)
             write_layer_model(shape, copies, folder, format_of(backend))
             try:

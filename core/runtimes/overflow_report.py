@@ -12,6 +12,7 @@ from rich.table import Table
 from core.errors import ExportError
 from core.runtimes.description import read_description
 from core.runtimes.formats import find_files
+from core.settings.files import present
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import Backend
 from core.targets.overflow import check_files, summary
@@ -67,6 +68,7 @@ def model_files(model: Path) -> list[tuple[Path, ...]]:
     Raises:
         ExportError: There are none.
     """
+    model = present(model)
     if model.suffix == ".onnx" and model.is_file():
         return [(model,)]
     if not model.is_dir():

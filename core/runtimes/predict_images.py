@@ -16,6 +16,7 @@ import numpy as np
 from core.errors import DataError, ExportError
 from core.runtimes.description import DESCRIPTION
 from core.runtimes.predictor import Predictor
+from core.settings.files import write_bytes, write_text
 from core.task import Task, build_recorded_task
 from core.training.images import read_image
 
@@ -113,7 +114,7 @@ def predict_files(
             values = _to_plain(prediction, picture, outputs)
             results[file.relative_to(root).as_posix()] = {"picture": picture.as_posix(), **values}
         text = json.dumps(results, indent=1, ensure_ascii=False)
-        (save_dir / PREDICTIONS).write_text(text + "\n", encoding="utf-8")
+        write_text(save_dir / PREDICTIONS, text + "\n")
     except OSError as error:
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error
@@ -165,9 +166,7 @@ class _Outputs:
         done, content = cv2.imencode(".png", np.ascontiguousarray(image))
         if not done:
             raise DataError(f"{name}: OpenCV cannot encode an image of {list(image.shape)}")
-        file = self.save_dir / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content.tobytes())
+        write_bytes(self.save_dir / name, content.tobytes())
 
 
 def _fold(name: Path) -> str:

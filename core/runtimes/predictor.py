@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, Port, read_description
 from core.runtimes.formats import choose_backend, find_files, is_installed
 from core.settings.config import suggest
+from core.settings.files import present
 from core.settings.processes import last_words, run_module
 from core.targets.names import BACKENDS, Backend, Format
 from core.task import Arrays
@@ -40,11 +42,15 @@ _BATCH_NORM_PASSES = (
 # Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
 # 3.1.1, and `pool2d` and `concat` add errors and save no time.
 _INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
+_LOADING = threading.Lock()  # what is muted meanwhile are the outputs of the whole process
 _log = logging.getLogger(__name__)
 
 
 class Predictor(ABC):
-    """An exported model, loaded and ready; not to be shared between threads.
+    """An exported model, loaded and ready; threads may share it, and take turns.
+
+    Paddle Inference does not survive two runs of a model at once, and OpenVINO mixes them up. For
+    runs side by side give each thread a predictor of its own.
 
     Attributes:
         description: What `deploy.yml` says, or what the graph itself tells where there is none.
@@ -58,6 +64,7 @@ class Predictor(ABC):
     def __init__(
         self, description: DeployDescription | None, inputs: list[str], outputs: list[str]
     ) -> None:
+        self._alone = threading.Lock()
         self.description = description or _from_graph(inputs, outputs)
         self._inputs = [port.name for port in self.description.inputs]
         self._outputs = [port.name for port in self.description.outputs]
@@ -74,15 +81,17 @@ class Predictor(ABC):
             *arrays: An array [N, ...] for each input, in the order of `description.inputs`.
 
         Raises:
-            ExportError: Not as many arrays as inputs, or of shapes that do not fit.
+            ExportError: Not as many arrays as inputs, or of shapes or types that do not fit, or
+                empty ones, which would end the process in Paddle Inference.
         """
         ports = self.description.inputs
         if len(arrays) != len(ports):
             raise ExportError(f"inputs: expected {len(ports)} arrays, got {len(arrays)}")
         for port, array in zip(ports, arrays):
             _check_shape(port, array.shape)
-        fed = [np.ascontiguousarray(a, p.dtype or None) for a, p in zip(arrays, ports)]
-        return self._run(dict(zip(self._inputs, fed)))
+        fed = {port.name: _as_fed(port, array) for port, array in zip(ports, arrays)}
+        with self._alone:
+            return self._run(fed)
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> Arrays: ...
@@ -111,7 +120,7 @@ def load_predictor(
         ExportError: No such folder, no file that the backend reads, a broken file, or a backend
             that is not installed.
     """
-    folder = Path(model_dir)
+    folder = present(Path(model_dir))
     if backend is not None and backend not in BACKENDS:
         raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
     if threads < 1:
@@ -128,7 +137,8 @@ def load_predictor(
     if not own and not (description and description.vouches_for(files)):
         try_out(folder, backend, files[0])
     try:
-        predictor = _open(backend, files, description, threads)
+        with _LOADING:
+            predictor = _open(backend, files, description, threads)
         predictor.folder = folder
         return predictor
     except ExportError as error:
@@ -351,7 +361,21 @@ def _from_graph(inputs: Sequence[str], outputs: Sequence[str]) -> DeployDescript
     )
 
 
+def _as_fed(port: Port, array: np.ndarray) -> np.ndarray:
+    try:
+        fed = np.ascontiguousarray(array, port.dtype or None)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"{port.name}: expected numbers, {port.dtype}: {error}") from error
+    if fed.dtype.kind not in "biuf":
+        raise ExportError(f"{port.name}: expected numbers, got an array of {fed.dtype}")
+    return fed
+
+
 def _check_shape(port: Port, shape: tuple[int, ...]) -> None:
+    if 0 in shape:
+        raise ExportError(
+            f"{port.name}: expected at least one image, got an empty array of {list(shape)}"
+        )
     wanted = port.shape
     fits = len(shape) == len(wanted) and all(w in (-1, s) for w, s in zip(wanted, shape))
     if wanted and not fits:

@@ -2,14 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
+from core.settings.files import scratch
+
 _TOP = Path(__file__).resolve().parents[2]  # where `core` and `tasks` are imported from
+
+
+_KILL = 9  # SIGKILL, which Windows has no name for
+# becomes another program in a process that the kernel ends with the one that started it (Linux)
+_TETHER = """\
+import ctypes, os, sys
+number, parent, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, int(number))
+if os.getppid() != int(parent):
+    os._exit(1)
+os.execv(command[0], command)
+"""
+
+
+def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
+    """Return a command whose process ends when this one does, however it does (Linux).
+
+    Args:
+        command: Begins with the path of a program.
+        number: Of the signal that it gets then. It gets it, too, when the thread that has started
+            it ends, so that has to wait for it.
+    """
+    if sys.platform != "linux":
+        return list(command)
+    before = [sys.executable, "-I", "-S", "-c", _TETHER]
+    return [*before, str(int(number)), str(os.getpid()), *command]
+
+
+def run_beside(command: Sequence[str]) -> int:
+    """Run a command that speaks for itself to its end; return its status.
+
+    If this process is asked to end, so is that one, which may finish what it is at.
+    """
+    process = subprocess.Popen(tethered(command, signal.SIGTERM))
+    try:
+        return process.wait()
+    except BaseException as error:
+        if type(error) is not KeyboardInterrupt:  # that goes to both
+            process.terminate()
+        try:
+            process.wait()
+        finally:
+            process.kill()  # at the second signal, as this one ends at once
+        raise
+
+
+@contextlib.contextmanager
+def ending_children() -> Iterator[None]:
+    """Kill the processes that a block has started if it ends otherwise than well.
+
+    A thread may be waiting for one, and this process for the thread.
+    """
+    before = {child.pid for child in psutil.Process().children()}
+    try:
+        yield
+    except BaseException:
+        for child in psutil.Process().children():
+            if child.pid not in before:
+                child.kill()
+        raise
 
 
 def run_module(
@@ -29,9 +94,9 @@ def run_module(
     Raises:
         subprocess.TimeoutExpired: It was stopped.
     """
-    with tempfile.TemporaryDirectory() as nowhere:
+    with scratch() as nowhere:
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            tethered([sys.executable, "-m", module, *arguments]),
             cwd=nowhere,
             env={**os.environ, "PYTHONPATH": search_path()},
             stdin=subprocess.DEVNULL,

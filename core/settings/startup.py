@@ -14,6 +14,7 @@ import sys
 import warnings
 
 from core.errors import ConfigError
+from core.settings.signals import ENDING, held_back, renew
 from core.settings.versions import check_versions
 
 try:
@@ -29,10 +30,12 @@ def load_paddle() -> None:
     """Import Paddle, and undo what its import does to the process.
 
     It answers signals that end a process with a page of C++ frames: SIGTERM too, with which `kill`
-    ends a training, and the launcher of several processes after Ctrl-C. And it silences all
-    loggers below a warning.
+    ends a training, and the launcher of several processes after Ctrl-C. Such a signal waits until
+    this is undone. And it silences all loggers below a warning.
     """
     logger = logging.getLogger()
     level = logger.level
-    importlib.import_module("paddle").disable_signal_handler()
+    with held_back(*ENDING):
+        importlib.import_module("paddle").disable_signal_handler()
+        renew()
     logger.setLevel(level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,12 +15,20 @@ from paddle.autograd import PyLayer
 from paddle.nn import Layer
 
 from core.network.layers import replace
+from core.training.peers import Peer, watch_others
 
 
 def initialize() -> tuple[int, int]:
-    """Join the other processes if there are any; return rank and world size."""
-    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+    """Join the other processes if there are any; return rank and world size.
+
+    From then on this process says which of the others died, and of what, and ends then too: it
+    would wait for ever in the next exchange.
+    """
+    several = int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    if several and not dist.is_initialized():
         dist.init_parallel_env()
+        rank = dist.get_rank()
+        watch_others(gather(Peer(rank, os.getpid(), socket.gethostname())), rank)
     return dist.get_rank(), dist.get_world_size()
 
 

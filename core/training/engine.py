@@ -91,9 +91,10 @@ class Engine:
         else:
             self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self._context)
             self._optimizer, self.ema = self._build_updaters()
-        try:
+        with contextlib.ExitStack() as opened:
             for hook in self.hooks:
                 hook.before_training(self)
+                opened.callback(hook.after_training, self)
             while self.epoch < self.epochs and not self.stop:
                 self._open_epoch()
                 self._train_epoch()
@@ -102,9 +103,6 @@ class Engine:
                 self.metrics = self._evaluate() if self.evaluated else {}
                 for hook in self.hooks:
                     hook.after_epoch(self)
-        finally:
-            for hook in self.hooks:
-                hook.after_training(self)
         self.windows.close(self.model)
         return self.metrics
 

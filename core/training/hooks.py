@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.errors import FileError
+from core.settings.files import check_replaceable, tidy, write_text
+from core.settings.locks import Lock
+from core.settings.signals import asking, interruption
 from core.training import checkpoint, distributed
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOCK = ".trislim-lock"  # in the save folder, while a run writes there
 LOG_SECONDS = 30.0  # without a terminal, a long epoch still shows a sign of life this often
 
 
@@ -109,13 +116,40 @@ class Progress(Hook):
         return f"{parts} lr {self._rate:.2e} {speed:.1f} images/s left {left}"
 
 
+class SaveFolder(Hook):
+    """Keeps other runs out of the save folder, and writes `config.yml`.
+
+    Args:
+        settings: Of the run, for `config.yml`.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+
+    def before_training(self, engine: Engine) -> None:
+        folder = engine.save_dir
+        self._lock = Lock(folder / LOCK, folder)
+        tidy(folder)
+        try:
+            for name in ("latest", "best_model"):
+                check_replaceable(folder / name)
+            text = yaml.safe_dump(dict(self._settings), sort_keys=False)
+            write_text(folder / "config.yml", text)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def after_training(self, engine: Engine) -> None:
+        self._lock.release()
+
+
 class LogFile(Hook):
     """Copies the log into `train.log` of the save folder."""
 
     def before_training(self, engine: Engine) -> None:
         path = engine.save_dir / "train.log"
         try:
-            self._handler = logging.FileHandler(path, encoding="utf-8")
+            self._handler = _FileHandler(path, encoding="utf-8")
         except OSError as error:
             raise FileError(f"{path}: cannot be written: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -124,30 +158,54 @@ class LogFile(Hook):
 
     def after_training(self, engine: Engine) -> None:
         logging.getLogger().removeHandler(self._handler)
-        self._handler.close()
+        with contextlib.suppress(OSError):  # that the disk is full was said
+            self._handler.close()
+
+
+class _FileHandler(logging.FileHandler):
+    """Says once that it cannot write, and goes on: a training is worth more than its log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger().removeHandler(self)
+        reason = error.strerror or error
+        log.warning("%s: cannot be written any more: %s", self.baseFilename, reason)
 
 
 class Interruptible(Hook):
-    """Lets Ctrl-C wait for the end of the step: an exception inside Paddle's kernels aborts.
+    """Lets Ctrl-C, and what else asks to end, wait for the end of the step.
 
-    A second Ctrl-C acts at once. The handler from before comes back when training ends.
+    An exception inside Paddle's kernels aborts. A second Ctrl-C acts at once. The handlers from
+    before come back when training ends.
     """
 
     def before_training(self, engine: Engine) -> None:
-        self._asked = False
-        self._before = signal.signal(signal.SIGINT, self._ask)
+        self._asked: int | None = None
+        self._before = {number: signal.signal(number, self._ask) for number in asking()}
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
+        self._stop_if_asked()
+
+    def after_epoch(self, engine: Engine) -> None:
+        self._stop_if_asked()
 
     def after_training(self, engine: Engine) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _ask(self, _signal: int, _frame: object) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
+    def _stop_if_asked(self) -> None:
+        if self._asked is not None:
+            raise interruption(self._asked)
+
+    def _ask(self, number: int, _frame: object) -> None:
+        if self._asked is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # a launcher repeats itself
+        self._asked = number
         log.warning("stopping after this step; --resume goes on from the last finished epoch")
 
 
@@ -192,25 +250,40 @@ class VisualDL(Hook):
     def before_training(self, engine: Engine) -> None:
         from visualdl import LogWriter
 
-        self._writer: Any = LogWriter(logdir=str(self.folder))
+        check_replaceable(self.folder)
+        with self._writing():
+            self._writer: Any = LogWriter(logdir=str(self.folder))
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
-        for name, value in {**terms, "learning_rate": rate}.items():
-            self._writer.add_scalar(f"train/{name}", value, engine.step)
+        with self._writing():
+            for name, value in {**terms, "learning_rate": rate}.items():
+                self._writer.add_scalar(f"train/{name}", value, engine.step)
 
     def after_epoch(self, engine: Engine) -> None:
-        for name, value in engine.metrics.items():
-            self._writer.add_scalar(f"val/{name}", value, engine.epoch)
+        with self._writing():
+            for name, value in engine.metrics.items():
+                self._writer.add_scalar(f"val/{name}", value, engine.epoch)
 
     def after_training(self, engine: Engine) -> None:
-        self._writer.close()
+        with self._writing():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise FileError(f"{self.folder}: cannot be written: {reason}") from error
 
 
-def standard_hooks(config: TrainConfig, save_dir: Path, rank: int, use_vdl: bool) -> list[Hook]:
-    """Return the hooks `tools/train.py` uses; only rank 0 shows and logs."""
-    hooks: list[Hook] = [Interruptible(), Checkpoints()]
+def standard_hooks(
+    config: TrainConfig, save_dir: Path, rank: int, use_vdl: bool, settings: Mapping[str, Any]
+) -> list[Hook]:
+    """Return the hooks `tools/train.py` uses; only rank 0 shows, logs and writes `settings`."""
+    hooks: list[Hook] = [Checkpoints(), Interruptible()]
     if rank == 0:
-        hooks = [LogFile(), Progress(), *hooks]
+        hooks = [SaveFolder(settings), LogFile(), Progress(), *hooks]
         if use_vdl:
             hooks.append(VisualDL(save_dir / "vdl"))
     if config.early_stop:

@@ -18,15 +18,18 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import paddle.io
+import paddle
 from paddle import Tensor
 
 from core.errors import DataError
+from core.settings.signals import WORDS, held_back
 from core.task import Arrays, Dataset, Sample
 
 OnError = Literal["fail", "skip"]
 THREAD_SECONDS = 10.0  # at most, to come to rest
-PARENT_SECONDS = 1.0  # between two looks at whether it still is there
+PARENT_SECONDS = 0.25  # between two looks at whether it still is there
+WORKER_SECONDS = 10.0  # at most, to end when told to
+_WAITS = hasattr(signal, "sigtimedwait")
 
 
 class Loader:
@@ -109,7 +112,8 @@ class Loader:
             worker_init_fn=partial(_start_worker, os.getpid()),
         )
         handler = signal.getsignal(signal.SIGCHLD)
-        stream = iter(loader)
+        with held_back(*WORDS):  # they are for the process that trains, so its readers get none
+            stream = iter(loader)
         if self.num_workers:
             # Paddle leaves a handler behind that corrupts memory when other children end, and it
             # asks after its own processes anyway while it waits for them
@@ -126,9 +130,7 @@ class Loader:
                 elif self.train:
                     raise DataError("data.root: not one item of the data set can be read")
         finally:
-            # dropped half-way, Paddle's iterator would leave its processes behind
-            stream._try_shutdown_all()
-            _let_rest(getattr(stream, "_thread", None))
+            _shut_down(stream)
 
     def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
         """Yield about so many samples of an epoch in batches [N, ...], for calibration."""
@@ -200,6 +202,23 @@ class _Part:
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         return self.whole.collate(samples, rng)
+
+
+def _shut_down(stream: Any) -> None:
+    """End what reads ahead: dropped half-way, Paddle's iterator would leave its processes behind.
+
+    One that does not end when it is told to is killed, or this process would wait for ever.
+    """
+    workers = getattr(stream, "_workers", ())
+    if workers:
+        stream._try_shutdown_all(WORKER_SECONDS)
+    else:
+        stream._try_shutdown_all()
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+            worker.join()
+    _let_rest(getattr(stream, "_thread", None))
 
 
 def _let_rest(thread: threading.Thread | None) -> None:
@@ -278,12 +297,25 @@ class _Collate:
 
 def _start_worker(parent: int, _worker: int) -> None:
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains
+    # who ends a job signals all its processes, and the one that trains goes on to its next save
+    for number in WORDS:
+        if number != signal.SIGTERM or not _WAITS:  # that one is held back, and waited for
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the one that trains was killed: Paddle's reader would wait for ever."""
+    """End this process with the one that trains, or when that one says so by a signal.
+
+    Paddle's reader would wait for ever for a process that was killed. What it has read and nobody
+    has fetched lies in shared memory, and would stay there.
+    """
     while os.getppid() == parent:
-        time.sleep(PARENT_SECONDS)
+        if not _WAITS:
+            time.sleep(PARENT_SECONDS)
+            continue
+        asked = signal.sigtimedwait((signal.SIGTERM,), PARENT_SECONDS)
+        if asked is not None and asked.si_pid == parent:
+            break
+    paddle.base.core._cleanup_mmap_fds()
     os._exit(1)

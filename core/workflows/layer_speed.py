@@ -9,12 +9,10 @@ one kind on maps of one size.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import paddle
 from paddle import nn
@@ -32,6 +30,7 @@ from core.quant.sites import sites_of
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
+from core.settings.files import scratch
 from core.targets.names import BACKENDS, DEFAULT_TARGET, Backend
 from core.targets.presets import PRESETS
 from core.task import Arrays, Task
@@ -164,17 +163,19 @@ def _timer(
     with (
         evaluation_mode(model),
         evaluation_mode(layer),
-        tempfile.TemporaryDirectory() as place,
+        scratch() as place,
     ):
         exporter = Int8Exporter(model, layer, trace_folded(layer, specs, model), preset)
-        whole = Path(place, "float")
+        whole = place / "float"
         whole.mkdir()
         exporter.write_float(whole, formats)
 
         def load(choice: SitesInInt8) -> Callable[[], Arrays]:
             folder = whole
             if choice:
-                folder = Path(tempfile.mkdtemp(dir=place))  # a runtime may hold its files open
+                # a new one each time: a runtime may hold its files open
+                folder = place / str(len(list(place.iterdir())))
+                folder.mkdir()
                 exporter.write_some(folder, formats, whole, choice)
             return partial(load_predictor(folder, backend, own=True).run, *inputs)
 

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from core.errors import DataError
+from core.settings.locks import Held
 from core.training.synthetic import ensure_drawn
 from tasks.cls.config import SyntheticConfig
 
@@ -23,10 +24,13 @@ _RGB = {
 }
 
 
-def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> None:
+def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> Held:
     """Draw pictures, list files and labels into `root`, unless it is there already.
 
     The classes are pairs of shape and colour, such that neither alone tells them apart.
+
+    Returns:
+        The use of the data, see `ensure_drawn`.
 
     Raises:
         DataError: More classes than there are pairs, or `root` holds other files.
@@ -38,7 +42,7 @@ def draw_data(root: str, num_classes: int, config: SyntheticConfig) -> None:
             f"synthetic: there are {len(pairs)} kinds of shapes, model.num_classes is {num_classes}"
         )
     settings = {"num_classes": num_classes, **asdict(config)}
-    ensure_drawn(
+    return ensure_drawn(
         Path(root), settings, lambda folder: _draw_into(folder, pairs[:num_classes], config)
     )
 

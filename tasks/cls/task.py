@@ -12,6 +12,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ConfigError
+from core.settings.locks import Held
 from core.task import (
     Arrays,
     Batch,
@@ -44,6 +45,7 @@ class Task:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._in_use: Held | None = None  # the data that were drawn
 
     def build_model(self) -> Layer:
         settings = self.config.model
@@ -66,7 +68,7 @@ class Task:
         """Open a split; `config` then knows the names of the classes, wherever it goes."""
         config = self.config
         if config.synthetic is not None:
-            draw_data(config.data.root, config.model.num_classes, config.synthetic)
+            self._in_use = draw_data(config.data.root, config.model.num_classes, config.synthetic)
         dataset = build_dataset(config, split)
         data = replace(config.data, class_names=class_names(config.data))
         self.config = replace(config, data=data)

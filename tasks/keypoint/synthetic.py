@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from core.settings.locks import Held
 from core.task import Split
 from core.training.synthetic import ensure_drawn
 from tasks.keypoint.config import Config, SyntheticConfig
@@ -28,8 +29,8 @@ LEFT_LIMBS = ((5, 7), (7, 9), (11, 13), (13, 15))
 RIGHT_LIMBS = ((6, 8), (8, 10), (12, 14), (14, 16))
 
 
-def ensure_data(config: Config) -> None:
-    """Draw the data set if the config wants one.
+def ensure_data(config: Config) -> Held | None:
+    """Draw the data set if the config wants one; return the use of it.
 
     Raises:
         DataError: `data.root` holds other files.
@@ -37,7 +38,7 @@ def ensure_data(config: Config) -> None:
     """
     synthetic, data = config.synthetic, config.data
     if synthetic is None:
-        return
+        return None
     names = (data.train_annotations, data.val_annotations, data.train_images, data.val_images)
     settings = {**dataclasses.asdict(synthetic), "names": names}
 
@@ -46,7 +47,7 @@ def ensure_data(config: Config) -> None:
             rng = np.random.default_rng([synthetic.seed, number])
             _draw_split(config, synthetic, split, folder, rng)
 
-    ensure_drawn(Path(data.root), settings, draw)
+    return ensure_drawn(Path(data.root), settings, draw)
 
 
 def _draw_split(

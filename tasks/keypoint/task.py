@@ -11,6 +11,7 @@ from paddle.static import InputSpec
 
 from core.errors import ConfigError
 from core.settings.config import suggest
+from core.settings.locks import Held
 from core.task import (
     Arrays,
     Batch,
@@ -45,6 +46,7 @@ class Task:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._in_use: Held | None = None  # the data that were drawn
         self._codec = Codec(config.codec, config.data.input_size)
 
     def build_model(self) -> Layer:
@@ -54,7 +56,7 @@ class Task:
         return published_url(self.config.model, self.config.data.input_size[0])
 
     def build_dataset(self, split: Split) -> KeypointDataset:
-        ensure_data(self.config)
+        self._in_use = ensure_data(self.config)
         _, persons = load_split(self.config, split)
         return KeypointDataset(self.config, split, persons)
 

@@ -7,14 +7,13 @@ import lzma
 import os
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from core.errors import DataError, DownloadError
 from core.settings.download import fetch
-from core.settings.files import appearing
+from core.settings.files import appearing, scratch
 from tasks.seg.config import DataConfig
 
 LIMIT_BYTES = 10**12  # of an archive
@@ -38,8 +37,8 @@ def ensure_downloaded(data: DataConfig) -> None:
     if root.exists() or url is None:
         return
     log.info("downloading %s to %s", url, root)
-    with tempfile.TemporaryDirectory() as folder, appearing(root) as draft:
-        content = _unpack(_fetch(url, Path(folder)), Path(folder, "content"), url)
+    with scratch() as folder, appearing(root) as draft:
+        content = _unpack(_fetch(url, folder), folder / "content", url)
         for item in _folder_with(content, data.train_list, url).iterdir():
             shutil.move(item, draft)
 

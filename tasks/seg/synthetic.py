@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from core.errors import DataError
+from core.settings.locks import Held
 from core.training import synthetic
 from tasks.seg.config import Config, DataConfig, SyntheticConfig
 
@@ -18,8 +19,8 @@ CLASSES = ("ground", "disc", "box", "triangle")
 COLOURS = ((90, 120, 80), (200, 70, 60), (60, 90, 200), (220, 200, 70))
 
 
-def ensure_drawn(config: Config) -> None:
-    """Draw the data set that the config wants.
+def ensure_drawn(config: Config) -> Held:
+    """Draw the data set that the config wants; return the use of it.
 
     Raises:
         DataError: Another number of classes, or `data.root` holds other files.
@@ -39,7 +40,7 @@ def ensure_drawn(config: Config) -> None:
         "separator": data.separator,
         "ignore_index": data.ignore_index,
     }
-    synthetic.ensure_drawn(
+    return synthetic.ensure_drawn(
         Path(data.root), settings, lambda folder: _draw_all(folder, data, wanted)
     )
 

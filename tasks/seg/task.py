@@ -14,6 +14,7 @@ from paddle.static import InputSpec
 
 from core.errors import ConfigError
 from core.settings.config import suggest
+from core.settings.locks import Held
 from core.task import (
     Arrays,
     Batch,
@@ -46,6 +47,7 @@ class Task:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._in_use: Held | None = None  # the data that were drawn
 
     def build_model(self) -> Layer:
         return build_network(self.config.model)
@@ -55,7 +57,7 @@ class Task:
 
     def build_dataset(self, split: Split) -> SegDataset:
         if self.config.synthetic is not None:
-            ensure_drawn(self.config)
+            self._in_use = ensure_drawn(self.config)
         elif self.config.data.download is not None:
             ensure_downloaded(self.config.data)
         return SegDataset(self.config, split)

@@ -11,10 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import paddle
 import pytest
 import yaml
@@ -173,81 +171,6 @@ def test_no_noise_of_processes_that_tools_start(tmp_path: Path) -> None:
     done = python("-m", "core.act.worker", 99, cwd=tmp_path)
     assert done.returncode == 1
     assert_quiet(done.stdout, done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("sent", "status", "last"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, -signal.SIGTERM, None)],
-    ids=["Ctrl-C", "kill"],
-)
-def test_a_signal_ends_a_training_without_frames_of_cpp(
-    toy_settings: object, tmp_path: Path, sent: signal.Signals, status: int, last: str | None
-) -> None:
-    settings = toy_settings(epochs=100000)  # type: ignore[operator]
-    settings["data"]["num_workers"] = 2
-    (tmp_path / "long.yml").write_text(yaml.safe_dump(settings))
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tools" / "train.py", "-c", "long.yml", "--save_dir", "out"],
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "out/latest").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        # a terminal sends Ctrl-C to the readers of the data, too; who kills does not
-        (os.killpg if sent == signal.SIGINT else os.kill)(process.pid, sent)
-        said, _ = process.communicate(timeout=60)  # until the readers have ended as well
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == status, said
-    assert_quiet(said)
-    assert "Traceback" not in said
-    if last:
-        assert said.splitlines()[-1] == last
-        assert said.count("interrupted") == 1
-
-
-def test_ctrl_c_while_libraries_are_loaded(tmp_path: Path) -> None:
-    (tmp_path / "paddle.py").write_text(
-        "import os, signal, time\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may ignore it
-        "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
-    )
-    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    words = (ROOT / "tools" / "eval.py", "--weights", "x")
-    done = python(*words, cwd=tmp_path, PYTHONPATH=paths)
-    assert (done.returncode, done.stderr) == (130, "interrupted\n")
-
-
-class Stopped(paddle.autograd.PyLayer):
-    """As when Ctrl-C meets the backward pass of a rounded layer."""
-
-    @staticmethod
-    def forward(context: object, x: paddle.Tensor) -> paddle.Tensor:
-        return x * 1
-
-    @staticmethod
-    def backward(context: object, gradient: paddle.Tensor) -> paddle.Tensor:
-        raise KeyboardInterrupt
-
-
-def test_ctrl_c_in_a_backward_pass_is_one_word(capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        x = paddle.to_tensor(np.ones(1, np.float32), stop_gradient=False)
-        Stopped.apply(x).backward()
-
-    with pytest.raises(OSError, match=r"\(External\) KeyboardInterrupt"):
-        main()
-    with pytest.raises(SystemExit) as end:
-        cli.run(main)
-    assert end.value.code == 130
-    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_other_errors_of_the_system_are_none_of_it() -> None:

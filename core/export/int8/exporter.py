@@ -8,7 +8,6 @@ the eager model.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from core.export.onnx.convert import OPSET
 from core.graph.program import Graph
 from core.quant.outputs import rounded_outputs
 from core.settings.config import suggest
+from core.settings.files import scratch
 from core.targets.names import Format, Processors
 from core.targets.presets import FULL_INT8, PRESETS
 
@@ -85,10 +85,10 @@ class Int8Exporter:
                 "with target: %s",
                 *(self.target, self.target),
             )
-        with tempfile.TemporaryDirectory() as place:
-            self.write_float(Path(place), formats)
-            self.write_some(folder, formats, Path(place))
-            float_bytes = {each.name: each.stat().st_size for each in sorted(Path(place).iterdir())}
+        with scratch() as place:
+            self.write_float(place, formats)
+            self.write_some(folder, formats, place)
+            float_bytes = {each.name: each.stat().st_size for each in sorted(place.iterdir())}
         check_overflow(folder, formats, self.processors)
         return float_bytes
 

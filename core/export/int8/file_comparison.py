@@ -7,7 +7,6 @@ see `core.export.int8.comparison`.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from core.quant.quantizers import ActivationQuantizer
 from core.quant.sites import layer_of, sites_of
 from core.runtimes.formats import format_of
 from core.runtimes.predictor import Predictor, load_predictor
+from core.settings.files import scratch
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import Backend, Format
 from core.task import Arrays
@@ -197,13 +197,13 @@ class FileComparison:
         exact = self.eager_answers(batches, kind, ())
         order = self.grids.in_order(kind)
         good, bad = 0, len(order)
-        with tempfile.TemporaryDirectory() as place:
-            float_files = Path(place, "float")
+        with scratch() as place:
+            float_files = place / "float"
             float_files.mkdir()
             self.exporter.write_float(float_files, [kind])
             while bad - good > 1:
                 count = (good + bad) // 2
-                folder = Path(place, str(count))
+                folder = place / str(count)
                 folder.mkdir()
                 self.exporter.write_some(folder, [kind], float_files, order[:count])
                 predictor = load_predictor(folder, backend, own=True)

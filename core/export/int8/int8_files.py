@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from core.export.int8.paddle_writer import quantize_program
 from core.graph.program import Graph
 from core.quant.scales import LayerScales, ScaleTable
 from core.runtimes.formats import find_files
+from core.settings.files import scratch
 from core.targets.names import Format, Processors
 from core.targets.overflow import check_files, summary
 from core.targets.pair_sums import LARGEST, Verdict
@@ -57,8 +57,8 @@ def write_int8(
         proto = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
         (folder / ONNX).write_bytes(proto.SerializeToString(deterministic=True))
     if "lite" in tables:
-        with tempfile.TemporaryDirectory() as place:
-            content = lite_converter(graph, tables["lite"].layers, Path(place))()
+        with scratch() as place:
+            content = lite_converter(graph, tables["lite"].layers, place)()
         (folder / LITE).write_bytes(content)
 
 

@@ -15,7 +15,6 @@ largest output, in every runtime; a weight that is off by one of its 255 steps i
 
 from __future__ import annotations
 
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from core.export.int8.layer_feeds import BEYOND, EagerLayers
 from core.graph.program import Graph
 from core.quant.quantizers import ActivationQuantizer
 from core.runtimes.predictor import load_predictor
+from core.settings.files import scratch
 from core.targets.names import Backend
 
 LIMIT = 1e-5
@@ -110,7 +110,7 @@ def _isolated(
     shapes, paths = eager.shapes(), list(eager.layers)
     for start in range(0, len(paths), AT_ONCE):
         some = paths[start : start + AT_ONCE]
-        with tempfile.TemporaryDirectory() as place:
+        with scratch() as place:
             folder, some_shapes = Path(place), {path: shapes[path] for path in some}
             if isinstance(file, Graph):
                 program, layers = isolate_program(file, some_shapes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import onnx
 
 from core.errors import ExportError
 from core.export.onnx.cleanup import clean_up
+from core.settings.files import scratch
 from core.settings.processes import last_words, lines_of, run_module
 
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
@@ -42,7 +42,7 @@ def convert_to_onnx(model: Path, params: Path, opset: int = OPSET) -> bytes:
 
 
 def _run_converter(model: Path, params: Path, opset: int) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         output = Path(folder, "model.onnx")
         files = [str(path.resolve()) for path in (model, params)]
         done = run_module("core.export.onnx.converter_process", *files, str(opset), str(output))

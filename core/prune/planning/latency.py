@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from core.prune.structure.labels import Array
 from core.runtimes.formats import format_of
 from core.runtimes.latency_table import LatencyTable, whole_model_ms
 from core.runtimes.layer_model import HeightWidth, LayerShape
+from core.settings.files import scratch
 from core.targets.names import Backend
 from core.task import Task
 
@@ -122,7 +122,7 @@ def measure_ms(
     """
     layer = task.deploy_model(model, "raw")
     generator = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as place, evaluation_mode(model), evaluation_mode(layer):
+    with scratch() as place, evaluation_mode(model), evaluation_mode(layer):
         folder = Path(place)
         graph = trace_folded(layer, specs, model)
         inputs = [

@@ -7,7 +7,6 @@ import inspect
 import io
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from paddle.utils import unique_name
 
 from core.errors import ConfigError
 from core.settings.config import check_words, suggest
+from core.settings.files import scratch
 from tasks.seg.config import ModelConfig
 from tasks.seg.models.espnet import keep_stem_width
 
@@ -167,8 +167,8 @@ def _quiet_import() -> Iterator[None]:
         yield
         return
     environment = dict(os.environ)
-    with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
-        os.environ["SEG_HOME"] = home
+    with scratch() as home, warnings.catch_warnings():
+        os.environ["SEG_HOME"] = str(home)
         try:
             yield
         finally:

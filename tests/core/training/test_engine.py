@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+import yaml
 
 from core.errors import CheckpointError, ConfigError, TrainingError
 from core.network.weights import load_arrays
@@ -23,6 +24,7 @@ from core.training.hooks import (
     Interruptible,
     LogFile,
     Progress,
+    SaveFolder,
     VisualDL,
     standard_hooks,
 )
@@ -263,19 +265,21 @@ def test_log_and_visualdl_are_written(toy_settings: Any, tmp_path: Path) -> None
 
     settings = toy_settings(epochs=2, early_stop=5)
     run = read_run(settings)
-    kinds = [type(hook) for hook in standard_hooks(run.train, tmp_path, 0, use_vdl=True)]
-    assert kinds == [LogFile, Progress, Interruptible, Checkpoints, VisualDL, EarlyStop]
-    others = [type(hook) for hook in standard_hooks(run.train, tmp_path, 1, use_vdl=True)]
-    assert others == [Interruptible, Checkpoints, EarlyStop]
+    kinds = [type(hook) for hook in standard_hooks(run.train, tmp_path, 0, True, settings)]
+    common = [Checkpoints, Interruptible]
+    assert kinds == [SaveFolder, LogFile, Progress, *common, VisualDL, EarlyStop]
+    others = [type(hook) for hook in standard_hooks(run.train, tmp_path, 1, True, settings)]
+    assert others == [*common, EarlyStop]
     import logging
 
     logging.getLogger().setLevel(logging.INFO)
-    hooks = standard_hooks(run.train, tmp_path / "out", 0, use_vdl=True)
+    hooks = standard_hooks(run.train, tmp_path / "out", 0, True, settings)
     make_engine(settings, tmp_path / "out", hooks=hooks).train()
     text = (tmp_path / "out" / "train.log").read_text()
     assert "epoch 2/2 loss_square" in text
     assert "images/s left 0:00:00" in text
     assert "mae" in text
+    assert yaml.safe_load((tmp_path / "out" / "config.yml").read_text()) == settings
     file = next((tmp_path / "out" / "vdl").iterdir())
     reader = LogReader(file_path=str(file))
     assert len(reader.get_data("scalar", "val/mae")) == 2

@@ -1,0 +1,99 @@
+"""Signals that ask a process to end: each is Ctrl-C with a word and a status of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType, MappingProxyType
+
+# how a tool says in one word what ended it
+WORDS = MappingProxyType(
+    {
+        number: word
+        for name, word in (
+            ("SIGINT", "interrupted"),
+            ("SIGTERM", "terminated"),
+            ("SIGHUP", "hung up"),
+        )
+        if (number := getattr(signal, name, None)) is not None
+    }
+)
+ENDING = tuple(number for number in WORDS if number != signal.SIGINT)  # not from a keyboard
+
+
+class Terminated(KeyboardInterrupt):
+    """Another signal than that of Ctrl-C asks the process to end.
+
+    Args:
+        number: Of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def interruption(number: int) -> KeyboardInterrupt:
+    """Return what a signal is raised as."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+
+
+def number_of(error: BaseException) -> int | None:
+    """Return the signal behind an error; None if there is none.
+
+    Paddle makes an OSError of an exception that is raised in a backward pass, with its text.
+    """
+    if isinstance(error, Terminated):
+        return error.number
+    if isinstance(error, KeyboardInterrupt) or "(External) KeyboardInterrupt" in str(error):
+        return signal.SIGINT
+    for number in WORDS:
+        if f"(External) Terminated: {int(number)}" in str(error):
+            return int(number)
+    return number_of(error.__cause__) if error.__cause__ is not None else None
+
+
+def asking() -> list[signal.Signals]:
+    """Return the signals that ask to end, but for those that this process was told to ignore."""
+    return [number for number in WORDS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextlib.contextmanager
+def raising() -> Iterator[None]:
+    """Raise `Terminated` where the process is when a signal comes; Ctrl-C is Python's own.
+
+    One that comes again is ignored: what was begun is closed by then.
+    """
+    before = {number: signal.signal(number, _raise) for number in asking() if number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held_back(*numbers: int) -> Iterator[None]:
+    """Let signals wait; threads and processes that the block starts do not get them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def renew() -> None:
+    """Put Python's handlers in force again, after C++ code has changed them."""
+    for number in WORDS:
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated(number)
