@@ -54,23 +54,26 @@ def run(main: Callable[[], int | None]) -> None:
     )
     for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    with raising():
+        sys.exit(_status_of(main))
+
+
+def _status_of(main: Callable[[], int | None]) -> int:
+    """Call a tool's main; print what the user has to know of how it ended."""
     try:
-        with raising():
-            status = main()
+        return main() or 0
     except (KeyboardInterrupt, Exception) as error:
         number = number_of(error)
-        said = _told(error)
         if number is not None:
             print(WORDS[number], file=sys.stderr)
-            status = 128 + number
-        elif said:
+            return 128 + number
+        said = _told(error)
+        if said:
             print(f"error: {_rank()}{printable(said)}", file=sys.stderr)
-            status = 2
-        else:
-            if _rank():
-                time.sleep(PEER_SECONDS)  # an exchange fails if another process died, which is said
-            raise
-    sys.exit(status or 0)
+            return 2
+        if _rank():
+            time.sleep(PEER_SECONDS)  # an exchange fails if another process died, which is said
+        raise
 
 
 def _told(error: BaseException) -> str:

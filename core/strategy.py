@@ -1,4 +1,4 @@
-"""What a compression method is to the engine."""
+"""Interface between compression methods and the engine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Evaluate(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What the engine offers to a strategy when it attaches."""
+    """Data and functions that the engine offers to a strategy."""
 
     task: Task
     epoch: int
@@ -66,7 +66,7 @@ class Context:
     steps_per_epoch: int = 1
 
     def inputs(self, samples: int) -> Iterator[list[Tensor]]:
-        """Yield the model's inputs for about so many training samples."""
+        """Yield the model's inputs, [N, C, H, W] for images, for about so many training samples."""
         names = [spec.name for spec in self.task.input_spec()]
         for batch in self.calibration(samples):
             yield [batch[name] for name in names]
@@ -160,7 +160,7 @@ class Strategy:
         return 1.0
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return by path what the strategy trains itself and the model does not hold."""
+        """Return by path what the strategy trains beside the model: parameters of any shape."""
         return {}
 
     def learning_rate_scale(self) -> float:

@@ -1,4 +1,4 @@
-"""What a task is to the core: data, model, loss and metric, and hints for compression.
+"""Interface between tasks and the core: data, model, loss, metric, hints for compression.
 
 `core` imports no task. A config names one under `task.name`: a folder in `tasks/`, or the dotted
 path of a package anywhere; the package offers `Config` (a frozen dataclass) and `Task`. What comes
@@ -25,6 +25,7 @@ from core.settings.config import merge, read, suggest
 
 # calibration: the training images, prepared as those of val, for quantization to look at
 Split = Literal["train", "val", "calibration"]
+# Mappings by name: images are [N, C, H, W]; the task says what else there is, and its shapes.
 Arrays = dict[str, np.ndarray]
 Sample = dict[str, np.ndarray]  # one item of a data set: arrays without a batch dimension
 Batch = dict[str, Tensor]
@@ -88,7 +89,7 @@ class DistillPoint:
 
 @dataclass(frozen=True)
 class QatBudget:
-    """How much of the normal training quantization-aware training takes, by default."""
+    """Default share of normal training that quantization-aware training takes."""
 
     learning_rate_scale: float = 0.1
     epochs_scale: float = 0.2
@@ -97,7 +98,7 @@ class QatBudget:
 
 @dataclass(frozen=True)
 class SlimHints:
-    """What a task knows about compressing its model; layers are globs on dotted paths."""
+    """Hints of a task for compressing its model; layers are globs on dotted paths."""
 
     distill_points: tuple[DistillPoint, ...] = ()
     never_prune: tuple[str, ...] = ()
@@ -168,7 +169,7 @@ class Task(Protocol):
         ...
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        """Return the RGB image with the prediction drawn on it."""
+        """Return the RGB image [H, W, 3] uint8 with the prediction drawn on it."""
         ...
 
 

@@ -10,6 +10,12 @@ from pathlib import Path
 
 CORE = Path(__file__).resolve().parents[1] / "core"
 MOST_LOOSE = 6
+TASKS = CORE.parent / "tasks"
+ARRAYS = re.compile(
+    r"(?<![.\w])(?:np\.)?(ndarray|Tensor|Tensors|Array|SizeArray|InputArrays|ArrayBatches|"
+    r"TensorBatches|ModelInputs|CalibrationBatches|CalibrationArrays)\b"
+)
+SHAPE = re.compile(r"\[[^\]\n]*\](?!\()|any shape|scalar")  # [N, C, H, W], but no link
 ALIAS = re.compile(r"_?[A-Z][a-z]\w*")  # names of classes and of types, not of constants
 
 
@@ -58,3 +64,119 @@ def test_no_state_is_hidden_in_a_dictionary_of_a_layer() -> None:
         if isinstance(node, ast.Attribute) and node.attr == "__dict__"
     ]
     assert hidden == []
+
+
+Function = tuple[ast.FunctionDef, "ast.ClassDef | None"]
+
+
+def public_functions(body: list[ast.stmt], owner: ast.ClassDef | None = None) -> Iterator[Function]:
+    """Yield the public functions of a module, and the methods of its public classes."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, node)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node, owner
+
+
+def arrays_in(function: ast.FunctionDef, own: set[str]) -> bool:
+    """Tell whether a function takes or returns arrays, but for classes of its own module."""
+    given = function.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    hints = [each.annotation for each in every if each is not None] + [function.returns]
+    found = [name for hint in hints if hint for name in ARRAYS.findall(ast.unparse(hint))]
+    return any(name not in own for name in found)
+
+
+def without_shapes(source: str, inherited: set[str]) -> list[str]:
+    """Return the array functions of a module for which no docstring gives shapes.
+
+    Args:
+        source: Text of the module.
+        inherited: Methods whose shapes a class of `core` gives for all that implement them.
+    """
+    module = ast.parse(source)
+    own = {node.name for node in module.body if isinstance(node, ast.ClassDef)}
+    found = []
+    for function, owner in public_functions(module.body):
+        said = ast.get_docstring(function)
+        told = said is None and owner is not None and function.name in inherited
+        places = [function, module] if owner is None else [function, owner, module]
+        text = " ".join(ast.get_docstring(place) or "" for place in places)
+        if arrays_in(function, own) and not told and not SHAPE.search(text):
+            found.append(f"{owner.name}.{function.name}" if owner else function.name)
+    return found
+
+
+def test_functions_without_shapes_are_found() -> None:
+    source = """
+class Loss:
+    def compute(self, x: Tensor) -> Tensor: ...
+    def forward(self, x: "np.ndarray"): ...
+
+def scale(x: np.ndarray) -> float:
+    'Scale a map [H, W].'
+
+def blur(x: list[np.ndarray]) -> None:
+    'Blur maps.'
+
+def count(x: int) -> int: ...
+"""
+    assert without_shapes(source, {"compute"}) == ["Loss.forward", "blur"]
+    assert without_shapes("class Tensor:\n    def joined(self, x: Tensor): ...", set()) == []
+
+
+def test_functions_of_arrays_give_their_shapes() -> None:
+    inherited = {
+        function.name
+        for file in CORE.rglob("*.py")
+        for function, owner in public_functions(ast.parse(file.read_text(encoding="utf-8")).body)
+        if owner is not None and SHAPE.search(ast.get_docstring(function) or "")
+    }
+    missing = [
+        f"{file.relative_to(CORE.parent)}: {name}"
+        for folder in (CORE, TASKS)
+        for file in sorted(folder.rglob("*.py"))
+        for name in without_shapes(file.read_text(encoding="utf-8"), inherited)
+    ]
+    assert missing == []
+
+
+def calls(source: str) -> Iterator[tuple[str, ast.Call]]:
+    """Yield each call of a module with the dotted name that is called."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def modules(*folders: str) -> Iterator[tuple[str, str]]:
+    """Yield path and source of the modules in some folders of the project."""
+    top = CORE.parent
+    for folder in folders:
+        for file in sorted((top / folder).rglob("*.py")):
+            yield file.relative_to(top).as_posix(), file.read_text(encoding="utf-8")
+
+
+def test_temporary_files_are_those_that_the_next_process_sweeps_up() -> None:
+    users = [
+        path
+        for path, source in modules("core", "tasks", "tools")
+        if any(name.startswith("tempfile.") for name, _ in calls(source))
+    ]
+    assert users == ["core/settings/files.py"]
+
+
+def test_every_process_that_is_started_ends_with_the_one_that_starts_it() -> None:
+    started = []
+    for path, source in modules("core", "tasks", "tools"):
+        for name, call in calls(source):
+            if name in ("subprocess.run", "subprocess.Popen", "subprocess.check_output"):
+                tethered = ast.unparse(call.args[0]).startswith("tethered(")
+                started.append((path, tethered))
+    assert len(started) >= 4
+    assert [path for path, tethered in started if not tethered] == []
+
+
+def test_every_tool_ends_as_all_do() -> None:
+    ends = {path: source.rstrip().splitlines()[-1].strip() for path, source in modules("tools")}
+    assert len(ends) > 8
+    assert set(ends.values()) == {"cli.run(main)"}

@@ -52,7 +52,7 @@ class Epochs:
 
 @dataclass(frozen=True)
 class Compressed:
-    """What came out.
+    """Result of a compression.
 
     Attributes:
         exported: The files; None in all processes but the first, which writes them.
@@ -67,12 +67,12 @@ class Compressed:
 
 @dataclass(frozen=True)
 class MeasuredMetric:
-    """What a callback measures.
+    """Metric that a callback measures.
 
     Attributes:
         name: Name of the metric.
         higher_is_better: Whether larger values are better.
-        images: How many it is measured on, which says how closely files must reach it.
+        images: Number of images it is measured on, which sets how closely files must reach it.
     """
 
     name: str = "metric"
@@ -104,7 +104,7 @@ class AutoCompression:
             keeps the last weights.
         loss: Loss of the task: terms by name, of outputs by name and a batch.
         metric: What `eval_callback` measures; None: a metric of which more is better.
-        layout: Which files are written; None: those of Paddle.
+        layout: Files to write; None: those of Paddle.
 
     Raises:
         ConfigError: An unknown section, key, layer or variable, or a wrong value.

@@ -27,8 +27,8 @@ class Child:
     """A worker that does one thing after another, see `core.act.worker`.
 
     Args:
-        process: Of the worker.
-        connection: To it.
+        process: Process of the worker.
+        connection: Connection to the worker.
         folder: Its working directory.
     """
 

@@ -31,15 +31,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StaticPtqConfig:
-    """How `quant_post_static` calibrates.
+    """Settings of `quant_post_static`.
 
     Attributes:
-        observer: Where grids of activations end: PaddleSlim's `algo`, by our names.
+        observer: Observer that sets the ends of grids: PaddleSlim's `algo`, by our names.
         percentile: Share of the values within, of `percentile` (its `hist`).
         weight_quantize_type: A grid for each output channel, or one for the weight.
         quantize_op_types: Types of operators to quantize.
         never_quantize: Globs on layers that stay in float.
-        processors: On which the files must be right, see `core.quant.config.QatConfig`.
+        processors: Processors on which the files must be right, see `QatConfig`.
     """
 
     observer: ObserverKind = "mse"
@@ -72,14 +72,14 @@ class GlobalConfig:
 
     Attributes:
         model_dir: Folder of the exported float model.
-        model_filename: Of the program; null finds one of the usual names.
-        params_filename: Of the weights.
-        batch_size: For each process.
-        data_dir: Of the data set, in the place of the task's `data.root`.
+        model_filename: Name of the program; null finds one of the usual names.
+        params_filename: Name of the weights file.
+        batch_size: Batch size of each process.
+        data_dir: Folder of the data set, instead of the task's `data.root`.
         images: Folder of images to train on, without labels; null: the task's training split.
         input_name: Checked against the model's input.
-        seed: Of order and augmentation.
-        calibration_batches: Of the training data, from which grids begin.
+        seed: Seed of order and augmentation.
+        calibration_batches: Number of training batches that set the first grids.
     """
 
     model_dir: str
@@ -102,7 +102,7 @@ class GlobalConfig:
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """What the quantized model learns from the float one.
+    """Terms by which the quantized model learns from the float one.
 
     Attributes:
         loss: One for all nodes, or one for each group of nodes.
@@ -135,20 +135,20 @@ class DistillationConfig:
 
 @dataclass(frozen=True)
 class QuantAwareConfig:
-    """How the model is rounded in training; files hold 8 bits.
+    """Settings of rounding in training; files hold 8 bits.
 
     Attributes:
         quantize_op_types: Types of operators to quantize.
         never_quantize: Globs on layers that stay in float.
-        processors: On which the files must be right, see `core.quant.config.QatConfig`.
+        processors: Processors on which the files must be right, see `QatConfig`.
         weight_quantize_type: A grid for each output channel, or one for the weight.
-        activation_quantize_type: There is one.
+        activation_quantize_type: PaddleSlim's name; only one value is supported.
         moving_rate: Share of a moving average that stays with each batch.
         weight_bits: 8.
         activation_bits: 8.
         dtype: int8.
         use_pact: Not for exported models.
-        is_full_quantize: With other operators than layers; not for files that run in int8.
+        is_full_quantize: Quantize operators that are no layers too; such files do not run in int8.
         for_tensorrt: Only what TensorRT had in int8 once.
         onnx_format: Rounding as separate operators in the files, which ours always are.
         not_quant_pattern: Name scopes to leave in float; exported models have none.
@@ -191,7 +191,7 @@ class Decay:
     """A learning rate that falls.
 
     Attributes:
-        type: Of Paddle's classes.
+        type: Name of one of Paddle's classes.
         learning_rate: At the beginning; of `CosineAnnealingDecay`.
         T_max: Steps of half a cosine; null: all.
         boundaries: Steps at which `PiecewiseDecay` goes on to the next of `values`.
@@ -243,7 +243,7 @@ class GradClip:
 
 @dataclass(frozen=True)
 class OptimizerBuilder:
-    """Which optimizer, with what around it."""
+    """Settings of the optimizer."""
 
     optimizer: OptimizerType = field(default_factory=OptimizerType)
     weight_decay: float = 0.0
@@ -263,17 +263,17 @@ class OptimizerBuilder:
 
 @dataclass(frozen=True)
 class ActScheduleConfig:
-    """How long and how fast.
+    """Length and learning rate of the training.
 
     Attributes:
         epochs: Passes over the training data.
         train_iter: Steps; the shorter of both counts.
         learning_rate: A number, `auto` (0.015 for 32 images in a step, in proportion), or a decay.
-        optimizer_builder: Which optimizer.
+        optimizer_builder: Settings of the optimizer.
         eval_iter: Steps between measurements.
         logging_iter: Steps between lines of the log.
         origin_metric: What the float model should reach; more than 0.05 off is an error.
-        target_metric: Where training may stop.
+        target_metric: Metric at which training may stop.
     """
 
     epochs: int | None = None
@@ -304,8 +304,8 @@ class ActScheduleConfig:
 
         Args:
             step: From 0.
-            total: How many there are.
-            images: In each step, over all processes.
+            total: Number of steps.
+            images: Images in each step, over all processes.
         """
         given = self.learning_rate
         if isinstance(given, Decay) and given.type == "PiecewiseDecay":

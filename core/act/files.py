@@ -54,10 +54,10 @@ SLOWER = "deploy it in float, or quantize its checkpoint (--weights) with --spee
 
 @dataclass(frozen=True)
 class FileLayout:
-    """Which files.
+    """Files to write.
 
     Attributes:
-        formats: Which are written.
+        formats: Formats to write.
         target: Runtime that the ONNX file is laid out for, of `core.targets.presets.PRESETS`.
         task: Goes into `deploy.yml`; None: what the float model's says.
     """
@@ -84,10 +84,10 @@ def write(
     """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
 
     Args:
-        model: What to write.
-        folder: There already, and empty.
-        layout: Which files.
-        samples: Batches to compare on.
+        model: The quantized model.
+        folder: Existing, empty folder.
+        layout: Files to write.
+        samples: Batches to compare on, arrays [N, ...] for each input.
 
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
@@ -128,12 +128,12 @@ def measure_files(
     that it is meant for.
 
     Args:
-        model: That the files were made of.
+        model: Model that the files were made of.
         made: The files.
-        seconds: That it took.
+        seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
         metric: Its name.
-        images: How many it is measured on.
+        images: Number of images it is measured on.
         sample: Inputs [N, ...], the first of which is timed.
 
     Raises:

@@ -26,7 +26,7 @@ _FAR = 2  # steps of its own grid; a weight that is rounded to another one is ne
 
 @dataclass(frozen=True)
 class Grids:
-    """What a model computes with in the place of its own grids.
+    """Grids that a model uses instead of its own.
 
     Attributes:
         finer: Tensors that are never negative, with 255 steps up to the same end.
@@ -66,13 +66,13 @@ class OnGrids:
 
     Args:
         program: Stays as it is.
-        grids: Which.
+        grids: The grids.
         get: Returns the value of a variable.
-        suffix: Of the names of variables that the copy has more.
+        suffix: Suffix of the names of new variables in the copy.
 
     Attributes:
         program: The copy.
-        values: Of these variables.
+        values: Values of the new variables.
 
     Raises:
         ValueError: A weight is not the program's own.

@@ -37,10 +37,10 @@ class QuantizedProgram:
 
     Attributes:
         source: The float model that it was made of.
-        graph: In float, with the weights as they are now.
+        graph: Float graph with the current weights.
         table: Its grids.
-        session: With PaddleSlim's model on these grids.
-        processors: On which the files must be right.
+        session: Session of PaddleSlim's model on these grids.
+        processors: Processors on which the files must be right.
     """
 
     source: Source
@@ -114,8 +114,8 @@ class QuantizedProgram:
         """Return the steps of a weight, and the value of step 127.
 
         Args:
-            entry: How it is rounded.
-            axis: Of its output channels.
+            entry: Table entry of the weight.
+            axis: Axis of its output channels.
             again: Whether Paddle Inference rounds it channel by channel once more.
         """
         weight, limit = self.graph.weights[entry.weight], entry.limit

@@ -1,4 +1,4 @@
-"""A float model in PaddleSlim's hands: arrays in, arrays out, whoever computes."""
+"""A session of PaddleSlim with a float model, in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Session:
     child: Child
 
     def run(self, *batch: np.ndarray) -> Arrays:
-        """Return what the quantized model answers, on its grids as they are now."""
+        """Return what the quantized model answers to arrays [N, ...], on its current grids."""
         found: Arrays = self.child.call("run_quantized", self.feeds(batch))
         return found
 
@@ -41,7 +41,7 @@ class Session:
         """Return the quantized model on other grids than its own, which it keeps.
 
         Args:
-            grids: Where weights and tensors are not given, the model's own.
+            grids: Grids to use; weights and tensors that are not given keep their own.
 
         Raises:
             ExportError: A weight is not the model's own.
@@ -55,12 +55,12 @@ class Session:
         return run
 
     def run_float(self, *batch: np.ndarray, names: Sequence[str] | None = None) -> Arrays:
-        """Return what the float model answers, or variables of it by their names."""
+        """Return what the float model answers to arrays [N, ...], or variables of it by name."""
         found: Arrays = self.child.call("run_float", self.feeds(batch), names)
         return found
 
     def feeds(self, batch: InputArrays) -> Arrays:
-        """Name the arrays of a batch as the model's inputs."""
+        """Name the arrays [N, ...] of a batch as the model's inputs."""
         return dict(zip(self.source.graph.inputs, batch))
 
 
@@ -81,7 +81,7 @@ def fitting(source: Source, batches: Iterable[InputArrays], reader: str) -> Iter
 
     Args:
         source: The model.
-        batches: Of any size.
+        batches: Arrays [N, ...] for each input, with batches of any size.
         reader: Named in messages.
 
     Raises:
@@ -99,7 +99,7 @@ def samples_of(source: Source, batches: Iterable[InputArrays], reader: str) -> l
 
     Args:
         source: The model.
-        batches: Of any size.
+        batches: Arrays [N, ...] for each input, with batches of any size.
         reader: Named in messages.
     """
     found: list[InputArrays] = []
@@ -112,7 +112,7 @@ def samples_of(source: Source, batches: Iterable[InputArrays], reader: str) -> l
 
 
 def cut(batch: InputArrays, size: int) -> list[InputArrays]:
-    """Cut a batch into ones of a size, -1: any; what is left over is left out."""
+    """Cut arrays [N, ...] into batches of a size (-1: any); a smaller rest is left out."""
     if size < 1:
         return [batch]
     count = len(batch[0]) // size
@@ -124,7 +124,7 @@ def check_batch(source: Source, batch: Sequence[np.ndarray], reader: str) -> Non
 
     Args:
         source: The model.
-        batch: An array for each input.
+        batch: An array [N, ...] for each input.
         reader: Named in the message.
 
     Raises:

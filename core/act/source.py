@@ -66,10 +66,10 @@ class Source:
     """A float model.
 
     Attributes:
-        folder: Where it lies.
+        folder: Folder of the model.
         files: Program and parameters.
         graph: Batch norms folded.
-        description: Of its `deploy.yml`; None if it has none.
+        description: Content of its `deploy.yml`; None if it has none.
     """
 
     folder: Path
@@ -139,7 +139,7 @@ class Source:
         """Write what the worker begins with; operators of other layers are marked to be left.
 
         Where PaddleSlim calibrates, it gives the output of a layer another name, and leaves the old
-        one to the steps. So what is put out, and what other layers read, is a copy.
+        one to the steps. So outputs, and inputs of other layers, are copies.
         """
         chosen = {id(place.op) for place in places}
         asked_for = {*self.graph.outputs, *(place.tensor for place in places)}
@@ -188,8 +188,8 @@ def open_source(
 
     Args:
         model_dir: Its folder.
-        model_filename: Of the program; None finds one of the usual names.
-        params_filename: Of its weights.
+        model_filename: Name of the program; None finds one of the usual names.
+        params_filename: Name of the weights file.
 
     Raises:
         ExportError: None is there, or it is quantized already.

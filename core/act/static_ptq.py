@@ -25,7 +25,7 @@ READER = "calibration"  # as errors name it
 
 
 def arrays_of(images: Calibration) -> CalibrationArrays:
-    """Return calibration images as batches of arrays."""
+    """Return calibration images as batches of arrays [N, C, H, W]."""
     return lambda: ([tensor.numpy() for tensor in batch] for batch in images())
 
 
@@ -114,9 +114,9 @@ def calibrate(session: Session, batches: CalibrationArrays, config: StaticPtqCon
     """Let PaddleSlim's `quant_post_static` find the grids; `session.run` is on them from now on.
 
     Args:
-        session: With the float model.
-        batches: Starts anew through the calibration data.
-        config: How.
+        session: Session of the float model.
+        batches: Returns the calibration data from its beginning, arrays [N, C, H, W].
+        config: Settings of the calibration.
 
     Returns:
         The largest magnitudes by tensor, and the table for files.
@@ -148,10 +148,10 @@ def settle(
     """Go back to grids that `calibrate` found, and return the model on them.
 
     Args:
-        session: Of the same calls.
-        scales: That it returned.
-        table: That it returned.
-        processors: On which the files must be right.
+        session: Session that `calibrate` used.
+        scales: Scales that it returned.
+        table: Table that it returned.
+        processors: Processors on which the files must be right.
     """
     session.child.call("load_scales", scales)
     return QuantizedProgram(session.source, session.source.graph, table, session, processors)

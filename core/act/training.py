@@ -53,8 +53,8 @@ class Training:
     """Quantization-aware training in steps.
 
     Attributes:
-        session: With the float model.
-        config: How.
+        session: Session of the float model.
+        config: Settings of the training.
         groups: Loss, weight and variables of each term of distillation; empty: `loss` it is.
         loss: The task's.
     """
@@ -236,14 +236,14 @@ def _floats(source: Source) -> list[str]:
 
 
 def inputs_of(source: Source, given: Mapping[str, Any]) -> InputArrays:
-    """Return the model's inputs of a batch: by name, or else the first ones."""
+    """Return the model's inputs [N, ...] of a batch: by name, or else the first ones."""
     names = source.graph.inputs
     chosen = names if all(name in given for name in names) else list(given)[: len(names)]
     return [np.asarray(given[name]) for name in chosen]
 
 
 def tensors_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return a batch of arrays as tensors."""
+    """Return a batch of arrays, of any shape, as tensors."""
     return {name: paddle.to_tensor(array) for name, array in given.items()}
 
 

@@ -38,7 +38,7 @@ class Worker:
     """A float program and its quantized selves, in static mode.
 
     Args:
-        connection: To the process that gives commands: the names of methods with their arguments.
+        connection: Connection to the process that sends names of methods and their arguments.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -102,8 +102,8 @@ class Worker:
         One goes forward and moves the grids, one goes back on the grids that this left behind.
 
         Args:
-            config: Of `quant_aware`.
-            scales: Where grids begin: the largest magnitudes by tensor.
+            config: Settings of `quant_aware`.
+            scales: Largest magnitude of each tensor, at which its grid starts.
             weights: What may be trained.
             nodes: Variables that the loss reads.
         """

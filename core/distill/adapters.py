@@ -20,8 +20,8 @@ class Adapter(nn.Layer):
     """Give a student's features the channels and the size of a teacher's.
 
     Args:
-        channels: Of the student.
-        wanted: Of the teacher; the same number needs no weights.
+        channels: Channels of the student.
+        wanted: Channels of the teacher; if equal, no weights are needed.
         is_map: Maps [N, C, H, W], or else vectors [N, C].
     """
 
@@ -42,7 +42,7 @@ class Generator(nn.Layer):
     """Hide a random share of the places and generate the map anew (MGD).
 
     Args:
-        channels: Of the map.
+        channels: Channels of the map.
         masked: Share of the places that is set to zero.
     """
 

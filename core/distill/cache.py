@@ -30,7 +30,7 @@ class AnswerCache:
     made anew.
 
     Args:
-        folder: Where the files go; one teacher and set of layers each.
+        folder: Folder of the files of one teacher and set of layers.
 
     Raises:
         FileError: The folder cannot be made.

@@ -1,4 +1,4 @@
-"""How far a student's feature maps [N, C, H, W] are from a teacher's, as pure functions.
+"""Distances of a student's feature maps [N, C, H, W] from a teacher's, as pure functions.
 
 Plain differences (l1, l2, smooth l1) are in `core.distill.losses`.
 """

@@ -1,4 +1,4 @@
-"""How far a student's outputs are from a teacher's, as pure functions.
+"""Distances of a student's outputs from a teacher's, as pure functions.
 
 Class scores are logits with the classes along axis 1: [N, C], or a map [N, C, H, W] in which every
 place counts as a sample. The gradient goes to the student alone if the teacher has none.
@@ -71,7 +71,7 @@ def dkd(
 
     Args:
         student: Logits [N, C] or [N, C, H, W].
-        teacher: Likewise.
+        teacher: Outputs of the teacher, likewise.
         label: Classes [N] or [N, H, W]; places outside 0..C-1 do not count.
         alpha: Weight of the divergence between target and all other classes (TCKD).
         beta: Weight of the divergence among the other classes (NCKD).
@@ -134,7 +134,7 @@ def dist_mse(
 
     Args:
         student: Heatmaps [N, K, h, w].
-        teacher: Likewise.
+        teacher: Outputs of the teacher, likewise.
         target_weight: [N, K], multiplies both sides, so that it counts squared; None counts all.
         loss_scale: Factor on the mean over samples, joints and pixels.
     """

@@ -33,7 +33,7 @@ class MutualConfig(ImitationConfig):
     """Settings of mutual learning.
 
     Attributes:
-        students: How many learn together, the model of the run included.
+        students: Number of networks that learn together, the model of the run included.
         others: Configs of further students of other architectures; the rest are like the model.
     """
 

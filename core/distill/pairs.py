@@ -1,4 +1,4 @@
-"""Which layer of the student each term compares with which of the teacher, and the comparison."""
+"""Pair the layers of student and teacher for each term, and compare them."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ class Comparison:
 
         Args:
             student: What the student's layers returned, by path.
-            teacher: Likewise.
+            teacher: Outputs of the teacher, likewise.
             batch: The batch they were given.
         """
         with paddle.amp.auto_cast(enable=False):
             return {pair.name: self._term(pair, student, teacher, batch) for pair in self.pairs}
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return the weights of the adapters by path."""
+        """Return the weights of the adapters, of any shape, by path."""
         return {
             f"{path}.{name}": tensor
             for path, layer in self._layers.items()
@@ -118,11 +118,11 @@ class Comparison:
         }
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return the weights of the adapters as arrays."""
+        """Return the weights of the adapters as arrays of any shape, by path."""
         return {name: tensor.numpy() for name, tensor in self.parameters().items()}
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over weights of an earlier comparison where they still fit."""
+        """Take over weights, of any shape, of an earlier comparison where they still fit."""
         for name, tensor in self.parameters().items():
             if name in state and list(state[name].shape) == list(tensor.shape):
                 tensor.set_value(state[name])

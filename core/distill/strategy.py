@@ -30,7 +30,7 @@ TRUTH_EVERY = 10  # batches: the teacher's loss is only watched, so a sample of 
 
 @dataclass(frozen=True)
 class WeightScheduleConfig:
-    """How the weight of imitation goes through the window, epoch by epoch.
+    """Course of the weight of imitation through the window, epoch by epoch.
 
     Attributes:
         decay: From 1 in the first epoch to `end_factor` in the last.
@@ -62,13 +62,13 @@ class WeightScheduleConfig:
 
 @dataclass(frozen=True)
 class ImitationConfig(StrategyConfig):
-    """What distillation and mutual learning have in common.
+    """Base of distillation and mutual learning.
 
     Attributes:
         weight: Factor on all terms between networks.
         truth_weight: Factor on the task's own terms, of student and truth.
         losses: Terms; none takes what suits the task.
-        schedule: Of `weight`, through the window.
+        schedule: Schedule of `weight` through the window.
     """
 
     weight: float = 1.0

@@ -33,7 +33,7 @@ class Side:
 
 
 def look_at(title: str, task: Task, model: Layer, inputs: list[Tensor]) -> Side:
-    """Run the network once, in the mode it is in, and leave its statistics as they were."""
+    """Run the network once, in the mode it is in, on inputs [N, ...]; its statistics are kept."""
     shapes: dict[str, list[int]] = {}
 
     def note(path: str, layer: Layer) -> Any:
@@ -98,7 +98,7 @@ class Taps:
 
 
 def in_full_precision(values: Tensor) -> Tensor:
-    """Return half-precision values, as mixed precision makes them, as float32."""
+    """Return half-precision values of any shape, as mixed precision makes them, as float32."""
     if values.dtype in (paddle.float16, paddle.bfloat16):
         return values.astype("float32")
     return values

@@ -40,7 +40,7 @@ GREYS = (0, 128, 255)  # of pictures that show how a task normalises
 
 @dataclass(frozen=True)
 class TeachingConfig:
-    """What a teacher's file may say under `distill`.
+    """Section `distill` of a teacher's file.
 
     Attributes:
         weight: Factor on all its terms; several teachers add up.
@@ -99,7 +99,7 @@ class Teacher:
         self._inputs = [spec.name for spec in student.input_spec()]
 
     def inputs(self, batch: Batch) -> list[Tensor]:
-        """Return the student's inputs, at the teacher's scale."""
+        """Return the student's inputs [N, C, H, W] at the teacher's scale."""
         return [self.scaled(batch[name]) for name in self._inputs]
 
     def outputs(self, batch: Batch) -> Outputs:
@@ -108,13 +108,13 @@ class Teacher:
             return self.task.name_outputs(self.model(*self.inputs(batch)))
 
     def scaled(self, values: Tensor) -> Tensor:
-        """Return an input of the student as large as the teacher wants it."""
+        """Resize an input of the student, [N, C, H, W], to the teacher's scale."""
         if self._scale == 1.0 or values.ndim != 4:
             return values
         return resize(values, [round(side * self._scale) for side in values.shape[2:]])
 
     def at_students_scale(self, output: Tensor) -> Tensor:
-        """Return a map as large as one of a network that was given the student's inputs."""
+        """Resize an output of the teacher, [N, C, H, W], to the scale of the student's."""
         if self._scale == 1.0 or output.ndim != 4:
             return output
         return resize(output, [round(side / self._scale) for side in output.shape[2:]])
@@ -125,7 +125,7 @@ class Teacher:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What identifies the network's answers: a digest of weights and scale."""
+        """Digest of weights and scale, which identifies the network's answers."""
         digest = hashlib.sha256(repr(self._scale).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode() + value.numpy().tobytes())

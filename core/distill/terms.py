@@ -23,15 +23,16 @@ Tensors = Sequence[Tensor]  # one of each layer that a term looks at
 
 @dataclass(frozen=True)
 class Term:
-    """What every term has: its weight, and what it compares.
+    """Base of all terms: the weight, and the layers that are compared.
 
     Attributes:
         weight: Factor on the loss.
         student: Glob on layer paths of the student; null takes the task's own point. A glob that
             matches several layers makes as many terms, paired in order with the teacher's.
-        teacher: Likewise; null takes the teacher's own point, or `student` if that is given.
+        teacher: Glob on layer paths of the teacher; null takes the teacher's own point, or
+            `student` if that is given.
         key: Compare a named output of the task (`logits`, `heatmaps`) in place of layers.
-        adapter: Where shapes differ, train a 1x1 convolution and resize; false refuses that.
+        adapter: Train a 1x1 convolution and resize where shapes differ; false refuses that.
     """
 
     kind: ClassVar[str] = ""
@@ -59,7 +60,7 @@ class Term:
             raise ValueError("key: names an output in place of layers; leave out student, teacher")
 
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
-        """Return the loss, without its weight."""
+        """Return the loss of outputs [N, C, H, W] or [N, C], a scalar without its weight."""
         raise NotImplementedError
 
 
@@ -228,7 +229,7 @@ class Fsp(Term):
 
 @dataclass(frozen=True)
 class Cwd(Term):
-    """Where each channel is active; on class scores or features."""
+    """Spatial distribution of each channel's activation; on class scores or features."""
 
     kind: ClassVar[str] = "cwd"
     points: ClassVar[tuple[str, ...]] = ("class_logits", "feature")

@@ -1,4 +1,4 @@
-"""Models that end in what some of their layers put out, for features and for parts of a network."""
+"""Models that end in the outputs of some of their layers: features, or a part of a network."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from core.task import Task
 
 
 class LayersAsOutputs(Layer):
-    """A network that returns what some of its layers put out, by their paths.
+    """A network that returns the outputs of some of its layers, by path.
 
     Args:
-        network: What is run.
-        model: The part of it from which paths are counted.
-        paths: Of the layers.
+        network: Network to run.
+        model: Part of the network that paths start from.
+        paths: Paths of the layers.
     """
 
     def __init__(self, network: Layer, model: Layer, paths: Sequence[str]) -> None:
@@ -28,7 +28,7 @@ class LayersAsOutputs(Layer):
         self._model, self._paths = LayerReference(model), tuple(paths)  # `network` holds it
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Run the network.
+        """Run the network on inputs [N, ...]; return the outputs of the layers by path.
 
         Raises:
             ExportError: A layer does not run exactly once.
@@ -43,14 +43,14 @@ class LayersAsOutputs(Layer):
 
 
 def ending_in(task: Task, model: Layer, ending: str) -> tuple[Layer, bool]:
-    """Return what to export of a model, and whether it ends in layers.
+    """Return the layer to export, and whether it ends in inner layers.
 
-    What the task knows comes first: a layer may have the name of an ending.
+    Endings of the task take precedence over layers of the same name.
 
     Args:
-        task: Knows its own endings.
+        task: Task that defines endings.
         model: The network.
-        ending: One of the task's, or paths of layers with commas between.
+        ending: An ending of the task, or paths of layers, separated by commas.
 
     Raises:
         ConfigError: It is neither.

@@ -47,7 +47,7 @@ def format_of_file(name: str) -> Format:
 
 
 def size_mb_of_folder(folder: Path) -> float:
-    """Return what the files of the first format in a folder weigh, as `deploy.yml` says it."""
+    """Return the size of the files of the first format in a folder, as in `deploy.yml`."""
     there = next(names for kind in FORMATS if (folder / (names := FILES[kind])[0]).is_file())
     return round(cost.size_mb([folder / name for name in there]), 3)
 

@@ -33,15 +33,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export made.
+    """Result of an export.
 
     Attributes:
-        folder: Where it is.
+        folder: Folder of the export.
         description: Content of its `deploy.yml`.
         file_bytes: Size of each file.
-        differences: How far each output is from the eager model, in each runtime.
+        differences: Difference of each output from the eager model, in each runtime.
         float_bytes: Size that each file of a quantized model would have in float.
-        layers: How far each quantized layer by itself is from the eager one, in each runtime.
+        layers: Difference of each quantized layer by itself, in each runtime.
     """
 
     folder: Path
@@ -73,15 +73,15 @@ def export(
     Quantized layers are int8 in the files, which are compared with the eager model on their grids.
 
     Args:
-        task: Names inputs and ending, and reads the data to compare on.
-        model: The trained network; left as it is.
-        save_dir: Folder to make. One that holds other files than an export is refused.
-        formats: Which files are written, and compared in the runtimes that read them.
-        ending: What the graph ends in: as `task.deploy_model` knows it, or in what layers put out,
-            by their paths with commas between.
+        task: Task that defines inputs and endings, and reads the data to compare on.
+        model: The trained network; not changed.
+        save_dir: Folder to make; refused if it holds files that are no export.
+        formats: Formats to write, and to compare in the runtimes that read them.
+        ending: Ending of the graph: one that `task.deploy_model` knows, or paths of layers,
+            separated by commas.
         input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
             task's `input_spec` says.
-        opset: Of ONNX.
+        opset: ONNX opset.
         target: Runtime that the ONNX file of a quantized model is laid out for, of
             `core.targets.presets.PRESETS`; it runs in the others too.
 

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output is from the eager one, over all batches."""
+    """Difference of one output from the eager one, over all batches."""
 
     runtime: str
     output: str
@@ -78,14 +78,14 @@ class Difference:
 
 
 def run_eager(layer: Layer, batch: Sequence[np.ndarray]) -> Arrays:
-    """Run the layer itself, in evaluation mode and without gradients."""
+    """Run the layer itself on arrays [N, ...], in evaluation mode and without gradients."""
     with evaluation_mode(layer), paddle.no_grad():
         outputs = layer(*[paddle.to_tensor(array) for array in batch])
     return {name: tensor.numpy() for name, tensor in name_outputs(outputs).items()}
 
 
 def move_last_bits(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return floats that are the next larger or smaller ones, by chance."""
+    """Replace floats, in arrays of any shape, by the next larger or smaller ones at random."""
     rng = np.random.default_rng(0)
     return [
         np.nextafter(array, rng.choice([-np.inf, np.inf], array.shape), dtype=array.dtype)
@@ -108,7 +108,7 @@ def check(
         layer: Was exported; runs once more where a difference is above `TOLERANCE`.
         expected: What `run_eager` returned for each batch.
         predictors: The exported model in each runtime.
-        batches: The inputs, in the layer's order.
+        batches: Inputs [N, ...] in the order of the layer.
         decided: Outputs that decide, see `deciding_outputs`; integers count as such anyway.
 
     Raises:
@@ -155,7 +155,7 @@ def deciding_outputs(graph: Graph) -> list[str]:
 
 
 def real_batches(task: Task, specs: Sequence[InputSpec]) -> list[list[np.ndarray]]:
-    """Return batches of 1 and of 2: samples of the task's validation split if it can be read.
+    """Return batches of 1 and of 2, [N, C, H, W]: samples of the validation split if readable.
 
     Otherwise they are random images that went through the task's `preprocess`. A sample that does
     not fit the fixed dimensions is cut, or continued periodically. Where the specification fixes
@@ -215,7 +215,7 @@ def _stack(rows: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
 
 
 def run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:
-    """Run an exported model on a batch.
+    """Run an exported model on arrays [N, ...].
 
     Raises:
         ExportError: It fails; the message names the runtime.
@@ -237,8 +237,8 @@ def check_alike(runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.nd
 
     Args:
         runtime: Named in messages.
-        name: Of the output.
-        pairs: What the eager model and the runtime answered to each batch.
+        name: Name of the output.
+        pairs: Answers [N, ...] of the eager model and of the runtime to each batch.
 
     Raises:
         ExportError: Another shape or type, or eager values that are not finite.

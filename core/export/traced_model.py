@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TracedModel:
-    """A traced model on its way into files.
+    """A traced model that can be written, described and compared.
 
     Attributes:
         task: Task of the model.
@@ -50,10 +50,10 @@ class TracedModel:
         layer: What is exported: the model with its ending.
         specs: Inputs of `layer`.
         ending: Name of the ending, or `LAYERS`.
-        graph: Of `layer`, in float, batch norms folded.
+        graph: Float graph of `layer` with folded batch norms.
         quantized: Writer of the int8 files; None if no layer is quantized.
-        opset: Of ONNX.
-        parameters: How many the part of the network has that is exported.
+        opset: ONNX opset.
+        parameters: Number of parameters in the exported part of the network.
     """
 
     task: Task
@@ -104,7 +104,7 @@ class TracedModel:
     def describe(
         self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays
     ) -> DeployDescription:
-        """Return what `deploy.yml` says of the files in the folder.
+        """Return the content of `deploy.yml` for the files in the folder.
 
         Args:
             folder: Folder with the files.
@@ -178,7 +178,7 @@ def trace_for_export(
         specs: Inputs of `layer`.
         ending: Name of the ending, or `LAYERS`.
         target: Runtime that the ONNX file of a quantized model is laid out for.
-        opset: Of ONNX.
+        opset: ONNX opset.
 
     Raises:
         ExportError: The layer cannot be traced, or holds weights that are not finite.

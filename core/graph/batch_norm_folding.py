@@ -29,9 +29,9 @@ def trace_folded(layer: Layer, specs: Sequence[InputSpec], model: Layer | None =
     """Trace a layer in evaluation mode and fold its batch norms, as for files in float.
 
     Args:
-        layer: See `core.graph.trace.trace`.
-        specs: Likewise.
-        model: Likewise.
+        layer: Layer to trace, see `core.graph.trace.trace`.
+        specs: Its inputs.
+        model: Part of the layer that paths start from; None: the layer itself.
 
     Raises:
         ExportError: The layer cannot be traced, or a weight holds values that are not finite.

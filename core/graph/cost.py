@@ -1,4 +1,4 @@
-"""What a model weighs and costs: bytes of its files, parameters, multiply-accumulates.
+"""Cost of a model: bytes of its files, parameters, multiply-accumulates.
 
 The definitions, everywhere in this project:
 
@@ -49,7 +49,7 @@ def size_bytes(files: Sequence[Path]) -> dict[str, int]:
 
 
 def size_mb(files: Sequence[Path]) -> float:
-    """Return what the files weigh together, in MB."""
+    """Return the total size of files, in MB."""
     return sum(size_bytes(files).values()) / 1e6
 
 
@@ -59,7 +59,7 @@ def count_parameters(layer: Layer) -> int:
 
 
 def counted_parameters(layer: Layer) -> dict[str, Tensor]:
-    """Return what `count_parameters` counts, by dotted path."""
+    """Return the parameters that are counted, of any shape, by dotted path."""
     # paddle.nn.BatchNorm, unlike BatchNorm2D, keeps its running statistics as parameters
     statistics = {
         id(tensor)
@@ -92,8 +92,8 @@ def count_macs_of_graph(
     a run tells.
 
     Args:
-        graph: Of the model, in float or in int8.
-        inputs: In the order of the graph's.
+        graph: Graph of the model, in float or in int8.
+        inputs: Arrays [N, ...] in the order of the graph's inputs.
         run: Returns variables by their names for these inputs; None: Paddle Inference does.
     """
     counted = [op for op in graph.operators if op.type in (*CONVOLUTIONS, *TRANSPOSED, *PRODUCTS)]
@@ -109,7 +109,7 @@ def macs_by_operator(graph: Graph, shapes: Mapping[str, Shape]) -> list[int]:
 
     Args:
         graph: Operators and weights.
-        shapes: Of all variables that are no weights.
+        shapes: Shapes of all variables that are no weights.
 
     Raises:
         ExportError: A shape is not known.
@@ -155,7 +155,7 @@ def _size(op: Any, shapes: Mapping[str, Shape], name: str) -> int:
 def _run_in_paddle(
     graph: Graph, inputs: Sequence[np.ndarray], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Run a graph that puts out these variables instead of its own outputs."""
+    """Run a graph and return these variables instead of its own outputs."""
     probe = replace(graph, outputs=list(names))
     probe.drop_unused()
     with scratch() as folder:

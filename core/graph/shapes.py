@@ -68,7 +68,7 @@ def _shape(block: Any, name: str) -> list[int]:
 
 
 def _evaluate(op: Any, block: Any, values: Values) -> SizeArray | None:
-    """Compute what an operator puts out, if all that goes in is known."""
+    """Compute the output of an operator if all of its inputs are known."""
     if op.type() == "shape":
         sizes = _shape(block, op.input("Input")[0])
         return None if -1 in sizes else np.array(sizes, np.int64)

@@ -34,7 +34,7 @@ class Trace:
     """A layer as a graph of operators.
 
     Attributes:
-        program: In old IR; its variables of weights bear the weights' dotted paths in the layer.
+        program: Program in old IR; variables of weights are named by their dotted paths.
         inputs: Variables to feed, in the order of the layer's arguments.
         outputs: Variable of each output by the output's name, in the layer's order.
         weights: The layer's own tensors, parameters and buffers that the graph reads, by variable

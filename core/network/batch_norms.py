@@ -25,7 +25,7 @@ def reestimate(model: Layer, batches: Iterable[Sequence[Tensor]]) -> int:
 
     Args:
         model: Changed in place.
-        batches: Inputs of the model.
+        batches: Inputs of the model, [N, C, H, W] for images.
 
     Returns:
         How many norms were estimated; frozen ones (`use_global_stats`) keep theirs.

@@ -70,7 +70,7 @@ def replace(model: Layer, path: str, layer: Layer) -> None:
 
 @contextlib.contextmanager
 def tap(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect what the layers at these paths return, run by run, while the context is open."""
+    """Collect the outputs (any shape) of layers by path, run by run, while the context is open."""
     caught: dict[str, list[Tensor]] = {}
     handles = []
 

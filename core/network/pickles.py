@@ -33,7 +33,7 @@ def read_pickle(content: bytes) -> Any:
     """Return the arrays and plain values of a pickle; ordered dictionaries become plain ones.
 
     Args:
-        content: Of a file of `paddle.save` (protocols 2 to 5, Python 2 included).
+        content: Content of a file of `paddle.save` (protocols 2 to 5, Python 2 included).
 
     Raises:
         PickleError: It is broken, or a `RefusedError`: it holds anything else.

@@ -56,7 +56,7 @@ def pack(content: Mapping[str, Any]) -> bytes:
 
 
 def unpack(content: bytes) -> dict[str, Any]:
-    """Return what `pack` was given, or the arrays of any safetensors file by name.
+    """Return the content given to `pack`, or the arrays of any safetensors file by name.
 
     Raises:
         TensorFileError: It is broken, or holds numbers of a type that weights do not have.

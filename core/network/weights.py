@@ -93,7 +93,7 @@ def assign(
     Args:
         model: The network.
         weights: Arrays by structured name.
-        source: Where they come from, for messages.
+        source: Origin of the weights, for messages.
         reinit: Globs of entries that keep the network's fresh values, whatever the file has.
 
     Raises:

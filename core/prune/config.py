@@ -25,7 +25,7 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class PruneConfig(StrategyConfig):
-    """How much to cut, by which measure, and which channels go first. Give exactly one target.
+    """Settings of pruning. Give exactly one target.
 
     Attributes:
         target_ratio: Share of the multiply-accumulates (FLOPs) to remove.
@@ -34,10 +34,10 @@ class PruneConfig(StrategyConfig):
         target_latency_ms: Latency to come down to.
         pruned_ratio: Share of the channels of every layer to remove; or shares by glob or regular
             expression on weights, the first that matches deciding.
-        allocation: How a target is spread: the same share in every layer, shares by measured
+        allocation: Distribution of the target: the same share in every layer, shares by measured
             sensitivity, one ranking of all channels, or shares found by simulated annealing.
         criterion: What the importance of a channel is.
-        aggregate: How the scores of several layers that make the same channels become one.
+        aggregate: How the scores of several producers of the same channels are combined.
         round_to: Channels per group are a multiple of it afterwards, or as many as before.
         max_ratio: No layer loses a larger share of its channels in one cut.
         pruned_params: Globs or regular expressions: only channels that such weights make.
@@ -54,7 +54,7 @@ class PruneConfig(StrategyConfig):
             decides what is best.
         sensitivities_file: JSON to keep it in; what is there already is reused.
         backend: Runtime to measure latency in.
-        threads: Of that runtime.
+        threads: Threads of that runtime.
         calibration_samples: Training images for batch norm statistics and `taylor`; 0 leaves the
             statistics as they are.
     """

@@ -31,7 +31,7 @@ Indices = dict[str, dict[int, list[int]]]  # weight -> axis -> positions that ar
 
 @dataclass(frozen=True)
 class ChannelEdit:
-    """What a cut does to a model, in plain numbers.
+    """A cut of a model as plain numbers.
 
     Attributes:
         kept: Positions kept on each axis of each weight that gets smaller.
@@ -85,7 +85,7 @@ class _Record:
 
 
 def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> ChannelEdit:
-    """Work out what keeping these labels means for every weight and layer."""
+    """Work out what each weight and layer keeps, given a mask [labels] of the labels to keep."""
     kept: Indices = {}
     for name, axes in analysis.weights.items():
         for axis, labels in axes.items():

@@ -37,10 +37,10 @@ class Planner:
     """Turns the settings of one cut into what each group loses.
 
     Args:
-        config: Of the strategy.
-        context: For data, metric and the other processes.
-        model: To cut.
-        pruner: Of the model.
+        config: Settings of the strategy.
+        context: Data, metric and other processes of the run.
+        model: Model to cut.
+        pruner: Pruner of the model.
         step: Number of cuts made before.
         start: What the model cost before the first of them: `macs`, `parameters`, and `ms` if
             latency is the target. Filled in by the first cut, so that each step aims at what is

@@ -48,7 +48,7 @@ class Pruner:
 
     Args:
         model: Traced in both modes.
-        specs: Of its inputs, without free dimensions.
+        specs: Its inputs, without free dimensions.
         never_prune: Layers that keep their output channels, each with the reason.
     """
 
@@ -67,7 +67,7 @@ class Pruner:
         the cut is undone, those channels are pinned and the plan is asked anew.
 
         Args:
-            plan: Turns an analysis into the mask of labels to keep.
+            plan: Turns an analysis into the mask [labels] of what to keep.
 
         Raises:
             ExportError: The cut model cannot be run for reasons that pinning does not mend.

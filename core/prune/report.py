@@ -1,4 +1,4 @@
-"""What pruning can do and has done, as tables."""
+"""Tables of the channels that can be pruned, and of those that were."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Calibration:
 
     Args:
         task: Names the inputs of its model.
-        dataset: Where samples come from.
+        dataset: Source of the samples.
         count: Images to use, chosen at random, the same ones every time; all if there are fewer.
         skip_broken: Leave out images that cannot be read.
         progress: Show how far each pass is.
@@ -59,7 +59,7 @@ class Calibration:
 
     @property
     def skipped(self) -> list[str]:
-        """Return what was left out so far, a line for each image."""
+        """Return a line for each image that was left out so far."""
         return self._loader.skipped
 
     def __call__(self) -> Iterator[list[Tensor]]:

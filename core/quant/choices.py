@@ -1,4 +1,4 @@
-"""What settings of quantization may be called; the command line lists it without Paddle."""
+"""Values that quantization settings may take; the command line lists them without Paddle."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from core.targets.names import Processors, RoundedOutputs, Target
 
 @dataclass(frozen=True)
 class QatConfig(StrategyConfig):
-    """How to train with rounded weights and activations.
+    """Settings of quantization-aware training.
 
     Attributes:
         weight_quantize_type: A grid for each output channel, or one for the weight.
@@ -23,24 +23,24 @@ class QatConfig(StrategyConfig):
         activation_preprocess_type: PACT learns where activations are clipped.
         weight_bits: 2 to 8. Files hold 8.
         activation_bits: 2 to 8. Files hold 8.
-        dtype: Of the files; there is one.
+        dtype: Type of the files; only int8 exists.
         window_size: Batches that `range_abs_max` looks back on.
         moving_rate: Share of a moving average that stays with each batch.
         quantizable_layer_type: Classes of layers to quantize.
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids training rounds. Activations that are never negative have
             grids from zero on for onnxruntime and openvino, and behind a ReLU for paddle.
-        processors: On which the files must be right. `any`: all x86-64 and ARM processors, at the
-            price of a fraction of a bit of the weights. `vnni`: those with instructions for dot
-            products of bytes only (x86 with VNNI, ARM with dotprod); elsewhere the files answer
-            wrongly.
-        quantize_outputs: Which activations beside the inputs of layers are rounded: none; what
-            residual additions read from further back, and make for layers; or also all that
-            quantized layers put out (full quantization). null: what makes the files of the target
-            fastest.
-        observer: How calibration sets the grids of activations.
+        processors: Processors on which the files must be right. `any`: all x86-64 and ARM
+            processors; this costs a fraction of a bit of the weights. `vnni`: only those with
+            instructions for dot products of bytes (x86 with VNNI, ARM with dotprod); on others the
+            files give wrong answers.
+        quantize_outputs: Activations that are rounded beside the inputs of layers. `none`: no
+            others. `residual`: operands of residual additions that come from further back, and
+            sums that layers read. `all`: all outputs of quantized layers too (full
+            quantization). null: what makes the files of the target fastest.
+        observer: Observer that sets the grids of activations.
         calibration_samples: Training images of the calibration.
-        warmup_epochs: Epochs over which the learning rate rises; null: what the task says.
+        warmup_epochs: Epochs over which the learning rate rises; null: as the task suggests.
         freeze_bn_after: Epochs after which batch norms keep their statistics; null: never.
         observer_off_after: Epochs after which grids keep their ends; null: never.
     """

@@ -68,7 +68,7 @@ def equalize(model: Layer, specs: Sequence[InputSpec], limit: float = 32.0) -> l
     weights that are zero on either side stay as they are.
 
     Args:
-        model: In float; its parameters are edited.
+        model: Float model; its parameters are changed in place.
         specs: Inputs of the model, named, to trace it with.
         limit: The largest factor up or down that a channel may get. A channel whose weights are
             almost zero but whose shift is not would else get an output beyond all others.

@@ -80,7 +80,7 @@ def fake_quantize_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
     The gradient goes straight through. Where all weights are zero they stay zero.
 
     Args:
-        weight: Of any shape.
+        weight: Weight of any shape.
         bits: 2 to 8.
         axis: 0 or 1: each index along it has a grid of its own; None: one grid for all.
     """
@@ -96,8 +96,8 @@ def fake_quantize_limited_weight(
     """Round a weight to the 8 bits of a limited grid; the gradient goes straight through.
 
     Args:
-        weight: Of any shape.
-        axis: Of the output channels; None if no axis counts them.
+        weight: Weight of any shape.
+        axis: Axis of the output channels; None if no axis counts them.
         limit: See `core.quant.weight_grid`.
         per_channel: Whether each output channel has a grid of its own.
         largest: See `limit_weight`.
@@ -223,5 +223,5 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _through(context: Any, gradient: Tensor, passed: Tensor) -> Tensor | None:
-    """Return what goes to the activations, which need not want any."""
+    """Return the gradient of the activations, None if they need none."""
     return passed.astype(gradient.dtype) if context.to_x else None

@@ -1,4 +1,4 @@
-"""What files make of a model: folded norms, grids from zero on, tensors that stay in int8."""
+"""Plan the grids of a model from its graph: folded norms, unsigned grids, rounded outputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from core.task import Task
 
 @dataclass(frozen=True)
 class GridPlan:
-    """What only the graph of a model tells.
+    """Grids of a model that depend on its graph.
 
     Attributes:
         norms: Path of the batch norm that is folded into a layer, by the layer's path.
@@ -40,8 +40,8 @@ class GridPlan:
             zero on, where they are never negative.
         outputs: Paths of the layers whose outputs are to be rounded, each with the paths of the
             quantized layers that read it.
-        limits: Limits of the steps of weights, by the layer's path; the others have none.
-        slow: Reason by path of the layers that are better left in float.
+        limits: Limits on the steps of weights, by path of the layer; other layers have none.
+        slow: Reason, by path, for each layer that is faster in float.
     """
 
     norms: dict[str, str] = field(default_factory=dict)
@@ -60,19 +60,19 @@ def plan_grids(
     never: Collection[str] = (),
     processors: Processors = "any",
 ) -> GridPlan:
-    """Trace a float model and look at it as the files of a target will be.
+    """Trace a float model and plan its grids for the files of a target.
 
     Args:
-        task: Whose model it is.
-        model: In float.
-        target: Of the files.
+        task: Task of the model.
+        model: Float model.
+        target: Target of the files.
         layers: Paths of the layers that will be quantized.
-        outputs: Which tensors beside their inputs get grids: none; what residual additions read,
-            but for the layer that is computed with the addition, and what they make for quantized
-            layers; or all that they read and make, and all that quantized layers put out. None:
-            what the target is fastest with.
-        never: Paths; what these layers, and those in them, put out stays in float.
-        processors: On which the files must be right.
+        outputs: Tensors that get grids beside the inputs of layers. `none`: no others. `residual`:
+            operands of residual additions, except the one whose layer is fused with the
+            addition, and sums that quantized layers read. `all`: all operands and sums, and all
+            outputs of quantized layers. None: what the target is fastest with.
+        never: Paths of layers whose outputs stay in float, with all layers inside them.
+        processors: Processors on which the files must be right.
     """
     with evaluation_mode(model):
         graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
@@ -144,7 +144,7 @@ def format_for(target: Target) -> Format:
 def _that_paddle_rounds(
     graph: Graph, layers: Collection[str], rounded: dict[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
-    """Leave those of the outputs that Paddle Inference rounds; norms are folded in the graph."""
+    """Return the outputs that Paddle Inference rounds too; folds the norms of the graph."""
     fold_batch_norms(graph)
     shared = {reader: path for path, readers in rounded.items() for reader in readers}
     grids = {f"{path}.weight": shared.get(path, path) for path in layers}
@@ -154,7 +154,7 @@ def _that_paddle_rounds(
 
 
 class _Flow:
-    """Where activations go in a graph whose norms are not folded yet."""
+    """Flow of activations through a graph whose norms are not folded yet."""
 
     def __init__(self, graph: Graph, layers: frozenset[str]) -> None:
         self._graph = graph
@@ -166,9 +166,9 @@ class _Flow:
             self._makers.setdefault(name, path)
 
     def places(self, outputs: RoundedOutputs) -> dict[str, tuple[str, ...]]:
-        """Return the layers whose outputs are to be rounded, and who reads them.
+        """Return the layers whose outputs are rounded, each with the quantized layers that read it.
 
-        A layer that runs several times reads other tensors, too, and rounds all of them itself.
+        A layer that runs several times reads several tensors and rounds each of them itself.
         """
         additions = {out: pair for pair, out in self._additions()}
         ends = dict.fromkeys(self._ends())  # in the order in which they are made
@@ -192,7 +192,7 @@ class _Flow:
         return places
 
     def _additions(self) -> Iterator[tuple[tuple[str, str], str]]:
-        """Return what additions of two activations of one shape read and make."""
+        """Yield operands and sum of each addition of two activations of equal shape."""
         for op in self._graph.operators:
             if op.type == "elementwise_add":
                 pair = only(op.inputs, "X"), only(op.inputs, "Y")
@@ -201,21 +201,21 @@ class _Flow:
                     yield pair, only(op.outputs, "Out")
 
     def _fused(self, pair: tuple[str, str], ends: Collection[str]) -> str | None:
-        """Return the operand whose layer the addition is computed with, before that rounds.
+        """Return the operand whose layer is fused with the addition, before it is rounded.
 
-        That is what no one else reads; of two, what is made last.
+        Only the addition may read that operand; of two candidates it is the later one.
         """
         alone = [end for end in ends if end in pair and len(self._readers[end]) == 1]
         return alone[-1] if alone else None
 
     def _ends(self) -> Iterator[str]:
-        """Return what the quantized layers put out, behind all that is computed with them."""
+        """Yield the output of each quantized layer, behind all operators fused with it."""
         for op, _, _ in self._layers.values():
             (tensor,) = names_of(op.outputs)
             yield self._behind(tensor)
 
     def _behind(self, tensor: str) -> str:
-        """Return what a tensor becomes in what is computed together with its maker."""
+        """Return the tensor behind the operators that are fused with the maker of a tensor."""
         while True:
             readers = self._readers.get(tensor, [])
             kind = readers[0].type if len(readers) == 1 else ""

@@ -1,9 +1,9 @@
 """Convolutions and linear layers that round their inputs and weights.
 
-A layer is changed where it is: it stays the same object with the same parameters under the same
-paths, so whoever shares it, listens to it or has its weights keeps doing so. Only its class is
-another, and it gains an `ActivationQuantizer`. In a traced graph it is the float layer: how it is
-quantized is what `scales_of` says, from which each file format makes its own.
+A layer is changed in place: it remains the same object with the same parameters under the same
+paths, so references, hooks and optimizers stay valid. Only its class changes, and it gains an
+`ActivationQuantizer`. In a traced graph it appears as the float layer; `scales_of` returns how it
+is quantized, and each file format writes that in its own way.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ QUANTIZER = "input_quantizer"
 
 
 class QuantizedLayer(Layer):
-    """What the quantized kinds of layers share.
+    """Base of the quantized kinds of layers.
 
     Attributes:
-        bypassed: Whether the layer computes in float.
-        channel_axis: Of the weight's output channels.
-        requantized_per_channel: Whether a weight with one grid is rounded channel by channel once
-            more, as Paddle Inference does when it loads a file.
-        limit: Which steps the weight may take, see `core.quant.weight_grid`.
-        largest: What step 127 of an even grid stands for.
-        norm: The batch norm that exports fold into the weight, where there is one grid for all of
-            the weight, which then must be that of the folded weight.
-        shared_quantizer: The quantizer of another layer's outputs, where that rounds what this
-            layer reads; None: the layer has a quantizer of its own.
+        bypassed: Whether the layer computes in float for now.
+        channel_axis: Axis of the output channels in the weight.
+        requantized_per_channel: Whether a weight with one grid is rounded again per channel, as
+            Paddle Inference does when it loads a file.
+        limit: Limit on the steps that the weight may take, see `core.quant.weight_grid`.
+        largest: Value of step 127 of an even grid.
+        norm: The batch norm that an export folds into the weight. Set where the weight has one
+            grid, which must then be that of the folded weight.
+        shared_quantizer: Output quantizer of another layer that already rounds the inputs of this
+            one; None: the layer has a quantizer of its own.
     """
 
     channel_axis: int
@@ -54,14 +54,14 @@ class QuantizedLayer(Layer):
 
     @property
     def input_quantizer(self) -> ActivationQuantizer:
-        """Return what rounds the inputs of the layer."""
+        """Return the quantizer of the layer's inputs."""
         if self.shared_quantizer is not None:
             return self.shared_quantizer.layer
         own: ActivationQuantizer = self._sub_layers[QUANTIZER]
         return own
 
     def rounded_input(self, x: Tensor) -> Tensor:
-        """Return what the layer reads on its grid."""
+        """Return the input x, [N, C, H, W] or [..., features], on its grid."""
         if self.shares_quantizer and not self.input_quantizer.bypassed:
             return x  # it is rounded where it is made
         return self.input_quantizer(x)
@@ -72,12 +72,12 @@ class QuantizedLayer(Layer):
         return self.shared_quantizer is not None
 
     def share_quantizer(self, quantizer: ActivationQuantizer) -> None:
-        """Read what another layer's quantizer rounds."""
+        """Use the output quantizer of another layer for the inputs of this one."""
         self._sub_layers.pop(QUANTIZER, None)
         self.shared_quantizer = LayerReference(quantizer)
 
     def own_quantizer(self) -> None:
-        """Round what is read with a copy of the quantizer that is shared."""
+        """Round the inputs with a copy of the shared quantizer."""
         shared, self.shared_quantizer = self.input_quantizer, None
         own = ActivationQuantizer(shared.rounding)
         own.set_state_dict(shared.state_dict())
@@ -87,7 +87,7 @@ class QuantizedLayer(Layer):
         self.add_sublayer(QUANTIZER, own)
 
     def rounded_weight(self) -> Tensor:
-        """Return the weight on its grid."""
+        """Return the weight on its grid: [O, I / groups, h, w], or [I, O] of a linear layer."""
         rounding = self.input_quantizer.rounding
         if rounding.weight_type == "channel_wise_abs_max":
             return self._on_grid(self.weight, self.limit)
@@ -111,7 +111,7 @@ class QuantizedLayer(Layer):
         return fake_quantize_limited_weight(weight, axis, limit, per_channel, self.largest)
 
     def _folded(self, norm: Layer) -> Tensor:
-        """Return what a folded norm multiplies the weight by, in the weight's shape."""
+        """Return the factor of a folded norm on each output channel, broadcast to the weight."""
         with paddle.no_grad():
             factor = norm.weight / paddle.sqrt(norm._variance + norm._epsilon)
             # a channel that the norm silences may have any weight
@@ -205,7 +205,7 @@ _FLOAT = MappingProxyType({quantized: plain for plain, quantized in KINDS.items(
 
 
 def why_not(layer: Layer, rounding: Rounding) -> str | None:
-    """Return why a layer that has a weight cannot be quantized; None if it can be."""
+    """Return the reason why a layer with a weight cannot be quantized; None if it can be."""
     if isinstance(layer, QuantizedLayer):
         return "is quantized already"
     if type(layer) not in KINDS:
@@ -231,12 +231,12 @@ def quantize(
 
     Args:
         model: Holds the layer.
-        path: Where it is.
-        rounding: How.
+        path: Path of the layer.
+        rounding: How the layer is rounded.
         norm: Path of the batch norm that is folded into it in files; see `QuantizedLayer`.
         nonnegative: See `ActivationQuantizer`.
         unsigned: See `ActivationQuantizer`.
-        limit: Which steps the weight may take.
+        limit: Limit on the steps that the weight may take.
 
     Raises:
         CheckpointError: There is no such layer, or none that can be quantized.

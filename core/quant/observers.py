@@ -136,7 +136,7 @@ class Histogram:
         return np.asarray(self.counts[BINS:] + self.counts[BINS - 1 :: -1])
 
     def add(self, values: np.ndarray, largest: float) -> None:
-        """Count values, whose largest magnitude is known."""
+        """Count values of any shape, whose largest magnitude is known."""
         # frexp: largest < 2 ** exponent
         needed = math.frexp(max(largest, SMALLEST))[1] - int(math.log2(BINS))
         if self._exponent is None:
@@ -154,7 +154,7 @@ class Histogram:
 
 
 class HistogramObserver(Observer):
-    """What the kinds with a histogram have in common."""
+    """Base of the observers that collect a histogram."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

@@ -1,4 +1,4 @@
-"""Layers that round what they put out, for whoever reads it.
+"""Layers that round their outputs for all layers that read them.
 
 Runtimes keep activations in int8 between layers only where they have grids: a convolution that
 writes to an addition or an activation function of its own computes in float in ONNX Runtime, and
@@ -34,8 +34,8 @@ def round_output(
 
     Args:
         model: Holds the layer.
-        path: Where it is; it puts out one tensor.
-        rounding: How.
+        path: Path of the layer, which has one output tensor.
+        rounding: How the layer is rounded.
         readers: Paths of the quantized layers that read this tensor.
         nonnegative: See `ActivationQuantizer`.
         unsigned: See `ActivationQuantizer`.
@@ -59,7 +59,7 @@ def round_output(
 
 
 def restore_output(model: Layer, path: str) -> None:
-    """Let the layer at a path put out what it computes; who reads it rounds it alone."""
+    """Restore the output of a layer to float; quantized layers that read it round it themselves."""
     layer = get(model, path)
     for reader in output_readers(model)[path]:
         quantized_layers(model)[reader].own_quantizer()
@@ -70,7 +70,7 @@ def restore_output(model: Layer, path: str) -> None:
 
 
 def rounded_outputs(model: Layer) -> dict[str, ActivationQuantizer]:
-    """Return the quantizers of outputs by the path of the layer that they are behind."""
+    """Return the output quantizers by path of the layer whose output they round."""
     return {
         path.removesuffix(f".{QUANTIZER}"): each
         for path, each in model.named_sublayers()
@@ -79,12 +79,12 @@ def rounded_outputs(model: Layer) -> dict[str, ActivationQuantizer]:
 
 
 def output_site(path: str) -> str:
-    """Return the path of the quantizer behind the layer at a path."""
+    """Return the path of the output quantizer of a layer."""
     return f"{path}.{QUANTIZER}"
 
 
 def output_readers(model: Layer) -> dict[str, list[str]]:
-    """Return the paths of the quantized layers that read each rounded output, by its layer's."""
+    """Return the quantized layers that read each rounded output, by path of its layer."""
     outputs = rounded_outputs(model)
     owners = {id(quantizer): path for path, quantizer in outputs.items()}
     readers: dict[str, list[str]] = {path: [] for path in outputs}

@@ -1,9 +1,9 @@
-"""Post-training quantization: a trained model on grids, from images alone, without training.
+"""Post-training quantization: quantize a trained model from images alone, without training.
 
-Images are only run through the model; nothing needs labels or gradients. The order is: even out
-channels, estimate batch norms anew, choose layers, calibrate, correct biases, all but the middle
-two if asked for. What comes out is the model with quantized layers whose grids are fixed, which is
-saved, restored and exported like one from quantization-aware training.
+Images are only run through the model; neither labels nor gradients are needed. The order is: choose
+layers, equalize channels, re-estimate batch norms, calibrate, correct biases; equalization,
+re-estimation and bias correction are optional. The result has quantized layers with fixed grids. It
+is saved, restored and exported like a model from quantization-aware training.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
 @dataclass(frozen=True)
 class PtqConfig:
-    """How to quantize without training.
+    """Settings of post-training quantization.
 
     Attributes:
-        observer: How calibration sets the grids of activations.
+        observer: Observer that sets the grids of activations.
         weight_quantize_type: A grid for each output channel, or one for the weight.
         weight_bits: 2 to 8. Files hold 8.
         activation_bits: 2 to 8. Files hold 8.
@@ -57,14 +57,16 @@ class PtqConfig:
         never_quantize: Globs of layers that stay in float, beside those of the task.
         target: Runtime on whose grids the eager model rounds. For onnxruntime and openvino
             activations that are never negative have grids without a sign.
-        processors: On which the files must be right. `any`: all x86-64 and ARM processors, at the
-            price of a fraction of a bit of the weights. `vnni`: those with instructions for dot
-            products of bytes only (x86 with VNNI, ARM with dotprod); elsewhere the files answer
-            wrongly.
+        processors: Processors on which the files must be right. `any`: all x86-64 and ARM
+            processors; this costs a fraction of a bit of the weights. `vnni`: only those with
+            instructions for dot products of bytes (x86 with VNNI, ARM with dotprod); on others the
+            files give wrong answers.
         quantize_outputs: See `core.quant.config.QatConfig`.
-        equalize: Even out the ranges of channels between layers first.
-        bias_correction: Give the layers' outputs the means they had in float, at the end.
-        reestimate_bn: Estimate the statistics of batch norms on the calibration images first.
+        equalize: Equalize the ranges of channels between layers before calibration.
+        bias_correction: Correct the biases after calibration, so that outputs of layers have the
+            means that they had in float.
+        reestimate_bn: Re-estimate the statistics of batch norms on the calibration images
+            before calibration.
     """
 
     observer: ObserverKind = OBSERVER

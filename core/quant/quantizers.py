@@ -1,4 +1,4 @@
-"""What rounds activations, and how it knows how far its grid must reach."""
+"""Quantizers of activations, and the statistics that set the ends of their grids."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Rounding:
         pact: Whether activations are clipped at a learned threshold first.
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
-        moving_rate: How much of the moving average stays with each batch.
+        moving_rate: Share of the moving average that each batch keeps.
         window_size: Batches of `range_abs_max`.
-        processors: On which the int8 files are right: `any`, or those with instructions for dot
-            products of bytes only (VNNI). Records of versions that knew no choice lack it.
+        processors: Processors on which the int8 files are right: `any`, or only those with
+            instructions for dot products of bytes (VNNI). Old records lack it.
     """
 
     weight_type: WeightType = "channel_wise_abs_max"
@@ -69,15 +69,15 @@ class ActivationQuantizer(Layer):
     """Rounds activations to a grid that calibration begins and training goes on with.
 
     Args:
-        rounding: How.
+        rounding: How the layer is rounded.
         nonnegative: Whether calibration saw no negative input, so that a grid from zero on does.
         unsigned: Whether to use such a grid then.
 
     Attributes:
         signed: Whether the grid has steps below zero.
-        observer: While it is set, inputs pass as they are and it sees them.
+        observer: While it is set, it sees the inputs, which pass unrounded.
         tracking: Whether training moves the statistics.
-        bypassed: Whether the outputs that it is for pass as they are; see `core.quant.outputs`.
+        bypassed: Whether outputs pass unrounded for now; see `core.quant.outputs`.
     """
 
     def __init__(
@@ -126,8 +126,8 @@ class ActivationQuantizer(Layer):
         """Use a grid from zero on, or one with a sign, that ends at the same value.
 
         Args:
-            unsigned: Which; a grid from zero on only where inputs are never negative.
-            step: To put back instead of a step that is computed.
+            unsigned: Use a grid from zero on, if inputs are never negative.
+            step: Learned step [1] to put back; None: it is computed.
         """
         bits, before = self.rounding.activation_bits, self.signed
         self.signed = not (self.nonnegative and unsigned)
@@ -136,7 +136,7 @@ class ActivationQuantizer(Layer):
             self.step.set_value(self.step * ratio if step is None else step)
 
     def learned_step(self) -> Tensor | None:
-        """Return a copy of the learned step, if there is one."""
+        """Return a copy of the learned step [1], if there is one."""
         return self.step.clone() if self.rounding.activation_type == "lsq" else None
 
     def grid(self) -> Grid:
@@ -154,7 +154,7 @@ class ActivationQuantizer(Layer):
         return Grid(absmax, self.rounding.activation_bits, self.signed)
 
     def training_state(self) -> dict[str, Any]:
-        """Return what an exact continuation needs beside buffers and parameters."""
+        """Return the state that an exact resume needs beside buffers and parameters."""
         return {"window": [list(pair) for pair in self._window], "batches": self._batches}
 
     def load_training_state(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The table of scales: all that an int8 file needs to know beside the float graph."""
+"""The scale table: all that an int8 file needs beside the float graph."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class LayerScales:
 
     Attributes:
         weight: Path of the layer's weight, its name in traced graphs and in files.
-        input: Grid of what the layer reads.
+        input: Grid of the layer's input.
         weight_bits: 2 to 8; the grid is signed and symmetric, from -highest to highest.
         per_channel: Whether each output channel of the weight has a scale of its own.
-        limit: Which steps the weight may take.
+        limit: Limit on the steps that the weight may take.
     """
 
     weight: str
@@ -74,11 +74,11 @@ class LayerScales:
 
 @dataclass(frozen=True)
 class OutputScales:
-    """The grid of a tensor that is rounded for whoever reads it.
+    """The grid of a tensor that is rounded for all its readers.
 
     Attributes:
-        path: Of the layer that makes it.
-        grid: Of its values.
+        path: Path of the layer that makes the tensor.
+        grid: Grid of the tensor.
     """
 
     path: str
@@ -87,11 +87,11 @@ class OutputScales:
 
 @dataclass(frozen=True)
 class ScaleTable:
-    """What is rounded in the files of a format, and how.
+    """Grids of all that the files of a format round.
 
     Attributes:
         layers: The quantized layers.
-        outputs: The tensors that are rounded for whoever reads them, by name.
+        outputs: Grids of the tensors that are rounded for all their readers, by name.
     """
 
     layers: Sequence[LayerScales]

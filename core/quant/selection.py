@@ -18,7 +18,7 @@ CANDIDATES = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """Which layers are quantized, and why the others are not.
+    """The layers to quantize, and the reasons why the others are not.
 
     Attributes:
         layers: Paths, in the model's order.
@@ -44,7 +44,7 @@ def select_layers(
 
     Args:
         model: The float model.
-        rounding: How they would be rounded.
+        rounding: How the layers would be rounded.
         kinds: Names of the classes to quantize.
         never: Globs on paths of layers that stay in float; one on a block spares all in it.
         key: The setting the globs come from, for messages.

@@ -34,12 +34,12 @@ def sites_of(model: Layer) -> dict[str, QuantizedLayer | ActivationQuantizer]:
 
 
 def layer_of(site: str) -> str:
-    """Return the path of the layer that a site is, or is behind."""
+    """Return the path of the layer of a site, be it the layer or its output quantizer."""
     return site.removesuffix(f".{QUANTIZER}")
 
 
 def restore(model: Layer, site: str) -> None:
-    """Put a site into float for good."""
+    """Restore a site to float for good."""
     layer = sites_of(model)[site]
     if isinstance(layer, QuantizedLayer):
         restore_float(layer)
@@ -91,16 +91,16 @@ def on_grids(
     limits: Mapping[str, Limit] | None = None,
     largest: int = PAIR,
 ) -> Iterator[None]:
-    """Let sites round as the files of a target do while the context is open.
+    """Put the sites on the grids of a target's files while the context is open.
 
     Args:
-        model: With quantized layers.
-        unsigned: The sites whose activations, if never negative, have grids from zero on; the
-            others have a sign. Sites that share a quantizer have its grid if one of them does.
+        model: Model with quantized layers.
+        unsigned: Sites whose grids start at zero if their activations are never negative; all
+            others have signed grids. A shared quantizer is unsigned if one of its sites is.
         requantized_per_channel: Paths of the layers whose weights are rounded twice; see
             `QuantizedLayer`.
-        limits: Of the steps of weights, by path of the layer; the others have none. None: those
-            that the layers have.
+        limits: Limits on the steps of weights, by path of the layer; other layers have none.
+            None: the limits of the layers themselves.
         largest: See `QuantizedLayer`.
     """
     layers, quantizers = quantized_layers(model), rounded_by(model)

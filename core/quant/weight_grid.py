@@ -45,8 +45,8 @@ def quantize_weight(
 
     Args:
         weight: Float, of any shape.
-        axis: Of the output channels; None if no axis counts them.
-        limit: Which steps the weight may take.
+        axis: Axis of the output channels; None if no axis counts them.
+        limit: Limit on the steps that the weight may take.
         per_channel: Whether each output channel has a scale; it needs an axis. Paddle Inference
             gives each one in any case, so `even` rounds a weight with one scale once more.
 
@@ -81,8 +81,8 @@ def limit_weight(
 
     Args:
         weight: Float32, of any shape.
-        axis: Of the output channels; None if no axis counts them.
-        limit: Which steps the weight may take.
+        axis: Axis of the output channels; None if no axis counts them.
+        limit: Limit on the steps that the weight may take.
         per_channel: Whether each output channel has a scale; it needs an axis.
         largest: What step 127 of an even grid stands for: 128 where the processor halves weights,
             127 where it does not.

@@ -32,7 +32,7 @@ RoundSteps = Callable[[Iterable[int]], Iterable[int]]  # wraps the rounds, to sh
 
 @dataclass(frozen=True)
 class Protocol:
-    """How it is measured.
+    """Protocol of a measurement.
 
     Attributes:
         backends: Runtimes; none means each that can read the model.
@@ -67,10 +67,10 @@ class BenchmarkRow:
     Attributes:
         speedup: (a - b) / a, with a the mean time of the first model in the same runtime and b
             this one's; 0.25 is a quarter less time.
-        size_mb: Of the files that the runtime reads, 1 MB is 10**6 bytes.
+        size_mb: Size of the files that the runtime reads; 1 MB is 10**6 bytes.
         parameters: As the export counted them; of a model from elsewhere, all numbers in its file.
         macs: Multiply-accumulates of one run; None where only an ONNX file is there.
-        times_ms: Of all runs that count.
+        times_ms: Times of all runs that count.
     """
 
     model: str
@@ -100,7 +100,7 @@ def benchmark(
 
     Args:
         model_dirs: Folders of exported models.
-        protocol: How.
+        protocol: Protocol of the measurement.
         steps: Wraps the rounds, for instance in a progress bar.
 
     Raises:

@@ -45,7 +45,7 @@ class Port:
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """What `core.task.build_task` takes."""
+    """Arguments of `core.task.build_task`."""
 
     name: str
     settings: dict[str, Any]
@@ -53,7 +53,7 @@ class TaskSettings:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the first input, in plain words for other programs.
+    """Preparation of an image for the first input, for other programs.
 
     Values are scaled to 0..1, then `(x - mean) / std`. How the image gets its size (crop, letters,
     boxes) is the task's: see its settings.
@@ -78,14 +78,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What is in int8."""
+    """Int8 part of an export."""
 
     layers: int
     target: str  # runtime that the ONNX file is laid out for
     processors: Literal["any", "vnni"] = "vnni"  # on which it is right; older files do not say
 
 
-LAYERS = "layers"  # the ending of a model that puts out what some of its layers do
+LAYERS = "layers"  # the ending of a model that returns the outputs of some of its layers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a measurement ran on, as plain values, and whether int8 is multiplied exactly there."""
+"""Machine of a measurement as plain values, and whether it multiplies int8 exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many milliseconds a layer takes on this machine: measured once per shape, then looked up.
+"""Milliseconds that a layer takes on this machine: measured once per shape, then looked up.
 
 The protocol: two models, one with a single copy of the layer and one with three side by side on
 the same input; (t3 - t1) / 2 is the layer. So what a model costs apart from its layers cancels:
@@ -91,7 +91,7 @@ def whole_model_ms(
 
     Args:
         model_dir: Its folder.
-        inputs: One array for each input, batch included.
+        inputs: An array [N, ...] for each input.
         backend: Runtime.
         threads: CPU threads.
 
@@ -113,9 +113,9 @@ def shortest_ms(
 
     Args:
         runs: What to measure.
-        clock: In seconds.
-        least_runs: Of each.
-        least_seconds: Of all together.
+        clock: Clock in seconds.
+        least_runs: Least number of runs of each.
+        least_seconds: Least time of all runs together.
     """
     for run in runs:
         run()

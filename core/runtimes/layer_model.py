@@ -27,7 +27,7 @@ _PERIOD = 4099  # weights repeat after so many numbers: drawing millions takes l
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What decides how long a layer takes, for a batch of 1.
+    """Shape of a layer, which decides how long it takes for a batch of 1.
 
     Attributes:
         size: Height and width of the input; of a matmul, rows of the input and 1.
@@ -111,7 +111,7 @@ class LayerShape:
 def write_layer_model(shape: LayerShape, copies: int, folder: Path, form: Format) -> None:
     """Write a model in which copies of a layer, with bias, read the same input.
 
-    Each ends in the mean over all positions, so hardly anything is put out. The weights of the
+    Each ends in the mean over all positions, so outputs are small. The weights of the
     copies differ, or a runtime would compute one of them only.
     """
     weights = {

@@ -26,9 +26,10 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 def peak_memory_mb(
     model_dir: Path, backend: Backend, threads: int, inputs: Sequence[np.ndarray]
 ) -> float:
-    """Return the high-water mark of a fresh process that loads and runs the model, in MB.
+    """Return the peak memory of a fresh process that loads and runs the model, in MB.
 
-    What the process needed before it loaded the model (Python, the imported runtime) is taken off.
+    Inputs are arrays [N, ...] in the order of the model. What the process needed before it loaded
+    the model (Python, the imported runtime) is taken off.
 
     Raises:
         ExportError: The process failed.

@@ -1,4 +1,4 @@
-"""What processors without VNNI make of a model in files: as a table, as JSON, as a warning."""
+"""Report of how processors without VNNI run a model: as a table, as JSON, as a warning."""
 
 from __future__ import annotations
 

@@ -78,12 +78,11 @@ class Predictor(ABC):
         """Run the model on a batch.
 
         Args:
-            *arrays: One for each input, in the order of `description.inputs`.
+            *arrays: An array [N, ...] for each input, in the order of `description.inputs`.
 
         Raises:
             ExportError: Not as many arrays as inputs, or of shapes or types that do not fit, or
-                empty ones:
-                these end the process in Paddle Inference.
+                empty ones, which would end the process in Paddle Inference.
         """
         ports = self.description.inputs
         if len(arrays) != len(ports):

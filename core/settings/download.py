@@ -48,9 +48,10 @@ def fetch(
     """Fetch a file, unless it is there from an earlier time.
 
     Args:
-        url: Of `http` or `https`. With `#sha256=DIGITS` at its end the file must have this digest.
-        folder: Where to keep it, in a folder of its own that is named by a digest of the URL: two
-            files of one name do not meet.
+        url: Address of `http` or `https`. With `#sha256=DIGITS` at its end the file must have this
+            digest.
+        folder: Folder to keep it in. A subfolder is named by a digest of the URL, so that files of
+            equal name do not collide.
         limit_bytes: A larger file is refused.
         check: Called with the file before it is put in place; refuses it by an exception.
 

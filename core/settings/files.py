@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all, whatever happens while they are written.
 
-What a killed process leaves behind has names of ours, `.NAME.trislim-...` beside what it wrote and
-`trislim-...` in the folder for temporary files. The next process that writes there removes it.
+What a killed process leaves behind has names of ours: `.NAME.trislim-...` beside what it wrote, and
+`.trislim-scratch-...` in the folder for temporary files. The next one that writes there removes it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.errors import FileError
 from core.settings.locks import Lock, hold, is_at, try_lock, unlock
 
 _OURS = re.compile(r"\.(?P<name>.+)\.trislim-(?P<kind>lock|partial|old|draft|drawing)(-\w+)?")
-_SCRATCH = "trislim-"
+_SCRATCH = ".trislim-scratch-"
 _PAUSE = 0.005  # seconds
 _LONGEST = 200  # bytes of a name; file systems take 255
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
@@ -42,7 +42,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder))
     check_replaceable(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.parent.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
         with Lock(sibling(folder, "lock"), folder):
             tidy(folder.parent)
             _put_back(folder)

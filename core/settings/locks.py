@@ -84,8 +84,12 @@ class Lock:
                     _log.info("%s: waiting for %s", what, holder)
                 time.sleep(_PAUSE)
             self._descriptor = descriptor
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(asdict(_this_process())).encode(), 0)
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(asdict(_this_process())).encode(), 0)
+            except BaseException:
+                self.release()
+                raise
         except OSError as error:
             raise FileError(f"{what}: cannot be written: {error.strerror or error}") from error
 

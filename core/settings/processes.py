@@ -17,6 +17,7 @@ from core.settings.files import scratch
 _TOP = Path(__file__).resolve().parents[2]  # where `core` and `tasks` are imported from
 
 
+_KILL = 9  # SIGKILL, which Windows has no name for
 # becomes another program in a process that the kernel ends with the one that started it (Linux)
 _TETHER = """\
 import ctypes, os, sys
@@ -28,7 +29,7 @@ os.execv(command[0], command)
 """
 
 
-def tethered(command: Sequence[str], number: int = signal.SIGKILL) -> list[str]:
+def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
     """Return a command whose process ends when this one does, however it does (Linux).
 
     Args:
@@ -86,7 +87,7 @@ def run_module(
     does.
 
     Args:
-        module: Of `core`.
+        module: Module of `core`.
         *arguments: Paths among them must be absolute.
         seconds: After which it is stopped.
 

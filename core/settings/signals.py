@@ -61,7 +61,10 @@ def asking() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Raise `Terminated` where the process is when a signal comes; Ctrl-C is Python's own."""
+    """Raise `Terminated` where the process is when a signal comes; Ctrl-C is Python's own.
+
+    One that comes again is ignored: what was begun is closed by then.
+    """
     before = {number: signal.signal(number, _raise) for number in asking() if number in ENDING}
     try:
         yield
@@ -92,4 +95,5 @@ def renew() -> None:
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
     raise Terminated(number)

@@ -1,15 +1,15 @@
-"""Which additions Paddle Inference computes together with an int8 convolution, and which apart.
+"""Plan which additions Paddle Inference fuses with an int8 convolution.
 
-By itself it does so with every addition of what a convolution makes. Then it reads the other
-operand in int8 if that has a grid, which is right only if that was meant to be rounded, and it
-writes the result with the sign of that operand; without a grid it computes the convolution in
-float. So it is let do so only where the model rounds that operand for whoever reads it, the result
-as well, and both have a sign or neither. Other additions are written as `sum`, which it leaves
-alone.
+Left alone, Paddle Inference fuses every addition that reads the output of a convolution. If the
+other operand has a grid, it reads that operand in int8, which is correct only if the model rounds
+it too, and gives the result the sign of that operand. Without a grid it computes the convolution in
+float. This fusion is therefore allowed only if the model quantizes both the operand and the result
+for every consumer, and both grids are signed or both unsigned. Other additions are written as
+`sum`, which Paddle Inference does not fuse.
 
-What an int8 convolution makes is rounded for whoever reads it if one of those computes in int8. If
-none does, it makes floats. What others make is rounded in front of those that compute in int8, and
-nowhere else.
+The output of an int8 convolution is rounded for all its readers if one of them computes in int8;
+otherwise the convolution returns floats. The output of any other operator is rounded only in front
+of readers that compute in int8.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Layers = Mapping[int, tuple[str, Hashable]]
 
 @dataclass(frozen=True)
 class Sums:
-    """How the additions of a graph are computed.
+    """Plan of the additions of a graph; each is named by its result.
 
     Attributes:
-        fused: What additions make that are computed with a convolution.
-        apart: What those make that would be, but must not.
-        rounded: Tensors that are rounded for whoever reads them.
+        fused: Additions that are fused with a convolution.
+        apart: Additions that Paddle Inference would fuse, but must not.
+        rounded: Tensors that are rounded for all their readers.
     """
 
     fused: frozenset[str] = frozenset()
@@ -42,7 +42,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class _Addition:
-    """An addition; `result` is what it makes, behind the ReLU if there is one."""
+    """An addition: its output, the operand that is not fused, and its result behind a ReLU."""
 
     out: str
     other: str
@@ -50,13 +50,12 @@ class _Addition:
 
 
 def plan_sums(graph: Graph, layers: Layers, grids: Mapping[str, Hashable]) -> Sums:
-    """Decide on the additions of a graph.
+    """Plan the additions of a graph.
 
     Args:
-        graph: In float, batch norms folded.
-        layers: Of the convolutions in int8, by the identity of the operator: what each reads, and
-            its grid.
-        grids: Of tensors that the model rounds for whoever reads them.
+        graph: Float graph with folded batch norms.
+        layers: Input of each int8 convolution and its grid, by identity of the operator.
+        grids: Grids of the tensors that the model rounds for all their readers.
     """
     readers = graph.consumers()
     wanted = {
@@ -86,13 +85,13 @@ def plan_sums(graph: Graph, layers: Layers, grids: Mapping[str, Hashable]) -> Su
 def _candidates(
     graph: Graph, layers: Layers, wanted: Container[str], ends: Container[str]
 ) -> tuple[list[_Addition], set[str]]:
-    """Return the additions that may be fused, and what all make that Paddle would fuse.
+    """Return the additions that may be fused, and the outputs of all that Paddle would fuse.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         layers: See `plan_sums`.
-        wanted: Tensors that can be rounded for whoever reads them.
-        ends: What the int8 convolutions make, bias included.
+        wanted: Tensors that can be rounded for all their readers.
+        ends: Outputs of the int8 convolutions, bias included.
     """
     readers, unsigned = graph.consumers(), clipped_tensors(graph)
     fused, apart = [], set()
@@ -109,7 +108,7 @@ def _candidates(
         if len(own) == 1 and operands[0] != operands[1]:
             (other,) = set(operands) - set(own)
             alike = (other in unsigned) == (result in unsigned)
-            inside = result not in graph.outputs  # what is put out is not rounded
+            inside = result not in graph.outputs  # outputs of the graph are not rounded
             alone = inside and _read_on_one_grid(readers.get(result, []), layers)
             on_one_grid = result in wanted or alone
             if alike and other in wanted and on_one_grid:
@@ -118,7 +117,7 @@ def _candidates(
 
 
 def _ends(graph: Graph, readers: Mapping[str, list[Any]], layers: Layers) -> Iterator[str]:
-    """Return what the int8 convolutions make, bias included."""
+    """Yield the outputs of the int8 convolutions, bias included."""
     for op in graph.operators:
         if id(op) in layers:
             (name,) = names_of(op.outputs)
@@ -130,14 +129,14 @@ def _ends(graph: Graph, readers: Mapping[str, list[Any]], layers: Layers) -> Ite
 
 
 def _clipped(name: str, readers: Mapping[str, list[Any]]) -> str:
-    """Return what a tensor becomes in the ReLU that alone reads it, else its own name."""
+    """Return the output of the ReLU that alone reads a tensor, or the tensor itself."""
     reading = readers.get(name, [])
     alone = len(reading) == 1 and reading[0].type in CLIPPING
     return only(reading[0].outputs, "Out") if alone else name
 
 
 def _read_on_one_grid(reading: Iterable[Any], layers: Layers) -> bool:
-    """Say whether int8 convolutions alone read a tensor, all on one grid."""
+    """Tell whether only int8 convolutions read a tensor, all on one grid."""
     grids = {layers[id(op)][1] if id(op) in layers else None for op in reading}
     return len(grids) == 1 and None not in grids
 

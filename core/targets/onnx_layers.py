@@ -56,7 +56,7 @@ _FOLDED = frozenset(
 )
 # what makes floats of stored weights, written out
 _SCALING = frozenset({"Add", "Cast", "Div", "Mul", "Sub"})
-# what puts out values of its first input, and perhaps 0 (a border)
+# operators that return values of their first input, and perhaps 0 (a border)
 _MOVING = frozenset(
     {
         *("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Slice", "Split"),
@@ -78,7 +78,7 @@ _WITHIN = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Places:
-    """Where an operator on integers has its inputs; `result` is the zero point of what it makes."""
+    """Positions of the inputs of an integer operator; `result` is the zero point of its output."""
 
     like: str
     data: int
@@ -129,7 +129,7 @@ class _Walk:
     """Goes through a graph in the order it runs; graphs inside see what is outside.
 
     Attributes:
-        model: Whose operator versions count.
+        model: Model that defines the operator versions.
         constants: By name.
         tensors: What is computed, by name.
         layers: Found so far.
@@ -280,7 +280,7 @@ class _Walk:
                 self._add(node, _layer(weight, weight.steps.reshape(1, -1), patch, data))
 
     def _made(self, node: NodeProto) -> Tensor:
-        """Return what an operator makes that is no layer."""
+        """Return the output of an operator that is no layer."""
         kind = node.op_type
         read = [self._tensor(name) for name in node.input if name and not self._is_constant(name)]
         if not read or kind == "Shape":

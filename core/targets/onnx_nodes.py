@@ -35,14 +35,14 @@ def dtype_of(kind: int) -> np.dtype:
 
 
 def to_array(tensor: TensorProto) -> np.ndarray:
-    """Return the value of a tensor; of 4 bits, in int8."""
+    """Return the value of a tensor of any shape; of 4 bits, in int8."""
     array: np.ndarray = numpy_helper.to_array(tensor)
     packed = tensor.data_type in (TensorProto.INT4, TensorProto.UINT4)
     return array.astype(np.int8) if packed else array
 
 
 def constant(node: NodeProto) -> np.ndarray | None:
-    """Return the value of a `Constant` node; None if it is no array of numbers."""
+    """Return the value, of any shape, of a `Constant` node; None if it is no array of numbers."""
     for attribute in node.attribute:
         if attribute.name == "value":
             return to_array(attribute.t)
@@ -55,9 +55,9 @@ def evaluate(model: ModelProto, node: NodeProto, arrays: Mapping[str, np.ndarray
     """Compute a node of constants.
 
     Args:
-        model: Whose operator versions count.
-        node: With one output.
-        arrays: Its inputs by name.
+        model: Model that defines the operator versions.
+        node: Node with one output.
+        arrays: Its inputs, of any shape, by name.
     """
     ports = [
         helper.make_tensor_value_info(
@@ -73,7 +73,7 @@ def evaluate(model: ModelProto, node: NodeProto, arrays: Mapping[str, np.ndarray
 
 
 def spread(node: NodeProto, values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Shape the scales of channels, or of blocks, for a tensor of that shape."""
+    """Shape the scales [channels], or those of blocks, for a tensor of that shape."""
     if values.size == 1:
         return values.reshape(())
     axis = integer(node, "axis", 1) % len(shape)

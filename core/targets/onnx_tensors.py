@@ -1,4 +1,4 @@
-"""What a graph says of each tensor before it runs: its bounds, its grid, its int8 weights.
+"""Tensors of a graph before it runs: their bounds, their grids, their int8 weights.
 
 Bounds follow from activations (a sigmoid is within 0..1), and with the scale and the zero point of
 a grid they say which of its steps can occur. They are never narrower than the truth.
@@ -26,7 +26,7 @@ class OnnxGrid:
     """Steps of 8 bits that data is on.
 
     Attributes:
-        steps: That can occur, as the unsigned operand holds them.
+        steps: Steps that can occur, as the unsigned operand holds them.
         dtype: int8 or uint8.
         scale: None where it is not one known number.
         zero: The step in the file that stands for 0; None where it is not one known number.
@@ -39,7 +39,7 @@ class OnnxGrid:
 
     @property
     def shift(self) -> int:
-        """Return what the unsigned operand has more than the file."""
+        """Return the offset of the unsigned operand from the stored values."""
         return SIGNED_SHIFT if self.dtype == np.int8 else 0
 
     @property
@@ -64,7 +64,7 @@ class Weight:
     """Dequantized constants.
 
     Attributes:
-        name: Of what the file stores.
+        name: Name of the stored array.
         steps: int8 or uint8, in the layout in which the layer reads them.
     """
 
@@ -74,7 +74,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Tensor:
-    """What is known of a tensor that is computed.
+    """Known facts about a computed tensor.
 
     Attributes:
         lowest: No value is below.
@@ -94,12 +94,12 @@ class Tensor:
         return Tensor(low, high, self.grid.widened() if self.grid else None)
 
     def with_zero(self) -> Tensor:
-        """Return what 0 is mixed with, as a border."""
+        """Return the tensor with 0 among its values, as a border adds it."""
         return replace(self, lowest=min(self.lowest, 0.0), highest=max(self.highest, 0.0))
 
 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Return what a tensor of all values of others is."""
+    """Return the tensor that holds the values of several others."""
     grid = tensors[0].grid
     for tensor in tensors[1:]:
         grid = grid.joined(tensor.grid) if grid and tensor.grid else None
@@ -114,9 +114,9 @@ def quantized(
 
     Args:
         tensor: Floats.
-        scale: None if it is computed.
-        zero: Likewise.
-        dtype: Of the steps.
+        scale: A scalar or [C]; None if it is computed.
+        zero: Zero point, likewise.
+        dtype: Type of the steps.
     """
     if dtype not in (np.int8, np.uint8):
         return Tensor()
@@ -141,8 +141,8 @@ def dequantized(steps: Tensor, scale: np.ndarray | None, zero: np.ndarray | None
 
     Args:
         steps: On a grid, or not.
-        scale: None if it is computed.
-        zero: Likewise.
+        scale: A scalar or [C]; None if it is computed.
+        zero: Zero point, likewise.
     """
     grid = steps.grid
     if grid is None:

@@ -26,7 +26,7 @@ def check_onnx(model: ModelProto) -> tuple[LayerCheck, ...]:
     """Check the layers of an ONNX model, for ONNX Runtime and OpenVINO, in the order they run.
 
     Args:
-        model: In QDQ or QOperator form; a float model has no layers to check.
+        model: Model in QDQ or QOperator form; a float model has no layers to check.
 
     Raises:
         ExportError: The graph is not valid.
@@ -43,7 +43,8 @@ def check_program(graph: Graph) -> tuple[LayerCheck, ...]:
     """Check the layers of a Paddle program, for Paddle Inference, in the order they run.
 
     Args:
-        graph: With `quantize_linear` and `dequantize_linear`; one in float has no layers to check.
+        graph: Graph with `quantize_linear` and `dequantize_linear`; a float graph has no layers to
+            check.
     """
     return tuple(map(check_layer, program_layers.find_layers(graph)))
 

@@ -1,4 +1,4 @@
-"""What Paddle Inference computes in int8, and what it rounds on which grids."""
+"""Facts about Paddle Inference: layers that it computes in int8, tensors and grids it rounds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FLOAT_IN_PADDLE = ("matmul_v2", "conv2d_transpose", "depthwise_conv2d_transpose"
 def rounded_for_all(
     graph: Graph, layers: Mapping[str, Hashable], outputs: Mapping[str, Hashable]
 ) -> frozenset[str]:
-    """Return which tensors Paddle Inference rounds for whoever reads them.
+    """Return the tensors that Paddle Inference rounds for all their readers.
 
     Args:
-        graph: In float, batch norms folded.
-        layers: Grids of what the quantized layers read, by the name of their weight.
+        graph: Float graph with folded batch norms.
+        layers: Grids of the inputs of quantized layers, by name of their weight.
         outputs: Grids of the tensors that the model rounds.
     """
     graph = with_linear_as_convolutions(graph, layers)
@@ -45,13 +45,13 @@ def unsigned_inputs(graph: Graph) -> set[str]:
 
 
 def computed_in_int8(graph: Graph) -> dict[str, set[str]]:
-    """Return the weights of the layers that Paddle Inference computes in int8 if it may.
+    """Return the weights of the layers that Paddle Inference can compute in int8.
 
-    It rounds their weights when it loads them, channel by channel. What is on such grids already
-    stays as it is; a weight with one grid is rounded twice.
+    It rounds their weights per channel when it loads them. Weights with a grid per channel do not
+    change by that; a weight with one grid is rounded twice.
 
     Returns:
-        Names of what the layer reads by name of its weight.
+        Names of the inputs of each layer, by name of its weight.
     """
     weights = {weight for _, _, weight in layers_of(graph)}
     found: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""What Paddle Lite computes in float, and which tensors it must be given a copy of."""
+"""Facts about Paddle Lite: layers that it computes in float, tensors that need a copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLOAT_IN_LITE = ("conv2d_transpose", "depthwise_conv2d_transpose")
 def copies_for_lite(graph: Graph, inputs: QuantizedReads) -> set[tuple[str, float]]:
     """Return the tensors, with their absmax, of which Paddle Lite must be given a copy.
 
-    It, too, knows one grid per tensor. And a linear layer that puts out int8, since the next layer
+    It knows one grid per tensor too. And a linear layer that returns int8, since the next layer
     reads that, adds a bias from memory that nobody has written.
     """
     behind: set[str] = set()

@@ -1,4 +1,4 @@
-"""Whether sums of two products fit into 16 bits, where int8 is multiplied without VNNI.
+"""Check whether sums of two products fit into 16 bits, as int8 kernels without VNNI need.
 
 x86 processors without VNNI multiply int8 with `vpmaddubsw`: an unsigned operand in 8 bits (the
 data; int8 data is shifted by 128 to 0..255) by a signed one (the weights), and the products are
@@ -23,7 +23,7 @@ LARGEST = "weights halved; only the largest of a channel change, from 127 to 128
 
 
 class Verdict(Enum):
-    """What becomes of the answers of a layer on processors without VNNI."""
+    """Effect of processors without VNNI on the output of a layer."""
 
     EXACT = "exact"
     ROUNDED = "rounded again"  # the runtime computes with weights other than those of the file
@@ -43,7 +43,7 @@ class Int8Layer:
     """A layer with int8 weights, as a processor gets it.
 
     Attributes:
-        name: Of the weight in the file, or of the node where it has no weight.
+        name: Name of the weight in the file, or of the node if it has no weight.
         kind: Operator.
         weights: [channels, n] integers, the n weights that each output channel adds up.
         patch: Shape of the n values of data that one output value is made of.
@@ -68,7 +68,7 @@ class StepPair:
 
     Attributes:
         channel: Output channel.
-        places: Of the weights in the channel; one beyond the last is a weight of 0.
+        places: Positions of the weights in the channel; one beyond the last is a weight of 0.
         total: Sum of the products at the data that makes it largest.
     """
 
@@ -78,7 +78,7 @@ class StepPair:
 
     @property
     def limit(self) -> int:
-        """Return what the sum must not go beyond."""
+        """Return the limit of the sum."""
         return LARGEST_SUM if self.total >= 0 else SMALLEST_SUM
 
     @property
@@ -113,13 +113,13 @@ def largest_pair(weights: np.ndarray, highest: int) -> StepPair:
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """What is known of a layer on processors without VNNI.
+    """Result of the check of a layer for processors without VNNI.
 
     Attributes:
         layer: Name of the weight, or of the node where it has no weight.
         kind: Operator.
-        lowest: Of the data, as the unsigned operand holds it; int8 data is 128 above the file's.
-        highest: Likewise.
+        lowest: Lowest data as the unsigned operand holds it: int8 data is 128 above the file's.
+        highest: Highest data, likewise.
         pair: Two weights, and the sum farthest from 0 that two products can reach.
         verdict: What becomes of the answers.
         reason: Why pairs of products do not count, or that weights change; may be empty.

@@ -31,14 +31,14 @@ FULL_INT8 = tuple(target for target, outputs in FASTEST.items() if outputs == "a
 
 @dataclass(frozen=True)
 class Preset:
-    """What a runtime needs to be right and fast.
+    """Layout of an ONNX file that a runtime computes correctly and fast.
 
     Attributes:
         unsigned: Whether tensors on an unsigned grid are uint8 with zero point 0; otherwise they
             are on the signed grid of the same absmax.
-        zero_point: Of signed grids: 0 in int8, or 128 in uint8, which are the same values.
-        early: Whether to quantize what a concatenation or a max pooling reads instead of what it
-            makes, where all that is made is quantized; the numbers are the same.
+        zero_point: Zero point of signed grids: 0 in int8 or 128 in uint8, with equal values.
+        early: Whether to quantize the inputs of a concatenation or a max pooling instead of its
+            output, where all of the output is quantized; the numbers are the same.
         bias: Whether the bias of a linear layer is int32, too, in steps that the products have.
     """
 

@@ -1,4 +1,4 @@
-"""What int8 files must keep to so that processors of both kinds compute the same numbers.
+"""Rules for int8 files that compute the same numbers on processors with and without VNNI.
 
 x86 processors with VNNI, and ARM processors, multiply bytes and add the products in 32 bits. Other
 x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` says what comes of that, and
@@ -23,14 +23,14 @@ from core.targets.tensor_copies import UNSIGNED
 
 Limit = Literal["none", "pair_sum", "even"]
 HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
-PAIR = 128  # what two steps may add up to
+PAIR = 128  # largest sum of two steps
 
 
 _ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
 
 
 def largest_of_even(processors: Processors) -> int:
-    """Return what step 127 of an even grid stands for on this machine, see `weight_grid`."""
+    """Return the value of step 127 of an even grid on this machine, see `weight_grid`."""
     return HIGHEST if processors == "any" and multiplies_int8_exactly("paddle") else PAIR
 
 
@@ -38,9 +38,9 @@ def graph_for(graph: Graph, kind: Format, processors: Processors) -> Graph:
     """Return the float graph that files of a format are made of.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         kind: Format of the files.
-        processors: On which they must be right.
+        processors: Processors on which the files must be right.
     """
     return with_signed_bytes(graph) if kind == "paddle" and processors == "any" else graph
 
@@ -49,9 +49,9 @@ def weight_limits(graph: Graph, kind: Format, processors: Processors) -> dict[st
     """Return the limits that files of a format need, by weight.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         kind: Format of the files.
-        processors: On which they must be right.
+        processors: Processors on which the files must be right.
     """
     if processors == "vnni" or kind == "lite":
         return {}
@@ -65,11 +65,11 @@ def weight_limits(graph: Graph, kind: Format, processors: Processors) -> dict[st
 
 
 def with_signed_bytes(graph: Graph) -> Graph:
-    """Return a graph in which Paddle Inference takes no unsigned grids; it computes the same.
+    """Return an equivalent graph in which Paddle Inference uses no unsigned grids.
 
-    Behind a ReLU it does, and oneDNN then overflows without VNNI, whatever the weights: their
-    largest magnitude is made 127. A clip is computed together with convolutions as well, and is
-    no ReLU to it.
+    It uses them behind a ReLU, where oneDNN then overflows without VNNI, whatever the weights: it
+    scales their largest magnitude to 127. A clip is fused with convolutions too, but does not count
+    as a ReLU.
     """
     operators = []
     for op in graph.operators:
@@ -83,11 +83,11 @@ def with_signed_bytes(graph: Graph) -> Graph:
 def slow_without_dot_products(graph: Graph) -> dict[str, str]:
     """Return the layers for which oneDNN has no fast int8 kernel without VNNI.
 
-    That is groups whose channels do not fill vectors of four, but for depthwise convolutions: it
-    takes its reference kernel, which is slower than kernels in float.
+    These are grouped convolutions whose groups do not fill vectors of four channels, depthwise ones
+    excepted: oneDNN uses its reference kernel there, which is slower than its float kernels.
 
     Returns:
-        Weight, and what is missing.
+        Reason by weight.
     """
     found = {}
     for op, _, weight in layers_of(graph):

@@ -83,8 +83,8 @@ def _convolution(op: Any, name: str, values: np.ndarray, unsigned: Steps | None)
 
     Args:
         op: The operator.
-        name: Of the weight.
-        values: Of the weight, [O, I / groups, h, w], as the file means them.
+        name: Name of the weight.
+        values: Values of the weight, [O, I / groups, h, w].
         unsigned: Range of the data; None if it is signed.
     """
     largest = np.abs(values).max(axis=(1, 2, 3), keepdims=True, initial=0)
@@ -159,7 +159,7 @@ class _Signs:
 
         Args:
             tensor: What is quantized.
-            absmax: Where its grid ends.
+            absmax: End of its grid.
         """
         source = self._unsigned_source(tensor)
         if source is None:
@@ -193,6 +193,6 @@ class _Signs:
         return op is not None and op.type in _CONVOLUTIONS
 
     def _in_float(self, tensor: str) -> str:
-        """Return what is rounded to a tensor, or the tensor itself if none is."""
+        """Return the tensor in front of the rounding, or the tensor itself if it is not rounded."""
         steps = _quantized_data(self._makers, tensor)
         return tensor if steps is None else only(steps.inputs, "X")

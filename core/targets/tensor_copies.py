@@ -1,4 +1,4 @@
-"""Of which tensors a copy must be quantized, since a runtime knows one grid for each tensor."""
+"""Tensors of which a copy must be quantized, since a runtime knows one grid per tensor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def copies_for_paddle(graph: Graph, inputs: QuantizedReads) -> set[tuple[str, fl
 
 
 def _made_in_float(graph: Graph) -> set[str]:
-    """Return what sums and products of activations are, perhaps behind a ReLU.
+    """Return the sums and products of activations, also behind a ReLU.
 
     Paddle Inference computes these in float, and rounds them for those that read int8 alone.
     """

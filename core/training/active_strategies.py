@@ -102,7 +102,7 @@ class ActiveStrategies:
             strategy.after_step()
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return what the strategies train themselves, under names that no model path has."""
+        """Return the strategies' own parameters, of any shape, under names that no path has."""
         return {
             f"strategies.{position}:{name}": tensor
             for position, strategy in self._live.items()

@@ -47,15 +47,15 @@ RecordedEdit = tuple[str, dict[str, Any]]  # kind of strategy, its record
 
 @dataclass(frozen=True)
 class CheckpointDescription:
-    """What a checkpoint says of itself; plain JSON.
+    """Description that a checkpoint gives of itself; plain JSON.
 
     Attributes:
         task: Its name.
-        settings: Of the task.
+        settings: Settings of the task.
         edits: Made on its model, in their order.
         epoch: Epochs finished.
-        metrics: Of the weights.
-        format: Of this description.
+        metrics: Metrics of the weights.
+        format: Format number of this description.
         files: SHA-256 of each other file by name; older checkpoints have none.
         digest: SHA-256 of this description.
     """
@@ -169,8 +169,8 @@ def load_weights(path: Path, description: CheckpointDescription | None) -> dict[
     """Read a weights file, after comparing all files of its checkpoint with their digests.
 
     Args:
-        path: Of `weights_path`.
-        description: Of `load_description`.
+        path: Path from `weights_path`.
+        description: Description from `load_description`.
 
     Raises:
         CheckpointError: A file is broken, or not as it was written.
@@ -185,7 +185,7 @@ def load_training(
     """Read all that training goes on from.
 
     Args:
-        folder: Of a checkpoint.
+        folder: Folder of a checkpoint.
 
     Returns:
         Description, weights, the rest, and the file that this is from.

@@ -48,7 +48,7 @@ def barrier() -> None:
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over the processes, in one exchange per data type.
+    """Replace gradients of any shape by their mean over processes, one exchange per data type.
 
     Done once per optimizer step, after the last backward. Unlike `paddle.DataParallel` this leaves
     no hooks on the parameters, so a strategy may replace any of them, and it covers what the
@@ -74,7 +74,7 @@ def average_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def broadcast_from_first(tensors: Iterable[Tensor]) -> None:
-    """Give every process the values of process 0."""
+    """Give every process the values of process 0, in tensors of any shape."""
     if dist.get_world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)

@@ -49,12 +49,12 @@ class Ema:
                 state[name].set_value(value)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Return the averages as arrays, and how often they were updated."""
+        """Return the averages as arrays of any shape, and how often they were updated."""
         arrays = {name: tensor.numpy() for name, tensor in self._average.items()}
         return {**arrays, "": np.asarray(self.updates)}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned: arrays of any shape."""
         self.updates = int(state[""])
         for name, average in self._average.items():
             average.set_value(state[name])

@@ -1,4 +1,4 @@
-"""What may happen around training: progress, log, checkpoints, VisualDL, early stop."""
+"""Hooks around training: progress, log, checkpoints, VisualDL, early stop."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ class Loader:
     def epoch(
         self, number: int = 0, batches: int | None = None
     ) -> Generator[dict[str, Tensor], None, None]:
-        """Yield the first batches of an epoch, or all; close the generator if you stop early.
+        """Yield the first batches [N, ...] of an epoch, or all; close it if you stop early.
 
         Raises:
             DataError: An item is broken and `on_error` is `fail`.
@@ -133,7 +133,7 @@ class Loader:
             _shut_down(stream)
 
     def some(self, samples: int, number: int = 0) -> Iterator[dict[str, Tensor]]:
-        """Yield about so many samples of an epoch, for calibration."""
+        """Yield about so many samples of an epoch in batches [N, ...], for calibration."""
         batches = -(-samples // (self.batch_size * self.world))
         with contextlib.closing(self.epoch(number, batches)) as stream:
             yield from stream
@@ -209,15 +209,16 @@ def _shut_down(stream: Any) -> None:
 
     One that does not end when it is told to is killed, or this process would wait for ever.
     """
-    if not hasattr(stream, "_workers"):
+    workers = getattr(stream, "_workers", ())
+    if workers:
+        stream._try_shutdown_all(WORKER_SECONDS)
+    else:
         stream._try_shutdown_all()
-        return
-    stream._try_shutdown_all(WORKER_SECONDS)
-    for worker in stream._workers:
+    for worker in workers:
         if worker.is_alive():
             worker.kill()
             worker.join()
-    _let_rest(stream._thread)
+    _let_rest(getattr(stream, "_thread", None))
 
 
 def _let_rest(thread: threading.Thread | None) -> None:

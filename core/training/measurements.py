@@ -1,4 +1,4 @@
-"""Measurements of a model that take long: by which metric, and kept in a file for the next time."""
+"""Long measurements of a model: the metric, and a file that keeps the results."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Meter:
-    """How a model is measured.
+    """Metric by which models are measured.
 
     Attributes:
         metric: Name of the metric.
-        higher_is_better: Its sense.
+        higher_is_better: Whether larger values are better.
         value: Returns the metric of a model.
-        conditions: What it depends on beside the weights, for the fingerprint.
+        conditions: All that it depends on beside the weights, for the fingerprint.
     """
 
     metric: str
@@ -58,8 +58,8 @@ def task_meter(
     Args:
         task: Tells metric and data.
         evaluate: Returns all metrics of a model on a share of the data.
-        share: Of the data.
-        name: Of the metric; None: the one that decides what is best.
+        share: Share of the data.
+        name: Name of the metric; None: the one that decides what is best.
     """
     metric, settings = task.build_metric(), to_mapping(task.config)
     data = {key: value for key, value in settings["data"].items() if key not in _OF_NO_MATTER}

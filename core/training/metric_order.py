@@ -1,4 +1,4 @@
-"""Which of two values of a metric is better, whatever the metric's sense."""
+"""Compare values of a metric, whether more or less is better."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Optimizer:
 
     Args:
         parameters: Trainable tensors by path; paths name the state and the no-decay groups.
-        config: Which optimizer.
+        config: Settings of the optimizer.
         clip_norm: Largest global norm of the gradients, or None.
 
     Raises:
@@ -48,7 +48,7 @@ class Optimizer:
         self._paddle.clear_grad(set_to_zero=False)
 
     def state_dict(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return the accumulators, by name and parameter path."""
+        """Return the accumulators, of any shape, by name and parameter path."""
         paths = {parameter.name: path for path, parameter in self.parameters.items()}
         return {
             name: {paths[key]: tensor.numpy() for key, tensor in by_parameter.items()}
@@ -61,7 +61,7 @@ class Optimizer:
         """Restore what `state_dict` returned.
 
         Args:
-            state: By name and parameter path.
+            state: Accumulators of any shape, by name and parameter path.
             stepped: Whether steps were made before it was saved.
 
         Raises:

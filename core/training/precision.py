@@ -34,7 +34,7 @@ class Amp:
         return paddle.amp.auto_cast(dtype=self._dtype)
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradients of a (scaled) loss."""
+        """Accumulate the gradients of a (scaled) loss, a scalar."""
         (self._scaler.scale(loss) if self._scaler else loss).backward()
 
     def step(self, optimizer: Optimizer, rate: float) -> None:

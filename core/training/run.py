@@ -27,7 +27,7 @@ OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, the same for every task; the learning rate goes with batch_size x processes."""
+    """Settings of training for every task; the learning rate goes with batch_size x processes."""
 
     epochs: int
     batch_size: int  # per process

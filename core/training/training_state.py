@@ -1,4 +1,4 @@
-"""What an interrupted training goes on from, beside weights and edits; checked before use."""
+"""State of an interrupted training beside weights and edits; checked before use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrainingState:
         step: Optimizer steps finished.
         best: The best metric so far; None before the first.
         best_epoch: When it was reached.
-        metrics: Of the last epoch, if it was evaluated.
+        metrics: Metrics of the last epoch, if it was evaluated.
         evaluated: Whether it was.
         order: See `core.training.run.order_settings`.
         optimizer: See `core.training.optimizers.Optimizer`.

@@ -24,8 +24,9 @@ from core.training.loader import Loader
 from core.workflows.int8_speed import FileSpeed
 
 MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
-POINTS = 0.01  # by which the metric of a file may differ from that of the eager model,
-IMAGES = 2  # or by what so many images are worth, if that is more
+# how far the metric of a file may be from that of the eager model: the larger of both
+TOLERANCE = 0.01
+IMAGES = 2  # whose share of the metric is tolerated
 _log = logging.getLogger(__name__)
 
 
@@ -52,7 +53,7 @@ def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
     """Lay models side by side; the first is the one that metrics are compared with.
 
     Args:
-        rows: Of the table.
+        rows: Rows of the table.
         metric: Name of the metric.
     """
     table = Table()
@@ -146,9 +147,9 @@ def runtime_rows(
     """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
 
     Args:
-        folder: Where they are now.
+        folder: Folder with the files.
         made: The export.
-        seconds: That it took.
+        seconds: Time that the export took.
         measure: See `Validation.measure`.
         latencies: Of `core.workflows.int8_speed.measure_latency`.
     """
@@ -185,17 +186,17 @@ def check_metrics(
 
     Args:
         quantized: Metric of the quantized model.
-        files: Of `runtime_rows`.
+        files: Rows of `runtime_rows`.
         metric: Its name.
-        images: How many it was measured on.
+        images: Number of images it was measured on.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
-        processors: On which the files must be right.
+        processors: Processors on which the files must be right.
 
     Raises:
         ExportError: A file is off by more than a point and by more than two images.
     """
-    limit = max(POINTS, IMAGES / images)
+    limit = max(TOLERANCE, IMAGES / images)
     binding = [target if target in BACKENDS else "onnxruntime"]
     if target not in FULL_INT8:  # otherwise Paddle's file rounds less than the model does
         binding.append("paddle")

@@ -1,4 +1,4 @@
-"""Send layers back to float: those that int8 does not make faster, those that cost too much."""
+"""Float fallback: restore layers to float that int8 makes no faster or that cost too much."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from core.workflows.comparison_table import ComparisonRow, Validation
 from core.workflows.layer_sensitivity import ModelInputs, few_inputs, output_errors
 from core.workflows.layer_speed import backend_of, measure_speed
 
-POINT = 0.01
+PERCENTAGE_POINT = 0.01
 SUSPICIOUS = 3.0  # points; 0.3 to 1 is usual
 SHOWN = 10  # layers of a diagnosis
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a quantized model must hold to.
+    """Limits that a quantized model must keep to.
 
     Attributes:
         max_drop: Points (hundredths) that the metric may lose; None: any.
@@ -63,7 +63,7 @@ class QualityLimits:
 
 
 def keep_speed(task: Task, model: Layer, target: str) -> None:
-    """Put the layers into float that int8 makes no faster on a target; the log says what they are.
+    """Restore the layers to float that int8 makes no faster on a target; log which ones.
 
     Raises:
         ConfigError: The target does not run here, or no layer pays.
@@ -163,7 +163,7 @@ class _FallbackSearch:
             self._sites[path].bypassed = place < count
         self.found[count] = self._value(self._model)
         higher = self._task.build_metric().higher_is_better
-        points = lost(self._in_float, self.found[count], higher) / POINT
+        points = lost(self._in_float, self.found[count], higher) / PERCENTAGE_POINT
         _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(self.order), points)
         return points <= self._max_drop + 1e-9  # of a point, for the rounding of the difference
 
@@ -182,7 +182,7 @@ def _smallest(holds: Callable[[int], bool], most: int) -> int | None:
 
 
 def diagnose(task: Task, model: Layer, inputs: ModelInputs) -> None:
-    """List the layers in the log that move the outputs most when each is quantized alone."""
+    """Log the layers that, quantized alone, move the outputs for inputs [N, ...] most."""
     errors = output_errors(task, model, inputs, list(sites_of(model)))
     together = errors.pop("")
     table = Table(title="each layer quantized alone, the worst")
@@ -235,7 +235,7 @@ def apply_float_fallback(
         if limits.max_drop is not None:
             value = partial(_value, validation)
             metric = keep_accuracy(task, model, inputs, value, in_float, limits.max_drop)
-        if lost(in_float, metric, validation.higher_is_better) > SUSPICIOUS * POINT:
+        if lost(in_float, metric, validation.higher_is_better) > SUSPICIOUS * PERCENTAGE_POINT:
             diagnose(task, model, inputs)
     restored = before - len(sites_of(model))
     rows = [ComparisonRow(f"quantized, {restored} back in float", metric)] if restored else []

@@ -1,4 +1,4 @@
-"""Where quantization costs: each layer rounded alone, by the outputs and by the metric.
+"""Sensitivity to quantization: each layer rounded alone, by the outputs and by the metric.
 
 A layer that is quantized alone shows its own share of the loss; the losses of all layers together
 are not their sum, but the layers that hurt alone are the ones to leave in float. PaddleSlim
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QuantizationCost:
-    """What quantized layers cost, one of them alone or all together.
+    """Cost of quantized layers, of one alone or of all together.
 
     Attributes:
         error: Distance of the outputs from those in float: root mean square over that of the
@@ -54,10 +54,10 @@ class QuantizationCost:
 
 @dataclass(frozen=True)
 class QuantSensitivity:
-    """What was measured on one state of a quantized model.
+    """Measurement of one state of a quantized model.
 
     Attributes:
-        fingerprint: Of weights, grids and data.
+        fingerprint: Digest of weights, grids and data.
         metric: Name of the metric.
         in_float: The metric with all layers in float.
         quantized: The metric with all of them quantized.
@@ -102,10 +102,10 @@ def output_errors(
     """Return how far each layer alone moves the outputs, and under "" what all do together.
 
     Args:
-        task: Names the outputs.
-        model: Quantized.
-        batches: Its inputs.
-        paths: Of quantized layers.
+        task: Task of the model.
+        model: The quantized model.
+        batches: Its inputs, [N, C, H, W] for images.
+        paths: Paths of quantized layers.
 
     Raises:
         DataError: No inputs.
@@ -159,7 +159,7 @@ def measure(
     Args:
         task: Names the outputs.
         model: Quantized; as before afterwards.
-        batches: Inputs to compare outputs on.
+        batches: Inputs to compare outputs on, [N, C, H, W] for images.
         meter: Measures the metric.
         file: JSON in which to find and to keep measurements, layer by layer, so that an
             interrupted measurement goes on where it was.

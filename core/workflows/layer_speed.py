@@ -1,8 +1,9 @@
-"""Which layers are worth int8: measured in whole files, in the runtime that will run them.
+"""Find the layers that int8 makes faster, in whole files and in the runtime that will run them.
 
-What a layer gains in int8 depends on its neighbours: rounding has to be done somewhere, and kernels
-fuse with what lies beside them. So a group of layers alike is put into float and back in the whole
-network, and stays where the network is faster. Layers of one kind and one size of map make a group.
+The gain of a layer in int8 depends on its neighbours: rounding costs time somewhere, and kernels
+are fused with adjacent operators. Therefore a group of similar layers is switched between float and
+int8 within the whole network, and stays where the network is faster. A group consists of layers of
+one kind on maps of one size.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class Trial:
 
     Attributes:
         group: Kind of layer and size of its output.
-        layers: How many there are.
+        layers: Number of layers in the group.
         to_int8: Whether it went into int8; otherwise into float.
-        before_ms: Of the network as it was, measured in turns with it as it then was.
-        after_ms: Of the network as it then was.
+        before_ms: Time of the network before the change, measured in turns with `after_ms`.
+        after_ms: Time of the network after the change.
     """
 
     group: str
@@ -65,16 +66,15 @@ class Trial:
 
 @dataclass(frozen=True)
 class Speed:
-    """What int8 is worth to the layers of a network.
+    """Speed of a network in float, in int8, and with the layers in int8 that pay.
 
     Attributes:
-        backend: Where.
-        float_ms: Of the float file.
-        int8_ms: Of the file with all layers in int8.
-        chosen_ms: Of the file with the layers in int8 that pay; of all three, the shortest of
-            turns taken together.
-        slow: Paths of the layers that do not.
-        trials: In the order in which they were made.
+        backend: Runtime.
+        float_ms: Time of the float file; of all three, the shortest of runs taken in turns.
+        int8_ms: Time of the file with all layers in int8.
+        chosen_ms: Time of the file with the layers in int8 that pay.
+        slow: Paths of the layers that int8 makes no faster.
+        trials: Trials in the order in which they were made.
     """
 
     backend: Backend
@@ -120,7 +120,7 @@ def measure_speed(task: Task, model: Layer, target: str) -> Speed:
     Begins with the faster of all in int8 and all in float, and changes one group after the other.
 
     Args:
-        task: Whose model it is.
+        task: Task of the model.
         model: Quantized; left as it is.
         target: `paddle`, `onnxruntime` or `openvino`, which also runs it.
 
@@ -154,7 +154,7 @@ SitesInInt8 = frozenset[str]
 def _timer(
     task: Task, model: Layer, backend: Backend
 ) -> Iterator[Callable[[list[SitesInInt8]], list[float]]]:
-    """Return what measures files with such layers in int8, in milliseconds, in turns."""
+    """Yield a function that measures files with some sites in int8, in turns, in milliseconds."""
     layer, specs = task.deploy_model(model, "raw"), task.input_spec()
     formats = [format_of(backend)]
     preset = backend if backend in PRESETS else DEFAULT_TARGET
@@ -194,7 +194,7 @@ def groups_of(task: Task, model: Layer) -> dict[str, SitesInInt8]:
     """Return the quantized layers that are alike: of one kind, with outputs of one size.
 
     Args:
-        task: Whose model it is.
+        task: Task of the model.
         model: Quantized.
     """
     names, hooks = {}, []

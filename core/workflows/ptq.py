@@ -49,7 +49,7 @@ def compress(
         folder: Existing folder; `MODEL` and `INT8` are made in it.
         weights: Checkpoint of the float model.
         model: The float model.
-        batches: See `quantize_after_training`.
+        batches: Calibration data [N, C, H, W], see `quantize_after_training`.
         configs: Settings to try, at least one.
         formats: Formats of the files.
         validation: Data to measure the metric on.
@@ -88,7 +88,7 @@ def quantize_best(
 
     Args:
         weights: Checkpoint of the float model, read anew for each setting.
-        batches: See `quantize_after_training`.
+        batches: Calibration data [N, C, H, W], see `quantize_after_training`.
         configs: Settings to try, at least one.
         validation: Data to measure the metric on.
     """

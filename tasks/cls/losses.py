@@ -29,7 +29,10 @@ def cross_entropy(logits: Tensor, label: Tensor, label_smoothing: float = 0.0) -
 
 
 def classification_losses(outputs: Outputs, label: Tensor, config: LossConfig) -> Losses:
-    """Return `loss_ce`, and a weighted `loss_<name>` for each auxiliary output."""
+    """Return `loss_ce`, and a weighted `loss_<name>` for each auxiliary output.
+
+    Outputs are logits [N, classes], labels class numbers [N] or shares [N, classes].
+    """
     losses = {"loss_ce": cross_entropy(outputs["logits"], label, config.label_smoothing)}
     for name, logits in outputs.items():
         if name.startswith("auxiliary"):

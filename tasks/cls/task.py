@@ -131,7 +131,7 @@ class Task:
         return {**top[0], "top": top}
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        """Write name and score on a dark bar at the top of the picture."""
+        """Write name and score on a dark bar at the top of the picture [H, W, 3]."""
         text = f"{prediction['name']} {prediction['score']:.2f}"
         font = cv2.FONT_HERSHEY_SIMPLEX
         height, width = image.shape[:2]

@@ -28,7 +28,7 @@ class Codec:
 
     @property
     def stride(self) -> np.ndarray:
-        """Pixels of the input per pixel of the heatmap, along x and y."""
+        """Pixels of the input per pixel of the heatmap [2], along x and y."""
         return heatmap_stride(self.input_size, self.heatmap_size, self.config.udp)
 
     def encode(self, points: np.ndarray, labelled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,7 @@ class Codec:
 
 
 def heatmap_stride(input_size: Size, heatmap_size: Size, udp: bool) -> np.ndarray:
-    """Return input pixels per heatmap pixel along x and y; UDP measures between pixel centres."""
+    """Return input pixels per heatmap pixel [2], x and y; UDP measures between pixel centres."""
     shorter = 1 if udp else 0
     large = np.array(input_size[::-1], dtype=np.float64) - shorter
     stride: np.ndarray = large / (np.array(heatmap_size[::-1]) - shorter)
@@ -101,7 +101,10 @@ def find_peaks(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quarter_offset(heatmaps: np.ndarray, peaks: np.ndarray) -> np.ndarray:
-    """Return a quarter pixel towards the higher neighbour, per axis; 0 at the border."""
+    """Return a quarter pixel towards the higher neighbour, per axis; 0 at the border.
+
+    Heatmaps are [N, K, H, W], peaks and offsets [N, K, 2].
+    """
     pixel = _neighbours(heatmaps, peaks)
     height, width = heatmaps.shape[2:]
     x, y = peaks[..., 0], peaks[..., 1]
@@ -113,6 +116,8 @@ def quarter_offset(heatmaps: np.ndarray, peaks: np.ndarray) -> np.ndarray:
 
 def dark_offset(heatmaps: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     """Return the Newton step to the maximum of the logarithm, which is a parabola for Gaussians.
+
+    Heatmaps are [N, K, H, W], peaks and offsets [N, K, 2].
 
     The heatmaps should be smooth, see `smooth`. Where the curvature is not that of a maximum, or
     the peak is too near to the border, the offset is 0.
@@ -146,7 +151,7 @@ def fitting_kernel(sigma: float) -> int:
 
 
 def smooth(heatmaps: np.ndarray, kernel: int) -> np.ndarray:
-    """Blur each heatmap, with zeros beyond its border, and restore its height."""
+    """Blur heatmaps [N, K, H, W], with zeros beyond the border, and restore their heights."""
     images, joints, height, width = heatmaps.shape
     flat = heatmaps.reshape(images * joints, height, width).astype(np.float32, copy=False)
     gap = kernel // 2

@@ -61,6 +61,7 @@ class KeypointMetric:
             self._found[int(person)] = np.column_stack([placed, found[:, 2]])
 
     def state(self) -> dict[int, np.ndarray]:
+        """Return the points [K, 3] of each person: x, y and score."""
         return dict(self._found)
 
     def merge(self, states: list[Any]) -> None:
@@ -180,7 +181,10 @@ def suppress(
     sigmas: Sequence[float],
     threshold: float,
 ) -> list[int]:
-    """Keep, from the best score down, persons not too similar to a kept one (OKS-NMS)."""
+    """Keep, from the best score down, persons not too similar to a kept one (OKS-NMS).
+
+    Points are [persons, K, 2], scores and areas [persons].
+    """
     order = list(np.argsort(-scores, kind="stable"))
     kept: list[int] = []
     while order:

@@ -128,7 +128,7 @@ def draw_background(size: tuple[int, int], rng: np.random.Generator) -> np.ndarr
 
 
 def draw_figure(canvas: np.ndarray, joints: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw a figure in place: one side warm, one cold, but only the pose tells left from right."""
+    """Draw a figure with joints [K, 2] on a canvas [H, W, 3]: one side is warm, one cold."""
     unit = float(np.linalg.norm(joints[5] - joints[6])) / (2 * SHOULDER)
     thickness = max(2, round(0.045 * unit))
     first = int(rng.integers(2))
@@ -152,7 +152,7 @@ def draw_figure(canvas: np.ndarray, joints: np.ndarray, rng: np.random.Generator
 
 
 def describe(joints: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-    """Return the COCO annotation of a figure; a few joints lose their label."""
+    """Return the COCO annotation of joints [K, 2]; a few lose their label."""
     low, high = joints.min(axis=0), joints.max(axis=0)
     grow = 0.05 * (high - low).max()
     width, height = high - low + 2 * grow

@@ -69,7 +69,7 @@ def apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def crop(image: np.ndarray, matrix: np.ndarray, input_size: Size) -> np.ndarray:
-    """Resample an image to the input; black lies beyond its edges."""
+    """Resample an image [H, W, 3] by a matrix [2, 3] to the input; beyond its edges is black."""
     cut: np.ndarray = cv2.warpAffine(image, matrix, input_size[::-1], flags=cv2.INTER_LINEAR)
     return cut
 
@@ -117,7 +117,7 @@ def half_body(
     input_size: Size,
     rng: np.random.Generator,
 ) -> Frame | None:
-    """Frame the upper or the lower body, as chance and the labelled joints want.
+    """Frame the upper or the lower body, at random among the labelled joints [K, 2].
 
     Returns:
         The frame around the mean of the chosen joints, None where fewer than two are labelled.
@@ -137,7 +137,7 @@ def half_body(
 
 
 def erase(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> None:
-    """Fill a random rectangle with noise, in place (Zhong et al., AAAI 2020)."""
+    """Fill a random rectangle of an image [H, W, 3] with noise (Zhong et al., AAAI 2020)."""
     if rng.random() >= config.erase:
         return
     height, width = image.shape[:2]

@@ -83,7 +83,7 @@ class SegDataset:
 
 
 def evaluation_sample(image: np.ndarray, data: DataConfig) -> Sample:
-    """Prepare an image as evaluation, prediction and calibration see it."""
+    """Prepare an image [H, W, 3] as evaluation, prediction and calibration see it."""
     if data.size is not None:
         image = transforms.resize(image, data.size)
     return {

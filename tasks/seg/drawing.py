@@ -29,7 +29,7 @@ def palette(count: int) -> np.ndarray:
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
-    """Return the RGB image tinted by class, with the names of the classes that occur."""
+    """Return the RGB image [H, W, 3] tinted by the classes of a mask [H, W], with their names."""
     colours = palette(len(class_names))
     tint = colours[np.clip(mask, 0, len(class_names) - 1)]
     drawn = cv2.addWeighted(image, 1 - OPACITY, tint, OPACITY, 0)

@@ -75,7 +75,7 @@ def _look(
 
 
 def slide(run: Forward, images: np.ndarray, window: SlidingWindowConfig) -> tuple[str, np.ndarray]:
-    """Score images through windows of one size, averaged where they overlap.
+    """Score images [N, C, H, W] through windows of one size, averaged where they overlap.
 
     The last window of a row or column is moved inwards to end with the image. An image smaller
     than a window is filled up with the mean colour (0), so an exported graph of fixed size works.
@@ -112,7 +112,7 @@ def _starts(side: int, crop: int, step: int) -> list[int]:
 
 
 def main_output(outputs: Arrays) -> tuple[str, np.ndarray]:
-    """Return name and values of what the network says of each pixel."""
+    """Return name and values [N, classes, H, W] of the output for each pixel."""
     for name in SCORES:
         if name in outputs:
             return name, outputs[name]
@@ -136,7 +136,7 @@ def resize_scores(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities along axis 1."""
+    """Return probabilities along axis 1 of logits [N, classes, ...]."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
     return probabilities

@@ -52,7 +52,7 @@ def read_label(path: str) -> np.ndarray:
 
 
 def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: int) -> None:
-    """Refuse a label value that is neither a class nor the ignored one.
+    """Refuse a label value, in a map [H, W], that is neither a class nor the ignored one.
 
     Raises:
         DataError: Names the file and the value.

@@ -84,21 +84,21 @@ def confusion(
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """Return the IoU of each class, NaN where it neither is nor is predicted."""
+    """Return the IoU [classes] of a confusion matrix, NaN where a class never occurs."""
     hits = np.diag(matrix).astype(np.float64)
     union = matrix.sum(axis=0) + matrix.sum(axis=1) - hits
     return np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
 
 
 def class_dice(matrix: np.ndarray) -> np.ndarray:
-    """Return the Dice coefficient of each class, NaN where it neither is nor is predicted."""
+    """Return the Dice coefficients [classes] of a matrix, NaN where a class never occurs."""
     hits = np.diag(matrix).astype(np.float64)
     sizes = matrix.sum(axis=0) + matrix.sum(axis=1)
     return np.divide(2 * hits, sizes, out=np.full(len(hits), np.nan), where=sizes > 0)
 
 
 def kappa(matrix: np.ndarray) -> float:
-    """Return Cohen's kappa: agreement beyond what the class sizes would give by chance."""
+    """Return Cohen's kappa of a matrix [classes, classes]: agreement beyond chance."""
     total = float(matrix.sum())
     if total == 0:
         return 0.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from core import cli
 from core.errors import ConfigError, DataError
+from core.settings.signals import Terminated
 from core.settings.versions import check_versions
 
 
@@ -28,6 +31,8 @@ def _keep_log_handlers():
     [
         (DataError("x.jpg: broken"), 2, "error: x.jpg: broken\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
+        (Terminated(signal.SIGTERM), 143, "terminated\n"),
+        (Terminated(signal.SIGHUP), 129, "hung up\n"),
     ],
 )
 def test_errors_are_one_line(capsys, error, status, line) -> None:
@@ -98,3 +103,34 @@ def test_a_tool_ends_in_one_line_before_a_wrong_library_is_loaded(tmp_path) -> N
         assert done.returncode == 2
         assert done.stderr.startswith("error: paddlepaddle: version 2.6.2 is installed")
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_one_line_wherever_it_is_met(capsys, number) -> None:
+    def main() -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    said = f"error: some/file: cannot be written: {os.strerror(number)}\n"
+    assert capsys.readouterr().err == said
+
+
+def test_other_errors_of_the_system_keep_their_traceback() -> None:
+    def main() -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        cli.run(main)
+
+
+def test_one_of_several_processes_names_itself(capsys, monkeypatch) -> None:
+    def main() -> None:
+        raise DataError("x.jpg: broken")
+
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert capsys.readouterr().err == "error: rank 1: x.jpg: broken\n"

@@ -264,7 +264,7 @@ def test_an_export_that_is_ended_leaves_nothing_for_long(
         return
     assert process.returncode == -signal.SIGKILL
     assert left
-    assert all(re.fullmatch(r"trislim-\w+", path.name) for path in left)
+    assert all(re.fullmatch(r"\.trislim-scratch-\w+", path.name) for path in left)
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     export(task, model, tmp_path / "out", ("onnx",))  # the next one sweeps up

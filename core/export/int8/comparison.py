@@ -70,7 +70,7 @@ def nothing_left(
     cannot tell images apart.
 
     Args:
-        difference: Of an output.
+        difference: Difference of one output.
         wanted: Outputs of the rounded eager model for each batch.
         decided: Outputs behind a decision.
     """
@@ -103,8 +103,8 @@ def compare_as_written(
     """Compare what a file for other processors than this one says; report how this one answers.
 
     Args:
-        predictor: Of the file.
-        batches: Inputs.
+        predictor: The file, opened.
+        batches: Arrays [N, ...] for each input.
         wanted: Outputs of the rounded model for each batch, computed as the file is written.
         exact: Those of the model in float.
         decided: Outputs behind a decision, of which equal elements are counted.

@@ -35,12 +35,12 @@ class Int8Exporter:
     """Writer of the int8 files of a quantized model.
 
     Attributes:
-        model: With quantized layers, in evaluation mode.
+        model: Model with quantized layers, in evaluation mode.
         layer: What is exported: the model with its ending.
-        graph: Of `layer`, in float, batch norms folded.
+        graph: Float graph of `layer` with folded batch norms.
         target: Runtime that the ONNX file is laid out for, of `PRESETS`.
         cut: Whether the graph ends before the end of the model, so that it may lack sites.
-        opset: Of ONNX.
+        opset: ONNX opset.
     """
 
     model: Layer

@@ -134,7 +134,7 @@ class FileComparison:
         """Let the eager model answer on the grids of a file, and compare its layers one by one.
 
         Args:
-            kind: Of the file, `paddle` or `onnx`.
+            kind: Format of the file, `paddle` or `onnx`.
             backends: Runtimes that read it.
             batches: Arrays for each input of the model, [N, C, H, W] for images.
 
@@ -179,7 +179,7 @@ class FileComparison:
         sites: Container[str] | None = None,
         as_written: bool = False,
     ) -> list[Arrays]:
-        """Return what the eager model answers while it rounds as the file of a format does.
+        """Return the answers of the eager model while it rounds as the file of a format does.
 
         Args:
             batches: Arrays for each input of the model, [N, C, H, W] for images.

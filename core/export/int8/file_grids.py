@@ -1,4 +1,4 @@
-"""Which quantization sites of a model the files of each format round, and on which grids.
+"""Sites and grids of each file format: where its int8 files round, and to which values.
 
 The model rounds at all of its sites; a file may round at fewer of them, or on other grids: Paddle
 Inference takes unsigned grids behind a ReLU, Paddle Lite decides itself which outputs stay in int8.
@@ -39,8 +39,8 @@ class FileGrids:
     """The quantization sites of a model in the files of each format.
 
     Attributes:
-        model: With quantized layers, in evaluation mode.
-        graph: Of what is exported, in float, batch norms folded.
+        model: Model with quantized layers, in evaluation mode.
+        graph: Float graph of what is exported, with folded batch norms.
         preset: Layout of the ONNX file.
         cut: Whether the graph ends before the end of the model, so that it may lack sites.
     """

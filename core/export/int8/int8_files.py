@@ -37,7 +37,7 @@ def write_int8(
     """Write a float graph in int8.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         tables: Scales for each format to write.
         float_files: Folder with the same graph in float, if ONNX is wanted.
         folder: Existing folder to write to.
@@ -66,7 +66,7 @@ def lite_converter(graph: Graph, table: Sequence[LayerScales], folder: Path) -> 
     """Write the files that Paddle Lite's converter reads; return a function that converts them.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         table: An entry for each layer to quantize.
         folder: Existing folder for the files that the converter reads.
 

@@ -1,4 +1,4 @@
-"""What models have in common in which the quantized layers of an int8 file stand by themselves."""
+"""Isolated layers: the parts of an int8 file that run one quantized layer by itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stored:
 
     @staticmethod
     def along(steps: np.ndarray, step: np.ndarray, axis: int | None) -> Stored:
-        """Shape one step, or one for each channel along an axis."""
+        """Pair steps with their size: a scalar, or [C] for the channels of an axis."""
         if step.ndim != steps.ndim:
             shape = [1] * steps.ndim
             if step.size > 1 and axis is not None:
@@ -33,19 +33,19 @@ class Stored:
 
     @property
     def values(self) -> np.ndarray:
-        """Return the values, float64."""
+        """Return the values as float64, in the shape of the steps: any shape."""
         values: np.ndarray = self.steps * self.step.astype(np.float64)
         return values
 
 
 @dataclass(frozen=True)
 class Ending:
-    """What a layer puts out where the file rounds it at once: evenly spaced values.
+    """Output of a layer that the file rounds at once: evenly spaced values.
 
     Attributes:
-        lowest: Of the values, perhaps by a ReLU in front.
-        highest: Of the values.
-        step: Between two values.
+        lowest: Lowest value, given by the grid or by a ReLU in front.
+        highest: Highest value.
+        step: Distance between two values.
     """
 
     lowest: float
@@ -58,16 +58,16 @@ class IsolatedLayer:
     """A layer of a file with an input and an output of its own.
 
     Attributes:
-        path: Of the layer in the eager model.
+        path: Path of the layer in the eager model.
         weight: Name of its weight in the float graph; a layer that runs several times may have
             several.
         source: Name of the input.
         output: Name of what it makes, bias included, and its ending, if it has one.
         stored: The weight.
         bias: [C], None if it has none.
-        bias_step: Of a bias that is stored in int32, [C] or [].
-        ending: None if it puts out floats.
-        input_step: Of the grid of its input, in ONNX files.
+        bias_step: Step of a bias that is stored in int32, [C] or [].
+        ending: None if it returns floats.
+        input_step: Step of the grid of its input, in ONNX files.
     """
 
     path: str

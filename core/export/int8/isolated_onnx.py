@@ -33,9 +33,9 @@ def isolate_onnx(
 
     Args:
         model: As `core.export.int8.onnx_writer.quantize_onnx` makes it.
-        shapes: Of the inputs. Layers without are left out.
+        shapes: Shapes of the inputs. Layers without one are left out.
         endings: Whether to take the layers alone whose output the file rounds at once, and to
-            round it. Otherwise all of them put out floats.
+            round it. Otherwise all of them return floats.
 
     Raises:
         ExportError: What a layer reads is not quantized; the message begins with the layer.
@@ -55,7 +55,7 @@ def isolate_onnx(
 
 
 def grids_on(model: ModelProto, tensor: str) -> list[np.ndarray]:
-    """Return the values of each grid that a file rounds a tensor to, in rising order.
+    """Return the values [steps] of each grid that a file rounds a tensor to, in rising order.
 
     Args:
         model: As `core.export.int8.onnx_writer.quantize_onnx` makes it.
@@ -67,7 +67,7 @@ def grids_on(model: ModelProto, tensor: str) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """What rounds a tensor."""
+    """Nodes that round a tensor."""
 
     quantize: NodeProto
     dequantize: NodeProto
@@ -79,7 +79,7 @@ class _Pair:
 
 
 class _OnnxFile:
-    """Where things are in the graph of a file."""
+    """Index of the graph of an ONNX file."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.initializers = {tensor.name: tensor for tensor in graph.initializer}
@@ -115,7 +115,7 @@ class _OnnxFile:
         return Stored.along(steps, step, axis)
 
     def pairs(self, node: NodeProto, path: str) -> Iterator[_Pair]:
-        """Return what rounds the input of a layer, once for each grid.
+        """Return the nodes that round the input of a layer, once for each grid.
 
         Raises:
             ExportError: Nothing does.
@@ -133,7 +133,7 @@ class _OnnxFile:
                 yield pair
 
     def pairs_on(self, tensor: str) -> list[_Pair]:
-        """Return what rounds a tensor, or all that it is joined of."""
+        """Return the nodes that round a tensor, or all tensors that it is a concatenation of."""
         readers = [node for node in self._readers.get(tensor, []) if node.input[0] == tensor]
         found = [
             _Pair(node, self._readers[node.output[0]][0])
@@ -192,7 +192,7 @@ class _OnnxFile:
         return float(numpy_helper.to_array(self.initializers[name]))
 
     def values_of(self, ending: Sequence[NodeProto]) -> Ending:
-        """Return the values that an ending puts out."""
+        """Return the values that an ending returns."""
         *activation, quantize, dequantize = ending
         lowest, *_, highest = self.values(_Pair(quantize, dequantize))
         for node in activation:
@@ -208,10 +208,10 @@ class _IsolatedOnnxWriter:
     """Collects the nodes of the model.
 
     Attributes:
-        file: Where they come from.
-        layers: In the order of their inputs and outputs.
-        shapes: Of the inputs.
-        nodes: In the order they run.
+        file: File that the layers come from.
+        layers: Layers in the order of their inputs and outputs.
+        shapes: Shapes of the inputs.
+        nodes: Nodes in the order in which they run.
         shared: Nodes that dequantize weights and biases, by what they make.
     """
 

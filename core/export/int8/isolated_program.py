@@ -36,8 +36,8 @@ def isolate_program(graph: Graph, shapes: Shapes) -> tuple[Graph, list[IsolatedL
 
     Args:
         graph: As `core.export.int8.paddle_writer.quantize_program` makes it for Paddle Inference.
-        shapes: Of the inputs, which have two dimensions more where a layer of vectors is written
-            as a convolution. Layers without are left out.
+        shapes: Shapes of the inputs, with two dimensions more where a layer of vectors is written
+            as a convolution. Layers without one are left out.
 
     Raises:
         ExportError: What a layer reads is not quantized; the message begins with the layer.
@@ -72,7 +72,7 @@ def ends_on(graph: Graph, tensor: str) -> list[float]:
 
 
 class _ProgramFile:
-    """Where things are in the graph of a file."""
+    """Index of the graph of a Paddle file."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -153,9 +153,9 @@ class _IsolatedProgramWriter:
     """Adds layers to a program.
 
     Attributes:
-        file: Where they come from.
+        file: File that the layers come from.
         made: The program.
-        layers: In the order of their inputs and outputs.
+        layers: Layers in the order of their inputs and outputs.
     """
 
     file: _ProgramFile
@@ -213,5 +213,5 @@ class _IsolatedProgramWriter:
 
 
 def _made(op: Any) -> str:
-    """Return what an operator of a layer makes."""
+    """Return the output of a layer's operator."""
     return next(filter(None, (only(op.outputs, slot) for slot in ("Output", "Out", "Y"))), "")

@@ -1,4 +1,4 @@
-"""What quantized layers read and make in eager mode: a few pixels of a few images each.
+"""Inputs and outputs of quantized layers in eager mode: a few pixels of a few images each.
 
 No rounding is left in a layer whose input is on its grid already, so there is nothing that could
 fall to either side; and what it makes of a part of its input tells as much as the whole.
@@ -34,7 +34,7 @@ TIE, NUDGE = 1e-4, 1e-3
 
 @dataclass(frozen=True)
 class Feed:
-    """What a layer is fed.
+    """Input of one layer.
 
     Attributes:
         values: On its grid, [images + 1, ...]. The last sample is drawn from all of the grid, for
@@ -54,7 +54,7 @@ class EagerLayers:
 
     Attributes:
         model: They are in it.
-        graph: Of the float model, batch norms folded.
+        graph: Float graph of the model with folded batch norms.
         layers: By path.
         twice: Those whose weight, on one grid, the runtime rounds channel by channel once more.
         feeds: By path.
@@ -109,7 +109,7 @@ class EagerLayers:
         return {path: self.fed(path).shape for path in self.layers}
 
     def fed(self, path: str) -> np.ndarray:
-        """Return what the operator of a layer reads: padded, where that is not with zeros."""
+        """Return what the operator of a layer reads, [N, ...]; padded unless it pads with zeros."""
         layer, x = self.layers[path], self.feeds[path].values
         if not isinstance(layer, nn.Conv2D) or layer._padding_mode == "zeros":
             return x
@@ -118,7 +118,7 @@ class EagerLayers:
         return padded
 
     def answer(self, isolated: IsolatedLayer) -> np.ndarray:
-        """Return what a layer makes of its feed, behind the batch norm that files fold into it.
+        """Return the output [N, ...] of a layer for its feed, behind a batch norm that is folded.
 
         Ties are no errors: where the last bits of a float decide how a weight is rounded, or its
         bias is stored in int32, both are as in the file.
@@ -192,9 +192,9 @@ def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:
     In its own arithmetic: half of an even largest step is a tie, which the last bits decide.
 
     Args:
-        weight: As the model rounds it.
-        stored: In the file; where that is the same, its bits count.
-        axis: Of the channels.
+        weight: Weight as the model rounds it.
+        stored: Weight in the file; where both are equal, the bits of the file count.
+        axis: Axis of the channels.
     """
     steps, step = (_shaped(array, weight.shape) for array in (stored.steps, stored.step))
     loaded = (steps / HIGHEST).astype(np.float32) * (step * HIGHEST).astype(np.float32)

@@ -43,11 +43,11 @@ AT_ONCE = 50
 
 @dataclass(frozen=True)
 class LayerDifference:
-    """How far a layer of a file is from the eager one, fed with the same.
+    """Difference of a layer of a file from the eager one on the same input.
 
     Attributes:
-        layer: Its path.
-        runtime: That ran it.
+        layer: Path of the layer.
+        runtime: Runtime that ran it.
         relative: Largest difference, relative to the largest eager value.
     """
 
@@ -67,14 +67,14 @@ class LayerDifference:
 def compare(
     file: ModelProto | Graph, backends: Sequence[Backend], eager: EagerLayers
 ) -> list[LayerDifference]:
-    """Feed the layers of a file with what the eager model feeds its own.
+    """Run each layer of a file on the inputs of the eager layers, and compare the outputs.
 
     ONNX Runtime computes convolutions in int8 only if their output is rounded, so it runs those
     layers once more, with the rounding that the file has behind them.
 
     Args:
-        file: As it was written, of ONNX or of Paddle.
-        backends: That read it.
+        file: Content of the written file, of ONNX or of Paddle.
+        backends: Runtimes that read it.
         eager: The layers that it should hold, with their feeds; on the grids of the file.
 
     Returns:
@@ -128,7 +128,7 @@ def _isolated(
 def _run(
     folder: Path, backend: Backend, layers: Sequence[IsolatedLayer], eager: EagerLayers
 ) -> list[np.ndarray]:
-    """Return what a runtime makes of the layers."""
+    """Return the outputs of the layers in a runtime."""
     feeds, predictor = {}, load_predictor(folder, backend, own=True)
     for layer in layers:
         x = eager.fed(layer.path)
@@ -165,11 +165,11 @@ def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray) -> fl
 def check_outputs(
     file: ModelProto | Graph, outputs: Mapping[str, tuple[str, ActivationQuantizer]]
 ) -> None:
-    """Refuse a file that rounds what layers put out to other grids than the model.
+    """Refuse a file that rounds outputs of layers to other grids than the model.
 
     Args:
-        file: As it was written.
-        outputs: Name in the file, and quantizer, of what a layer puts out, by the layer's path.
+        file: Content of the written file.
+        outputs: Name in the file, and quantizer, of each rounded output, by path of the layer.
 
     Raises:
         ExportError: Names the layer.
@@ -190,13 +190,13 @@ def check_outputs(
         ):
             ends = " and ".join(f"{each[-1]:.6g}" for each in found) or "none"
             raise ExportError(
-                f"{path}: the model rounds what it puts out to a grid of {wanted.size} values that "
+                f"{path}: the model rounds its output to a grid of {wanted.size} values that "
                 f"ends at {wanted[-1]:.6g}, the file to one that ends at {ends}"
             )
 
 
 def check(differences: Sequence[LayerDifference]) -> None:
-    """Refuse files of which a layer differs.
+    """Refuse files with a layer that differs.
 
     Raises:
         ExportError: Names the worst layer, and how many more there are.

@@ -39,7 +39,7 @@ def quantize_onnx(
             as initializers.
         table: An entry for each layer to quantize.
         preset: One of `PRESETS`.
-        outputs: Tensors to round for whoever reads them, by name.
+        outputs: Tensors to round for all their readers, by name.
 
     Raises:
         ExportError: An entry fits no layer, or cannot be stored in int8, a name is of no tensor,
@@ -72,7 +72,7 @@ def quantize_onnx(
 
 @dataclass(frozen=True)
 class _OnnxLayer:
-    """What the table says of a node; `axis` is that of the weight's output channels."""
+    """Table entry of a node; `axis` is that of the output channels in the weight."""
 
     weight: str
     grid: Grid
@@ -133,7 +133,7 @@ def _opened(
     must be the only reader; rounding never changes which value is the largest.
 
     Args:
-        graph: Of ONNX.
+        graph: ONNX graph.
         layers: By place.
         outputs: Tensors with grids of their own.
     """
@@ -166,13 +166,13 @@ class _OnnxWriter:
         weights: The float initializers.
         layers: A layer that reads each weight to quantize.
         opened: Grid of what comes from concatenations and max pooling of quantized tensors.
-        outputs: Grid of tensors that are rounded for whoever reads them.
+        outputs: Grids of tensors that are rounded for all their readers.
         preset: What the runtime needs.
-        nodes: In the order they run.
+        nodes: Nodes in the order in which they run.
         initializers: By name, without floats that are int8 now.
         rounded: Name of the rounded values of each quantized tensor.
         dequantized: Name of the float values of each int8 weight.
-        steps: Of the products that a linear layer adds up, by the name of its sums.
+        steps: Step of the products that a linear layer adds up, by name of its sums.
     """
 
     weights: Mapping[str, TensorProto]

@@ -4,7 +4,7 @@ The pattern is that of Paddle's quantized models: `quantize_linear` and `dequant
 of a layer, and the weight as int8 behind a `dequantize_linear` of its own. Runtimes that know it
 compute in int8; in others the same operators run one by one.
 
-Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word:
+Paddle Inference 3.1.1 misreads the pattern in a few places without reporting it:
 
 - It multiplies a square weight by the scales of its rows, whatever the axis, and leaves the weight
   of a transposed convolution int8 while it takes the `dequantize_linear` away. These weights are
@@ -12,15 +12,15 @@ Paddle Inference 3.1.1 reads the pattern wrongly in a few places, without a word
 - It knows one grid per tensor. It copies that of the output of a concatenation to the inputs, and
   that of the input of an operator that moves or pools values to the output. Where grids differ, a
   copy of the tensor is quantized, which it takes for another tensor.
-- If the output of a `scale` operator has a grid, it reads that of the input from memory that nobody
-  has written. There, too, a copy is quantized, and behind a `dropout`, of which it makes a `scale`.
+- If the output of a `scale` operator has a grid, it reads the grid of the input from uninitialized
+  memory. There, too, a copy is quantized, and behind a `dropout`, of which it makes a `scale`.
 - It scales a weight that several layers share once for each of them. Each gets its own.
-- What a convolution makes on a grid is rounded for whoever reads it, a residual connection too.
-  Where others read it, a copy is quantized.
-- It computes additions together with convolutions, which is not always what the model rounds; see
+- If the output of a convolution has a grid, it is rounded for all readers, a residual connection
+  included. Where operators in float read it, a copy is quantized.
+- It fuses additions with convolutions, where the model may round in between; see
   `core.targets.fused_additions`.
-- It forgets the grid in front of an operator that it does not compute in int8. There the steps are
-  computed by plain operators.
+- It drops the grid in front of an operator that it does not compute in int8. There plain operators
+  compute the steps.
 
 Its `fc` rounds weights on wrong scales, and a linear layer in float has weights of four times the
 size to read. So a linear layer of vectors is written as the convolution of a map of one pixel.
@@ -28,8 +28,8 @@ size to read. So a linear layer of vectors is written as the convolution of a ma
 Behind a ReLU it takes the unsigned grid of the same absmax, whatever the file says; see
 `unsigned_inputs`. Where a layer that runs several times has a sign, it reads a copy instead.
 
-Paddle Lite's converter reads the pattern as it is meant, linear layers included, and forgets no
-grid; what it is given besides is said at `copies_for_lite`.
+Paddle Lite's converter reads the pattern correctly, linear layers included, and drops no grid;
+`copies_for_lite` says which copies it needs.
 """
 
 from __future__ import annotations
@@ -73,15 +73,14 @@ def quantize_program(
 ) -> Graph:
     """Return a graph with the layers of the table in int8; the given one stays as it is.
 
-    Whether a grid has a sign is not the table's to say, see `unsigned_inputs`. Weights keep their
-    names.
+    The runtime decides whether a grid is signed, see `unsigned_inputs`. Weights keep their names.
 
     Args:
-        graph: In float32, batch norms folded.
+        graph: Float32 graph with folded batch norms.
         table: An entry for each layer to quantize.
-        reader: Whose reading of the pattern to write for.
-        outputs: Grids of tensors that the model rounds for whoever reads them. Paddle Inference is
-            given some of them, see `rounded_for_all`, Paddle Lite none.
+        reader: Runtime that will read the pattern.
+        outputs: Grids of tensors that the model rounds for all readers. Paddle Inference is given
+            some of them, see `rounded_for_all`, Paddle Lite none.
 
     Raises:
         ExportError: An entry fits no layer, or cannot be stored in int8.
@@ -118,10 +117,10 @@ def _write_operators(
     """Copy the operators of a graph; layers read rounded inputs and int8 weights.
 
     Args:
-        graph: In float, batch norms folded.
+        graph: Float graph with folded batch norms.
         layers: The layers to quantize, by the identity of their operator.
-        sums: How the additions are computed.
-        outputs: Grids of tensors that are rounded for whoever reads them.
+        sums: Plan of the additions.
+        outputs: Grids of tensors that are rounded for all their readers.
         writer: Adds what is new to the graph that is written.
     """
     rounded: dict[str, str] = {}
@@ -148,7 +147,7 @@ def _write_operators(
 
 @dataclass(frozen=True)
 class _PaddleLayer:
-    """What the table says of an operator; `axis` is that of the weight's output channels."""
+    """Table entry of an operator; `axis` is that of the output channels in the weight."""
 
     kind: str
     source: str
@@ -209,7 +208,7 @@ class _PaddleWriter:
         makers: Kind of the operator that makes each tensor.
         plain: Kinds of layers in front of which plain operators round.
         unsigned: See `unsigned_inputs`; None where signs are as the file has them.
-        uses: How many layers read each int8 weight so far.
+        uses: Number of layers that read each int8 weight so far.
         floats: Values of each int8 weight before it was rounded.
         rounded: Name of the rounded values of each quantized tensor, by tensor and absmax.
     """

@@ -1,4 +1,4 @@
-"""What all int8 formats share: the entries of a table by weight, and axes of output channels."""
+"""Shared by all int8 formats: table entries by weight, and axes of output channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each channel matters.
+"""Importance scores of channels.
 
 A criterion scores the filters of every layer that makes the channels of a group; the scores of
 several layers, each divided by its mean so that all weigh alike, are aggregated.
@@ -62,17 +62,20 @@ def score(
     seed: int = 0,
     gradients: Mapping[str, Array] | None = None,
 ) -> list[Array]:
-    """Score every unit of every group; the least important are the smallest.
+    """Score every unit of every group; the least important units have the lowest scores.
 
     Args:
-        model: With trained weights.
-        groups: Of its analysis.
+        model: Model with trained weights.
+        groups: Groups of its analysis.
         weights: Labels of its weights.
-        criterion: What to measure. `bn_scale` falls back on `l1_norm` for groups without batch
-            normalization, `taylor` for those with frozen weights, and both say so.
-        aggregate: How the scores of several layers become one.
-        seed: Of `random`.
-        gradients: Of the parameters, from `mean_gradients`; for `taylor`.
+        criterion: Criterion of importance. `bn_scale` falls back on `l1_norm` for groups without
+            batch norms, `taylor` for groups with frozen weights; both log it.
+        aggregate: How the scores of several layers are combined.
+        seed: Seed of `random`.
+        gradients: Gradients of the parameters, from `mean_gradients`; for `taylor`.
+
+    Returns:
+        Scores [units] of each group.
     """
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     generator = np.random.default_rng(seed)
@@ -97,12 +100,16 @@ def score(
                 for axis, labels in group.producers.items()
             ]
         scores.append(_aggregate(per_layer, aggregate))
-    if without:
+    _warn_of_fallback(criterion, without)
+    return scores
+
+
+def _warn_of_fallback(criterion: Criterion, groups: Sequence[str]) -> None:
+    if groups:
         lacking = "batch norms" if criterion == "bn_scale" else "gradients (frozen weights)"
         _log.warning(
-            "%s: ranked by l1_norm, for want of %s: %s", criterion, lacking, ", ".join(without)
+            "%s: ranked by l1_norm, for want of %s: %s", criterion, lacking, ", ".join(groups)
         )
-    return scores
 
 
 def _rate(
@@ -152,7 +159,7 @@ def _aggregate(per_layer: Sequence[Array], how: Aggregate) -> Array:
 
 
 def training_gradients(task: Task, model: Layer) -> dict[str, Array]:
-    """Average the gradients over samples of the task's training split.
+    """Average the gradients, of any shape, over samples of the task's training split.
 
     Raises:
         DataError: It cannot be read.
@@ -169,7 +176,7 @@ def training_gradients(task: Task, model: Layer) -> dict[str, Array]:
 
 
 def mean_gradients(task: Task, model: Layer, batches: Iterable[Batch]) -> dict[str, Array]:
-    """Average the gradients of the task's loss over batches, for `taylor`.
+    """Average the gradients of the loss, of any shape, over batches [N, ...], for `taylor`.
 
     The criterion is (sum of gradient * weight over a filter)^2 (Molchanov et al., CVPR 2019). The
     model is left as it was, the running statistics of its norms included.

@@ -31,9 +31,9 @@ class Latency:
     shrink alike, and `scale` makes the prediction for the whole model what was measured.
 
     Args:
-        analysis: Of the model.
-        lookup: Of the runtime to aim at.
-        measured_ms: Of the whole model.
+        analysis: Analysis of the model.
+        lookup: Latency table of the target runtime.
+        measured_ms: Measured time of the whole model.
     """
 
     def __init__(self, analysis: Analysis, lookup: LatencyTable, measured_ms: float) -> None:
@@ -43,11 +43,11 @@ class Latency:
         self.correct(analysis.keep_all(), measured_ms)
 
     def correct(self, keep: Array, measured_ms: float) -> None:
-        """Scale predictions so that they agree with a measurement of the model cut like this."""
+        """Scale predictions to agree with a measurement of the model cut to a mask [labels]."""
         self.scale *= measured_ms / max(self.predict(keep), 1e-9)
 
     def predict(self, keep: Array) -> float:
-        """Return the milliseconds of the model when the channels of this mask are kept."""
+        """Return the milliseconds of the model when the channels of a mask [labels] are kept."""
         shapes = []
         for operator in self._traced.graph.operators:
             shape = layer_shape(operator, self._traced, self.analysis, keep)
@@ -59,7 +59,7 @@ class Latency:
 def layer_shape(
     op: Operator, traced: TracedLabels, analysis: Analysis, keep: Array
 ) -> LayerShape | None:
-    """Return what an operator looks like when these channels are kept; None if it is no layer."""
+    """Return the shape of a layer when a mask [labels] is kept; None if it is no layer."""
 
     def size(name: str) -> list[int]:
         shape = list(traced.graph.shapes[name])

@@ -1,4 +1,4 @@
-"""How many channels each group loses: by layer, for a share of the work, or for a limit."""
+"""Plans of how many channels each group loses: by layer, by share of the cost, or by limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ranking:
     """The order in which the channels of each group go, and how many may.
 
     Args:
-        analysis: Of the model.
+        analysis: Analysis of the model.
         scores: Importance of every unit, per group.
         round_to: Kept channels per group are a multiple of it, or all.
         max_ratio: No group loses a larger share of its channels.
@@ -64,7 +64,7 @@ class Ranking:
         ]
 
     def keep(self, counts: Sequence[int]) -> Array:
-        """Return the mask after removing so many of the least important units of each group."""
+        """Return the mask [labels] without so many of the least important units of each group."""
         mask = self.analysis.keep_all()
         for group, order, count in zip(self.analysis.groups, self.orders, counts):
             mask[group.units[order[:count]]] = False
@@ -155,8 +155,8 @@ def by_loss(
 
     Args:
         ranking: Order and steps.
-        measure: To bring down.
-        limit: To this.
+        measure: Cost of a keep-mask.
+        limit: Largest cost that is allowed.
         losses: Per group, (ratio, loss) in rising order of ratio; straight lines between.
     """
     curves = [_envelope(curve) for curve in losses]

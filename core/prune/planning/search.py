@@ -33,11 +33,11 @@ def anneal(
 
     Args:
         ranking: Order and steps of each group.
-        measure: To bring down.
-        limit: To this.
-        evaluate: Returns what a mask is worth; more is better.
+        measure: Cost of a keep-mask [labels].
+        limit: Largest cost that is allowed.
+        evaluate: Returns the quality of the model under a keep-mask [labels]; more is better.
         steps: Plans to try after the first.
-        seed: Of the changes.
+        seed: Seed of the changes.
         heat: Temperature of the first step, as a share of the first plan's worth, and the factor
             on it from step to step.
     """

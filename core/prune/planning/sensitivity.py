@@ -1,4 +1,4 @@
-"""How much of the metric each layer's channels are worth, measured by cutting them for a moment."""
+"""Sensitivity to pruning: the metric that is lost while the channels of one group are cut."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What was measured on one state of a model.
+    """Measurement of one state of a model.
 
     Attributes:
-        fingerprint: Of weights and settings; other weights, other losses.
+        fingerprint: Digest of weights and settings.
         metric: Name of the metric.
         baseline: The metric of the whole model.
         curves: By name of the group.
@@ -134,8 +134,8 @@ def measure_task(
     Args:
         task: Reads training data, for `taylor`.
         model: Cut and made whole again.
-        analysis: Of the model.
-        criterion: Which channels go first.
+        analysis: Analysis of the model.
+        criterion: Criterion by which channels are cut first.
         globs: On weights whose groups are measured.
         delta_rate: See `ratios_in_steps`.
         meter: Measures the model.

@@ -1,4 +1,4 @@
-"""Find out which channels of a model can be cut, what goes with each, and what that saves."""
+"""Analysis of a model: groups of channels that can be cut together, and what each saves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIXED_OUTPUT = "it is an output of the network"
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that the same layers put out; each unit of it can be cut alone.
+    """Channels that the same layers make; each unit of a group can be cut alone.
 
     Attributes:
         name: Path of the layer that makes the channels, the first one if there are more.
@@ -77,7 +77,7 @@ class Analysis:
         settings: What layers must be told.
         rearrangements: Layers that deal channels out.
         cost: Multiply-accumulates and parameters by which labels are kept.
-        count: How many labels there are.
+        count: Number of labels.
         graphs: Traces, with the labels of their activations, to check the cut model against.
     """
 
@@ -92,7 +92,7 @@ class Analysis:
     graphs: list[TracedLabels]
 
     def keep_all(self) -> Array:
-        """Return the mask that keeps every channel."""
+        """Return the mask [labels] that keeps every channel."""
         return np.ones(self.count, bool)
 
 
@@ -162,7 +162,7 @@ def _upwards(path: str) -> list[str]:
 
 
 def _computed(graph: ModelGraph) -> set[str]:
-    """Return what operators put out anew, such as the kernel of a weight norm."""
+    """Return the weights that operators compute, such as the kernel of a weight norm."""
     return {
         name
         for op in graph.operators

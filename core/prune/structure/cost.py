@@ -1,4 +1,4 @@
-"""What a model costs as a function of the channels that are kept."""
+"""Cost of a model as a function of the channels that are kept."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ class NetworkCost:
         self._weights = _Products(list(self.weights.values()), len(axes))
 
     def sizes(self, keep: Array) -> Array:
-        """Return how long each axis is when the channels of this mask are kept."""
+        """Return the lengths [axes] when the channels of a mask [labels] are kept."""
         kept = keep[self._flat].astype(np.int64)
         return np.add.reduceat(kept, self._starts) if kept.size else kept
 
     def macs(self, keep: Array) -> int:
-        """Return the multiply-accumulates of one input."""
+        """Return the multiply-accumulates of one input when a mask [labels] is kept."""
         return int(self.macs_by_operator(keep).sum())
 
     def macs_by_operator(self, keep: Array) -> Array:
-        """Return the multiply-accumulates of each entry of `work`."""
+        """Return the multiply-accumulates [work] of each operator when a mask [labels] is kept."""
         return self._work(self.sizes(keep))
 
     def parameters(self, keep: Array) -> int:
-        """Return the number of parameters."""
+        """Return the number of parameters when a mask [labels] is kept."""
         return int(self._weights(self.sizes(keep)).sum())
 
 
@@ -88,7 +88,7 @@ def measure_cost(
     """Count what each operator of a graph costs.
 
     Args:
-        graph: In evaluation mode.
+        graph: Graph in evaluation mode.
         activations: Labels of its variables.
         weights: Labels of parameters and buffers.
         parameters: Shapes of those to count.

@@ -1,4 +1,7 @@
-"""What the rules of all operators write down, and what they share."""
+"""Record that the rules of all operators fill, and functions that they share.
+
+The labels of an axis are an array [channels], or None where the axis holds no channels.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class Setting:
 
 @dataclass
 class Flow:
-    """What the rules write down while they walk through a graph."""
+    """Record that the rules fill while they walk through a graph."""
 
     graph: ModelGraph
     labels: Labels
@@ -48,7 +51,7 @@ class Flow:
 
 
 def second_axis(flow: Flow, op: Operator, name: str) -> Array | None:
-    """Return the labels of channels, and keep what other axes hold."""
+    """Return the labels [channels] of the second axis, and pin what the other axes hold."""
     for axis, labels in flow.labels.axes(name).items():
         if axis != 1:
             flow.pin(op, labels, "channels must be the second axis")

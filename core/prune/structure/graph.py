@@ -65,12 +65,12 @@ class ModelGraph:
     """A traced model.
 
     Attributes:
-        operators: In the order they run.
-        calls: Of every layer, the inner ones first.
+        operators: Operators in the order in which they run.
+        calls: Calls of every layer, the inner ones first.
         weights: Dotted paths of the parameters and buffers that the operators read.
         inputs: Variables that are fed.
         outputs: Variable of each output by its name.
-        shapes: Of every variable and weight, for the traced input.
+        shapes: Shapes of every variable and weight, for the traced input.
     """
 
     operators: list[Operator]
@@ -94,7 +94,7 @@ def trace_operators(model: Layer, specs: Sequence[InputSpec], training: bool) ->
 
     Args:
         model: Any network whose control flow does not depend on values.
-        specs: Of the inputs, without free dimensions.
+        specs: Inputs without free dimensions.
         training: As it trains, with all its heads, or as it is evaluated.
 
     Raises:

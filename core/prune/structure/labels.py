@@ -1,8 +1,8 @@
-"""Which channels of which tensors are one and the same.
+"""Labels that tell which channels of several tensors are one and the same.
 
-Every axis that holds channels bears an array of labels, one for each position. Where an operator
-makes two positions live or die together, their labels are joined. An axis without labels has a
-size that nothing changes.
+Every axis that holds channels bears an array of labels [channels], one for each position. Where an
+operator makes two positions live or die together, their labels are joined. An axis without labels
+has a size that nothing changes.
 """
 
 from __future__ import annotations

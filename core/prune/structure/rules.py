@@ -1,4 +1,4 @@
-"""Which rule each operator of Paddle follows; names and attributes are those of the old IR.
+"""Table of the rules for operators of Paddle; names and attributes are those of the old IR.
 
 A rule labels the outputs of an operator, joins what must be cut together and notes what a layer
 must be told when it happens.

@@ -1,4 +1,4 @@
-"""How channels flow through operators that move, cut and join tensors."""
+"""Rules for operators that move, cut and join tensors."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def pad(flow: Flow, op: Operator) -> None:
 
 
 def reduce(flow: Flow, op: Operator) -> None:
-    """What is summed over is gone; its channels may be cut all the same."""
+    """Drop the axes that are summed over; their channels may still be cut."""
     name = op.input("X")
     rank = len(flow.shape(name))
     if op.attribute("reduce_all"):

@@ -1,4 +1,4 @@
-"""How channels flow through operators that have weights: convolutions, products, norms."""
+"""Rules for operators with weights: convolutions, products, norms."""
 
 from __future__ import annotations
 

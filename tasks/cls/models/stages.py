@@ -69,7 +69,7 @@ class _Return:
 
 
 def run_up_to(model: Layer, path: str, image: Tensor) -> Any:
-    """Return the output of the layer at `path`; nothing behind it runs, or enters a traced graph.
+    """Return the output of the layer at `path` for images [N, C, H, W]; nothing behind it runs.
 
     Raises:
         ConfigError: The network never calls this layer.

@@ -198,7 +198,9 @@ with files.replacing(top / "one") as a, files.appearing(top / "two") as b, files
     assert in_child(code, tmp_path) == -signal.SIGKILL
     assert len(list(tmp_path.iterdir())) == 5
     filled(tmp_path / "other", "x")  # in the same folder
-    left = [name for name in names(tmp_path) if name.startswith("trislim-") and "/" not in name]
+    left = [
+        name for name in names(tmp_path) if name.startswith(".trislim-scratch-") and "/" not in name
+    ]
     assert names(tmp_path) == sorted(["other", "other/file", left[0], f"{left[0]}/half"])
     with temporary(tmp_path), scratch() as mine:
         assert names(tmp_path) == sorted(["other", "other/file", mine.name])

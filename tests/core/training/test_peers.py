@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,6 @@ import json, logging, os, sys, time
 from core.training import peers
 from core.training.peers import Peer, watch_others
 from core import cli
-logging.basicConfig(format="%(message)s")
 peers.GRACE_SECONDS = float(sys.argv[2])
 watch_others([Peer(*each) for each in json.loads(sys.argv[1])] + [Peer(0, os.getpid(), "here")], 0)
 print("up", flush=True)
@@ -50,10 +50,19 @@ def start() -> Iterator[Start]:
         process.communicate()
 
 
-def watching(
-    start: Start, others: list[tuple[int, int, str]], grace: float
-) -> subprocess.Popen[str]:
-    process = start("-c", WATCH, json.dumps(others), grace)
+def untimed(text: str) -> str:
+    return re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", text)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Let a process end; nobody asks for its status yet, as the launcher, which is slower."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def watching(start: Start, *others: tuple[int, int, str]) -> subprocess.Popen[str]:
+    process = start("-c", WATCH, json.dumps(others), 0.05)
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     return process
@@ -71,24 +80,25 @@ def test_the_death_of_another_rank_is_said_and_ends_this_one(
     start: Start, status: int | None, own: int, said: str | None
 ) -> None:
     other = start("-S", "-c", OTHER, status or 0)
-    process = watching(start, [(3, other.pid, "here"), (4, 1, "elsewhere")], 0.05)
+    process = watching(start, (3, other.pid, "here"), (4, 1, "elsewhere"))
     if status is None:
         other.send_signal(signal.SIGKILL)
     else:
-        other.communicate("\n")
+        end(other)
     _, errors = process.communicate(timeout=20)
     assert process.returncode == own
-    wanted = f"rank 3 (process {other.pid}) {said}\n" if said else "terminated\n"
-    assert errors == wanted
+    wanted = f"ERROR rank 3 (process {other.pid}) {said}\n" if said else "terminated\n"
+    assert untimed(errors) == wanted
 
 
 def test_one_that_ends_well_is_no_news(start: Start) -> None:
     other, third = start("-S", "-c", OTHER, 0), start("-S", "-c", OTHER, 5)
-    process = watching(start, [(1, other.pid, "here"), (2, third.pid, "here")], 0.05)
-    other.communicate("\n")
-    third.communicate("\n")
+    process = watching(start, (1, other.pid, "here"), (2, third.pid, "here"))
+    end(other)
+    end(third)
     _, errors = process.communicate(timeout=20)
-    assert errors == f"rank 2 (process {third.pid}) ended with status 5; see what it says itself\n"
+    said = "ended with status 5; see what it says itself"
+    assert untimed(errors) == f"ERROR rank 2 (process {third.pid}) {said}\n"
 
 
 def test_a_launcher_that_is_killed_ends_its_processes() -> None:
@@ -105,7 +115,7 @@ def test_a_launcher_that_is_killed_ends_its_processes() -> None:
     assert launcher.stdout.readline() == "up\n"
     launcher.kill()
     _, errors = launcher.communicate(timeout=20)  # until its process has closed them, too
-    assert errors == f"the launcher (process {launcher.pid}) has ended\nterminated\n"
+    assert untimed(errors) == f"ERROR the launcher (process {launcher.pid}) has ended\nterminated\n"
 
 
 def test_endings_are_named() -> None:

@@ -105,7 +105,7 @@ def test_the_output_that_drifts_is_named(
 
     end = rounded_outputs(model)["norm"].grid().absmax
     monkeypatch.setattr(int8_files, "quantize_onnx", other_grid)
-    with pytest.raises(ExportError, match=r"^norm: the model rounds what it puts out to a grid of"):
+    with pytest.raises(ExportError, match=r"^norm: the model rounds its output to a grid of"):
         export(task, model, tmp_path / "out", ("paddle", "onnx"), target="onnxruntime")
     # as it is where a runtime does what its files do not say
     monkeypatch.setattr(file_comparison.layerwise, "check_outputs", lambda *_: None)

@@ -197,7 +197,7 @@ def test_grids_of_outputs_are_those_of_the_model(kind: Format, tmp_path: Path) -
         graph.write(tmp_path / MODEL, tmp_path / PARAMS)
     end = rounded_outputs(model)["act"].grid().absmax
     message = (
-        f"^act: the model rounds what it puts out to a grid .* {end:.6g}, the file to one that "
+        f"^act: the model rounds its output to a grid .* {end:.6g}, the file to one that "
         f"ends at {end * 1.01:.6g}"[:-1]
     )
     with pytest.raises(ExportError, match=message):

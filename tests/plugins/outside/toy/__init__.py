@@ -13,7 +13,17 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from core.errors import ConfigError, DataError
-from core.task import Arrays, Batch, DistillPoint, Forward, Losses, Outputs, Sample, SlimHints
+from core.task import (
+    Arrays,
+    Batch,
+    DistillPoint,
+    Forward,
+    Losses,
+    Outputs,
+    QatBudget,
+    Sample,
+    SlimHints,
+)
 from core.training.images import read_image, stack
 
 
@@ -120,6 +130,7 @@ class Named(nn.Layer):
 
 class Task:
     name = "outside.toy"
+    qat_budget = QatBudget()
 
     def __init__(self, config: Config) -> None:
         self.config = config
