@@ -255,13 +255,18 @@ def ratio(above: list[dict[str, float]], below: list[dict[str, float]], key: str
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def record(name: str, entries: dict[str, Any], page: Callable[[], Iterator[str]]) -> None:
-    """Merge entries into docs/benchmarks/<name>.json and write the page anew."""
+def record(
+    name: str,
+    entries: dict[str, Any],
+    page: Callable[[], Iterator[str]],
+    file: str = "benchmarks.md",
+) -> None:
+    """Merge entries into docs/benchmarks/<name>.json and write the page, a file in docs, anew."""
     path = DOCS / "benchmarks" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(load(name) | entries, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(page()) + "\n"
-    (DOCS / "benchmarks.md").write_text(text, encoding="utf-8")
+    (DOCS / file).write_text(text, encoding="utf-8")
 
 
 def load(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from core.errors import ConfigError
 from core.settings.config import read, suggest
+from core.settings.yaml_loader import shown
 from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
 from core.task import Task
 
@@ -105,9 +106,13 @@ def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> R
 
 def _read_step(entry: Any, index: int, epochs: int) -> ScheduledStrategy:
     path = f"strategies.{index}"
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{path}: expected a mapping with a kind, got {shown(entry)}")
+    if "kind" not in entry:
         raise ConfigError(f"{path}.kind: required, but not given")
     kind = entry["kind"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{path}.kind: expected the name of a strategy, got {shown(kind)}")
     strategy = strategy_class(kind, path)
     settings = {key: value for key, value in entry.items() if key != "kind"}
     config = read(strategy.Config, settings, path)
