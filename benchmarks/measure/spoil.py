@@ -27,6 +27,12 @@ def values() -> list[Any]:
     ]
 
 
+def another(value: Any, rng: random.Random) -> Any:
+    """Return another value, mostly of the same type."""
+    same = [each for each in values() if type(each) is type(value)]
+    return rng.choice(same if same and rng.random() < 0.7 else values())
+
+
 def places(settings: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the paths of all values in nested settings."""
     found = [above] if above else []
@@ -62,7 +68,7 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
         scaled = value * 10.0**power * rng.choice([1, 1, 1, -1])
         holder[key] = round(scaled) if isinstance(value, int) and rng.random() < 0.9 else scaled
     elif way < 0.8:
-        holder[key] = rng.choice(values())
+        holder[key] = another(value, rng)
     elif way < 0.85:
         holder[key] = [value] if rng.random() < 0.5 else {"kind": value}
     elif way < 0.93:
@@ -73,14 +79,17 @@ def _change(holder: Any, key: Any, rng: random.Random) -> None:
 
 def spoilt_override(settings: Settings, rng: random.Random) -> str:
     """Return an assignment for the command line, of a setting that may not exist."""
-    path = [str(part) for part in rng.choice(places(settings))]
-    way = rng.random()
+    place = rng.choice([each for each in places(settings) if isinstance(each[-1], str)])
+    path, value, way = [str(part) for part in place], settings, rng.random()
+    for part in place:
+        value = value[part]
     if way < 0.1:
         path = path[: rng.randint(0, len(path))]
     elif way < 0.2:
         path += ["x"] * rng.choice([1, 2, 2000])
-    text = rng.choice([*HOSTILE, *(repr(value) for value in values())])
-    return f"{'.'.join(path)}{rng.choice(['=', '=', '=', '=', '==', ''])}{text}"
+    text = rng.choice(HOSTILE) if rng.random() < 0.3 else repr(another(value, rng))
+    equals = "=" if rng.random() < 0.9 else rng.choice(["==", ""])
+    return f"{'.'.join(path)}{equals}{text}"
 
 
 def spoil_text(text: str, rng: random.Random) -> bytes:

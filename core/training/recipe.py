@@ -48,7 +48,7 @@ def recipe_epochs(mapping: Mapping[str, Any]) -> int | None:
     """
     epochs = mapping.get("epochs")
     if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
-        raise ConfigError(f"epochs: expected int, got {epochs!r}")
+        raise ConfigError(f"epochs: expected int, got {shown(epochs)}")
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs: expected 1 or more, got {epochs}")
     return epochs
@@ -89,7 +89,8 @@ def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> R
     """
     for key in mapping:
         if key not in ("epochs", "strategies"):
-            raise ConfigError(f"{key}: unknown key{suggest(str(key), ['epochs', 'strategies'])}")
+            hint = suggest(str(key)[:80], ["epochs", "strategies"])
+            raise ConfigError(f"{str(key)[:80]}: unknown key{hint}")
     entries = mapping.get("strategies", [])
     if not isinstance(entries, list):
         raise ConfigError(f"strategies: expected a list, got {type(entries).__name__}")
