@@ -63,6 +63,7 @@ def spoil(settings: Settings, rng: random.Random) -> Settings:
 def _change(holder: Any, key: Any, rng: random.Random) -> None:
     value, way = holder[key], rng.random()
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = number and -1e300 < value < 1e300
     if number and way < 0.6:
         power = rng.choice([1, 1, 2, 12]) * rng.uniform(-1, 1)
         scaled = value * 10.0**power * rng.choice([1, 1, 1, -1])

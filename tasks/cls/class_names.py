@@ -58,8 +58,9 @@ def read_labels(path: Path) -> list[str]:
     for number, match in found:
         index = _index(match)
         if index in names or not 0 <= index < len(lines):
+            given = match[1][:20] if match else ""
             raise DataError(
-                f"{path}:{number}: class index {match[1][:20] if match else ''} is repeated or leaves a gap; "
+                f"{path}:{number}: class index {given} is repeated or leaves a gap; "
                 f"{len(lines)} classes have the indices 0..{len(lines) - 1}"
             )
         names[index] = match[2] if match else ""
