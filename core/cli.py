@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from core.runtimes.description import DeployDescription
     from core.task import Task
 
-TABLE_WIDTH = 110
+TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # of a message
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 

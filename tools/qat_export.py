@@ -45,6 +45,12 @@ def main() -> None:
         to_table,
     )
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
+    from core.workflows.int8_speed import (
+        float_graph,
+        measure_latency,
+        one_image,
+        warn_where_slower,
+    )
 
     check_formats(arguments.format)
     task, model = cli.restored(arguments)
@@ -73,7 +79,10 @@ def main() -> None:
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    files = runtime_rows(made.folder, made, seconds, measure)
+    graph = float_graph(task, model, arguments.ending)
+    latencies = measure_latency(graph, made.folder, made, one_image(task))
+    warn_where_slower(latencies, target, control.remedy_for_speed)
+    files = runtime_rows(made.folder, made, seconds, measure, latencies)
     console.print(to_table([*rows, *changed, *files], key))
     try:
         count, about = len(val.dataset) if val else 1, made.description.quantization

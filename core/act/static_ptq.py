@@ -98,7 +98,7 @@ def compress(
         model = settle(session, *found[best], first.processors)
         made = write(model, folder / INT8, layout, samples)
         seconds = time.monotonic() - begin
-        files = measure_files(model, made, seconds, measure, metric.primary, count)
+        files = measure_files(model, made, seconds, measure, metric.primary, count, samples[0])
     return [float_row, *tried, *files], configs[best]
 
 

@@ -26,6 +26,7 @@ from core.training import checkpoint
 from core.training.loader import Loader
 from core.workflows.comparison_table import ComparisonRow, MeasureMetric, runtime_rows
 from core.workflows.float_fallback import QualityLimits, apply_float_fallback
+from core.workflows.int8_speed import float_graph, measure_latency, one_image, warn_where_slower
 
 T = TypeVar("T")
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
@@ -76,7 +77,9 @@ def compress(
     metric, changed = apply_float_fallback(task, model, control, config.target, *rest)
     known = {} if metric is None or not whole else {key: metric}
     made, seconds = write(folder, task, model, source, known, formats, config)
-    files = runtime_rows(folder / INT8, made, seconds, measure)
+    latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
+    warn_where_slower(latencies, target_of(config), control.remedy_for_speed)
+    files = runtime_rows(folder / INT8, made, seconds, measure, latencies)
     return [first, *tried, *changed, *files], config
 
 
@@ -110,6 +113,11 @@ def quantize_best(
             best = metric, config, model
     assert best is not None
     return rows, *best
+
+
+def target_of(config: PtqConfig) -> str:
+    """Return the runtime that the ONNX file of such a model is laid out for."""
+    return config.target if config.target in PRESETS else DEFAULT_TARGET
 
 
 def check_comparison(configs: Sequence[object], validation: Loader | None) -> None:
@@ -176,6 +184,5 @@ def write(
     about = checkpoint.describe(task, edits, source.epoch if source else 0, metrics)
     checkpoint.save(folder / MODEL, about, model.state_dict())
     begin = time.monotonic()
-    target = config.target if config.target in PRESETS else DEFAULT_TARGET
-    made = export(task, model, folder / INT8, formats, target=target)
+    made = export(task, model, folder / INT8, formats, target=target_of(config))
     return made, time.monotonic() - begin
