@@ -21,7 +21,6 @@ from core.task import Task, build_recorded_task
 from core.training.images import read_image
 
 PREDICTIONS = "predictions.json"
-COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _log = logging.getLogger(__name__)
 
@@ -188,6 +187,9 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     name = outputs.take(picture.with_name(f"{picture.stem}_{key}"))
     outputs.write(name, value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
     return name.as_posix()
+
+
+COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
 
 
 def montage(predicted: Path, file: Path) -> None:
