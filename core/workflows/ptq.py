@@ -102,7 +102,7 @@ def quantize_best(
     for config in configs:
         _, model = checkpoint.restore(weights, task)
         begin = time.monotonic()
-        quantize_after_training(task, model, batches, config, progress=True)
+        quantize_after_training(task, model, batches, config)
         seconds = time.monotonic() - begin
         metric = measure(model)
         rows.append(ComparisonRow(f"quantized, {config.observer}", metric, seconds))
