@@ -10,6 +10,7 @@ from core.quant.quantizers import Rounding
 from core.quant.scales import BITS
 from core.strategy import StrategyConfig
 from core.targets.names import Processors, RoundedOutputs, Target
+from core.targets.presets import check_zero_points
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class QatConfig(StrategyConfig):
             others. `residual`: operands of residual additions that come from further back, and
             sums that layers read. `all`: all outputs of quantized layers too (full
             quantization). null: what makes the files of the target fastest.
+        zero_points: Whether activations that may be negative have grids with a zero point. Only for
+            onnxruntime and openvino; files of other targets have none.
         observer: Observer that sets the grids of activations.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: as the task suggests.
@@ -59,6 +62,7 @@ class QatConfig(StrategyConfig):
     target: Target = "paddle"
     processors: Processors = "any"
     quantize_outputs: RoundedOutputs | None = None
+    zero_points: bool = False
     observer: ObserverKind = "avg"
     calibration_samples: int = 128
     warmup_epochs: float | None = None
@@ -81,6 +85,9 @@ class QatConfig(StrategyConfig):
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
+        check_zero_points(self.zero_points, self.target)
+        if self.zero_points and self.activation_preprocess_type:
+            raise ValueError("zero_points: PACT clips both ends alike; give one of them")
         if self.activation_preprocess_type and self.activation_quantize_type == "lsq":
             raise ValueError("activation_preprocess_type: lsq learns its grid itself; give one")
 
@@ -94,6 +101,7 @@ class QatConfig(StrategyConfig):
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             processors=self.processors,
+            zero_points=self.zero_points,
             moving_rate=self.moving_rate,
             window_size=self.window_size,
         )

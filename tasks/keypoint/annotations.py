@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import DataError
+from tasks.keypoint.config import BoxEnds
 
 PERSON_CATEGORY = 1
 
@@ -90,17 +91,21 @@ def load_annotations(path: str | Path, num_joints: int) -> Annotations:
     return Annotations(str(path), files, sizes, people)
 
 
-def annotated_persons(annotations: Annotations) -> Persons:
+def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> Persons:
     """List the persons that can be trained or evaluated on, as COCO's own tools do.
 
     Crowds, persons without a labelled joint and boxes outside the image are left out.
+
+    Args:
+        annotations: The file's content.
+        box_ends: Where boxes and images end, see `DataConfig`.
 
     Raises:
         DataError: Nobody is left.
     """
     chosen, boxes = [], []
     for person in annotations.people:
-        box = _clip(person["bbox"], annotations.sizes.get(person["image_id"]))
+        box = _clip(person["bbox"], annotations.sizes.get(person["image_id"]), box_ends)
         if not person["iscrowd"] and person["num_keypoints"] > 0 and box is not None:
             chosen.append(person)
             boxes.append(box)
@@ -218,10 +223,20 @@ def _numbers(where: str, values: Any, count: int) -> list[float]:
     return values
 
 
-def _clip(box: list[float], size: tuple[int, int] | None) -> list[float] | None:
+def _clip(
+    box: list[float], size: tuple[int, int] | None, box_ends: BoxEnds = "edge"
+) -> list[float] | None:
     x, y, width, height = box
+    least = math.nextafter(0, 1)  # of a side
+    if box_ends == "last_pixel":
+        # what a box loses on the left it keeps on the right, as in PaddleDetection
+        x, y = max(0.0, x), max(0.0, y)
+        width, height = width - 1, height - 1
+        size = (size[0] - 1, size[1] - 1) if size is not None else None
+        least = 0.0
     right, bottom = x + width, y + height
     if size is not None:
         x, y = max(0.0, x), max(0.0, y)
         right, bottom = min(float(size[0]), right), min(float(size[1]), bottom)
-    return [x, y, right - x, bottom - y] if right > x and bottom > y else None
+    sides = (right - x, bottom - y)
+    return [x, y, *sides] if min(sides) >= least and max(sides) > 0 else None

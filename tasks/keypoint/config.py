@@ -9,6 +9,8 @@ from core.training.loader import OnError
 from tasks.keypoint.joints import JointsConfig, JointSet, resolve_joints
 from tasks.keypoint.models.config import ModelConfig
 
+BoxEnds = Literal["edge", "last_pixel"]
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -22,6 +24,8 @@ class DataConfig:
         val_images: Folder of the validation images.
         input_size: Height and width that a person is cut to, multiples of 32.
         padding: How much larger than its box a person is cut out.
+        box_ends: An annotated box ends at the edge of its last pixel, or at its last pixel's
+            centre: a pixel smaller, as PaddleDetection and HRNet's authors cut persons out.
         detections: JSON of detected boxes to evaluate on; null takes the annotated boxes.
         detection_score: Detections below this score are left out.
         mean: Mean of the RGB channels that the network expects, for values in [0, 1].
@@ -37,6 +41,7 @@ class DataConfig:
     val_images: str = "val2017"
     input_size: tuple[int, int] = (256, 192)
     padding: float = 1.25
+    box_ends: BoxEnds = "edge"
     detections: str | None = None
     detection_score: float = 0.0
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -105,5 +105,5 @@ def load_split(config: Config, split: Split) -> tuple[Annotations, Persons]:
         path = Path(config.data.root) / config.data.detections
         persons = detected_persons(path, annotations, count, config.data.detection_score)
     else:
-        persons = annotated_persons(annotations)
+        persons = annotated_persons(annotations, config.data.box_ends)
     return annotations, persons

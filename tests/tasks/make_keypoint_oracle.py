@@ -28,6 +28,8 @@ FIXTURE = Path(__file__).with_name("keypoint_oracle.json")
 NETWORKS = {
     "lite_hrnet_18": ("lite_hrnet", "LiteHRNet", {"network_type": "lite_18"}, 40),
     "lite_hrnet_30": ("lite_hrnet", "LiteHRNet", {"network_type": "lite_30"}, 40),
+    "lite_hrnet_naive": ("lite_hrnet", "LiteHRNet", {"network_type": "naive"}, 30),
+    "lite_hrnet_wider_naive": ("lite_hrnet", "LiteHRNet", {"network_type": "wider_naive"}, 40),
     "hrnet_w32": ("hrnet", "HRNet", {"width": 32}, 32),
     "hrnet_w48": ("hrnet", "HRNet", {"width": 48}, 48),
 }

@@ -126,6 +126,27 @@ def test_boxes_are_clipped_to_the_image(root):
 
 
 @pytest.mark.parametrize(
+    ("box", "wanted"),
+    [
+        ([20.0, 30.0, 60.0, 70.0], [20, 30, 59, 69]),
+        ([-10.0, 50.0, 200.0, 100.0], [0, 50, 119, 49]),  # the image is 120x100
+        ([-10.0, 50.0, 60.0, 20.0], [0, 50, 59, 19]),
+        ([20.0, 30.0, 1.0, 9.0], [20, 30, 0, 8]),
+        ([20.0, 30.0, 1.0, 1.0], None),
+        ([120.0, 30.0, 50.0, 50.0], None),
+    ],
+)
+def test_boxes_that_end_at_the_last_pixel_are_those_of_paddledetection(root, box, wanted):
+    everyone = coco(person(1, bbox=box), person(2))
+    (root / "val.json").write_text(json.dumps(everyone))
+    config = build_config(root, data={"box_ends": "last_pixel"})
+    _, persons = load_split(config, "val")
+    other = [20, 30, 59, 69]
+    assert persons.boxes.tolist() == ([wanted, other] if wanted else [other])
+    assert len(KeypointDataset(config, "val", persons).sample(0, np.random.default_rng(0))) == 5
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", r"val.json: not JSON: .* line 1"),

@@ -23,7 +23,10 @@ from tasks.keypoint.models import ModelConfig, build_network, published_url
 
 FOLDER = Path(__file__).parent
 FACTS = json.loads((FOLDER / "keypoint_oracle.json").read_text(encoding="utf-8"))
-PUBLISHED = ("lite_hrnet_18", "lite_hrnet_30", "hrnet_w32", "hrnet_w48")
+PUBLISHED = (
+    *("lite_hrnet_18", "lite_hrnet_30", "lite_hrnet_naive", "lite_hrnet_wider_naive"),
+    *("hrnet_w32", "hrnet_w48"),
+)
 
 
 def _load_oracle() -> Any:
@@ -82,6 +85,8 @@ def test_heatmaps_are_those_of_paddledetection(name: str, network: Callable[[str
     [
         ("lite_hrnet_18", 1.1e6, 0.20e9, 0.03),
         ("lite_hrnet_30", 1.8e6, 0.31e9, 0.03),
+        # PaddleDetection's model zoo: 1.36e6 and 0.32e9, statistics of norms included
+        ("lite_hrnet_wider_naive", 1.33e6, 0.31e9, 0.03),
         # the paper says 7.1 for w32, but PaddleDetection's model zoo 7.68 of the same network
         ("hrnet_w32", 28.5e6, 7.68e9, 0.01),
         ("hrnet_w48", 63.6e6, 14.6e9, 0.08),
@@ -248,9 +253,12 @@ def test_published_weights_are_found_by_network_and_size() -> None:
     seeds = "https://paddle-model-ecology.bj.bcebos.com/model/hrnet_pose/"
     assert published_url(settings("hrnet_w32")) == seeds + "hrnet_w32_256x192.pdparams"
     assert published_url(settings("lite_hrnet_30")) == seeds + "lite_hrnet_30_256x192_coco.pdparams"
-    assert published_url(settings("lite_hrnet_18"), 384).endswith(
-        "/lite_hrnet_18_384x288_coco.pdparams"
-    )
+    zoo = "https://bj.bcebos.com/v1/paddledet/models/keypoint/"
+    light, tiny = settings("lite_hrnet_18"), settings("lite_hrnet_wider_naive")
+    assert published_url(light, 384) == zoo + "lite_hrnet_18_384x288_coco.pdparams"
+    assert published_url(light, 128) == zoo + "lite_hrnet_18_256x192_coco.pdparams"
+    assert published_url(tiny, 384) == zoo + "tinypose_256x192.pdparams"
+    assert published_url(tiny, 192) == zoo + "tinypose_128x96.pdparams"
     with pytest.raises(ConfigError, match=r"^model\.pretrained: no published .* 'hrnet_w48'"):
         published_url(settings("hrnet_w48"))
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-NetworkName = Literal["lite_hrnet_18", "lite_hrnet_30", "hrnet_w32", "hrnet_w48", "upsampling"]
+NetworkName = Literal[
+    "lite_hrnet_18",
+    "lite_hrnet_30",
+    "lite_hrnet_naive",
+    "lite_hrnet_wider_naive",
+    "hrnet_w32",
+    "hrnet_w48",
+    "upsampling",
+]
 
 
 @dataclass(frozen=True)
@@ -13,7 +21,8 @@ class ModelConfig:
     """Settings of the network.
 
     Attributes:
-        name: The network; `upsampling` is a PaddleClas backbone with a light decoder.
+        name: The network; `lite_hrnet_wider_naive` is PP-TinyPose's, `upsampling` is a PaddleClas
+            backbone with a light decoder.
         num_joints: Number of keypoints, that is of heatmaps.
         pretrained: Start from a checkpoint or a published `.pdparams` (path or URL), or `true`
             for the COCO weights of this network (for `upsampling`: the ImageNet weights of its

@@ -1,11 +1,14 @@
 """Lite-HRNet: a light-weight high-resolution network.
 
 Yu, Xiao, Gao, Yuan, Zhang, Sang, Wang: "Lite-HRNet: A Lightweight High-Resolution Network",
-CVPR 2021. Layers are named as in PaddleDetection, so that its published weights fit.
+CVPR 2021. Layers are named as in PaddleDetection, so that its published weights fit. The naive
+networks of the same paper have shuffle units in the place of the weighting; PP-TinyPose is the
+wider one of them.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -24,13 +27,35 @@ from tasks.keypoint.models.conv_norm import (
     resize_like,
 )
 
-CHANNELS = (40, 80, 160, 320)  # of the branches at strides 4, 8, 16, 32
 STEM_CHANNELS = 32
 BLOCKS_PER_MODULE = 2
 CROSS_RESOLUTION_RATIO = 8
 SPATIAL_RATIO = 4
-# modules in the stages with two, three and four branches
-MODULES = MappingProxyType({"lite_hrnet_18": (2, 4, 2), "lite_hrnet_30": (3, 8, 3)})
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """How large a network is.
+
+    Attributes:
+        modules: Modules in the stages with two, three and four branches.
+        channels: Of the branches at strides 4, 8, 16, 32.
+        naive: Modules hold shuffle units, not conditional channel weighting.
+    """
+
+    modules: tuple[int, int, int]
+    channels: tuple[int, int, int, int] = (40, 80, 160, 320)
+    naive: bool = False
+
+
+NETWORKS = MappingProxyType(
+    {
+        "lite_hrnet_18": Anatomy((2, 4, 2)),
+        "lite_hrnet_30": Anatomy((3, 8, 3)),
+        "lite_hrnet_naive": Anatomy((2, 4, 2), (30, 60, 120, 240), naive=True),
+        "lite_hrnet_wider_naive": Anatomy((2, 4, 2), naive=True),
+    }
+)
 
 
 class Stem(Layer):
@@ -111,6 +136,36 @@ class ConditionalChannelWeighting(Layer):
         ]
 
 
+class ShuffleUnit(Layer):
+    """Half the channels pass three convolutions, then all are shuffled (Ma et al., ECCV 2018)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.split = ChannelSplit([channels - half, half])
+        self.branch2 = Sequential(pointwise(half, half), depthwise(half), pointwise(half, half))
+        self.shuffle = ChannelShuffle()
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, changed = self.split(x)
+        return self.shuffle(kept, self.branch2(changed))
+
+
+class ShuffleBranches(LayerList):
+    """Shuffle units in every branch, each branch by itself."""
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__(
+            [
+                Sequential(*(ShuffleUnit(count) for _ in range(BLOCKS_PER_MODULE)))
+                for count in channels
+            ]
+        )
+
+    def forward(self, branches: list[Tensor]) -> list[Tensor]:
+        return [units(branch) for units, branch in zip(self, branches)]
+
+
 def separable_step(
     in_channels: int, out_channels: int, *, stride: int = 2, relu: bool = True
 ) -> Sequential:
@@ -125,12 +180,16 @@ def separable_step(
 
 
 class LiteModule(Layer):
-    """Weighting blocks, then every branch takes in all others at its own resolution."""
+    """Blocks, then every branch takes in all others at its own resolution.
 
-    def __init__(self, channels: list[int]) -> None:
+    Args:
+        channels: Of each branch.
+        naive: The blocks are shuffle units, not conditional channel weighting.
+    """
+
+    def __init__(self, channels: list[int], *, naive: bool) -> None:
         super().__init__()
-        blocks = [ConditionalChannelWeighting(channels) for _ in range(BLOCKS_PER_MODULE)]
-        self.layers = Sequential(*blocks)
+        self.layers = ShuffleBranches(channels) if naive else _weighting_blocks(channels)
         targets = range(len(channels))
         self.fuse_layers = LayerList(
             [
@@ -153,6 +212,10 @@ class LiteModule(Layer):
                 branches = [total, *branches[1:]]
             fused.append(F.relu(total))
         return fused
+
+
+def _weighting_blocks(channels: list[int]) -> Sequential:
+    return Sequential(*(ConditionalChannelWeighting(channels) for _ in range(BLOCKS_PER_MODULE)))
 
 
 def _path(channels: list[int], source: int, target: int) -> Layer:
@@ -184,20 +247,20 @@ class IterativeHead(Layer):
 
 
 class LiteHRNet(Layer):
-    """Lite-HRNet from the image [N, 3, H, W] to features [N, 40, H/4, W/4].
+    """Lite-HRNet from the image [N, 3, H, W] to features [N, C, H/4, W/4].
 
     Args:
-        name: `lite_hrnet_18` or `lite_hrnet_30`.
+        anatomy: How large it is; `NETWORKS` has the published ones. C are its first channels.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, anatomy: Anatomy) -> None:
         super().__init__()
-        self.out_channels = CHANNELS[0]
+        self.out_channels = anatomy.channels[0]
         self.stem = Stem(STEM_CHANNELS)
         before = [STEM_CHANNELS]
-        for index, count in enumerate(MODULES[name]):
-            channels = list(CHANNELS[: index + 2])
-            modules = [LiteModule(channels) for _ in range(count)]
+        for index, count in enumerate(anatomy.modules):
+            channels = list(anatomy.channels[: index + 2])
+            modules = [LiteModule(channels, naive=anatomy.naive) for _ in range(count)]
             self.add_sublayer(f"transition{index}", _transition(before, channels))
             self.add_sublayer(f"stage{index}", Sequential(*modules))
             before = channels

@@ -10,7 +10,7 @@ from core.settings.config import suggest
 from tasks.keypoint.models.config import ModelConfig
 from tasks.keypoint.models.conv_norm import conv2d
 from tasks.keypoint.models.hrnet import WIDTHS, HRNet
-from tasks.keypoint.models.lite_hrnet import MODULES, LiteHRNet
+from tasks.keypoint.models.lite_hrnet import NETWORKS, LiteHRNet
 from tasks.keypoint.models.upsampling import Decoder, Pyramid
 
 
@@ -54,8 +54,8 @@ def build_network(config: ModelConfig) -> HeatmapNetwork:
 
 
 def _build(config: ModelConfig) -> HeatmapNetwork:
-    if config.name in MODULES:
-        backbone: Layer = LiteHRNet(config.name)
+    if config.name in NETWORKS:
+        backbone: Layer = LiteHRNet(NETWORKS[config.name])
     elif config.name in WIDTHS:
         backbone = HRNet(config.name)
     elif config.name == "upsampling" and config.backbone is not None:
@@ -63,7 +63,7 @@ def _build(config: ModelConfig) -> HeatmapNetwork:
         decoder = Decoder(pyramid.channels, config.decoder_widths)
         return HeatmapNetwork(pyramid, config.decoder_widths[-1], config.num_joints, decoder)
     else:
-        known = [*MODULES, *WIDTHS, "upsampling"]
+        known = [*NETWORKS, *WIDTHS, "upsampling"]
         raise ConfigError(f"model.name: no network {config.name!r}{suggest(config.name, known)}")
     return HeatmapNetwork(backbone, backbone.out_channels, config.num_joints)
 

@@ -20,6 +20,8 @@ PUBLISHED = MappingProxyType(
         ("lite_hrnet_30", 384): f"{_ZOO}/lite_hrnet_30_384x288_coco.pdparams",
         ("lite_hrnet_18", 256): f"{_ZOO}/lite_hrnet_18_256x192_coco.pdparams",
         ("lite_hrnet_18", 384): f"{_ZOO}/lite_hrnet_18_384x288_coco.pdparams",
+        ("lite_hrnet_wider_naive", 256): f"{_ZOO}/tinypose_256x192.pdparams",
+        ("lite_hrnet_wider_naive", 128): f"{_ZOO}/tinypose_128x96.pdparams",
     }
 )
 
@@ -29,18 +31,20 @@ def published_url(config: ModelConfig, height: int = 256) -> str:
 
     Args:
         config: The network.
-        height: Height of the input; weights trained at 384x288 are taken from 384 on.
+        height: Of the input. Of the sizes that weights were published for, the largest counts
+            that is no higher, or the smallest where all are.
 
     Raises:
         ConfigError: None are known.
     """
     if config.backbone is not None:
         return imagenet_url(config.backbone)
-    url = PUBLISHED.get((config.name, 384 if height >= 384 else 256))
-    if url is None:
+    heights = sorted(published for name, published in PUBLISHED if name == config.name)
+    if not heights:
         known = ", ".join(sorted({name for name, _ in PUBLISHED}))
         raise ConfigError(
             f"model.pretrained: no published weights are known for {config.name!r} "
             f"(known: {known}); give the path of a file instead"
         )
-    return url
+    fitting = max((each for each in heights if each <= height), default=heights[0])
+    return PUBLISHED[config.name, fitting]

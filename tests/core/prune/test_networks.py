@@ -37,6 +37,7 @@ OTHERS = (
     "seg/pspnet_resnet50_os8_cityscapes_1024x512", "seg/stdc1_seg_cityscapes_1024x512",
     "seg/pp_liteseg_stdc1_cityscapes_1024x512", "keypoint/hrnet_w32_256x192",
     "keypoint/lite_hrnet_18_256x192_coco", "keypoint/lite_hrnet_30_256x192_coco",
+    "keypoint/tinypose_256x192",
 )  # fmt: skip
 SPECS = [InputSpec([1, 3, 64, 64], "float32", "image")]
 
