@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from core.runtimes.description import DeployDescription
     from core.task import Task
 
-TABLE_WIDTH = 110
+TABLE_WIDTH = 130
 PEER_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so

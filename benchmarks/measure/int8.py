@@ -4,7 +4,9 @@
     python -m benchmarks.measure.int8 --networks MobileNetV1 ResNet50_vd --rounds 30
 
 All files of a network take turns in one process, by the processor's clock. NNCF is installed into a
-virtual environment below --work_dir. Writes docs/benchmarks/int8.json and docs/benchmarks.md.
+virtual environment below --work_dir. Writes docs/benchmarks/int8.json and docs/benchmarks.md; on a
+processor without VNNI, or under ONEDNN_MAX_CPU_ISA=AVX2, docs/benchmarks/int8_without_vnni.json.
+Such a cap does not bind ONNX Runtime, which is left out then.
 """
 
 from __future__ import annotations
@@ -54,16 +56,18 @@ from core.runtimes.environment import environment
 from core.runtimes.formats import format_of
 from core.runtimes.latency_table import clock_for
 from core.runtimes.predictor import load_predictor, openvino_settings
+from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import Backend, Format, Target
 from core.task import Task
 from core.workflows.float_fallback import keep_speed
 
 Entry = dict[str, Any]
 WARMUP = 3
+VNNI = multiplies_int8_exactly("paddle")
 # runtimes, and the target whose files they run here
 OURS: tuple[tuple[Backend, Target], ...] = (
     ("paddle", "openvino"),
-    ("onnxruntime", "onnxruntime"),
+    *((("onnxruntime", "onnxruntime"),) if multiplies_int8_exactly("onnxruntime") == VNNI else ()),
     ("openvino", "openvino"),
 )
 
@@ -245,7 +249,7 @@ def main() -> None:
             "environment": environment(),
             "date": datetime.date.today().isoformat(),
         }
-        record("int8", {network: entry}, page)
+        record("int8" if VNNI else "int8_without_vnni", {network: entry}, page)
         medians = {name: float(np.median(all_)) for name, all_ in entry["milliseconds"].items()}
         told = {**{k: round(v, 2) for k, v in medians.items()}, "failures": entry["failures"]}
         print(network, json.dumps(told), flush=True)

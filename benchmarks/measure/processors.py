@@ -50,7 +50,10 @@ from core.training.evaluation import evaluate
 from core.training.loader import Loader
 from core.training.run import read_run
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
+RUNNER, NNCF_SCRIPT = (
+    str(ROOT / "benchmarks" / name) for name in ("measure/processors_run.py", "peers/nncf_int8.py")
+)
 CAP = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
 NNCF = {"NNCF": "first_layer_only", "NNCF, overflow_fix": "enable"}
@@ -63,8 +66,7 @@ def measure(config: str, weights: str, root: str, images: Calibration, python: P
     loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        _, model = checkpoint.restore(weights, task)
-        export(task, model, folder / "float", ("paddle", "onnx"))
+        export(task, checkpoint.restore(weights, task)[1], folder / "float", ("paddle", "onnx"))
         inputs = store_inputs(task, loader, folder)
         metrics: Entry = {}
         for backend in BACKENDS:
@@ -111,16 +113,15 @@ def store_inputs(task: Task, loader: Loader, folder: Path) -> Path:
 def on_both(
     task: Task, loader: Loader, model: Path, backend: Backend, inputs: Path
 ) -> dict[str, float | None]:
-    """Return the metric here, and on a processor without VNNI (None: not to be had here)."""
+    """Return the metric here, and on a processor without VNNI (None: cannot be measured here)."""
     found: dict[str, float | None] = {}
     with_vnni = multiplies_int8_exactly("onnxruntime")
     kinds = {"vnni": {}, "avx2": CAP} if with_vnni else {"avx2": CAP}
     for kind, cap in kinds.items():
-        emulated = (
-            kind == "avx2" and backend == "onnxruntime" and multiplies_int8_exactly("onnxruntime")
-        )
-        if emulated and shutil.which(EMULATOR[0]) is None:
-            found[kind] = None
+        emulated = kind == "avx2" and backend == "onnxruntime" and with_vnni
+        # kernels for float32 know no VNNI, so an emulator would only repeat their answers
+        if emulated and (model.name == "float" or shutil.which(EMULATOR[0]) is None):
+            found[kind] = found["vnni"] if model.name == "float" else None
             continue
         answers = model.parent / "answers.npz"
         run_elsewhere(model, backend, inputs, answers, cap, EMULATOR if emulated else ())
@@ -139,12 +140,13 @@ def run_elsewhere(
 ) -> None:
     """Let a process with such instructions answer the stored inputs."""
     if backend == "paddle":
-        command = [sys.executable, __file__, "--answer", str(model), str(inputs), str(answers)]
+        module = ["-m", "benchmarks.measure.processors", "--answer"]
+        command = [sys.executable, *module, str(model), str(inputs), str(answers)]
     else:
         file = model if model.suffix == ".xml" else model / "model.onnx"
-        script = str(HERE / "processors_run.py")
-        command = [*emulator, sys.executable, script, backend, str(file), str(inputs), str(answers)]
-    done = subprocess.run(command, env=os.environ | cap, capture_output=True, text=True)
+        command = [*emulator, sys.executable, RUNNER, backend, str(file), str(inputs), str(answers)]
+    variables = os.environ | cap | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
     if not answers.is_file():
         raise SystemExit(f"{' '.join(command)}: {last_line(done.stderr)}")
 
@@ -179,12 +181,11 @@ def quantize_with_nncf(python: Path, folder: Path, images: Calibration) -> dict[
     np.savez(folder / "samples.npz", *samples)
     made = folder / "nncf"
     made.mkdir()
-    script = str(HERE / "int8_nncf.py")
     source = [str(folder / "float" / "model.onnx"), str(folder / "samples.npz"), str(made)]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     files = {}
     for name, fix in NNCF.items():
-        command = [str(python), script, *source, "performance", "--overflow_fix", fix]
+        command = [str(python), NNCF_SCRIPT, *source, "performance", "--overflow_fix", fix]
         done = subprocess.run(command, env=variables, capture_output=True, text=True)
         file = made / "performance.xml"
         if not file.is_file():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.comparison import load, median, ratio
-from benchmarks.pages.int8 import int8
+from benchmarks.pages.int8 import INT8, WITHOUT_VNNI, int8
 from benchmarks.pages.processors import processors
 from benchmarks.pages.prune import pruning
 from benchmarks.pages.qat import qat_networks, qat_steps
@@ -90,7 +90,8 @@ def page() -> Iterator[str]:
     yield from pruning(load("prune"))
     yield from qat_steps(load("qat_step"))
     yield from qat_networks(load("qat_networks"))
-    yield from int8(load("int8"))
+    yield from int8(load("int8"), INT8)
+    yield from int8(load("int8_without_vnni"), WITHOUT_VNNI)
     yield from processors(load("processors"))
 
 

@@ -21,7 +21,15 @@ same float `.onnx` and the same 8 images, by both of its presets; all files have
 (float32 where nothing is quantized, latency). PaddleSlim: QAT with PACT as its
 `save_quantized_model` writes it, run as its documentation says and with our predictor's settings;
 the better one counts. Ratios are time of the other / time of ours: above 1 ours is faster.
+"""
+WITHOUT_VNNI = """
+## Int8 without VNNI
 
+The same networks and files on a processor without VNNI, or under `ONEDNN_MAX_CPU_ISA=AVX2`, which
+makes OpenVINO and Paddle Inference take the kernels of one. ONNX Runtime does not obey it; its
+columns are empty where the processor itself has VNNI.
+"""
+OPENVINO = """\
 | network, input | OpenVINO float | ours | NNCF performance | mixed | **float / ours** | \
 **best NNCF / ours** |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -47,15 +55,16 @@ relative).
 NNCF = ("openvino: NNCF performance", "openvino: NNCF mixed")
 
 
-def int8(entries: Mapping[str, Entry]) -> Iterator[str]:
-    """Yield the lines of the section; none if nothing was measured."""
+def int8(entries: Mapping[str, Entry], introduction: str) -> Iterator[str]:
+    """Yield the lines of a section; none if nothing was measured."""
     if not entries:
         return
     medians = {
         network: {name: statistics.median(taken) for name, taken in entry["milliseconds"].items()}
         for network, entry in entries.items()
     }
-    yield INT8
+    yield introduction
+    yield OPENVINO
     for network, entry in entries.items():
         yield _openvino_row(network, entry, medians[network])
     yield f"| geometric mean |{' |' * 4} {_mean(medians, _over_float)} | {_mean(medians, _nncf)} |"
@@ -75,6 +84,8 @@ def int8(entries: Mapping[str, Entry]) -> Iterator[str]:
 
 
 def _over_float(found: Mapping[str, float], runtime: str = "openvino") -> float | None:
+    if f"{runtime}: ours" not in found:
+        return None
     return found[f"{runtime}: float"] / found[f"{runtime}: ours"]
 
 
@@ -108,7 +119,7 @@ def _paddle_row(network: str, found: Mapping[str, float]) -> str:
         _figure(peer),
         _bold(_over_float(found, "paddle")),
         _bold(None if peer is None else peer / found["paddle: ours"]),
-        *(_figure(found[f"onnxruntime: {side}"]) for side in ("float", "ours")),
+        *(_figure(found.get(f"onnxruntime: {side}")) for side in ("float", "ours")),
         _bold(_over_float(found, "onnxruntime")),
     ]
     return f"| {' | '.join(columns)} |"

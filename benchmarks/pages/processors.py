@@ -14,7 +14,8 @@ Written by `python -m benchmarks.measure.processors`: trained networks quantized
 each file measured in its runtime on the whole validation split; in brackets the points against
 float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`. Without
 VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an emulated
-processor.
+Haswell (its float file is not run there again). NNCF: its performance preset with the same images,
+as it is, and with `overflow_fix` for all layers; it writes files for OpenVINO only.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""

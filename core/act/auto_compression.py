@@ -187,10 +187,9 @@ class AutoCompression:
             model = run.restore(best)
             begin = time.monotonic()
             made = write(model, draft, self._layout, samples)
-            files = measure_files(
-                *(model, made, time.monotonic() - begin),
-                *(self._measure, self._metric.name, self._metric.images),
-            )
+            seconds = time.monotonic() - begin
+            told = self._measure, self._metric.name, self._metric.images
+            files = measure_files(model, made, seconds, *told, samples[0])
         return Compressed(replace(made, folder=self._folder), rows + files, best.step)
 
     def _draft(self) -> contextlib.AbstractContextManager[Path | None]:

@@ -46,8 +46,10 @@ from core.workflows.comparison_table import (
     check_metrics,
     runtime_rows,
 )
+from core.workflows.int8_speed import measure_latency, warn_where_slower
 
 _log = logging.getLogger(__name__)
+SLOWER = "deploy it in float, or quantize its checkpoint (--weights) with --speed_control"
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def measure_files(
     measure: MeasureMetric,
     metric: str,
     images: int,
+    sample: InputArrays,
 ) -> list[ComparisonRow]:
     """Return a line of the table for each runtime.
 
@@ -131,13 +134,18 @@ def measure_files(
         measure: Returns the metric of a model; None where nothing is measured.
         metric: Its name.
         images: Number of images it is measured on.
+        sample: Inputs [N, ...], the first of which is timed.
 
     Raises:
         ExportError: A metric is another one.
     """
     quantization = made.description.quantization
     assert quantization is not None  # `write` says so
-    preset, rows = PRESETS[quantization.target], runtime_rows(made.folder, made, seconds, measure)
+    one = [array[:1] for array in sample]
+    latencies = measure_latency(model.graph, made.folder, made, one)
+    warn_where_slower(latencies, quantization.target, SLOWER)
+    preset = PRESETS[quantization.target]
+    rows = runtime_rows(made.folder, made, seconds, measure, latencies)
     targets: dict[Format, str] = {"paddle": "paddle", "onnx": quantization.target}
     for kind, target in targets.items():
         backends = [backend for backend in BACKENDS if format_of(backend) == kind]

@@ -1,9 +1,9 @@
-"""A float model, its quantized self and the files of it, side by side: metric, size, seconds."""
+"""A float model, its quantized self and its files, side by side: metric, size, speed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from core.export.package import Exported
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
 from core.targets.instructions import multiplies_int8_exactly
-from core.targets.names import BACKENDS, Format, Processors
+from core.targets.names import BACKENDS, Backend, Format, Processors
 from core.targets.presets import FULL_INT8
 from core.task import Forward, Task
 from core.training.evaluation import evaluate, evaluate_model, validation_loader
 from core.training.loader import Loader
+from core.workflows.int8_speed import Latency
 
 MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
 # how far the metric of a file may be from that of the eager model: the larger of both
@@ -38,12 +39,14 @@ class ComparisonRow:
         metric: None if it was not measured.
         seconds: None if it was there before.
         sizes: Name, bytes in float and bytes in int8 of each file.
+        latency: Of one image in float and in int8; None if it was not measured.
     """
 
     model: str
     metric: float | None
     seconds: float | None = None
     sizes: Sequence[tuple[str, int, int]] = ()
+    latency: Latency | None = None
 
 
 def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
@@ -54,7 +57,8 @@ def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
         metric: Name of the metric.
     """
     table = Table()
-    for column in ("model", metric, "change", "made in s", "file", "float KB", "int8 KB", "share"):
+    sizes = ("file", "float KB", "int8 KB", "share")
+    for column in ("model", metric, "change", "made in s", *sizes, "float → int8 ms"):
         table.add_column(column, justify="left" if column in ("model", "file") else "right")
     first = rows[0].metric
     for row in rows:
@@ -68,8 +72,13 @@ def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
             "\n".join(f"{before / 1000:,.1f}" for _, before, _ in row.sizes),
             "\n".join(f"{after / 1000:,.1f}" for _, _, after in row.sizes),
             "\n".join(f"{after / before:.0%}" for _, before, after in row.sizes),
+            _times(row.latency),
         )
     return table
+
+
+def _times(latency: Latency | None) -> str:
+    return "" if latency is None else f"{latency.float_ms:.2f} → {latency.int8_ms:.2f}"
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,11 @@ def open_validation(task: Task, batch_size: int = 1, share: float = 1.0) -> Vali
 
 
 def runtime_rows(
-    folder: Path, made: Exported, seconds: float, measure: MeasureMetric
+    folder: Path,
+    made: Exported,
+    seconds: float,
+    measure: MeasureMetric,
+    latencies: Mapping[Backend, Latency],
 ) -> list[ComparisonRow]:
     """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
 
@@ -138,6 +151,7 @@ def runtime_rows(
         made: The export.
         seconds: Time that the export took.
         measure: See `Validation.measure`.
+        latencies: Result of `core.workflows.int8_speed.measure_latency`.
     """
     sizes: dict[Format, list[tuple[str, int, int]]] = {}
     for name, before in made.float_bytes.items():
@@ -147,7 +161,11 @@ def runtime_rows(
         kind = format_of(backend)
         if kind in sizes:
             metric = measure(load_predictor(folder, backend))
-            rows.append(ComparisonRow(f"int8, {backend}", metric, seconds, sizes[kind]))
+            rows.append(
+                ComparisonRow(
+                    f"int8, {backend}", metric, seconds, sizes[kind], latencies.get(backend)
+                )
+            )
     if "lite" in sizes:  # it is for other processors than this one
         rows.append(ComparisonRow("int8, lite", None, seconds, sizes["lite"]))
     return rows

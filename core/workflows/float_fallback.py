@@ -43,6 +43,13 @@ class QualityLimits:
         if self.max_drop is not None and self.max_drop < 0:
             raise ValueError(f"max_drop: expected points, 0 or more, got {self.max_drop}")
 
+    @property
+    def remedy_for_speed(self) -> str:
+        """Return what to do where int8 is slower than float all the same."""
+        if self.speed_control:
+            return "deploy it in float, or export for another target"
+        return "--speed_control leaves the layers in float that int8 makes no faster"
+
     def check(self, target: str, validation: Validation) -> None:
         """Refuse what cannot be measured, before anything long runs.
 

@@ -26,6 +26,7 @@ from core.training import checkpoint
 from core.training.metric_order import best_of
 from core.workflows.comparison_table import ComparisonRow, Validation, check_metrics, runtime_rows
 from core.workflows.float_fallback import QualityLimits, apply_float_fallback
+from core.workflows.int8_speed import float_graph, measure_latency, one_image, warn_where_slower
 
 T = TypeVar("T")
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
@@ -69,8 +70,11 @@ def compress(
     )
     known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
     made, seconds = write(folder, validation.task, model, weights, known, formats, config)
-    files = runtime_rows(folder / INT8, made, seconds, validation.measure)
-    images, layout = validation.images, onnx_target(config.target)
+    task, layout = validation.task, onnx_target(config.target)
+    latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
+    warn_where_slower(latencies, layout, limits.remedy_for_speed)
+    files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
+    images = validation.images
     check_metrics(metric, files, validation.metric, images, layout, config.processors)
     return [first, *tried, *changed, *files], config
 

@@ -146,7 +146,7 @@ def test_models_without_their_code_need_no_paddle_inference(
         made = write(
             model, out, FileLayout(chosen, "openvino", None), samples_of(source, data, "x")
         )
-        rows = measure_files(model, made, 0.0, lambda run: 0.5, "mae", 4)
+        rows = measure_files(model, made, 0.0, lambda run: 0.5, "mae", 4, data[0])
     assert names(out) == named(chosen) | {"deploy.yml"}
     assert {each.runtime for each in made.differences} == (
         RUNTIMES["onnx"] if "onnx" in chosen else set()
