@@ -151,7 +151,7 @@ def runtime_rows(
         made: The export.
         seconds: Time that the export took.
         measure: See `Validation.measure`.
-        latencies: Of `core.workflows.int8_speed.measure_latency`.
+        latencies: Result of `core.workflows.int8_speed.measure_latency`.
     """
     sizes: dict[Format, list[tuple[str, int, int]]] = {}
     for name, before in made.float_bytes.items():
