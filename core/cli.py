@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
     from rich.console import Console
 
+    from core.dialects.foreign import Translation
     from core.runtimes.description import DeployDescription
     from core.task import Task
     from core.workflows.rehearsal import Stretch
@@ -112,9 +113,14 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the checkpoint, `--weights`, which PaddleSeg calls `--model_path`."""
+    parser.add_argument("--weights", "--model_path", type=Path, help=text)
+
+
 def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
     """Add where an export goes and which files it has: `--save_dir`, `--format`."""
-    parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
+    parser.add_argument("--save_dir", type=Path, help="folder to make")
     known = f"which files, of {', '.join(FORMATS)} (default: {','.join(default)})"
     parser.add_argument(
         "--format",
@@ -212,12 +218,50 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
     from core.task import build_recorded_task
     from core.training.run import read_run
 
-    overrides = parse_overrides(arguments.override)
     if arguments.config:
-        return read_run(merge(load_yaml(arguments.config), overrides)).task
+        settings, translation, rest = _read_config(arguments)
+        if translation is not None:
+            settings.pop("device", None)  # that a training is meant for
+        return read_run(merge(settings, parse_overrides(rest))).task
     if described is None:
         return None
-    return build_recorded_task(*described, overrides)
+    return build_recorded_task(*described, parse_overrides(arguments.override))
+
+
+def complete(arguments: argparse.Namespace, *wanted: str) -> None:
+    """Take what the command line leaves out from the file of `-c`, if that is of PaddleClas.
+
+    Args:
+        arguments: With `-c`; changed.
+        wanted: Of `weights`, `model_dir`, `save_dir`.
+
+    Raises:
+        ConfigError: Neither says it.
+    """
+    found: dict[str, Any] = {}
+    if arguments.config:
+        settings, translation, _ = _read_config(arguments)
+        weights = settings.get("model", {}).get("pretrained")
+        if translation is not None and isinstance(weights, str):
+            found["weights"] = weights
+        if translation is not None and translation.export_dir:
+            found |= dict.fromkeys(("model_dir", "save_dir"), translation.export_dir)
+    for name in wanted:
+        if getattr(arguments, name) is None:
+            if name not in found:
+                raise ConfigError(f"--{name}: required, but not given")
+            setattr(arguments, name, Path(found[name]))
+
+
+def _read_config(
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], Translation | None, list[str]]:
+    """Return the config of `-c` in our own words, whose it was, and the overrides left for it."""
+    from core.dialects.files import translated
+
+    content = load_yaml(arguments.config)
+    translation, rest = translated(content, arguments.override)
+    return (content if translation is None else translation.settings), translation, rest
 
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:

@@ -7,7 +7,6 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 import argparse
 import shutil
 import time
-from pathlib import Path
 
 from core import cli
 from core.errors import ExportError
@@ -17,7 +16,7 @@ from core.runtimes.formats import leading_format
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_config_arguments(parser, required=False)
-    parser.add_argument("--weights", required=True, type=Path, help="checkpoint of a QAT run")
+    cli.add_weights_argument(parser, "checkpoint of a QAT run")
     cli.add_export_arguments(parser, "paddle", "onnx")
     cli.add_target_argument(parser)
     cli.add_control_arguments(parser)
@@ -31,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    cli.complete(arguments, "weights", "save_dir")
     from core.export.files import check_formats
     from core.export.package import export
     from core.export.parity import summary
