@@ -92,11 +92,6 @@ def test_paddleclas_trains_prunes_and_exports(
     assert description.report is not None
     assert description.inputs[0].shape[2:] == (32, 32)
 
-    # what an exported model is calibrated in
-    status, output = call_tool("ptq.py", "-c", plain, "--num_calib", "4", "--no_metric")
-    assert status == 0, output
-    assert (tmp_path / "inference/quant_post_static_model/int8/model.pdmodel").is_file()
-
 
 def test_a_tool_says_what_it_wants(call_tool: Call, tmp_path: Path) -> None:
     status, output = call_tool("export_model.py", "--save_dir", "x")
@@ -104,3 +99,7 @@ def test_a_tool_says_what_it_wants(call_tool: Call, tmp_path: Path) -> None:
     assert "error: --weights: required, but not given" in output
     status, output = call_tool("ptq.py", "--save_dir", "x")
     assert "error: --model_dir: required, but not given" in output
+    config = write(tmp_path / "plain.yaml", PADDLECLAS)
+    status, output = call_tool("ptq.py", "-c", config, "-o", "Global.save_inference_dir=./gone")
+    assert status == 2
+    assert "error: gone: no such folder of an exported model" in output
