@@ -11,7 +11,7 @@ from core.settings.startup import load_paddle
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from core.dialects.foreign import Translation
     from core.runtimes.description import DeployDescription
     from core.task import Task
-    from core.workflows.rehearsal import Stretch
+    from core.workflows.training import Training
 
 TABLE_WIDTH = 110
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
@@ -111,6 +111,35 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE[:NAME]",
         help="code from outside that a checkpoint or an export was made with; a file loads none",
     )
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where a training goes, how it is told, and the flags of PaddleSeg's tools."""
+    add = parser.add_argument
+    add("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
+    add("--resume", action="store_true", help="go on from SAVE_DIR/latest")
+    add("--use_vdl", action="store_true", help="write VisualDL scalars")
+    text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
+    add("--dry_run", action="store_true", help=text)
+    text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
+    add("--save_config", type=Path, metavar="YML", help=text)
+    flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
+    flags("--model_path", help="weights to start from (model.pretrained)")
+    flags("--learning_rate", type=float, help="in the place of the file's")
+    flags("--iters", type=positive, help="in the place of the file's")
+    flags("--batch_size", type=positive, help="in the place of the file's")
+    flags("--num_workers", type=int, help="processes that read ahead")
+    flags("--save_interval", type=positive, help="iterations between evaluations (1000)")
+    flags("--do_eval", action="store_true", help="evaluate at each save_interval")
+    flags("--device", choices=("cpu", "gpu"), help="default: a GPU if Paddle has one")
+
+
+def training_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides of `-o`, and what the flags of PaddleSeg's tools say."""
+    names = ("model_path", "learning_rate", "iters", "batch_size", "num_workers", "save_interval")
+    given = {name: getattr(arguments, name) for name in (*names, "device")}
+    found = [f"flags.{name}={value}" for name, value in given.items() if value is not None]
+    return [*arguments.override, *found, *(["flags.do_eval=true"] if arguments.do_eval else [])]
 
 
 def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
@@ -307,12 +336,31 @@ def described_by(weights: str | Path) -> Described | None:
     return description.task, description.settings, str(description_path(weights))
 
 
-def print_timeline(stretches: Sequence[Stretch]) -> None:
-    """Print what a run would do, epoch by epoch."""
-    from core.workflows.rehearsal import timeline_table
+def train(training: Training, arguments: argparse.Namespace) -> None:
+    """Train, or tell what would happen, or write the run as one file.
 
-    wide_console().print(timeline_table(stretches))
-    print(f"{stretches[-1].end} epochs, {sum(each.steps for each in stretches)} steps")
+    Args:
+        training: A run with where it goes.
+        arguments: Of `add_training_arguments`.
+    """
+    from core.training.distributed import initialize
+    from core.workflows.rehearsal import timeline_table
+    from core.workflows.training import save_plan
+
+    if arguments.dry_run:
+        told = training.rehearse()
+        wide_console().print(timeline_table(told))
+        print(f"{told[-1].end} epochs, {sum(each.steps for each in told)} steps")
+    if arguments.save_config:
+        save_plan(training.plan, arguments.save_config)
+        print(f"the run in our own words: {arguments.save_config}")
+    if arguments.dry_run or arguments.save_config:
+        return
+    engine = training.train(arguments.resume)
+    if initialize()[0] == 0 and engine.best is not None:
+        print(engine.best_report)
+        where = f"{training.save_dir}/best_model"
+        print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}")
 
 
 def print_left_out(messages: Iterable[str]) -> None:

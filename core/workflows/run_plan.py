@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from core.dialects.files import translated
@@ -25,6 +26,17 @@ from core.workflows.foreign_layers import with_layers
 
 TEACHER = "teacher."  # begins an override that is for the teacher
 OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
+FLAGS = "flags."  # begins what a flag of PaddleSeg's tools says, see `core.dialects.paddleseg`
+# where else such a flag has its place in a config
+OF_FLAGS = MappingProxyType(
+    {
+        "learning_rate": "train.learning_rate",
+        "model_path": "model.pretrained",
+        "batch_size": "train.batch_size",
+        "num_workers": "data.num_workers",
+        "device": "device",
+    }
+)
 Settings = dict[str, Any]
 _log = logging.getLogger(__name__)
 
@@ -136,6 +148,8 @@ def read_plan(files: RunFiles) -> RunPlan:
     for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
         gathered.add(content, name, is_recipe=True)
     own = gathered.own
+    rest = [each for each in gathered.overrides if not each.startswith(f"{FLAGS}do_eval")]
+    gathered.overrides = [_of_a_flag(each) for each in rest]  # evaluated it is anyway
     recipe = compose_recipes(gathered.recipes)
     teachers = _teachers(files, own.get("distill_config", []))
     if teachers and not recipe:
@@ -243,6 +257,19 @@ def _teacher(path: str) -> Settings:
     if translation.distill is not None:
         teacher[TEACHING] = translation.distill
     return teacher
+
+
+def _of_a_flag(assignment: str) -> str:
+    """Return the override of a config that a flag means, where the file is not of PaddleSeg."""
+    if not assignment.startswith(FLAGS):
+        return assignment
+    name, _, value = assignment[len(FLAGS) :].partition("=")
+    if name not in OF_FLAGS:
+        raise ConfigError(
+            f"--{name}: belongs to files of PaddleSeg; here train.epochs, train.steps_per_epoch "
+            "and train.eval_every say how long to train and when to evaluate"
+        )
+    return f"{OF_FLAGS[name]}={value}"
 
 
 def _unused_name(name: str, taken: Mapping[str, Any]) -> str:

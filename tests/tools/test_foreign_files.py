@@ -103,3 +103,64 @@ def test_a_tool_says_what_it_wants(call_tool: Call, tmp_path: Path) -> None:
     status, output = call_tool("ptq.py", "-c", config, "-o", "Global.save_inference_dir=./gone")
     assert status == 2
     assert "error: gone: no such folder of an exported model" in output
+
+
+PADDLESEG = """
+batch_size: 2
+iters: 4
+train_dataset:
+  type: Dataset
+  dataset_root: maps
+  train_path: maps/train.txt
+  num_classes: 2
+  transforms: [{type: Resize, target_size: [64, 64]}, {type: Normalize}]
+val_dataset:
+  type: Dataset
+  dataset_root: maps
+  val_path: maps/train.txt
+  num_classes: 2
+  transforms: [{type: Resize, target_size: [64, 64]}, {type: Normalize}]
+optimizer: {type: SGD, momentum: 0.9, weight_decay: 4.0e-5}
+lr_scheduler: {type: PolynomialDecay, learning_rate: 0.01, end_lr: 0, power: 0.9}
+loss: {types: [{type: CrossEntropyLoss}], coef: [1]}
+model: {type: FastSCNN, num_classes: 2, enable_auxiliary_loss: false}
+"""
+
+
+def test_paddleseg_trains_and_quantizes(call_tool: Call, tmp_path: Path) -> None:
+    """The commands of its guide, apart from the folder of the tools."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for index in range(2):
+        cv2.imwrite(str(folder / f"{index}.png"), generator.integers(0, 255, (64, 64, 3), np.uint8))
+        cv2.imwrite(str(folder / f"{index}_label.png"), np.eye(64, dtype=np.uint8))
+    (folder / "train.txt").write_text("0.png 0_label.png\n1.png 1_label.png")
+    config = write(tmp_path / "fastscnn.yml", PADDLESEG)
+    flags = ["--config", config, "--device", "cpu", "--do_eval", "--save_interval", "2"]
+    status, output = call_tool("train.py", *flags, "--save_dir", "output_fp32")
+    assert status == 0, output
+    trained = "output_fp32/best_model/model.pdparams"
+    more = ["--model_path", trained, "--learning_rate", "0.001", "--save_dir", "output_quant"]
+    status, output = call_tool("qat_train.py", *flags, *more)
+    assert status == 0, output
+    assert "qat: learning rate x 1" in output
+    description = load_description(tmp_path / "output_quant/best_model")
+    assert (description.epoch, description.edits[-1][0]) in ((1, "qat"), (2, "qat"))
+    assert (tmp_path / "output_quant/best_model/model.pdparams").is_file()
+    gone = ["--config", config, "--model_path", "gone.pdparams", "--save_dir", "int8"]
+    status, output = call_tool("qat_export.py", *gone)
+    assert status == 2
+    assert "error: gone.pdparams: no such weights file" in output
+
+
+def test_flags_of_paddleseg_for_a_config_of_ours(call_tool: Call, tmp_path: Path) -> None:
+    ours = Path(__file__).resolve().parents[2] / "configs/cls/demo.yml"
+    flags = ["-c", ours, "--learning_rate", "0.5", "--model_path", "x", "--do_eval"]
+    status, output = call_tool("train.py", *flags, "--save_config", "ours.yml")
+    assert status == 0, output
+    saved = yaml.safe_load((tmp_path / "ours.yml").read_text())
+    assert (saved["train"]["learning_rate"], saved["model"]["pretrained"]) == (0.5, "x")
+    status, output = call_tool("train.py", "-c", ours, "--save_interval", "3")
+    assert status == 2
+    assert "error: --save_interval: belongs to files of PaddleSeg" in output
