@@ -77,7 +77,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     root.refuse("metric", "keypoints are measured as COCO does", ("KeyPointTopDownCOCOEval",))
     teaches = "distill_loss" in content
     model, dark = _model(root)
-    height, width = _size(root)
+    size = root.take("train_height", int, 256), root.take("train_width", int, 192)
     settings: Settings = {
         "task": {"name": "keypoint"},
         "model": {**model, "num_joints": root.take("num_joints", int, 17)},
@@ -86,11 +86,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     }
     if dark:  # PaddleDetection smooths with a kernel of 3
         settings["codec"] |= {"decoding": "dark", "blur_kernel": 3}
-    return (
-        _teacher(root, settings, (height, width))
-        if teaches
-        else _run(root, settings, (height, width))
-    )
+    return (_teacher if teaches else _run)(root, settings, size)
 
 
 def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translation:
@@ -164,21 +160,17 @@ def _model(root: Section) -> tuple[Settings, bool]:
     if name == "LiteHRNet":
         kind = backbone.take("network_type", Literal["lite_18", "lite_30"], "lite_18")
         found["name"] = f"lite_hrnet_{kind.removeprefix('lite_')}"
-        wanted = (40,)
+        wanted = [40]
     else:
         width = backbone.take("width", int, width)
         found["name"] = f"hrnet_w{width}"
-        wanted = (32, 48)
+        wanted = [32, 48]
     if width not in wanted:
         raise ConfigError(
             f"TopDownHRNet.width: expected {' or '.join(map(str, wanted))}, got {width}"
         )
     backbone.finish()
     return found | ({} if at < 0 else {"freeze_at": at}), dark
-
-
-def _size(root: Section) -> tuple[int, int]:
-    return root.take("train_height", int, 256), root.take("train_width", int, 192)
 
 
 def _loss(loss: Section) -> Settings:

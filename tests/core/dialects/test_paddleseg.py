@@ -46,9 +46,8 @@ LISTS = (
 OPS = "train_dataset.transforms"
 
 
-def read(*overrides: str, without: str | None = None) -> Translation:
-    content = yaml.safe_load(FILE)
-    content.pop(without, None)
+def read(*overrides: str, without: tuple[str, ...] = ()) -> Translation:
+    content = {key: value for key, value in yaml.safe_load(FILE).items() if key not in without}
     found, left = translated(content, overrides)
     assert found is not None
     assert not left
@@ -112,7 +111,7 @@ def test_lists_and_other_settings() -> None:
         "{type: DiceLoss}], coef: [0.8, 0.2]}]",
         "test_config={is_slide: true, crop_size: [32, 32], stride: [16, 16], aug_eval: true, "
         "scales: [0.5, 1.0], flip_horizontal: true}",
-        without="optimizer",
+        without=("optimizer", "lr_scheduler"),
     ).settings
     assert found["data"] == {
         "root": "d",
