@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.dialects import compressor, paddleclas, paddledet, paddleseg
+from core.dialects import act, compressor, paddleclas, paddledet, paddleseg
 from core.dialects.foreign import Translation
 from core.settings.config import override
 
@@ -28,6 +28,7 @@ class Dialect:
 
 DIALECTS = (
     Dialect(compressor.is_compressor, compressor.KEYS, compressor.translate),
+    Dialect(act.is_act, act.KEYS, act.translate),
     Dialect(paddleclas.is_paddleclas, paddleclas.KEYS, paddleclas.translate),
     Dialect(paddledet.is_paddledet, paddledet.KEYS, paddledet.translate),
     Dialect(paddleseg.is_paddleseg, paddleseg.KEYS, paddleseg.translate),

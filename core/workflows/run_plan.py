@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,14 +47,14 @@ class RunFiles:
     """What a command line names.
 
     Attributes:
-        config: YAML file of the task and its training.
+        config: YAML file of the task and its training, or its content.
         slim: Recipes, with commas between: names of files in `recipes`, or paths.
         distill_config: Configs or checkpoints of teachers.
         overrides: `key.sub=value`.
         recipes: Folder of the recipes that have names.
     """
 
-    config: str | None
+    config: str | Path | Mapping[str, Any] | None
     slim: str | None = None
     distill_config: Sequence[str] = ()
     overrides: Sequence[str] = ()
@@ -143,8 +144,10 @@ def read_plan(files: RunFiles) -> RunPlan:
         ConfigError: A file or an override is wrong.
     """
     gathered = _Gathered(list(files.overrides))
-    if files.config:
-        gathered.add(load_yaml(files.config), files.config, is_recipe=False)
+    if isinstance(files.config, Mapping):
+        gathered.add(copy.deepcopy(dict(files.config)), "config", is_recipe=False)
+    elif files.config:
+        gathered.add(load_yaml(files.config), str(files.config), is_recipe=False)
     for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
         gathered.add(content, name, is_recipe=True)
     own = gathered.own
@@ -165,7 +168,8 @@ def read_plan(files: RunFiles) -> RunPlan:
     given = isinstance(train, Mapping) and "epochs" in train
     settings = merge(settings, overrides)
     if "task" not in settings:
-        names = " ".join(str(name) for name in (files.config, files.slim) if name)
+        config = "config" if isinstance(files.config, Mapping) else files.config
+        names = " ".join(str(name) for name in (config, files.slim) if name)
         raise ConfigError(f"{names or 'config'}: says no task; name its config with -c")
     return RunPlan(
         settings,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,45 +15,8 @@ from core.training.recipe import read_recipe
 from core.training.run import read_run
 from core.training.schedules import learning_rate
 
-FILE = """
-Global: {checkpoints: null, pretrained_model: null, output_dir: ./output/, device: cpu,
-         save_interval: 1, eval_during_train: true, eval_interval: 2, epochs: 30,
-         print_batch_step: 10, use_visualdl: true, image_shape: [3, 64, 64],
-         save_inference_dir: ./inference}
-Slim: {quant: {name: pact}}
-Arch: {name: MobileNetV3_small_x0_35, class_num: 10, pretrained: true}
-Loss: {Train: [{MixCELoss: {weight: 1.0, epsilon: 0.1}}], Eval: [{CELoss: {weight: 1.0}}]}
-Optimizer: {name: Momentum, momentum: 0.9, regularizer: {name: 'L2', coeff: 0.00007},
-            lr: {name: Cosine, learning_rate: 0.01, warmup_epoch: 5, warmup_start_lr: 0.001}}
-DataLoader:
-  Train:
-    dataset:
-      name: ImageNetDataset
-      image_root: ./data/pictures/
-      cls_label_path: ./data/pictures/lists/train.txt
-      transform_ops:
-        - DecodeImage: {to_rgb: true, channel_first: false}
-        - RandCropImage: {size: 64, scale: [0.2, 1.0]}
-        - RandFlipImage: {flip_code: 1}
-        - NormalizeImage: {scale: 1.0/255.0, mean: [0.5, 0.4, 0.3], std: [0.2, 0.2, 0.1], order: ''}
-      batch_transform_ops: [{MixupOperator: {alpha: 0.2}}]
-    sampler: {name: DistributedBatchSampler, batch_size: 64, drop_last: false, shuffle: true}
-    loader: {num_workers: 4, use_shared_memory: true}
-  Eval:
-    dataset:
-      name: ImageNetDataset
-      image_root: data/pictures
-      cls_label_path: ./data/pictures/val.txt
-      transform_ops:
-        - DecodeImage: {to_rgb: true}
-        - ResizeImage: {resize_short: 72}
-        - CropImage: {size: 64}
-        - NormalizeImage: {scale: 0.003921568, mean: [0.5, 0.4, 0.3], std: [0.2, 0.2, 0.1]}
-    sampler: {name: DistributedBatchSampler, batch_size: 32, drop_last: false, shuffle: false}
-    loader: {num_workers: 4}
-Infer: {infer_imgs: x.jpg}
-Metric: {Train: null, Eval: [{TopkAcc: {topk: [1, 3]}}]}
-"""
+FILES = Path(__file__).parent / "files"
+FILE = (FILES / "paddleclas.yml").read_text(encoding="utf-8")
 OPS = "DataLoader.Train.dataset.transform_ops"
 
 

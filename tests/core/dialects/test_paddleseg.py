@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,28 +13,8 @@ from core.dialects.foreign import Translation
 from core.errors import ConfigError
 from core.training.run import read_run
 
-FILE = """
-batch_size: 4
-iters: 1000
-train_dataset:
-  type: OpticDiscSeg
-  dataset_root: data/optic_disc_seg
-  transforms:
-    - {type: Resize, target_size: [512, 256]}
-    - {type: RandomHorizontalFlip}
-    - {type: Normalize}
-  mode: train
-val_dataset:
-  type: OpticDiscSeg
-  dataset_root: data/optic_disc_seg
-  transforms: [{type: Normalize}]
-  mode: val
-optimizer: {type: SGD, momentum: 0.9, weight_decay: 4.0e-5}
-lr_scheduler: {type: PolynomialDecay, learning_rate: 0.01, end_lr: 0, power: 0.9}
-loss: {types: [{type: CrossEntropyLoss}], coef: [1, 1, 1, 1, 1]}
-model: {type: BiSeNetV2, pretrained: null}
-to_static_training: false
-"""
+FILES = Path(__file__).parent / "files"
+FILE = (FILES / "paddleseg.yml").read_text(encoding="utf-8")
 LISTS = (
     "train_dataset={type: Dataset, dataset_root: d, train_path: d/lists/a.txt, num_classes: 3, "
     "separator: ';', mode: train, transforms: [{type: Normalize, mean: [0.4], std: [0.2]}, "
