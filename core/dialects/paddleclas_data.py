@@ -45,16 +45,16 @@ def _lists(train: Section, val: Section) -> Settings:
         section.refuse("relabel", "labels are taken as they are", (False,))
         section.refuse("delimiter", "a list has a space between path and label", (" ",))
         section.take("name", Literal["ImageNetDataset"], "ImageNetDataset")
-    root = train.take("image_root", str)
-    if os.path.normpath(val.take("image_root", str)) != os.path.normpath(root):
+    root = train.path_of("image_root")
+    if os.path.normpath(val.path_of("image_root")) != os.path.normpath(root):
         raise ConfigError(
             f"{val.where('image_root')}: expected {root}, as of the training pictures; give both "
             "the folder above, with its paths in the lists"
         )
     return {
         "root": root,
-        "train_list": os.path.relpath(train.take("cls_label_path", str), root),
-        "val_list": os.path.relpath(val.take("cls_label_path", str), root),
+        "train_list": train.path_of("cls_label_path", root),
+        "val_list": val.path_of("cls_label_path", root),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from core.dialects.foreign import Section, Settings
@@ -77,15 +76,15 @@ def _dataset(section: Section, size: tuple[int, int]) -> Settings:
     section.put_aside("num_joints", "pixel_std")
     _check_pair(section, "trainsize", (size[1], size[0]))
     found: Settings = {
-        "root": section.take("dataset_dir", str),
+        "root": section.path_of("dataset_dir"),
         "annotations": section.take("anno_path", str),
         "images": section.take("image_dir", str),
     }
-    boxes = section.take("bbox_file", str, None)
+    boxes = section.path_of("bbox_file", found["root"], None)
     if not section.take("use_gt_bbox", bool, True):
         if boxes is None:
             raise ConfigError(f"{section.where('bbox_file')}: required without use_gt_bbox")
-        found["detections"] = os.path.relpath(boxes, found["root"])
+        found["detections"] = boxes
     score = section.take("image_thre", float, 0.0)
     section.finish()
     return found | ({"detection_score": score} if score else {})

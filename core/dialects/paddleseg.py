@@ -24,9 +24,14 @@ KEYS = (
     "export",
     "to_static_training",
     "seed",
+    "global",
+    "train",
+    "test",
     "flags",
 )
 SAVE_INTERVAL = 1000  # of PaddleSeg's train.py, in iterations
+RUNTIME = ("device", "num_workers")  # of `global`
+TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # of `train`
 OPTIMIZERS = MappingProxyType({"SGD": "sgd", "Momentum": "sgd", "Adam": "adam", "AdamW": "adamw"})
 
 
@@ -45,7 +50,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     """
     root = Section(content, "", [])
     root.put_aside("export", "to_static_training")
-    flags = root.section("flags")
+    flags = _flags(root)
     classes, data, augment = read_datasets(
         root.section("train_dataset"), root.section("val_dataset")
     )
@@ -54,21 +59,50 @@ def translate(content: Mapping[str, Any]) -> Translation:
     train |= _optimizer(root.section("optimizer"))
     train |= _learning_rate(root, flags, train["steps_per_epoch"])
     data["num_workers"] = flags.take("num_workers", int, 0)
+    older = root.take("seed", int, 0)
     settings: Settings = {
         "task": {"name": "seg"},
-        "seed": root.take("seed", int, 0),
+        "seed": flags.take("seed", int, older),
         "model": model,
         "data": data,
         "augment": augment,
         "loss": _losses(root.section("loss")),
-        "evaluation": _evaluation(root.section("test_config")),
+        "evaluation": _evaluation(root),
         "train": train,
     }
-    device = flags.take("device", Literal["cpu", "gpu"], None)
-    settings |= {} if device is None else {"device": device}
+    settings |= _device(flags)
+    settings["train"] |= {"amp": "float16"} if _half(flags) else {}
+    folder = flags.take("save_dir", str, None)
     flags.finish()
     root.finish()
-    return Translation("PaddleSeg", settings, unused=tuple(root.notes))
+    save_dir = None if folder in (None, "output", "./output") else folder
+    return Translation("PaddleSeg", settings, save_dir=save_dir, unused=tuple(root.notes))
+
+
+def _flags(root: Section) -> Section:
+    """Return what flags say; they go before the sections `global` and `train` of newer files."""
+    flags, runtime, train = (root.section(key) for key in ("flags", "global", "train"))
+    runtime.refuse("data_format", "maps are [N, C, H, W]", ("NCHW",))
+    train.put_aside("log_iters", "keep_checkpoint_max", "amp_level", "repeats")
+    train.refuse("resume_model", "to go on with a run: --save_dir FOLDER --resume")
+    for section, keys in ((runtime, RUNTIME), (train, TRAIN)):
+        for key in keys:
+            section.take(key, Any, None)
+        section.finish()
+    found = {}
+    for section, keys in ((runtime, RUNTIME), (train, TRAIN), (flags, tuple(flags.content))):
+        found |= {key: section.content[key] for key in keys if section.has(key)}
+    return Section(found, "flags", root.notes)
+
+
+def _device(flags: Section) -> Settings:
+    """Return the device; PaddleSeg takes a CPU where a file says gpu and there is none."""
+    device = flags.take("device", Literal["cpu", "gpu"], "gpu")
+    return {"device": "cpu"} if device == "cpu" else {}
+
+
+def _half(flags: Section) -> bool:
+    return bool(flags.take("precision", Literal["fp32", "fp16"], "fp32") == "fp16")
 
 
 def _length(root: Section, flags: Section) -> Settings:
@@ -239,7 +273,13 @@ def _loss(section: Section) -> Settings:
     return found
 
 
-def _evaluation(test: Section) -> Settings:
+def _evaluation(root: Section) -> Settings:
+    """Return how validation pictures are looked at: `test_config`, `test` in newer files."""
+    older, newer = root.section("test_config"), root.section("test")
+    if older.content and newer.content:
+        raise ConfigError("test_config: test says the same; give one of them")
+    test = newer if newer.content else older
+    test.put_aside("auc_roc")
     found: Settings = {}
     if test.take("is_slide", bool, False):
         pair = tuple[int, int]
@@ -249,6 +289,8 @@ def _evaluation(test: Section) -> Settings:
         scales = test.take("scales", float | list[float], 1.0)
         found["scales"] = scales if isinstance(scales, list) else [scales]
         found["flip"] = test.take("flip_horizontal", bool, False)
-        test.refuse("flip_vertical", "pictures are mirrored from left to right only", (False,))
+    test.refuse("flip_vertical", "pictures are mirrored from left to right only", (False,))
+    for key in ("crop_size", "stride", "scales", "flip_horizontal"):
+        test.take(key, Any, None)  # of no matter where they are not asked for
     test.finish()
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
@@ -56,7 +55,7 @@ def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
     kind = dataset.take("type", str, "Dataset")
     dataset.take("mode", Literal["train", "val", "trainval", "test"], split)
     dataset.put_aside("edge")
-    root = dataset.take("dataset_root", str, None)
+    root = dataset.path_of("dataset_root", default=None)
     if kind in NAMED:
         known = dict(NAMED[kind])
         classes = known.pop("num_classes")
@@ -71,7 +70,7 @@ def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
         raise ConfigError(f"{dataset.where('dataset_root')}: required, but not given")
     key = f"{split}_path"
     dataset.put_aside(*({"train_path", "val_path", "test_path"} - {key}))
-    found: Settings = {"root": root, f"{split}_list": os.path.relpath(dataset.take(key, str), root)}
+    found: Settings = {"root": root, f"{split}_list": dataset.path_of(key, root)}
     found["separator"] = dataset.take("separator", str, " ")
     found["ignore_index"] = dataset.take("ignore_index", int, 255)
     dataset.refuse("img_channels", "pictures have three channels", (3,))

@@ -222,3 +222,35 @@ def test_refused_with_the_path_in_the_file(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         translated(content, [override])
     assert str(caught.value).startswith(message)
+
+
+def test_the_sections_of_newer_files() -> None:
+    """They come out of a file that PaddleSeg's configs are based on; flags go before them."""
+    newer = (
+        "global={data_format: NCHW, device: gpu, num_workers: 3}",
+        "train={save_dir: ./output, do_eval: false, resume_model: null, save_interval: 500, "
+        "log_iters: 10, keep_checkpoint_max: 5, seed: null, precision: fp32, amp_level: O1}",
+        "test={aug_eval: false, scales: 1.0, flip_horizontal: false, flip_vertical: false, "
+        "is_slide: false, crop_size: null, stride: null, auc_roc: false}",
+    )
+    found = read(*newer)
+    train = found.settings["train"]
+    assert (train["epochs"], train["steps_per_epoch"], train["eval_every"]) == (2, 500, 2)
+    assert found.settings["data"]["num_workers"] == 3
+    assert "device" not in found.settings  # as in PaddleSeg, a CPU where there is no GPU
+    assert found.save_dir is None
+    assert {"train.log_iters", "test.auc_roc"} <= set(found.unused)
+    flags = ("flags.do_eval=true", "flags.save_interval=250", "flags.device=cpu")
+    changed = read(*newer, *flags, "train.precision=fp16", "train.save_dir=elsewhere")
+    train = changed.settings["train"]
+    assert (train["steps_per_epoch"], train["eval_every"], train["amp"]) == (250, 1, "float16")
+    assert (changed.settings["device"], changed.save_dir) == ("cpu", "elsewhere")
+    for override, message in (
+        ("global.data_format=NHWC", "global.data_format: maps are"),
+        ("train.resume_model=x", "train.resume_model: to go on with a run"),
+        ("train.save_intervall=3", "train.save_intervall: unknown key"),
+        ("test_config={aug_eval: true}", "test_config: test says the same"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            read(*newer, override)
+        assert str(caught.value).startswith(message)
