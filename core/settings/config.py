@@ -146,7 +146,7 @@ def _with_value(below: Any, parts: list[str], value: Any, key: str) -> Any:
             raise ConfigError(f"{key}: a list with {len(below)} entries has no {first!r}")
         index = int(first)
         return [
-            _with_value(each, rest, value, key) if i == index else each
+            (_with_value(each, rest, value, key) if rest else value) if i == index else each
             for i, each in enumerate(below)
         ]
     mapping = dict(below) if isinstance(below, Mapping) else {}
