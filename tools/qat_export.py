@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from core.task import Task
     from core.workflows.comparison_table import ComparisonRow, Validation
+    from core.workflows.float_fallback import QualityLimits
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -67,7 +68,9 @@ def main() -> None:
         model, limits, runtime, validation, rows[0].metric, rows[1].metric
     )
     with replacing(folder) as draft:  # an earlier export stays if the metric is not right
-        export_and_check(draft, task, model, arguments, validation, [*rows, *changed], metric)
+        export_and_check(
+            draft, task, model, arguments, validation, limits, [*rows, *changed], metric
+        )
     print(f"exported to {folder}")
 
 
@@ -77,6 +80,7 @@ def export_and_check(
     model: Layer,
     arguments: argparse.Namespace,
     validation: Validation,
+    limits: QualityLimits,
     rows: list[ComparisonRow],
     metric: float | None,
 ) -> None:
@@ -84,7 +88,6 @@ def export_and_check(
     from core.export.package import export
     from core.export.parity import summary
     from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
-    from core.workflows.float_fallback import QualityLimits
     from core.workflows.int8_speed import (
         float_graph,
         measure_latency,
@@ -99,8 +102,8 @@ def export_and_check(
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    latencies = measure_latency(float_graph(task, model, ending), folder, made, one_image(task))
-    limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+    graph = float_graph(task, model, ending)
+    latencies = measure_latency(graph, folder, made, one_image(task))
     warn_where_slower(latencies, target, limits.remedy_for_speed)
     files = runtime_rows(folder, made, seconds, validation.measure, latencies)
     console.print(to_table([*rows, *files], validation.metric))

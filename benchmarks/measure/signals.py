@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import random
 import shutil
@@ -23,9 +22,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -47,7 +45,6 @@ class Bench:
     """A folder in which tools run, with a place of its own for temporary files."""
 
     folder: Path
-    problems: list[str] = field(default_factory=list)
 
     def start(self, words: Sequence[str]) -> tuple[subprocess.Popen[str], str]:
         """Start a tool; return it, and the mark of its processes."""
@@ -135,9 +132,8 @@ class Bench:
             yield self.note(job, "half_files", str(self.litter()))
 
     def note(self, job: Job, kind: str, what: str) -> str:
-        """Remember a problem with what was seen; return its kind."""
-        self.problems.append(f"{job.name}: {kind}: {what}")
-        print(self.problems[-1], flush=True)
+        """Print a problem with what was seen; return its kind."""
+        print(f"{job.name}: {kind}: {what}", flush=True)
         return kind
 
 
@@ -159,23 +155,26 @@ def _has(process: psutil.Process, mark: str) -> bool:
         return False
 
 
-def measure(signals: dict[signal.Signals, int], only: str, seed: int) -> tuple[Any, list[str]]:
-    """Disturb all jobs in turn; return the counts by signal and job, and what went wrong."""
+def measure(
+    signals: dict[signal.Signals, int], only: str, seed: int
+) -> Iterator[dict[str, dict[str, Counts]]]:
+    """Disturb all jobs in turn; yield the counts so far, by signal and job, after each time."""
     rng = random.Random(seed)
     found: dict[str, dict[str, Counts]] = {each.name: {} for each in signals}
     with tempfile.TemporaryDirectory() as place:
         bench = Bench(Path(place))
         jobs = [job for job in prepare(bench.folder, bench.run) if only in job.name]
         rng.shuffle(jobs)  # a short run takes some of each
-        taken, ends = {}, {}
-        for sent, count in signals.items():
-            for turn in range(count):
-                job = jobs[turn % len(jobs)]
-                if job.name not in taken:
-                    begin = time.monotonic()
-                    bench.run(bench.folder, job.words)
-                    taken[job.name] = time.monotonic() - begin
-                    ends[job.name] = end_of(bench.folder / job.output) if job.resumes else {}
+        taken: dict[str, float] = {}
+        ends: dict[str, dict[str, str]] = {}
+        for turn in range(max(signals.values())):
+            job = jobs[turn % len(jobs)]
+            if job.name not in taken:
+                begin = time.monotonic()
+                bench.run(bench.folder, job.words)
+                taken[job.name] = time.monotonic() - begin
+                ends[job.name] = end_of(bench.folder / job.output) if job.resumes else {}
+            for sent in (each for each, count in signals.items() if turn < count):
                 if job.resumes:
                     shutil.rmtree(bench.folder / job.output)
                 counts = found[sent.name].setdefault(job.name, dict.fromkeys(COUNTS, 0))
@@ -183,8 +182,8 @@ def measure(signals: dict[signal.Signals, int], only: str, seed: int) -> tuple[A
                     counts[kind] += 1
                 for kind in bench.finish(job, ends[job.name]):
                     counts[kind] += 1
-                print(f"{sent.name} {turn + 1}/{count} {job.name}", flush=True)
-        return found, bench.problems
+                print(f"{sent.name} {turn + 1} {job.name}", flush=True)
+                yield found
 
 
 def main() -> None:
@@ -196,16 +195,17 @@ def main() -> None:
     arguments = parser.parse_args()
     signals = {signal.SIGKILL: arguments.kills, signal.SIGTERM: arguments.terms}
     wanted = {sent: count for sent, count in signals.items() if count}
-    found, problems = measure(wanted, arguments.only, arguments.seed)
     about = {
         "revision": revision(),
-        "load_average": round(os.getloadavg()[0], 1),
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
-    entries = {name: {"jobs": jobs, **about} for name, jobs in found.items()}
-    record("robustness_signals", entries, page, "robustness.md")
-    print(json.dumps(problems, indent=1))
+    for found in measure(wanted, arguments.only, arguments.seed):
+        load = round(os.getloadavg()[0], 1)
+        entries = {
+            name: {"jobs": jobs, "load_average": load, **about} for name, jobs in found.items()
+        }
+        record("robustness_signals", entries, page, "robustness.md")  # a long run may be cut off
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def compress(
         model = settle(session, *found[best], first.processors)
         made = write(model, folder / INT8, layout, samples)
         seconds = time.monotonic() - begin
-        told = measure, validation.metric, validation.images
-        files = measure_files(model, made, seconds, *told, samples[0])
+        metric, count = validation.metric, validation.images
+        files = measure_files(model, made, seconds, measure, metric, count, samples[0])
     return [float_row, *tried, *files], configs[best]
 
 

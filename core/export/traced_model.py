@@ -20,8 +20,9 @@ from core.export.int8.exporter import Int8Exporter
 from core.export.int8.file_comparison import FileComparison
 from core.export.int8.layerwise import LayerDifference
 from core.graph import cost
-from core.graph.batch_norm_folding import trace_folded
+from core.graph.batch_norm_folding import fold_finite
 from core.graph.program import Graph
+from core.graph.trace import trace
 from core.quant.layers import quantized_layers
 from core.runtimes.description import (
     LAYERS,
@@ -183,11 +184,12 @@ def trace_for_export(
     Raises:
         ExportError: The layer cannot be traced, or holds weights that are not finite.
     """
-    graph, cut = trace_folded(layer, specs, model), ending == LAYERS
-    _log.info("traced %d operators, folded %d batch norms", len(graph.operators), len(graph.folded))
+    graph, cut = Graph.from_trace(trace(layer, specs, model)), ending == LAYERS
     counted = cost.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
+    folded = fold_finite(graph)
+    _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
     int8 = None
     if quantized_layers(model):
         int8 = Int8Exporter(model, layer, graph, target, cut, opset)

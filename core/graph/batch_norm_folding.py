@@ -37,10 +37,23 @@ def trace_folded(layer: Layer, specs: Sequence[InputSpec], model: Layer | None =
         ExportError: The layer cannot be traced, or a weight holds values that are not finite.
     """
     graph = Graph.from_trace(trace(layer, specs, model))
-    graph.check_finite()
-    fold_batch_norms(graph)
-    graph.check_finite()
+    fold_finite(graph)
     return graph
+
+
+def fold_finite(graph: Graph) -> int:
+    """Fold batch norms, and refuse weights that are not finite, before or after that.
+
+    Returns:
+        How many were folded.
+
+    Raises:
+        ExportError: A weight holds values that are not finite.
+    """
+    graph.check_finite()
+    folded = fold_batch_norms(graph)
+    graph.check_finite()
+    return folded
 
 
 def fold_batch_norms(graph: Graph) -> int:

@@ -127,8 +127,11 @@ def _calibrate(
             nonnegative = seen.lowest >= 0
             unsigned = not layout.unsigned.isdisjoint(sites)
             bits = quantizer.rounding.activation_bits
-            absmax = seen.absmax(bits, not (nonnegative and unsigned))
-            quantizer.begin(absmax, nonnegative, unsigned)
+            if quantizer.rounding.zero_points and not nonnegative:
+                lowest, absmax = seen.ends(bits)
+            else:
+                lowest, absmax = 0.0, seen.absmax(bits, not (nonnegative and unsigned))
+            quantizer.begin(absmax, nonnegative, unsigned, lowest)
     finally:
         for quantizer, _ in quantizers:
             quantizer.observer = None

@@ -11,9 +11,9 @@ outputs, and a bias can take that back. First ask the float model, then correct 
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -25,10 +25,7 @@ from core.network.layers import get
 from core.network.modes import evaluation_mode
 
 TensorBatches = Sequence[Sequence[Tensor]]
-
-
-class _ReachedError(Exception):
-    """The layer that a run was for has answered; the rest of the model need not run."""
+_NO_BATCHES = "calibration: no batches to correct biases with"
 
 
 def bias_places(model: Layer, paths: Sequence[str], norms: Mapping[str, str]) -> list[str]:
@@ -75,7 +72,33 @@ def output_means(
     Raises:
         DataError: No batches, or outputs that are not finite; names the layer.
     """
-    return _means(model, paths, batches, stop=False)
+    if not batches:
+        raise DataError(_NO_BATCHES)
+    runs: Counter[str] = Counter()
+    values: Counter[str] = Counter()
+    sums: dict[str, np.ndarray] = {}
+    handles = []
+
+    def listen(path: str) -> None:
+        def add(layer: Layer, _inputs: object, output: Tensor) -> None:
+            total, count = _sum_by_channel(layer, output)
+            runs[path] += 1
+            values[path] += count
+            sums[path] = sums.get(path, 0.0) + total
+
+        handles.append(get(model, path).register_forward_post_hook(add))
+
+    try:
+        for path in paths:
+            listen(path)
+        with evaluation_mode(model), paddle.no_grad():
+            for inputs in batches:
+                model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [path for path in sums if runs[path] == len(batches)]
+    return {path: _finite(path, sums[path] / values[path]) for path in once}
 
 
 def correct_biases(
@@ -83,13 +106,13 @@ def correct_biases(
 ) -> dict[str, np.ndarray]:
     """Shift biases until each layer's outputs have the wanted means, one layer after the other.
 
-    Later layers are measured with what earlier ones give after their correction, so there is a run
-    per layer, up to that layer.
+    Later layers are measured with what earlier ones give after their correction. All images pass at
+    once, and each layer answers twice: before its correction and after it.
 
     Args:
         model: Quantized; its biases are edited in place.
         wanted: What `output_means` says of the float model, for layers with a bias.
-        batches: Inputs of the model, the same that the means are of.
+        batches: Inputs of the model, the same that the means are of; all of one size.
 
     Returns:
         What was added to the bias [C], by path.
@@ -97,58 +120,57 @@ def correct_biases(
     Raises:
         DataError: No batches, a layer that does not run, or outputs that are not finite.
     """
-    shifts = {}
-    for path, target in wanted.items():
-        found = _means(model, [path], batches, stop=True)
-        if path not in found:
-            raise DataError(f"{path}: does not run in the quantized model, but does in float")
-        shifts[path] = target - found[path]
-        bias = get(model, path).bias
-        value = bias.numpy()
-        bias.set_value((value + shifts[path].reshape(value.shape)).astype(value.dtype))
-    return shifts
-
-
-def _means(
-    model: Layer, paths: Sequence[str], batches: TensorBatches, stop: bool
-) -> dict[str, np.ndarray]:
-    """Measure as `output_means` does; perhaps only until a layer has answered."""
-    runs: Counter[str] = Counter()
-    values: Counter[str] = Counter()
-    sums: dict[str, np.ndarray] = {}
+    if not batches:
+        raise DataError(_NO_BATCHES)
+    shifts: dict[str, np.ndarray] = {}
     handles = []
 
     def listen(path: str) -> None:
-        def hook(layer: Layer, _inputs: object, output: Tensor) -> None:
-            axis = _channel_axis(layer, output)
-            others = [each for each in range(output.ndim) if each != axis]
-            count = output.size // output.shape[axis]
-            runs[path] += 1
-            values[path] += count
-            total = output.mean(others).numpy().astype(np.float64) * count
-            sums[path] = sums.get(path, 0.0) + total
-            if stop:
-                raise _ReachedError
+        keywords: dict[str, Any] = {}
 
-        handles.append(get(model, path).register_forward_post_hook(hook))
+        def note(_layer: Layer, _inputs: object, given: dict[str, Any]) -> None:
+            keywords.update(given)
 
-    if not batches:
-        raise DataError("calibration: no batches to correct biases with")
+        def correct(layer: Layer, inputs: Sequence[Any], output: Tensor) -> Tensor | None:
+            if path in shifts:
+                return None
+            total, count = _sum_by_channel(layer, output)
+            shifts[path] = wanted[path] - _finite(path, total / count)
+            value = layer.bias.numpy()
+            layer.bias.set_value((value + shifts[path].reshape(value.shape)).astype(value.dtype))
+            corrected: Tensor = layer(*inputs, **keywords)
+            return corrected
+
+        layer = get(model, path)
+        handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
+        handles.append(layer.register_forward_post_hook(correct))
+
     try:
-        for path in paths:
+        for path in wanted:
             listen(path)
         with evaluation_mode(model), paddle.no_grad():
-            for inputs in batches:
-                with contextlib.suppress(_ReachedError):
-                    model(*inputs)
+            model(*(paddle.concat(list(column)) for column in zip(*batches)))
     finally:
         for handle in handles:
             handle.remove()
-    means = {path: sums[path] / values[path] for path in sums if runs[path] == len(batches)}
-    for path, mean in means.items():
-        if not np.isfinite(mean).all():
-            raise DataError(f"{path}: expected finite outputs to correct its bias with, got {mean}")
-    return means
+    for path in wanted:
+        if path not in shifts:
+            raise DataError(f"{path}: does not run in the quantized model, but does in float")
+    return shifts
+
+
+def _sum_by_channel(layer: Layer, output: Tensor) -> tuple[np.ndarray, int]:
+    """Return the sums of an output over all but the channels, [C] in float64, and of how many."""
+    axis = _channel_axis(layer, output)
+    others = [each for each in range(output.ndim) if each != axis]
+    count = output.size // output.shape[axis]
+    return output.mean(others).numpy().astype(np.float64) * count, int(count)
+
+
+def _finite(path: str, mean: np.ndarray) -> np.ndarray:
+    if not np.isfinite(mean).all():
+        raise DataError(f"{path}: expected finite outputs to correct its bias with, got {mean}")
+    return mean
 
 
 def _channel_axis(layer: Layer, output: Tensor) -> int:

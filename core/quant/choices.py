@@ -12,8 +12,9 @@ ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
 OBSERVER: ObserverKind = "mse"  # of quantization after training, by default
-STEPS = MappingProxyType(  # before and after calibration, each asked for by its name
+STEPS = MappingProxyType(  # before, in and after calibration, each asked for by its name
     {
+        "zero_points": "grids with a zero point where activations may be negative",
         "equalize": "even out channels first",
         "reestimate_bn": "estimate batch norms anew first",
         "bias_correction": "mend the means of layers at the end",

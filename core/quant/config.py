@@ -11,6 +11,7 @@ from core.quant.scales import BITS
 from core.settings.ranges import check_range
 from core.strategy import StrategyConfig
 from core.targets.names import Processors, RoundedOutputs, Target
+from core.targets.presets import check_zero_points
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class QatConfig(StrategyConfig):
             others. `residual`: operands of residual additions that come from further back, and
             sums that layers read. `all`: all outputs of quantized layers too (full
             quantization). null: what makes the files of the target fastest.
+        zero_points: Whether activations that may be negative have grids with a zero point. Only for
+            onnxruntime and openvino; files of other targets have none.
         observer: Observer that sets the grids of activations.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: as the task suggests.
@@ -60,6 +63,7 @@ class QatConfig(StrategyConfig):
     target: Target = "paddle"
     processors: Processors = "any"
     quantize_outputs: RoundedOutputs | None = None
+    zero_points: bool = False
     observer: ObserverKind = "avg"
     calibration_samples: int = 128
     warmup_epochs: float | None = None
@@ -84,6 +88,9 @@ class QatConfig(StrategyConfig):
         check_range(self, 0, 1_000_000, "warmup_epochs")
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
+        check_zero_points(self.zero_points, self.target)
+        if self.zero_points and self.activation_preprocess_type:
+            raise ValueError("zero_points: PACT clips both ends alike; give one of them")
         if self.activation_preprocess_type and self.activation_quantize_type == "lsq":
             raise ValueError("activation_preprocess_type: lsq learns its grid itself; give one")
 
@@ -97,6 +104,7 @@ class QatConfig(StrategyConfig):
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             processors=self.processors,
+            zero_points=self.zero_points,
             moving_rate=self.moving_rate,
             window_size=self.window_size,
         )

@@ -15,6 +15,7 @@ import paddle
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
+from core.quant.scales import highest_step, lowest_step
 from core.quant.weight_grid import limit_weight
 from core.targets.processors import PAIR, Limit
 
@@ -22,23 +23,21 @@ HALF_TO_EVEN = 0
 INFINITE = float(np.finfo(np.float32).max)
 
 
-def highest_step(bits: int, signed: bool) -> int:
-    """Return the number of the highest step of a grid."""
-    return int(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
-
-
-def fake_quantize(x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
+def fake_quantize(
+    x: Tensor, absmax: Tensor, bits: int, signed: bool, zero_point: int = 0
+) -> Tensor:
     """Round activations to a grid; the gradient goes straight through (Bengio et al., 2013).
 
     Args:
-        x: Activations of any shape; not negative where the grid is unsigned.
+        x: Activations of any shape; not negative where the grid is unsigned, without a zero point.
         absmax: Highest value of the grid, float32 [1], greater than 0.
         bits: 2 to 8.
-        signed: Whether the grid has steps below zero.
+        signed: Whether the grid reaches as far below zero as above.
+        zero_point: Steps below zero of a grid that is not signed.
     """
     if x.stop_gradient or not paddle.is_grad_enabled():
-        return _rounded(x, absmax, bits, signed)
-    rounded: Tensor = _StraightThrough.apply(x, absmax, bits, signed)
+        return _rounded(x, absmax, bits, signed, zero_point)
+    rounded: Tensor = _StraightThrough.apply(x, absmax, bits, signed, zero_point)
     return rounded
 
 
@@ -58,7 +57,9 @@ def clip_and_fake_quantize(x: Tensor, threshold: Tensor, bits: int, signed: bool
     return clipped
 
 
-def fake_quantize_by_step(x: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
+def fake_quantize_by_step(
+    x: Tensor, step: Tensor, bits: int, signed: bool, zero_point: int = 0
+) -> Tensor:
     """Round activations to a grid whose step is learned.
 
     LSQ (Esser et al., 2020): the gradient of the step counts roundings as well as clipping, and is
@@ -68,9 +69,10 @@ def fake_quantize_by_step(x: Tensor, step: Tensor, bits: int, signed: bool) -> T
         x: Activations of any shape.
         step: Trainable distance between two values, float32 [1], greater than 0.
         bits: 2 to 8.
-        signed: Whether the grid has steps below zero.
+        signed: Whether the grid reaches as far below zero as above.
+        zero_point: Steps below zero of a grid that is not signed; it is not learned.
     """
-    rounded: Tensor = _Lsq.apply(x, step, bits, signed)
+    rounded: Tensor = _Lsq.apply(x, step, bits, signed, zero_point)
     return rounded
 
 
@@ -111,9 +113,14 @@ def fake_quantize_limited_weight(
     return passed
 
 
-def _rounded(x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
+def _rounded(x: Tensor, absmax: Tensor, bits: int, signed: bool, zero_point: int = 0) -> Tensor:
     if x.dtype != paddle.float32:
-        return _rounded(x.astype("float32"), absmax, bits, signed).astype(x.dtype)
+        return _rounded(x.astype("float32"), absmax, bits, signed, zero_point).astype(x.dtype)
+    if zero_point:
+        lowest, highest = (end(bits, signed, zero_point) for end in (lowest_step, highest_step))
+        step = absmax / highest
+        on_grid: Tensor = paddle.round(x / step).clip(lowest, highest) * step  # half to even
+        return on_grid
     # the kernel knows signed grids only; of one bit more, an unsigned grid is the upper half
     width = bits if signed else bits + 1
     rounded: Tensor = _C_ops.fake_quantize_dequantize_moving_average_abs_max(
@@ -137,8 +144,10 @@ def _rounded_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
 
 class _StraightThrough(PyLayer):
     @staticmethod
-    def forward(context: Any, x: Tensor, absmax: Tensor, bits: int, signed: bool) -> Tensor:
-        return _rounded(x, absmax, bits, signed)
+    def forward(
+        context: Any, x: Tensor, absmax: Tensor, bits: int, signed: bool, zero_point: int
+    ) -> Tensor:
+        return _rounded(x, absmax, bits, signed, zero_point)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
@@ -186,20 +195,22 @@ class _Pact(PyLayer):
 
 class _Lsq(PyLayer):
     @staticmethod
-    def forward(context: Any, x: Tensor, step: Tensor, bits: int, signed: bool) -> Tensor:
-        highest = highest_step(bits, signed)
+    def forward(
+        context: Any, x: Tensor, step: Tensor, bits: int, signed: bool, zero_point: int
+    ) -> Tensor:
+        highest = highest_step(bits, signed, zero_point)
         context.save_for_backward(x, step)
-        context.signed, context.highest, context.to_x = signed, highest, not x.stop_gradient
-        context.rounded = _rounded(x, step * highest, bits, signed)
+        context.lowest = lowest_step(bits, signed, zero_point)
+        context.highest, context.to_x = highest, not x.stop_gradient
+        context.rounded = _rounded(x, step * highest, bits, signed, zero_point)
         return context.rounded
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
         x, step = context.saved_tensor()
         x32, gradient32, highest = x.astype("float32"), gradient.astype("float32"), context.highest
-        lowest = -highest - 1 if context.signed else 0
         # the ends are on the grid
-        ends = np.array([lowest, highest], np.float32) * np.float32(step)
+        ends = np.array([context.lowest, highest], np.float32) * np.float32(step)
         low, high = (
             float(end) for end in np.nextafter(ends, np.array([-INFINITE, INFINITE], np.float32))
         )

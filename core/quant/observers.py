@@ -1,6 +1,7 @@
 """Choose the range of a grid from the activations that one layer reads during calibration.
 
-All kinds answer with the `absmax` of `core.quant.scales.Grid`. The first two keep a number or two,
+All kinds answer with the `absmax` of `core.quant.scales.Grid`, or with both ends of one that has a
+zero point. The first two keep a number or two,
 the others a histogram of fixed size, from which any number of bits can be asked.
 """
 
@@ -25,6 +26,9 @@ ABSMAX_OF_ZEROS = 1.0
 DEFAULT_PERCENTILE = 99.99
 MOST_CLIPPED = 0.05  # share of the values, by `kl`
 _STEPS_PER_OCTAVE = 32
+_STEPS_PER_OCTAVE_OF_TWO = 8  # where both ends are looked for, in turn
+_TURNS = 3
+_LEAST = 1e-3  # of the farther end: how near to zero the other may be
 
 
 class Observer:
@@ -37,6 +41,7 @@ class Observer:
     def __init__(self, name: str) -> None:
         self.name = name
         self.lowest = math.inf  # of all values so far; tells whether any was negative
+        self.highest = -math.inf
         self.largest = 0.0  # magnitude
 
     def observe(self, x: paddle.Tensor | np.ndarray) -> None:
@@ -56,7 +61,7 @@ class Observer:
             raise DataError(
                 f"{self.name}: expected finite activations, got values from {low} to {high}"
             )
-        self.lowest = min(self.lowest, low)
+        self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
         largest = max(-low, high)
         self.largest = max(self.largest, largest)
         self._observe(x, largest)
@@ -79,6 +84,23 @@ class Observer:
         if self.largest < SMALLEST:
             return ABSMAX_OF_ZEROS
         return min(self._absmax(Grid(self.largest, bits, signed)), self.largest)
+
+    def ends(self, bits: int) -> tuple[float, float]:
+        """Return the ends of a grid with a zero point, for tensors that may be negative.
+
+        They are below and above zero, and no farther than the values seen.
+
+        Raises:
+            DataError: No batch was seen.
+        """
+        absmax = self.absmax(bits, signed=True)
+        if self.largest < SMALLEST:
+            return -absmax, absmax
+        return _both_signs(*self._ends(bits, absmax))
+
+    def _ends(self, bits: int, absmax: float) -> tuple[float, float]:
+        """Answer, given the end of a grid with a sign."""
+        return max(self.lowest, -absmax), min(self.highest, absmax)
 
     def _observe(self, x: Any, largest: float) -> None:
         """Take in a checked batch in float32 and its largest magnitude."""
@@ -270,6 +292,33 @@ class _ErrorObserver(HistogramObserver):
             for each in candidates
         ]
         return float(candidates[np.argmin(errors)])
+
+    def _ends(self, bits: int, absmax: float) -> tuple[float, float]:
+        width, counts = self.histogram.width, self.histogram.counts
+        filled = np.flatnonzero(counts)
+        values = (filled - BINS + 0.5) * width
+        weights = counts[filled].astype(np.float64)
+        widest = Grid.between(*_both_signs(self.lowest, self.highest), bits).step
+        octaves = max(1.0, math.log2(widest / width))
+        factors = 2.0 ** -np.arange(0, octaves, 1 / _STEPS_PER_OCTAVE_OF_TWO)
+
+        def error(ends: list[float]) -> float:
+            grid = Grid.between(*_both_signs(*ends), bits)
+            return float(weights @ np.abs(values - _round(values, grid)) ** self.power)
+
+        best = [self.lowest, self.highest]
+        for side in [0, 1] * _TURNS:
+            tried = [[*best] for _ in factors]
+            for ends, factor in zip(tried, factors):
+                ends[side] = (self.lowest, self.highest)[side] * factor
+            best = min([best, *tried], key=error)
+        return best[0], best[1]
+
+
+def _both_signs(low: float, high: float) -> tuple[float, float]:
+    """Return ends of which one is below zero and one above."""
+    least = _LEAST * max(-low, high)
+    return min(low, -least), max(high, least)
 
 
 def _round(values: np.ndarray, grid: Grid) -> np.ndarray:

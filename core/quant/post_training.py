@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor
 from paddle.nn import Layer
-from tqdm import tqdm
 
 from core.errors import CheckpointError, ConfigError
 from core.network.batch_norms import reestimate
@@ -30,6 +29,7 @@ from core.quant.scales import BITS
 from core.quant.selection import LayerSelection, select_with_hints, summary
 from core.quant.sites import float_sites
 from core.targets.names import Processors, RoundedOutputs, Target
+from core.targets.presets import check_zero_points
 from core.task import Task
 
 _log = logging.getLogger(__name__)
@@ -38,8 +38,9 @@ _log = logging.getLogger(__name__)
 ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
 
 # The means in float and on grids are of the same images, so their difference is known well from
-# few; they are kept in memory, since each layer runs them anew.
+# few. They pass through the model at once, so that large images are fewer.
 IMAGES_TO_CORRECT = 64
+VALUES_TO_CORRECT = 2**24
 
 CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
@@ -62,6 +63,7 @@ class PtqConfig:
             instructions for dot products of bytes (x86 with VNNI, ARM with dotprod); on others the
             files give wrong answers.
         quantize_outputs: See `core.quant.config.QatConfig`.
+        zero_points: See `core.quant.config.QatConfig`.
         equalize: Equalize the ranges of channels between layers before calibration.
         bias_correction: Correct the biases after calibration, so that outputs of layers have the
             means that they had in float.
@@ -78,6 +80,7 @@ class PtqConfig:
     target: Target = "paddle"
     processors: Processors = "any"
     quantize_outputs: RoundedOutputs | None = None
+    zero_points: bool = False
     equalize: bool = False
     bias_correction: bool = False
     reestimate_bn: bool = False
@@ -88,6 +91,7 @@ class PtqConfig:
                 raise ValueError(f"{name}: expected {BITS[0]} to {BITS[-1]}")
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
+        check_zero_points(self.zero_points, self.target)
 
     @property
     def rounding(self) -> Rounding:
@@ -98,11 +102,12 @@ class PtqConfig:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             processors=self.processors,
+            zero_points=self.zero_points,
         )
 
 
 def quantize_after_training(
-    task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig, progress: bool = False
+    task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig
 ) -> LayerSelection:
     """Quantize a trained model in place.
 
@@ -115,7 +120,6 @@ def quantize_after_training(
         batches: Returns the calibration data from its beginning: inputs of the model without
             labels, [N, C, H, W] for images.
         config: Settings of the quantization.
-        progress: Show the progress of bias correction.
 
     Returns:
         The quantized layers, and why the others were not quantized.
@@ -140,7 +144,7 @@ def quantize_after_training(
         )
     _log.info("%s", "\n".join(summary(made)))
     if config.bias_correction:
-        _correct_biases(model, made.layers, layout.norms, batches, progress)
+        _correct_biases(model, made.layers, layout.norms, batches)
     return made
 
 
@@ -187,21 +191,29 @@ def _correct_biases(
     paths: Sequence[str],
     norms: Mapping[str, str],
     batches: CalibrationBatches,
-    progress: bool,
 ) -> None:
-    few, count = [], _Count()
-    for inputs in count.through(batches()):
-        few.append(list(inputs))
-        if count.images >= IMAGES_TO_CORRECT:
-            break
+    few = _few_of_one_size(batches())
     places = bias_places(model, paths, norms)
     with float_sites(model):
         wanted = output_means(model, places, few)
-    # one call for each, in the order in which they run, is the same as one for all
-    steps = tqdm(wanted, desc="correct biases", leave=False, disable=None if progress else True)
-    for path in steps:
-        correct_biases(model, {path: wanted[path]}, few)
-    _log.info("ptq: corrected the biases of %d layers on %d images", len(wanted), count.images)
+    correct_biases(model, wanted, few)
+    count = sum(int(inputs[0].shape[0]) for inputs in few)
+    _log.info("ptq: corrected the biases of %d layers on %d images", len(wanted), count)
+
+
+def _few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Return batches of inputs of the size of the first, as many as may pass at once."""
+    few: list[list[Tensor]] = []
+    images = values = 0
+    for inputs in batches:
+        if few and [t.shape[1:] for t in inputs] != [t.shape[1:] for t in few[0]]:
+            continue
+        few.append(list(inputs))
+        images += int(inputs[0].shape[0])
+        values += sum(int(tensor.size) for tensor in inputs)
+        if images >= IMAGES_TO_CORRECT or values >= VALUES_TO_CORRECT:
+            break
+    return few
 
 
 class _Count:

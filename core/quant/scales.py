@@ -10,39 +10,69 @@ from core.targets.processors import Limit
 BITS = range(2, 9)
 
 
+def highest_step(bits: int, signed: bool, zero_point: int = 0) -> int:
+    """Return the number of the highest step of a grid, counted from zero."""
+    return int(2 ** (bits - 1) - 1 if signed else 2**bits - 1 - zero_point)
+
+
+def lowest_step(bits: int, signed: bool, zero_point: int = 0) -> int:
+    """Return the number of the lowest step of a grid, counted from zero."""
+    return int(-(2 ** (bits - 1)) if signed else -zero_point)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Evenly spaced values that a tensor is rounded to, half to even, with zero among them.
 
     Signed: steps of absmax / (2^(bits-1) - 1) from -2^(bits-1) to 2^(bits-1) - 1. Unsigned, for
     tensors that are never negative: steps of absmax / (2^bits - 1) from 0 on. Both are what
-    `QuantizeLinear` of ONNX and `quantize_linear` of Paddle do with 8 bits and zero point 0.
+    `QuantizeLinear` of ONNX and `quantize_linear` of Paddle do with 8 bits and zero point 0. With a
+    zero point an unsigned grid has so many of its steps below zero, as in ONNX alone.
 
     Attributes:
         absmax: The value of the highest step; greater than 0.
         bits: 2 to 8.
-        signed: Whether there are steps below zero.
+        signed: Whether it reaches as far below zero as above.
+        zero_point: Steps below zero of a grid that is not signed.
     """
 
     absmax: float
     bits: int = 8
     signed: bool = True
+    zero_point: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.absmax < float("inf"):
             raise ValueError(f"absmax: expected a positive number, got {self.absmax}")
         if self.bits not in BITS:
             raise ValueError(f"bits: expected {BITS[0]} to {BITS[-1]}, got {self.bits}")
+        most = 0 if self.signed else 2**self.bits - 2  # a step above zero is left
+        if not 0 <= self.zero_point <= most:
+            raise ValueError(f"zero_point: expected 0 to {most}, got {self.zero_point}")
+
+    @classmethod
+    def between(cls, low: float, high: float, bits: int = 8) -> Grid:
+        """Return the grid with a zero point that reaches from `low` to `high`, to about a step.
+
+        Args:
+            low: Less than 0; at least one step is below zero.
+            high: More than 0; so is one above.
+            bits: 2 to 8.
+        """
+        steps = 2**bits - 1
+        step = (high - low) / steps
+        zero_point = min(max(round(-low / step), 1), steps - 1)
+        return cls((steps - zero_point) * step, bits, signed=False, zero_point=zero_point)
 
     @property
     def highest(self) -> int:
-        """Return the number of the highest step."""
-        return int(2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1)
+        """Return the number of the highest step, counted from zero."""
+        return highest_step(self.bits, self.signed, self.zero_point)
 
     @property
     def lowest(self) -> int:
-        """Return the number of the lowest step."""
-        return -self.highest - 1 if self.signed else 0
+        """Return the number of the lowest step, counted from zero."""
+        return lowest_step(self.bits, self.signed, self.zero_point)
 
     @property
     def step(self) -> float:

@@ -22,7 +22,6 @@ from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import read_image
 
 PREDICTIONS = "predictions.json"
-COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
 _log = logging.getLogger(__name__)
 
 ImageSteps = Callable[[Sequence[Path]], Iterable[Path]]  # wraps the images, to show progress
@@ -191,6 +190,9 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     name = outputs.take(picture.with_name(f"{picture.stem}_{key}"))
     outputs.write(name, value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
     return name.as_posix()
+
+
+COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
 
 
 def montage(predicted: Path, file: Path) -> None:

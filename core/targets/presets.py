@@ -12,6 +12,19 @@ from core.targets.names import RoundedOutputs, Target
 # whose int8 kernels want everything that is never negative on grids from zero on
 UNSIGNED_TARGETS = ("onnxruntime", "openvino")
 
+
+def check_zero_points(wanted: bool, target: Target) -> None:
+    """Refuse grids with zero points where the target knows none.
+
+    Raises:
+        ValueError: Names the setting.
+    """
+    if wanted and target not in UNSIGNED_TARGETS:
+        raise ValueError(
+            f"zero_points: {target} knows none; give target: {' or '.join(UNSIGNED_TARGETS)}"
+        )
+
+
 # What a target is fastest with on most networks of benchmarks/measure/int8.py. Files for Paddle
 # Lite have no such grids; TensorRT, not measured here, is documented to want them on what skips
 # layers.

@@ -1,4 +1,4 @@
-"""Whether int8 pays: the files of an export timed in turns with the float files they replace."""
+"""Measure whether int8 pays: time the files of an export in turns with their float files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FileSpeed:
+class Int8Latency:
     """Shortest time for one image on one thread, in milliseconds, measured in turns."""
 
     float_ms: float
@@ -41,8 +41,8 @@ def float_graph(task: Task, model: Layer, ending: str = "raw") -> Graph:
     """Return the float graph that the files of a quantized model are made of.
 
     Args:
-        task: Whose model it is.
-        model: Quantized; left as it is.
+        task: Task of the model.
+        model: Quantized model; not changed.
         ending: See `core.export.package.export`.
     """
     layer, _ = ending_in(task, model, ending)
@@ -57,12 +57,12 @@ def one_image(task: Task) -> list[np.ndarray]:
 
 def measure_latency(
     graph: Graph, folder: Path, made: Exported, inputs: Sequence[np.ndarray]
-) -> dict[Backend, FileSpeed]:
+) -> dict[Backend, Int8Latency]:
     """Time int8 files beside float ones, in each installed runtime that reads them.
 
     Args:
-        graph: In float, batch norms folded: what the files were made of.
-        folder: Where the int8 files are now.
+        graph: Float graph with folded batch norms that the files were made of.
+        folder: Folder with the int8 files.
         made: Their export.
         inputs: One array [1, ...] for each input.
     """
@@ -75,15 +75,15 @@ def measure_latency(
                 continue
             predictors = [load_predictor(each, backend, own=True) for each in (place, folder)]
             runs = [partial(each.run, *inputs) for each in predictors]
-            found[backend] = FileSpeed(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))
+            found[backend] = Int8Latency(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))
     return found
 
 
-def warn_where_slower(found: Mapping[Backend, FileSpeed], target: str, remedy: str) -> None:
+def warn_where_slower(found: Mapping[Backend, Int8Latency], target: str, remedy: str) -> None:
     """Say in one line each where int8 is slower than float, in the runtimes that files are for.
 
     Args:
-        found: Of `measure_latency`.
+        found: Result of `measure_latency`.
         target: Runtime that the ONNX file is laid out for; Paddle's files are for Paddle Inference.
         remedy: What to do about it.
     """

@@ -69,11 +69,12 @@ def compress(
         model, limits, config.target, validation, first.metric, metric
     )
     known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
-    made, seconds = write(folder, task, model, weights, known, formats, config)
+    made, seconds = write(folder, validation.task, model, weights, known, formats, config)
+    task, layout = validation.task, onnx_target(config.target)
     latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
-    images, layout = validation.images, onnx_target(config.target)
     warn_where_slower(latencies, layout, limits.remedy_for_speed)
     files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
+    images = validation.images
     check_metrics(metric, files, validation.metric, images, layout, config.processors)
     return [first, *tried, *changed, *files], config
 
@@ -98,7 +99,7 @@ def quantize_best(
     for config in configs:
         _, model = checkpoint.restore(weights, validation.task)
         begin = time.monotonic()
-        quantize_after_training(validation.task, model, batches, config, progress=True)
+        quantize_after_training(validation.task, model, batches, config)
         seconds = time.monotonic() - begin
         metric = validation.measure(model)
         rows.append(ComparisonRow(f"quantized, {config.observer}", metric, seconds))

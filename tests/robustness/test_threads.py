@@ -39,10 +39,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def together(work: Callable[[int], Any]) -> list[Any]:
+def together(work: Callable[[int], Any], count: int = THREADS) -> list[Any]:
     """Do a piece of work in several threads at once; return what each came to."""
-    found: list[Any] = [None] * THREADS
-    start = threading.Barrier(THREADS)
+    found: list[Any] = [None] * count
+    start = threading.Barrier(count)
 
     def run(number: int) -> None:
         start.wait()
@@ -51,7 +51,7 @@ def together(work: Callable[[int], Any]) -> list[Any]:
         except BaseException as error:  # noqa: BLE001 - shown by the comparison
             found[number] = error
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(THREADS)]
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -68,7 +68,7 @@ def answers(predictor: Predictor, number: int) -> list[np.ndarray]:
 
 
 def assert_same(found: list[Any], wanted: list[Any]) -> None:
-    for one, other in zip(found, wanted):
+    for one, other in zip(found, wanted, strict=True):
         assert isinstance(one, list), one
         assert len(one) == len(other)
         for got, expected in zip(one, other):
@@ -88,8 +88,8 @@ def test_threads_that_share_a_predictor_get_the_serial_answers(
 def test_threads_with_a_predictor_each_do_too(exported: Path, backend: Any) -> None:
     streams = [os.fstat(number) for number in (1, 2)]
     alone = load_predictor(exported, backend, own=True)
-    wanted = [answers(alone, number) for number in range(THREADS)]
-    found = together(lambda n: answers(load_predictor(exported, backend, own=True), n))
+    wanted = [answers(alone, number) for number in range(4)]
+    found = together(lambda n: answers(load_predictor(exported, backend, own=True), n), 4)
     assert_same(found, wanted)
     assert [os.fstat(number) for number in (1, 2)] == streams
 

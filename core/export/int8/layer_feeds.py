@@ -250,11 +250,9 @@ def _span(layer: QuantizedLayer, axis: int) -> int:
 
 def _drawn(layer: QuantizedLayer, images: np.ndarray) -> np.ndarray:
     """Draw a sample from all of a layer's grid."""
-    quantizer = layer.input_quantizer
-    high = BEYOND * quantizer.grid().absmax
-    values = np.random.default_rng(0).uniform(
-        -high if quantizer.signed else 0.0, high, (1, *images.shape[1:])
-    )
+    quantizer, grid = layer.input_quantizer, layer.input_quantizer.grid()
+    low, high = (BEYOND * grid.step * end for end in (grid.lowest, grid.highest))
+    values = np.random.default_rng(0).uniform(low, high, (1, *images.shape[1:]))
     with paddle.no_grad():
         drawn: np.ndarray = quantizer(paddle.to_tensor(values.astype(np.float32))).numpy()
     return drawn

@@ -175,12 +175,13 @@ def check_outputs(
         ExportError: Names the layer.
     """
     for path, (tensor, quantizer) in outputs.items():
-        end = quantizer.grid().absmax
+        grid = quantizer.grid()
+        end = grid.step * max(grid.highest, -grid.lowest)
         if isinstance(file, Graph):
             wanted, found = np.array([end]), [np.array([each]) for each in ends_on(file, tensor)]
         else:
-            low = -BEYOND * end if quantizer.signed else 0.0
-            beyond = paddle.linspace(low, BEYOND * end, 2000)
+            low, high = (BEYOND * grid.step * each for each in (grid.lowest, grid.highest))
+            beyond = paddle.linspace(low, high, 2000)
             with paddle.no_grad():
                 wanted = np.unique(quantizer(beyond).numpy())
             found = grids_on(file, tensor)

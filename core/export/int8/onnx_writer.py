@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -99,7 +99,9 @@ def _find_layers(graph: Any, entries: Entries, preset: Preset) -> dict[int, _Onn
 
 
 def _on_preset(grid: Grid, preset: Preset) -> Grid:
-    return Grid(grid.absmax, signed=grid.signed or not preset.unsigned)
+    if grid.signed or preset.unsigned:
+        return replace(grid, bits=8)
+    return Grid(grid.step * max(grid.highest, grid.zero_point), signed=True)
 
 
 def _is_layer(node: NodeProto, shape: Sequence[int]) -> bool:
@@ -230,7 +232,7 @@ class _OnnxWriter:
         if key not in self.rounded:
             number = sum(name == tensor for name, _ in self.rounded)
             stem = f"{tensor}@{number + 1}" if number else tensor
-            zero = self.preset.zero_point if grid.signed else 0
+            zero = self.preset.zero_point if grid.signed else grid.zero_point
             dtype = np.int8 if grid.signed and zero == 0 else np.uint8
             steps = f"{stem}@{dtype.__name__}"
             inputs = [

@@ -108,6 +108,71 @@ def test_convolutions_without_bias_are_corrected_in_the_norm_behind():
     np.testing.assert_allclose(wanted["stem.1"], np.concatenate(stem).mean((0, 2, 3)), atol=1e-5)
 
 
+def one_run_for_each_layer(model, wanted, batches):
+    """What takes the square of the number of layers: measure one layer, correct it, go on."""
+    shifts = {}
+    for path, mean in wanted.items():
+        shifts[path] = mean - output_means(model, [path], batches)[path]
+        bias = dict(model.named_sublayers())[path].bias
+        bias.set_value((bias.numpy() + shifts[path]).astype("float32"))
+    return shifts
+
+
+class Upsampled(nn.Layer):
+    """A layer that is told more than its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.up = nn.Conv2D(3, 4, 3, padding=1), nn.Conv2DTranspose(4, 4, 2, stride=2)
+        self.last = nn.Conv2D(4, 2, 1)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        y = self.up(F.relu(self.first(x)), output_size=[17, 17])
+        return self.last(F.relu(y))
+
+
+@pytest.mark.parametrize(
+    ("network", "places"),
+    [
+        (lambda: Depthwise(True), ["stem.1", "expand.1", "depthwise.1", "project", "head"]),
+        (Upsampled, ["first", "up", "last"]),
+    ],
+)
+def test_one_pass_corrects_as_one_run_for_each_layer(network, places):
+    model = randomize(network(), spread=0.2)
+    batches = calibration(4, 2, 3, shape=(3, 8, 8))
+    wanted = output_means(model, places, batches)
+    slow, fast = floored(model), floored(model)
+    at_once = output_means(slow, places, batches)
+    expected = one_run_for_each_layer(slow, wanted, batches)
+    calls = getattr(fast, "calls", 0)
+    found = correct_biases(fast, wanted, batches)
+    if isinstance(fast, Upsampled):
+        assert fast.calls == calls + 1
+    for path, shift in expected.items():
+        # the last bits of a mean may move a value across the end of a step of 0.25
+        np.testing.assert_allclose(found[path], shift, rtol=0, atol=2e-4)
+    last = places[-1]
+    assert np.abs(wanted[last] - at_once[last] - expected[last]).max() > 1e-2
+
+
+def test_rounded_outputs_have_the_means_of_float():
+    """What rounds an output has its say in the mean, and rounds the corrected values again."""
+    model = randomize(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4)), spread=0.3)
+    batches = calibration(400)
+    wanted = output_means(model, ["0", "1"], batches)
+    quantized = floored(model)
+    quantized[0].register_forward_post_hook(
+        lambda _layer, _inputs, y: paddle.floor(y / 0.01) * 0.01
+    )
+    correct_biases(quantized, wanted, batches)
+    found = output_means(quantized, ["0", "1"], batches)
+    np.testing.assert_allclose(found["0"], wanted["0"], rtol=0, atol=5e-3)
+    np.testing.assert_allclose(found["1"], wanted["1"], rtol=0, atol=2e-4)
+
+
 def test_modes_and_hooks_are_put_back():
     model = randomize(nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.5), nn.Linear(5, 4)))
     model.train()

@@ -65,6 +65,32 @@ def test_halves_go_to_the_even_step(halves: Any, grid: Any) -> None:
     np.testing.assert_array_equal(found, on_grid(x, highest, bits, signed))
 
 
+@pytest.mark.parametrize(("bits", "zero_point"), [(8, 1), (8, 77), (8, 254), (4, 5), (2, 2)])
+def test_grids_with_a_zero_point_are_those_of_onnx(bits: int, zero_point: int) -> None:
+    """y = saturate(round(x / scale) + zero point), half to even, times the scale again."""
+    grid = Grid(1.3, bits, signed=False, zero_point=zero_point)
+    halves = np.arange(-600, 600, dtype=np.float32) / 2 * np.float32(grid.step)
+    x = np.concatenate([values(True), halves])
+    found = fake_quantize(tensor(x), tensor([grid.absmax]), bits, False, zero_point).numpy()
+    steps = np.rint(x / np.float32(grid.step)) + zero_point
+    wanted = (np.clip(steps, 0, 2**bits - 1) - zero_point) * np.float32(grid.step)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-7 * np.abs(wanted).max())
+    assert found.max() == pytest.approx(grid.absmax)
+    assert found.min() == pytest.approx(grid.lowest * grid.step)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-1e6, -1e-6), st.floats(1e-6, 1e6), st.sampled_from([2, 4, 8]))
+def test_a_grid_between_two_ends_reaches_them_to_a_step(low: float, high: float, bits: int) -> None:
+    grid = Grid.between(low, high, bits)
+    assert grid.step * (2**bits - 1) == pytest.approx(high - low)
+    assert grid.highest - grid.lowest == 2**bits - 1
+    assert grid.lowest <= -1
+    assert grid.highest >= 1
+    assert grid.absmax == pytest.approx(high, abs=1.01 * grid.step)
+    assert grid.lowest * grid.step == pytest.approx(low, abs=1.01 * grid.step)
+
+
 def test_the_gradient_of_plain_rounding_goes_straight_through() -> None:
     x, weights = tensor(values(True), True), values(True)
     (fake_quantize(x, tensor([0.5]), 8, True) * tensor(weights)).sum().backward()
@@ -105,15 +131,18 @@ def test_pact_gives_what_is_clipped_to_the_threshold(bits: int, signed: bool) ->
     assert float(learned.grad) == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.parametrize(("bits", "signed"), GRIDS)
-def test_lsq_learns_its_step(bits: int, signed: bool) -> None:
+@pytest.mark.parametrize(
+    ("bits", "signed", "zero_point"),
+    [*((*grid, 0) for grid in GRIDS), (8, False, 90), (3, False, 2)],
+)
+def test_lsq_learns_its_step(bits: int, signed: bool, zero_point: int) -> None:
     """Esser et al., 2020, equations 3 and 5, the gradient scaled by 1 / sqrt(N Qp)."""
-    x, step, upstream = values(signed), 0.11, values(True)
-    highest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-    lowest = -highest - 1 if signed else 0
+    x, step, upstream = values(signed or zero_point > 0), 0.11, values(True)
+    highest = 2 ** (bits - 1) - 1 if signed else 2**bits - 1 - zero_point
+    lowest = -highest - 1 if signed else -zero_point
     given_x, learned = tensor(x, True), tensor([step], True)
-    found = fake_quantize_by_step(given_x, learned, bits, signed)
-    wanted = on_grid(x, step * highest, bits, signed)
+    found = fake_quantize_by_step(given_x, learned, bits, signed, zero_point)
+    wanted = np.clip(np.rint(x / np.float32(step)), lowest, highest) * np.float32(step)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-6)
     (found * tensor(upstream)).sum().backward()
     steps = x / np.float32(step)
@@ -151,3 +180,9 @@ def test_half_precision_is_rounded_in_float() -> None:
 def test_a_grid_that_is_none_is_refused(absmax: float, bits: int) -> None:
     with pytest.raises(ValueError, match="expected"):
         Grid(absmax, bits)
+
+
+@pytest.mark.parametrize(("signed", "zero_point"), [(True, 1), (False, 255), (False, -1)])
+def test_a_zero_point_that_leaves_no_step_is_refused(signed: bool, zero_point: int) -> None:
+    with pytest.raises(ValueError, match=r"^zero_point: expected 0 to "):
+        Grid(1.0, 8, signed, zero_point)

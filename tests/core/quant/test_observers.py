@@ -289,3 +289,42 @@ def test_unknown_kinds_and_percentiles_are_refused():
             PercentileObserver("conv", percentile)
     with pytest.raises(TypeError):
         OBSERVERS["mine"] = OBSERVERS["kl"]
+
+
+@pytest.mark.parametrize("kind", OBSERVERS)
+@pytest.mark.parametrize("shift", [-3.0, -0.5, 0.0, 0.5, 3.0])
+def test_ends_for_a_zero_point_are_on_either_side_and_within_the_values(kind, shift):
+    values = sample(True) + np.float32(shift)
+    low, high = observe(kind, values[:1000], values[1000:]).ends(8)
+    least = 1.01e-3 * max(-low, high)
+    assert low < 0 < high
+    assert low >= min(values.min(), -least) - 1e-6
+    assert high <= max(values.max(), least) + 1e-6
+
+
+@pytest.mark.parametrize(("kind", "power"), [("mse", 2), ("emd", 1)])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_ends_for_a_zero_point_are_the_best_by_brute_force(kind, power, bits):
+    """Each end by itself, the other as found, cannot be placed better but for the bins' width."""
+    values = np.concatenate([sample(True, size=3000) * 0.2, sample(False, seed=1, size=3000) + 0.4])
+    ends = observe(kind, values).ends(bits)
+
+    def error(low, high):
+        steps = 2**bits - 1
+        step = (high - low) / steps
+        zero = min(max(round(-low / step), 1), steps - 1)
+        on_grid = np.clip(np.rint(values.astype(np.float64) / step), -zero, steps - zero) * step
+        return (np.abs(values - on_grid) ** power).mean()
+
+    found = error(*ends)
+    for factor in 2.0 ** np.arange(-3, 3, 1 / 8):
+        low, high = max(ends[0] * factor, values.min()), min(ends[1] * factor, values.max())
+        assert found <= 1.05 * error(low, ends[1])
+        assert found <= 1.05 * error(ends[0], high)
+    symmetric = observe(kind, values).absmax(bits, True)
+    assert found < 0.8 * np.mean(np.abs(values - rounded(values, symmetric, bits, True)) ** power)
+
+
+@pytest.mark.parametrize("kind", OBSERVERS)
+def test_ends_of_zeros_are_those_of_a_grid_to_one(kind):
+    assert observe(kind, np.zeros(9)).ends(8) == (-ABSMAX_OF_ZEROS, ABSMAX_OF_ZEROS)

@@ -97,8 +97,11 @@ def limits_of(graph: Graph, kind: Format) -> dict[str, Limit]:
 @pytest.mark.parametrize("target", list(PRESETS))
 @pytest.mark.parametrize(
     "rounding",
-    [{}, {"weight_type": "abs_max"}, {"activation_type": "lsq"}, {"pact": True}],
-    ids=["plain", "one grid", "lsq", "pact"],
+    [
+        *({}, {"weight_type": "abs_max"}, {"activation_type": "lsq"}, {"pact": True}),
+        {"zero_points": True},
+    ],
+    ids=["plain", "one grid", "lsq", "pact", "zero points"],
 )
 def test_files_answer_like_the_model_on_their_grids(
     task: Task, tmp_path: Path, target: str, rounding: dict[str, Any]
