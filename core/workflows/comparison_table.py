@@ -21,7 +21,7 @@ from core.targets.presets import FULL_INT8
 from core.task import Forward, Task
 from core.training.evaluation import evaluate, evaluate_model, validation_loader
 from core.training.loader import Loader
-from core.workflows.int8_speed import FileSpeed
+from core.workflows.int8_speed import Int8Latency
 
 MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
 # how far the metric of a file may be from that of the eager model: the larger of both
@@ -46,7 +46,7 @@ class ComparisonRow:
     metric: float | None
     seconds: float | None = None
     sizes: Sequence[tuple[str, int, int]] = ()
-    latency: FileSpeed | None = None
+    latency: Int8Latency | None = None
 
 
 def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
@@ -77,7 +77,7 @@ def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
     return table
 
 
-def _times(latency: FileSpeed | None) -> str:
+def _times(latency: Int8Latency | None) -> str:
     return "" if latency is None else f"{latency.float_ms:.2f} → {latency.int8_ms:.2f}"
 
 
@@ -142,7 +142,7 @@ def runtime_rows(
     made: Exported,
     seconds: float,
     measure: MeasureMetric,
-    latencies: Mapping[Backend, FileSpeed],
+    latencies: Mapping[Backend, Int8Latency],
 ) -> list[ComparisonRow]:
     """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
 

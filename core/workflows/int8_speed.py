@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FileSpeed:
+class Int8Latency:
     """Shortest time for one image on one thread, in milliseconds, measured in turns."""
 
     float_ms: float
@@ -57,7 +57,7 @@ def one_image(task: Task) -> list[np.ndarray]:
 
 def measure_latency(
     graph: Graph, folder: Path, made: Exported, inputs: Sequence[np.ndarray]
-) -> dict[Backend, FileSpeed]:
+) -> dict[Backend, Int8Latency]:
     """Time int8 files beside float ones, in each installed runtime that reads them.
 
     Args:
@@ -75,11 +75,11 @@ def measure_latency(
                 continue
             predictors = [load_predictor(each, backend, own=True) for each in (place, folder)]
             runs = [partial(each.run, *inputs) for each in predictors]
-            found[backend] = FileSpeed(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))
+            found[backend] = Int8Latency(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))
     return found
 
 
-def warn_where_slower(found: Mapping[Backend, FileSpeed], target: str, remedy: str) -> None:
+def warn_where_slower(found: Mapping[Backend, Int8Latency], target: str, remedy: str) -> None:
     """Say in one line each where int8 is slower than float, in the runtimes that files are for.
 
     Args:

@@ -19,7 +19,7 @@ from core.targets.names import BACKENDS
 from core.task import Task, build_task
 from core.workflows import int8_speed
 from core.workflows.comparison_table import ComparisonRow, runtime_rows, to_table
-from core.workflows.int8_speed import FileSpeed, warn_where_slower
+from core.workflows.int8_speed import Int8Latency, warn_where_slower
 from tests.networks.ranked_layers import toy
 
 SLOWER = "paddle: int8 is no faster than float here: 3.00 ms, float 2.00; cure"
@@ -46,7 +46,7 @@ def test_float_and_int8_files_take_turns(
     monkeypatch.setattr(int8_speed, "shortest_ms", note)
     graph = int8_speed.float_graph(task, model)
     found = int8_speed.measure_latency(graph, made.folder, made, inputs)
-    assert found == dict.fromkeys(BACKENDS, FileSpeed(float_ms=2.0, int8_ms=1.0))
+    assert found == dict.fromkeys(BACKENDS, Int8Latency(float_ms=2.0, int8_ms=1.0))
     with float_sites(model):
         exact = parity.run_eager(task.deploy_model(model, "raw"), inputs)
     for backend, in_float, in_int8 in zip(BACKENDS, timed[::2], timed[1::2]):
@@ -55,7 +55,7 @@ def test_float_and_int8_files_take_turns(
         np.testing.assert_array_equal(in_int8()["level"], rounded["level"])
         assert abs(rounded["level"] - exact["level"]).max() > 1e-5
     rows = runtime_rows(made.folder, made, 1.0, lambda run: 0.5, found)
-    assert [row.latency for row in rows] == [FileSpeed(2.0, 1.0)] * 3
+    assert [row.latency for row in rows] == [Int8Latency(2.0, 1.0)] * 3
 
 
 def test_only_written_formats_are_timed(task: Task, tmp_path: Path) -> None:
@@ -84,14 +84,16 @@ def test_what_is_slower_is_told_where_files_are_for(
     times: dict[Any, tuple[float, float]], target: str, told: list[str], caplog: Any
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        warn_where_slower({name: FileSpeed(*each) for name, each in times.items()}, target, "cure")
+        warn_where_slower(
+            {name: Int8Latency(*each) for name, each in times.items()}, target, "cure"
+        )
     assert [record.getMessage() for record in caplog.records] == told
 
 
 def test_the_table_shows_both_times(capsys: Any) -> None:
     from rich.console import Console
 
-    rows = [ComparisonRow("float", 0.5), ComparisonRow("int8", 0.5, latency=FileSpeed(3.0, 2.0))]
+    rows = [ComparisonRow("float", 0.5), ComparisonRow("int8", 0.5, latency=Int8Latency(3.0, 2.0))]
     Console(width=200).print(to_table(rows, "top1"))
     printed = capsys.readouterr().out
     assert "float → int8 ms" in printed

@@ -111,7 +111,7 @@ def test_files_hold_the_layers_that_are_measured(task: Task, backend: Any) -> No
             wanted.append(model(paddle.to_tensor(array[:1])).numpy())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(layer_speed, "shortest_ms", look)
-        with layer_speed._timer(task, model, backend, 1) as time_ms:
+        with layer_speed._timer(task, model, backend) as time_ms:
             time_ms(choices)
     apart = [[float(np.abs(a - b).max()) for b in wanted] for a in seen]
     for row, values in enumerate(apart):
