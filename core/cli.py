@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from core.dialects.foreign import Translation
     from core.runtimes.description import DeployDescription
     from core.task import Task
-    from core.workflows.training import Training
+    from core.workflows.training import PreparedRun
 
 TABLE_WIDTH = 110
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
@@ -336,7 +336,7 @@ def described_by(weights: str | Path) -> Described | None:
     return description.task, description.settings, str(description_path(weights))
 
 
-def train(training: Training, arguments: argparse.Namespace) -> None:
+def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
     """Train, or tell what would happen, or write the run as one file.
 
     Args:

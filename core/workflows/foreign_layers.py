@@ -7,7 +7,7 @@ from typing import Any
 
 from paddle.nn import Layer
 
-from core.dialects.foreign import Translation
+from core.dialects.foreign import Settings, Translation
 from core.dialects.variables import Variables
 from core.distill.teacher import Teacher
 from core.errors import ConfigError
@@ -16,7 +16,6 @@ from core.prune.pruner import fixed_specs
 from core.task import Task
 
 SIDES = ("student", "teacher")
-Settings = dict[str, Any]
 
 
 def with_layers(

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from core.dialects.files import translated
-from core.dialects.foreign import Translation
+from core.dialects.foreign import Settings, Translation
 from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides
@@ -38,7 +38,6 @@ OF_FLAGS = MappingProxyType(
         "device": "device",
     }
 )
-Settings = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
