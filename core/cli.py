@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from core.dialects.foreign import Translation
     from core.runtimes.description import DeployDescription
     from core.task import Task
-    from core.workflows.training import TrainingRun
+    from core.workflows.training import PreparedRun
 
 TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # of a message
@@ -362,7 +362,7 @@ def described_by(weights: str | Path) -> Described | None:
     return description.task, description.settings, str(description_path(weights))
 
 
-def train(training: TrainingRun, arguments: argparse.Namespace) -> None:
+def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
     """Train, or tell what would happen, or write the run as one file.
 
     Args:

@@ -14,6 +14,7 @@ from core.settings.config import read, suggest
 
 REQUIRED: Any = object()  # the default of a key that must be given
 Settings = dict[str, Any]
+IntPair = tuple[int, int]
 
 
 @dataclass(frozen=True)

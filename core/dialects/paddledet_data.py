@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.dialects.foreign import Section, Settings
+from core.dialects.foreign import IntPair, Section, Settings
 from core.errors import ConfigError
 from core.settings.yaml_loader import TAG
 
-Pair = tuple[int, int]
 PADDING = 1.25  # of a person's box, in PaddleDetection
 
 
@@ -37,8 +36,8 @@ def read_data(root: Section, size: tuple[int, int]) -> Settings:
     batch = reader.take("batch_size", int, 64)
     reader.finish()
     if root.has("flip_perm"):
-        joints["flip_pairs"] = [list(pair) for pair in root.take("flip_perm", list[Pair])]
-    root.take("flip_perm", list[Pair], None)
+        joints["flip_pairs"] = [list(pair) for pair in root.take("flip_perm", list[IntPair])]
+    root.take("flip_perm", list[IntPair], None)
     data: Settings = {
         "root": first["root"],
         "train_annotations": first["annotations"],
@@ -63,7 +62,7 @@ def read_data(root: Section, size: tuple[int, int]) -> Settings:
 
 
 def _check_pair(section: Section, key: str, wanted: tuple[int, int]) -> None:
-    pair = section.take(key, Pair, wanted)
+    pair = section.take(key, IntPair, wanted)
     if pair != wanted:
         raise ConfigError(
             f"{section.where(key)}: expected {list(wanted)}, as of train_width and train_height, "
@@ -107,7 +106,7 @@ def _sample_transforms(reader: Section, size: tuple[int, int]) -> tuple[Settings
             }
             upper = op.take("upper_body_ids", list[int], None)
             joints |= {} if upper is None else {"upper_body": upper}
-            pairs = op.take("flip_pairs", list[Pair], None)
+            pairs = op.take("flip_pairs", list[IntPair], None)
             joints |= {} if pairs is None else {"flip_pairs": [list(pair) for pair in pairs]}
             op.put_aside("pixel_std")
             _check_pair(op, "trainsize", (size[1], size[0]))

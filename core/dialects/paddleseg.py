@@ -89,7 +89,7 @@ def _flags(root: Section) -> Section:
         for key in keys:
             section.take(key, Any, None)
         section.finish()
-    found: dict[str, Any] = {}
+    found: Settings = {}
     for section, keys in ((runtime, RUNTIME), (train, TRAIN), (flags, tuple(flags.content))):
         found |= {key: section.content[key] for key in keys if section.has(key)}
     return Section(found, "flags", root.notes)

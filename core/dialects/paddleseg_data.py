@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from core.dialects.foreign import Section, Settings
+from core.dialects.foreign import IntPair, Section, Settings
 from core.errors import ConfigError
 
 OPTIC_DISC = "https://paddleseg.bj.bcebos.com/dataset/optic_disc_seg.zip"
@@ -23,7 +23,6 @@ NAMED: Mapping[str, Settings] = MappingProxyType(
     }
 )
 ORDER = ("Resize", "ResizeStepScaling", "RandomPaddingCrop")  # in which ours are done
-Pair = tuple[int, int]
 
 
 def read_datasets(train: Section, val: Section) -> tuple[int, Settings, Settings]:
@@ -138,7 +137,7 @@ def _resize(op: Section) -> Settings:
     op.refuse("keep_ratio", "pictures are resized to the very size", (False,))
     op.refuse("size_divisor", "give a target_size that it divides")
     op.refuse("interp", "pictures are resized bilinearly", ("LINEAR",))
-    return {"resize": list(op.take("target_size", Pair, (512, 512)))}
+    return {"resize": list(op.take("target_size", IntPair, (512, 512)))}
 
 
 def _scale(op: Section) -> Settings:
@@ -152,7 +151,7 @@ def _scale(op: Section) -> Settings:
 def _crop(op: Section) -> Settings:
     op.refuse("im_padding_value", "what is missing is filled with the mean", (127.5, [127.5] * 3))
     op.refuse("label_padding_value", "what is missing counts nowhere", (255,))
-    return {"crop": list(op.take("crop_size", Pair, (512, 512)))}
+    return {"crop": list(op.take("crop_size", IntPair, (512, 512)))}
 
 
 def _flip(op: Section) -> Settings:

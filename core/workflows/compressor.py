@@ -10,10 +10,9 @@ from typing import Any, Literal
 from core.errors import ConfigError
 from core.settings.config import merge
 from core.workflows.run_plan import RunFiles, RunPlan, read_plan
-from core.workflows.training import TrainingRun, prepare
+from core.workflows.training import PreparedRun, prepare
 
 RATE = "learning_rate"
-Settings = Mapping[str, Any]
 
 
 class Compressor:
@@ -34,19 +33,19 @@ class Compressor:
 
     def __init__(
         self,
-        config: str | Path | Settings,
+        config: str | Path | Mapping[str, Any],
         place: Literal["cpu", "gpu"] | None = None,
         teachers: Sequence[str] = (),
         checkpoint_path: str = "./checkpoints",
-        train_optimizer: Settings | None = None,
-        distiller_optimizer: Settings | None = None,
+        train_optimizer: Mapping[str, Any] | None = None,
+        distiller_optimizer: Mapping[str, Any] | None = None,
     ) -> None:
         self._config, self._place, self._teachers = config, place, tuple(teachers)
         self._checkpoint_path = checkpoint_path
         self._train_optimizer, self._distiller_optimizer = train_optimizer, distiller_optimizer
-        self._training: TrainingRun | None = None
+        self._training: PreparedRun | None = None
 
-    def config(self, path: str | Path, overrides: Sequence[str] = ()) -> TrainingRun:
+    def config(self, path: str | Path, overrides: Sequence[str] = ()) -> PreparedRun:
         """Read and check the file of the strategies.
 
         Args:
@@ -92,7 +91,7 @@ class Compressor:
         return replace(plan, settings=settings, recipe=recipe)
 
 
-def _split(optimizer: Settings, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _split(optimizer: Mapping[str, Any], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of an optimizer, and its learning rate."""
     if not isinstance(optimizer, Mapping) or "kind" not in optimizer:
         raise ConfigError(f"{name}: expected a mapping with kind and learning_rate")

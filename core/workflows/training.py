@@ -24,7 +24,7 @@ from core.workflows.run_plan import RunPlan, settle
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class PreparedRun:
     """A run with where it goes.
 
     Attributes:
@@ -84,7 +84,7 @@ class TrainingRun:
         return Engine(self.run, self.recipe, self.save_dir, hooks, self.plan.teachers)
 
 
-def prepare(plan: RunPlan, save_dir: Path | None, name: str, use_vdl: bool) -> TrainingRun:
+def prepare(plan: RunPlan, save_dir: Path | None, name: str, use_vdl: bool) -> PreparedRun:
     """Settle a plan, and where it goes.
 
     Args:
@@ -98,7 +98,7 @@ def prepare(plan: RunPlan, save_dir: Path | None, name: str, use_vdl: bool) -> T
     """
     plan, run, recipe = settle(plan)
     folder = save_dir or Path(plan.save_dir or Path("output", run.task.name, name))
-    return TrainingRun(plan, run, recipe, folder, use_vdl or plan.use_vdl)
+    return PreparedRun(plan, run, recipe, folder, use_vdl or plan.use_vdl)
 
 
 def save_plan(plan: RunPlan, file: Path) -> None:
