@@ -23,7 +23,7 @@ from core.graph.program import Graph
 from core.graph.trace import trace
 
 # slots of input, weight and output
-_SLOTS = MappingProxyType(
+SLOTS = MappingProxyType(
     {
         "conv2d": ("Input", "Filter", "Output"),
         "depthwise_conv2d": ("Input", "Filter", "Output"),
@@ -34,7 +34,7 @@ _SLOTS = MappingProxyType(
 )
 # Functions of each channel alone that are positively homogeneous. Those that bend at a fixed value
 # (relu6, hard_swish, hard_sigmoid, swish, gelu, sigmoid) are not.
-_HOMOGENEOUS = frozenset(
+HOMOGENEOUS = frozenset(
     {
         "relu",
         "leaky_relu",
@@ -67,7 +67,7 @@ class Equalized:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class LinearOperator:
     """A layer in the graph with its bias and batch norm; empty strings for what it does not have.
 
     Attributes:
@@ -76,6 +76,7 @@ class _Linear:
         bias: Name of the bias that is added.
         norm: The batch norm behind.
         end: The variable behind all that.
+        made: All variables that it makes, `end` among them.
     """
 
     op: Any
@@ -83,6 +84,7 @@ class _Linear:
     bias: str
     norm: Any | None
     end: str
+    made: frozenset[str]
 
 
 def equalize(model: Layer, specs: Sequence[InputSpec], limit: float = 32.0) -> list[Equalized]:
@@ -116,28 +118,39 @@ def equalize(model: Layer, specs: Sequence[InputSpec], limit: float = 32.0) -> l
     scales = _solve(graph, pairs, limit)
     results = []
     for (first, second), scale in zip(pairs, scales):
-        _divide_output(graph, first, scale)
-        _multiply_input(graph, second, scale)
+        divide_output(graph, first, scale)
+        multiply_input(graph, second, scale)
         results.append(Equalized(first.weight, second.weight, scale))
-    for name in {name for pair in pairs for layer in pair for name in _edited(layer)}:
+    for name in {name for pair in pairs for layer in pair for name in edited_weights(layer)}:
         tensor = traced.weights[name]
         tensor.set_value(graph.weights[name].astype(tensor.numpy().dtype))
     return results
 
 
-def _pairs(graph: Graph) -> list[tuple[_Linear, _Linear]]:
+def linear_operators(graph: Graph) -> dict[str, LinearOperator]:
+    """Return the layers of a graph whose parts serve them alone, by the path of the weight."""
     writers = {name: op for op in graph.operators for name in names_of(op.outputs)}
+    readers = _readers(graph)
+    layers: dict[str, LinearOperator] = {}
+    for op in graph.operators:
+        found = _layer(graph, op, writers, readers)
+        if found is not None:
+            layers[found.weight] = found
+    return layers
+
+
+def _readers(graph: Graph) -> dict[str, list[Any]]:
     readers: dict[str, list[Any]] = {}
     for op in graph.operators:
         for name in names_of(op.inputs):
             readers.setdefault(name, []).append(op)
     for name in graph.outputs:
         readers.setdefault(name, []).extend([None, None])  # whoever takes it reads it as well
-    layers: dict[str, _Linear] = {}
-    for op in graph.operators:
-        found = _layer(graph, op, writers, readers)
-        if found is not None:
-            layers[found.weight] = found
+    return readers
+
+
+def _pairs(graph: Graph) -> list[tuple[LinearOperator, LinearOperator]]:
+    layers, readers = linear_operators(graph), _readers(graph)
     pairs = []
     for first in layers.values():
         weight = _next_weight(graph, first, readers)
@@ -148,11 +161,11 @@ def _pairs(graph: Graph) -> list[tuple[_Linear, _Linear]]:
 
 def _layer(
     graph: Graph, op: Any, writers: dict[str, Any], readers: dict[str, list[Any]]
-) -> _Linear | None:
+) -> LinearOperator | None:
     """Describe a layer; None if an operator is none, or one whose parts serve others too."""
-    if op.type not in _SLOTS:
+    if op.type not in SLOTS:
         return None
-    source, slot, target = _SLOTS[op.type]
+    source, slot, target = SLOTS[op.type]
     weight, end = only(op.inputs, slot), only(op.outputs, target)
     if weight not in graph.weights or only(op.inputs, "Bias"):
         return None
@@ -161,20 +174,22 @@ def _layer(
         fits = plain and len(graph.shape(only(op.inputs, source))) == graph.weights[weight].ndim
         fits = fits and graph.weights[weight].ndim == 2
     else:
-        fits = _is_nchw(op)
+        fits = is_nchw(op)
     if not fits:
         return None
     bias, norm = "", None
-    channels = graph.shape(end)[1]
+    channels, made = graph.shape(end)[1], {end}
     behind = _reader(readers, end)
     if behind is not None and behind.type == "elementwise_add" and only(behind.inputs, "X") == end:
         bias = _bias(graph, behind, channels, writers, readers)
         if bias:
             end = only(behind.outputs, "Out")
+            made |= {end, only(behind.inputs, "Y")}
             behind = _reader(readers, end)
-    if behind is not None and behind.type == "batch_norm" and _is_nchw(behind):
+    if behind is not None and behind.type == "batch_norm" and is_nchw(behind):
         norm, end = behind, only(behind.outputs, "Y")
-    found = _Linear(op, weight, bias, norm, end)
+        made |= set(names_of(behind.outputs))
+    found = LinearOperator(op, weight, bias, norm, end, frozenset(made))
     own = {weight, bias, *_norm_weights(norm)} - {""}
     return found if all(len(readers[name]) == 1 for name in own) else None
 
@@ -204,7 +219,7 @@ def _bias(
     return name if full == [1, channels] + [1] * (rank - 2) else ""
 
 
-def _next_weight(graph: Graph, first: _Linear, readers: dict[str, list[Any]]) -> str:
+def _next_weight(graph: Graph, first: LinearOperator, readers: dict[str, list[Any]]) -> str:
     """Follow a layer's output to the layer that reads it; return that one's weight, or ''."""
     if first.norm is not None and not only(first.norm.inputs, "Scale"):
         return ""  # a norm without parameters leaves nothing to divide
@@ -213,8 +228,8 @@ def _next_weight(graph: Graph, first: _Linear, readers: dict[str, list[Any]]) ->
         op = _reader(readers, name)
         if op is None:
             return ""
-        if op.type in _SLOTS:
-            source, slot, _ = _SLOTS[op.type]
+        if op.type in SLOTS:
+            source, slot, _ = SLOTS[op.type]
             return only(op.inputs, slot) if only(op.inputs, source) == name else ""
         if only(op.inputs, "X") != name or not _passes(graph, op):
             return ""
@@ -228,7 +243,7 @@ def _passes(graph: Graph, op: Any) -> bool:
     if op.type in _FLATTENING:
         before, after = graph.shape(only(op.inputs, "X")), graph.shape(only(op.outputs, "Out"))
         return len(after) == 2 and before[1:] == (after[1], *[1] * (len(before) - 2))
-    return op.type in _HOMOGENEOUS and _is_nchw(op)
+    return op.type in HOMOGENEOUS and is_nchw(op)
 
 
 def _reader(readers: dict[str, list[Any]], name: str) -> Any | None:
@@ -236,7 +251,8 @@ def _reader(readers: dict[str, list[Any]], name: str) -> Any | None:
     return found[0] if len(found) == 1 else None
 
 
-def _is_nchw(op: Any) -> bool:
+def is_nchw(op: Any) -> bool:
+    """Return whether the axis behind the images is that of the channels."""
     layout = attribute(op, "data_format") or attribute(op, "data_layout") or "NCHW"
     return layout in ("NCHW", "AnyLayout")
 
@@ -248,20 +264,21 @@ def _norm_weights(norm: Any | None) -> list[str]:
     return [name for name in (only(norm.inputs, slot) for slot in ("Scale", "Bias")) if name]
 
 
-def _edited(layer: _Linear) -> list[str]:
+def edited_weights(layer: LinearOperator) -> list[str]:
+    """Return the names of what rescaling a layer may change."""
     return [name for name in (layer.weight, layer.bias, *_norm_weights(layer.norm)) if name]
 
 
 def _solve(
-    graph: Graph, pairs: Sequence[tuple[_Linear, _Linear]], limit: float
+    graph: Graph, pairs: Sequence[tuple[LinearOperator, LinearOperator]], limit: float
 ) -> list[np.ndarray]:
     """Return the scales of each pair, found by going through the pairs again and again."""
     # rows of magnitudes [O, I / groups] suffice, as rescaling multiplies whole kernels
     sizes = {
-        layer.weight: np.abs(_in_groups(layer.op, graph.weights[layer.weight]))
+        layer.weight: np.abs(in_groups(layer.op, graph.weights[layer.weight]))
         .max(axis=-1)
         .astype(np.float64)
-        * _fold_factors(graph, layer)
+        * fold_factors(graph, layer)
         for pair in pairs
         for layer in pair
     }
@@ -287,7 +304,7 @@ def _solve(
     return totals
 
 
-def _fold_factors(graph: Graph, layer: _Linear) -> np.ndarray:
+def fold_factors(graph: Graph, layer: LinearOperator) -> np.ndarray:
     """Return the magnitude of what folding multiplies each output channel by, [groups, O, 1]."""
     groups = _groups(layer.op)
     if layer.norm is None:
@@ -302,7 +319,7 @@ def _groups(op: Any) -> int:
     return int(attribute(op, "groups", 1) or 1)
 
 
-def _in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
+def in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
     """View a contiguous weight as [groups, outputs of a group, inputs of a group, kernel]."""
     groups = _groups(op)
     if op.type == "matmul_v2":
@@ -314,13 +331,14 @@ def _in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
     return weight.reshape(groups, outputs // groups, inputs, -1)
 
 
-def _divide_output(graph: Graph, layer: _Linear, scale: np.ndarray) -> None:
+def divide_output(graph: Graph, layer: LinearOperator, scale: np.ndarray) -> None:
+    """Divide what a layer makes, [C], in the weights of the graph."""
     if layer.norm is not None:
         for name in _norm_weights(layer.norm):
             graph.weights[name] = graph.weights[name] / scale
         return
     weight = graph.weights[layer.weight].astype(np.float64, "C")
-    view = _in_groups(layer.op, weight)
+    view = in_groups(layer.op, weight)
     view /= scale.reshape(*view.shape[:2], 1, 1)
     graph.weights[layer.weight] = weight  # changed through its view
     if layer.bias:
@@ -328,8 +346,9 @@ def _divide_output(graph: Graph, layer: _Linear, scale: np.ndarray) -> None:
         graph.weights[layer.bias] = bias / scale.reshape(bias.shape)
 
 
-def _multiply_input(graph: Graph, layer: _Linear, scale: np.ndarray) -> None:
+def multiply_input(graph: Graph, layer: LinearOperator, scale: np.ndarray) -> None:
+    """Multiply what a layer reads, [C], in the weights of the graph."""
     weight = graph.weights[layer.weight].astype(np.float64, "C")
-    view = _in_groups(layer.op, weight)
+    view = in_groups(layer.op, weight)
     view *= scale.reshape(view.shape[0], 1, -1, 1)
     graph.weights[layer.weight] = weight

@@ -19,6 +19,7 @@ from paddle.nn import Layer
 from core.errors import CheckpointError, ConfigError
 from core.network.batch_norms import reestimate
 from core.quant.apply import apply_quantization
+from core.quant.balance import balance
 from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import OBSERVER, LayerType, ObserverKind, WeightType
 from core.quant.equalize import equalize
@@ -65,6 +66,8 @@ class PtqConfig:
         quantize_outputs: See `core.quant.config.QatConfig`.
         zero_points: See `core.quant.config.QatConfig`.
         equalize: Even out the ranges of channels between layers first.
+        balance: Even out the ranges of the channels of activations first, see
+            `core.quant.balance`.
         bias_correction: Give the layers' outputs the means they had in float, at the end.
         reestimate_bn: Estimate the statistics of batch norms on the calibration images first.
     """
@@ -80,6 +83,7 @@ class PtqConfig:
     quantize_outputs: RoundedOutputs | None = None
     zero_points: bool = False
     equalize: bool = False
+    balance: bool = False
     bias_correction: bool = False
     reestimate_bn: bool = False
 
@@ -149,6 +153,9 @@ def quantize_after_training(
     if config.equalize:
         pairs = equalize(model, task.input_spec())
         _log.info("ptq: evened out the channels between %d pairs of layers", len(pairs))
+    if config.balance:
+        rescaled = balance(model, task.input_spec(), batches())
+        _log.info("ptq: evened out activations, %d groups of channels were rescaled", rescaled)
     if config.reestimate_bn:
         _log.info("ptq: estimated %d batch norms anew", reestimate(model, batches()))
     count = _Count()
