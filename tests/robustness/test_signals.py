@@ -20,15 +20,12 @@ import pytest
 import yaml
 
 from core import cli
-from core.export.onnx import convert
 from core.export.package import export
-from core.settings.signals import Terminated, raising
+from core.settings.signals import Terminated
 from core.task import build_task
 from core.training import checkpoint
-from core.training.engine import Engine
-from core.training.hooks import Checkpoints, Hook, Interruptible
-from core.training.recipe import read_recipe
 from core.training.run import read_run
+from tests.alone import run_alone
 from tests.robustness.conftest import PLUGINS, ROOT
 
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
@@ -159,41 +156,6 @@ def test_a_training_ends_with_all_its_processes(
     assert checkpoint.restore(tmp_path / "out/latest", read_run(settings).task)
 
 
-@pytest.mark.parametrize("when", ["step", "epoch"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_training_stops_at_the_end_of_what_it_is_at(
-    toy_settings: Any, tmp_path: Path, when: str, number: signal.Signals
-) -> None:
-    steps = []
-
-    class Kill(Hook):
-        def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
-            steps.append(engine.step)
-            if when == "step" and engine.step == 6:
-                signal.raise_signal(number)
-                signal.raise_signal(signal.SIGTERM)  # a launcher repeats itself
-
-        def after_epoch(self, engine: Engine) -> None:
-            if when == "epoch" and engine.epoch == 1:
-                signal.raise_signal(number)
-
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    settings = toy_settings()
-    run = read_run(settings)
-    (tmp_path / "out").mkdir()
-    hooks = [Kill(), Checkpoints(), Interruptible()]
-    engine = Engine(run, read_recipe({}, run.train.epochs, False), tmp_path / "out", hooks)
-    kind = KeyboardInterrupt if number == signal.SIGINT else Terminated
-    with pytest.raises(KeyboardInterrupt) as caught:
-        engine.train()
-    assert type(caught.value) is kind
-    assert steps[-1] == (6 if when == "step" else 4)  # of 4 in an epoch
-    about = checkpoint.load_description(tmp_path / "out" / "latest")
-    assert about is not None
-    assert about.epoch == 1
-    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
-
-
 class Stopped(paddle.autograd.PyLayer):
     """As when a signal meets the backward pass of a rounded layer."""
 
@@ -244,23 +206,8 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_an_export_that_is_terminated_leaves_nothing(
-    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def terminated(*_: object) -> None:
-        assert names(tmp_path / "tmp")
-        signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(convert, "run_module", terminated)
-
-    def run() -> None:
-        with raising():
-            export(toy, toy.build_model(), tmp_path / "out", ("paddle", "onnx"))
-
-    with pytest.raises(Terminated):
-        run()
-    assert names(tmp_path) == ["tmp"]
-    assert names(tmp_path / "tmp") == []
+def test_signals_that_are_raised_here_in_a_process_of_their_own() -> None:
+    run_alone("tests/robustness/signals_alone.py")
 
 
 def test_an_export_that_is_killed_leaves_nothing_for_long(
