@@ -29,7 +29,7 @@ BEYOND = 1.1  # of a grid, so that its ends are met
 # What the last bits of a float may be worth, in steps of a grid: a weight as near to the middle
 # between two steps falls to either. It is moved by a share of the way to the step that the file
 # has: by more than those bits, and by less than could move a scale.
-TIE, NUDGE = 1e-4, 1e-3
+TIE, NUDGE = 1e-3, 1e-2
 
 
 @dataclass(frozen=True)
