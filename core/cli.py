@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
     from rich.console import Console
 
+    from core.dialects.foreign import Translation
     from core.runtimes.description import DeployDescription
     from core.task import Task
-    from core.workflows.rehearsal import Stretch
+    from core.workflows.training import PreparedRun
 
 TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # of a message
@@ -138,9 +139,43 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where a training goes, how it is told, and the flags of PaddleSeg's tools."""
+    add = parser.add_argument
+    add("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
+    add("--resume", action="store_true", help="go on from SAVE_DIR/latest")
+    add("--use_vdl", action="store_true", help="write VisualDL scalars")
+    text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
+    add("--dry_run", action="store_true", help=text)
+    text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
+    add("--save_config", type=Path, metavar="YML", help=text)
+    flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
+    flags("--model_path", help="weights to start from (model.pretrained)")
+    flags("--learning_rate", type=float, help="in the place of the file's")
+    flags("--iters", type=positive, help="in the place of the file's")
+    flags("--batch_size", type=positive, help="in the place of the file's")
+    flags("--num_workers", type=int, help="processes that read ahead")
+    flags("--save_interval", type=positive, help="iterations between evaluations (1000)")
+    flags("--do_eval", action="store_true", help="evaluate at each save_interval")
+    flags("--device", choices=("cpu", "gpu"), help="default: a GPU if Paddle has one")
+
+
+def training_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides of `-o`, and what the flags of PaddleSeg's tools say."""
+    names = ("model_path", "learning_rate", "iters", "batch_size", "num_workers", "save_interval")
+    given = {name: getattr(arguments, name) for name in (*names, "device")}
+    found = [f"flags.{name}={value}" for name, value in given.items() if value is not None]
+    return [*arguments.override, *found, *(["flags.do_eval=true"] if arguments.do_eval else [])]
+
+
+def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the checkpoint, `--weights`, which PaddleSeg calls `--model_path`."""
+    parser.add_argument("--weights", "--model_path", type=Path, help=text)
+
+
 def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
     """Add where an export goes and which files it has: `--save_dir`, `--format`."""
-    parser.add_argument("--save_dir", required=True, type=Path, help="folder to make")
+    parser.add_argument("--save_dir", type=Path, help="folder to make")
     known = f"which files, of {', '.join(FORMATS)} (default: {','.join(default)})"
     parser.add_argument(
         "--format",
@@ -238,12 +273,50 @@ def chosen_task(arguments: argparse.Namespace, described: Described | None = Non
     from core.task import build_recorded_task
     from core.training.run import read_run
 
-    overrides = parse_overrides(arguments.override)
     if arguments.config:
-        return read_run(merge(load_yaml(arguments.config), overrides)).task
+        settings, translation, rest = _read_config(arguments)
+        if translation is not None:
+            settings.pop("device", None)  # that a training is meant for
+        return read_run(merge(settings, parse_overrides(rest))).task
     if described is None:
         return None
-    return build_recorded_task(*described, overrides)
+    return build_recorded_task(*described, parse_overrides(arguments.override))
+
+
+def complete(arguments: argparse.Namespace, *wanted: str) -> None:
+    """Take what the command line leaves out from the file of `-c`, if that is of PaddleClas.
+
+    Args:
+        arguments: With `-c`; changed.
+        wanted: Of `weights`, `model_dir`, `save_dir`.
+
+    Raises:
+        ConfigError: Neither says it.
+    """
+    found: dict[str, Any] = {}
+    if arguments.config:
+        settings, translation, _ = _read_config(arguments)
+        weights = settings.get("model", {}).get("pretrained")
+        if translation is not None and isinstance(weights, str):
+            found["weights"] = weights
+        if translation is not None and translation.export_dir:
+            found |= dict.fromkeys(("model_dir", "save_dir"), translation.export_dir)
+    for name in wanted:
+        if getattr(arguments, name) is None:
+            if name not in found:
+                raise ConfigError(f"--{name}: required, but not given")
+            setattr(arguments, name, Path(found[name]))
+
+
+def _read_config(
+    arguments: argparse.Namespace,
+) -> tuple[dict[str, Any], Translation | None, list[str]]:
+    """Return the config of `-c` in our own words, whose it was, and the overrides left for it."""
+    from core.dialects.files import translated
+
+    content = load_yaml(arguments.config)
+    translation, rest = translated(content, arguments.override)
+    return (content if translation is None else translation.settings), translation, rest
 
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
@@ -289,12 +362,31 @@ def described_by(weights: str | Path) -> Described | None:
     return description.task, description.settings, str(description_path(weights))
 
 
-def print_timeline(stretches: Sequence[Stretch]) -> None:
-    """Print what a run would do, epoch by epoch."""
-    from core.workflows.rehearsal import timeline_table
+def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
+    """Train, or tell what would happen, or write the run as one file.
 
-    wide_console().print(timeline_table(stretches))
-    print(f"{stretches[-1].end} epochs, {sum(each.steps for each in stretches)} steps")
+    Args:
+        training: A run with where it goes.
+        arguments: Of `add_training_arguments`.
+    """
+    from core.training.distributed import initialize
+    from core.workflows.rehearsal import timeline_table
+    from core.workflows.training import save_plan
+
+    if arguments.dry_run:
+        told = training.rehearse()
+        wide_console().print(timeline_table(told))
+        print(f"{told[-1].end} epochs, {sum(each.steps for each in told)} steps")
+    if arguments.save_config:
+        save_plan(training.plan, arguments.save_config)
+        print(f"the run in our own words: {arguments.save_config}")
+    if arguments.dry_run or arguments.save_config:
+        return
+    engine = training.train(arguments.resume)
+    if initialize()[0] == 0 and engine.best is not None:
+        print(engine.best_report)
+        where = f"{training.save_dir}/best_model"
+        print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}")
 
 
 def print_left_out(messages: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from core.errors import ConfigError
 from core.settings.config import suggest
 from core.settings.optimizer_config import OptimizerConfig
 from core.settings.ranges import check_range
+from core.settings.yaml_loader import shown
 from core.task import Batch, Losses, Outputs, Task, outside
 
 # kind -> module:class. A new strategy is one folder in core/ and one line here.
@@ -218,11 +219,13 @@ def strategy_class(kind: str, path: str) -> type[Strategy]:
     target = KINDS.get(kind, kind)
     module, colon, name = target.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise ConfigError(f"{path}.kind: no strategy {kind!r}{suggest(kind, list(KINDS))}")
+        raise ConfigError(
+            f"{path}.kind: no strategy {shown(kind)}{suggest(kind[:80], list(KINDS))}"
+        )
     try:
         found = getattr(importlib.import_module(module), name)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ConfigError(f"{path}.kind: no strategy {kind!r}: {error}") from error
+        raise ConfigError(f"{path}.kind: no strategy {shown(kind)}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise ConfigError(f"{path}.kind: {kind!r} is not a Strategy")
     return found

@@ -63,6 +63,7 @@ def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loade
 
 def main() -> None:
     arguments = parse_arguments()
+    cli.complete(arguments, "save_dir")
     import paddle
 
     from core.act.auto_compression import AutoCompression, Epochs, MeasuredMetric

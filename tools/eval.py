@@ -17,6 +17,8 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument("--model_dir", type=Path, help="exported model")
+    text = "the exported model, and perhaps its data, that the section Global of an ACT file names"
+    what.add_argument("--config_path", type=Path, metavar="YML", help=text)
     cli.add_backend_argument(parser)
     parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")
     parser.add_argument("--threads", type=cli.positive, default=1, help="of an exported model")
@@ -28,6 +30,7 @@ def main() -> None:
     arguments = parse_arguments()
     import paddle
 
+    from core.act.config import read_act
     from core.runtimes.overflow_report import warn_of_overflow
     from core.runtimes.predictor import load_predictor
     from core.settings.files import write_text
@@ -35,6 +38,12 @@ def main() -> None:
     from core.training.run import pick_device
 
     paddle.set_device(pick_device("auto"))
+    if arguments.config_path:
+        given = read_act(arguments.config_path).Global
+        given.check_files()
+        arguments.model_dir = Path(given.model_dir)
+        if given.data_dir:
+            arguments.override.insert(0, f"data.root={given.data_dir}")
     if arguments.weights:
         task, model = cli.restored(arguments)
         run = eager_forward(task, model)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-from pathlib import Path
 
 from core import cli
 
@@ -14,6 +13,8 @@ SAVE_DIR then holds deploy.yml and the formats asked for: model.pdmodel with mod
 (paddle), model.onnx (onnx), model.nb (lite, for Paddle Lite).
 Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint);
 or paths of layers with commas between, for what these put out.
+A file of PaddleClas as CONFIG may name weights and folder: Global.pretrained_model and
+Global.save_inference_dir.
 """
 
 
@@ -22,9 +23,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     cli.add_config_arguments(parser, required=False)
-    parser.add_argument(
-        "--weights", required=True, type=Path, help="checkpoint (folder or weights file) to export"
-    )
+    cli.add_weights_argument(parser, "checkpoint (folder or weights file) to export")
     cli.add_export_arguments(parser, "paddle")
     parser.add_argument(
         "--input_shape",
@@ -40,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    cli.complete(arguments, "weights", "save_dir")
     from rich.console import Console
 
     from core.export.files import check_formats

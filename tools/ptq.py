@@ -20,7 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
     cli.add_config_arguments(parser, required=False)
     add = parser.add_argument
-    what = parser.add_mutually_exclusive_group(required=True).add_argument
+    what = parser.add_mutually_exclusive_group().add_argument
     what("--weights", help="checkpoint (folder or weights file)")
     what("--model_dir", type=Path, help="exported float model whose code is absent")
     cli.add_export_arguments(parser, "paddle")
@@ -70,6 +70,10 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
 
 def main() -> None:
     arguments = parse_arguments()
+    if not arguments.weights and not arguments.model_dir:
+        cli.complete(arguments, "model_dir")
+        arguments.save_dir = arguments.save_dir or arguments.model_dir / "quant_post_static_model"
+    cli.complete(arguments, "save_dir")
     import paddle
 
     from core.act import static_ptq

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     cli.add_config_arguments(parser, required=False)
-    parser.add_argument("--weights", required=True, type=Path, help="checkpoint of a QAT run")
+    cli.add_weights_argument(parser, "checkpoint of a QAT run")
     cli.add_export_arguments(parser, "paddle", "onnx")
     cli.add_target_argument(parser)
     cli.add_control_arguments(parser)
@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
+    cli.complete(arguments, "weights", "save_dir")
     from core.export.files import check_folder, check_formats
     from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites

@@ -33,47 +33,20 @@ def parse_arguments() -> argparse.Namespace:
         help="config of a teacher, or its checkpoint; may be repeated. Without --slim this is the "
         "recipe distill. -o teacher.weights=PATH sets the weights of the only teacher",
     )
-    parser.add_argument("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
-    parser.add_argument("--resume", action="store_true", help="go on from SAVE_DIR/latest")
-    parser.add_argument("--use_vdl", action="store_true", help="write VisualDL scalars")
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="print what would happen epoch by epoch, and train nothing; status 2 if the run would "
-        "fail",
-    )
-    parser.add_argument(
-        "--save_config",
-        type=Path,
-        metavar="YML",
-        help="write the whole run (config, recipe, teachers) as one file for -c, and train nothing",
-    )
+    cli.add_training_arguments(parser)
     return cli.parse(parser)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    from core.training.distributed import initialize
-    from core.workflows.run_plan import RunFiles, read_plan, settle
-    from core.workflows.training import TrainingRun, save_plan
+    from core.workflows.run_plan import RunFiles, read_plan
+    from core.workflows.training import prepare
 
-    named = arguments.config, arguments.slim, arguments.distill_config, arguments.override
-    plan, run, recipe = settle(read_plan(RunFiles(*named, recipes=RECIPES)))
-    stem = Path(arguments.config or arguments.slim).stem
-    default = plan.save_dir or Path("output", run.task.name, stem)
-    save_dir = arguments.save_dir or Path(default)
-    training = TrainingRun(plan, run, recipe, save_dir, arguments.use_vdl or plan.use_vdl)
-    if arguments.dry_run:
-        cli.print_timeline(training.rehearse())
-    if arguments.save_config:
-        save_plan(plan, arguments.save_config)
-        print(f"the run in our own words: {arguments.save_config}")
-    if arguments.dry_run or arguments.save_config:
-        return
-    engine = training.train(arguments.resume)
-    if initialize()[0] == 0 and engine.best is not None:
-        print(engine.best_report)
-        print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {save_dir}/best_model")
+    overrides = cli.training_overrides(arguments)
+    named = arguments.config, arguments.slim, arguments.distill_config, overrides
+    plan = read_plan(RunFiles(*named, recipes=RECIPES))
+    name = Path(arguments.config or arguments.slim).stem
+    cli.train(prepare(plan, arguments.save_dir, name, arguments.use_vdl), arguments)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ class Bench:
     """A folder in which tools run, with a place of its own for temporary files."""
 
     folder: Path
+    usual: frozenset[str] = frozenset()  # names that libraries leave among temporary files
 
     def start(self, words: Sequence[str]) -> tuple[subprocess.Popen[str], str]:
         """Start a tool; return it, and the mark of its processes."""
@@ -77,9 +78,9 @@ class Bench:
 
     def litter(self) -> list[str]:
         """List what lies about of processes that have ended."""
-        found = [path.name for path in (self.folder / "tmp").iterdir()]
-        found += [path.name for path in self.folder.rglob(".*trislim*")]
-        return found
+        found = {path.name for path in (self.folder / "tmp").iterdir()}
+        found |= {path.name for path in self.folder.rglob(".*trislim*")}
+        return sorted(found - self.usual)
 
     def disturb(self, job: Job, sent: signal.Signals, seconds: float) -> Iterator[str]:
         """Send a signal to a job after so many seconds; yield what went wrong."""
@@ -173,6 +174,7 @@ def measure(
                 begin = time.monotonic()
                 bench.run(bench.folder, job.words)
                 taken[job.name] = time.monotonic() - begin
+                bench.usual |= {name for name in bench.litter() if "trislim" not in name}
                 ends[job.name] = end_of(bench.folder / job.output) if job.resumes else {}
             for sent in (each for each, count in signals.items() if turn < count):
                 if job.resumes:

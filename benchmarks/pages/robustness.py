@@ -1,19 +1,27 @@
-"""The page docs/robustness.md, from the figures in docs/benchmarks/robustness_*.json."""
+"""The page docs/robustness.md: what was done to the product, and how it ended, by script."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.comparison import load
 
+PAGE = "robustness.md"
 Entry = dict[str, Any]
+HEAD = """# Robustness, measured
 
-INTRODUCTION = """\
-# Robustness
+Written by the scripts named below, not by hand."""
+SETTINGS = """
+## Wrong settings
 
-Written by scripts in `benchmarks/measure`, not by hand."""
+Written by `python -m benchmarks.measure.fuzz_settings`: files in `configs/` with up to three
+settings spoilt (other values, types, names, damaged text, what YAML readers stumble over), read as
+the tools read them; what is accepted draws samples, asks the schedule for rates and makes a step of
+the optimizer. "Refused" is one line for the user, "hang" more than ten seconds of a processor.
 
+| what | cases | accepted | refused | tracebacks | hangs | overlong messages |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: |"""
 SIGNALS = """
 ## Signals
 
@@ -33,15 +41,26 @@ COLUMNS = ("sent", "in_time", "hangs", "processes", "half_files", "noise", "fail
 
 
 def page() -> Iterator[str]:
-    """Yield the lines of docs/robustness.md."""
-    yield INTRODUCTION
-    yield from signals(load("robustness_signals"))
+    """Yield the lines of the page, of every section that has figures."""
+    yield HEAD
+    for name, section in SECTIONS.items():
+        entries = load(f"robustness_{name}")
+        if entries:
+            yield from section(entries)
 
 
-def signals(entries: dict[str, Entry]) -> Iterator[str]:
+def settings(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield the lines on wrong settings."""
+    entry = entries["settings"]
+    yield SETTINGS
+    for kind, ends in entry["ends"].items():
+        columns = [ends.get(end, 0) for end in ("accepted", "refused", "traceback", "hang", "long")]
+        yield f"| {kind} | {sum(columns):,} | {' | '.join(f'{count:,}' for count in columns)} |"
+    yield f"\n{entry['cases']:,} cases in {entry['seconds']} seconds, {entry['date']}."
+
+
+def signals(entries: Mapping[str, Entry]) -> Iterator[str]:
     """Yield the lines about signals."""
-    if not entries:
-        return
     yield SIGNALS
     for name, entry in entries.items():
         yield f"\n| {name} | {' | '.join(each.replace('_', ' ') for each in COLUMNS)} |"
@@ -55,3 +74,6 @@ def signals(entries: dict[str, Entry]) -> Iterator[str]:
             f"\n{machine['logical_cores']} cores ({machine['cpu']}) at a load of "
             f"{entry['load_average']}, revision {entry['revision']}, {entry['date']}."
         )
+
+
+SECTIONS = {"signals": signals, "settings": settings}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core.errors import ConfigError
 from core.quant.choices import ObserverKind, WeightType
+from core.runtimes.formats import find_files
 from core.settings.config import load_yaml, read
 from core.settings.optimizer_config import (
     MOST_DECAY,
@@ -98,6 +101,19 @@ class GlobalConfig:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         check_range(self, 1, 1_000_000, "batch_size", "calibration_batches")
         check_range(self, 0, 2**32 - 1, "seed")
+
+    def check_files(self) -> None:
+        """Refuse a folder whose files of the names that are given are not those that are opened.
+
+        Raises:
+            ExportError: The folder holds no model.
+            ConfigError: A name is not that of its file.
+        """
+        found = [file.name for file in find_files(Path(self.model_dir), "paddle")]
+        for key, name in zip(("model_filename", "params_filename"), found):
+            given = getattr(self, key)
+            if given not in (None, name):
+                raise ConfigError(f"Global.{key}: {self.model_dir} has {name!r}, got {given!r}")
 
 
 @dataclass(frozen=True)
@@ -336,6 +352,32 @@ class ActConfig:
     Distillation: DistillationConfig | None = None
 
 
+# keys of PaddleSlim's that cannot act here, with what to do
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "Quantization": "unknown section (did you mean 'QuantAware'?); PaddleSlim ignores it and "
+        "distils without quantizing",
+        "QuantPost": "quantization without training is tools/ptq.py --model_dir",
+        "HyperParameterOptimization": "tools/ptq.py --model_dir DIR --observer all compares",
+        "Prune": "channels are pruned with the network's code: tools/train.py --slim prune",
+        "ChannelPrune": "channels are pruned with the network's code: tools/train.py --slim prune",
+        "ASPPrune": "no runtime here gains from 2:4 sparsity; --slim prune removes channels",
+        "UnstructurePrune": "no runtime here gains from single zeros; --slim prune cuts channels",
+        "TransformerPrune": "heads are pruned with the network's code; see docs/prune.md",
+        "MultiTeacherDistillation": "several teachers need the network's code: --distill_config",
+        "Distillation.teacher_model_dir": "the float model itself teaches; another one does with "
+        "the network's code: --distill_config",
+        "Distillation.merge_feed": "the float model is fed what the quantized one is",
+        "QuantAware.window_size": "belongs to range_abs_max, which exported models do not have",
+        "TrainConfig.amp_config": "exported models are trained in float32",
+        "TrainConfig.recompute_config": "activations are kept",
+        "TrainConfig.sharding_config": "each process holds the whole model",
+        "TrainConfig.sparse_model": "see UnstructurePrune",
+        "TrainConfig.optim_args": "write optimizer_builder",
+    }
+)
+
+
 def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
     """Read a YAML file, or its content.
 
@@ -343,11 +385,11 @@ def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
         ConfigError: An unknown section or key, or a wrong value.
     """
     content = config if isinstance(config, dict) else load_yaml(config)
-    if "Quantization" in content:
-        raise ConfigError(
-            "Quantization: unknown section (did you mean 'QuantAware'?); PaddleSlim ignores it "
-            "and distils without quantizing"
-        )
+    for path, reason in REFUSED.items():
+        section, _, key = path.partition(".")
+        inside = content.get(section, {}) if key else content
+        if isinstance(inside, Mapping) and (key or section) in inside:
+            raise ConfigError(f"{path}: {reason}")
     return read(ActConfig, {key: value or {} for key, value in content.items()})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.dialects import compressor
+from core.dialects import act, compressor, paddleclas, paddledet, paddleseg
 from core.dialects.foreign import Translation
 from core.settings.config import override
 
@@ -26,7 +26,13 @@ class Dialect:
     translate: Callable[[Mapping[str, Any]], Translation]
 
 
-DIALECTS = (Dialect(compressor.is_compressor, compressor.KEYS, compressor.translate),)
+DIALECTS = (
+    Dialect(compressor.is_compressor, compressor.KEYS, compressor.translate),
+    Dialect(act.is_act, act.KEYS, act.translate),
+    Dialect(paddleclas.is_paddleclas, paddleclas.KEYS, paddleclas.translate),
+    Dialect(paddledet.is_paddledet, paddledet.KEYS, paddledet.translate),
+    Dialect(paddleseg.is_paddleseg, paddleseg.KEYS, paddleseg.translate),
+)
 
 
 def translated(

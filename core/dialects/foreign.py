@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from core.settings.config import read, suggest
 
 REQUIRED: Any = object()  # the default of a key that must be given
 Settings = dict[str, Any]
+IntPair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,17 @@ class Section:
         if value is not None and not 0 < value < math.inf:
             raise ConfigError(f"{self.where(key)}: expected > 0, got {value}")
         return value
+
+    def path_of(self, key: str, below: str | None = None, default: Any = REQUIRED) -> Any:
+        """Return a path, as seen from a folder if one is given.
+
+        Raises:
+            ConfigError: It is no text, or an empty one.
+        """
+        value = self.take(key, str, default)
+        if value == "":
+            raise ConfigError(f"{self.where(key)}: expected a path, got ''")
+        return value if below is None or value is None else os.path.relpath(value, below)
 
     def section(self, key: str) -> Section:
         """Return the mapping under a key; an empty one if there is none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import paddle
 from paddle import Tensor
@@ -49,16 +50,29 @@ def reestimate(model: Layer, batches: Iterable[Sequence[Tensor]]) -> int:
     return len(norms)
 
 
+@runtime_checkable
+class KeepsTrainingState(Protocol):
+    """A layer with state of training beside its buffers and parameters, such as a quantizer."""
+
+    def training_state(self) -> dict[str, Any]: ...
+
+    def load_training_state(self, state: dict[str, Any]) -> None: ...
+
+
 @contextlib.contextmanager
 def statistics_kept(model: Layer) -> Iterator[None]:
-    """Put back modes and running statistics that are changed inside."""
+    """Put back modes, running statistics and other states of layers that are changed inside."""
     values = [(tensor, tensor.clone()) for tensor in _statistics(model)]
+    layers = [layer for layer in model.sublayers() if isinstance(layer, KeepsTrainingState)]
+    states = [(layer, layer.training_state()) for layer in layers]
     try:
         with modes_kept(model):
             yield
     finally:
         for tensor, value in values:
             tensor.set_value(value)
+        for layer, state in states:
+            layer.load_training_state(state)
 
 
 def _statistics(model: Layer) -> list[Tensor]:

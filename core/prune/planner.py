@@ -79,6 +79,12 @@ class Planner:
         }
         for fixed in cut.analysis.fixed:
             _log.debug("%s keeps %d channels: %s", fixed.layer, fixed.channels, fixed.reason)
+        if cut.keep.all():
+            why = max(cut.analysis.fixed, key=lambda fixed: fixed.channels, default=None)
+            _log.warning(
+                "prune: nothing is cut%s",
+                f": {why.layer} keeps {why.channels} channels: {why.reason}" if why else "",
+            )
         name = next((key for key in reached if getattr(config, key) is not None), None)
         if name is not None:
             wanted = 1 - self._left(1 - getattr(config, name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from paddle.nn import Layer
@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 from core.errors import ConfigError, ExportError
 from core.network.layers import match
 from core.prune.cut import ChannelEdit, Undo, apply_edit, check_cut, plan_edit
-from core.prune.structure.analysis import Analysis, Pins, analyze_graphs
+from core.prune.structure.analysis import Analysis, Pins, analyze_graphs, upwards
 from core.prune.structure.graph import trace_modes
 from core.prune.structure.labels import Array
 from core.task import Task
@@ -64,7 +64,8 @@ class Pruner:
         """Cut the model to what a plan keeps.
 
         The cut model is traced again. Where its code turns out to hold fixed numbers of channels,
-        the cut is undone, those channels are pinned and the plan is asked anew.
+        the cut is undone, those channels are pinned and the plan is asked anew. If it holds them
+        still, it computes them from its input (`x.shape[-1] // heads`), which is pinned then.
 
         Args:
             plan: Turns an analysis into the mask [labels] of what to keep.
@@ -106,11 +107,59 @@ class Pruner:
 
     def _pin(self, found: Mapping[tuple[bool, int], str]) -> None:
         known = self._pins.operators
-        if not set(found) - known:
-            raise ExportError(f"{next(iter(found.values()))}; pinning its channels did not help")
-        _log.info("channels stay where code holds their number: %s", next(iter(found.values())))
-        self._pins = Pins(self._pins.layers, known | set(found))
+        what = next(iter(found.values()))
+        if set(found) - known:
+            _log.info("channels stay where code holds their number: %s", what)
+            alike = {
+                (training, other)
+                for training, index in found
+                for other in self._same_code(training, index)
+            }
+            self._pins = replace(self._pins, operators=known | set(found) | alike)
+        else:
+            layer = self._reader_of_width(next(iter(found)))
+            if layer is None:
+                raise ExportError(f"{what}; pinning its channels did not help")
+            _log.info("%s: the channels of its input stay, its code computes with them", layer)
+            self._pins = replace(
+                self._pins, inputs=self._pins.inputs | {layer, *self._twins(layer)}
+            )
         self.analysis = analyze_graphs(self._model, self._graphs, self._pins)
+
+    def _twins(self, path: str) -> list[str]:
+        """Return the other layers of a network's own class that run the same operators."""
+        layers = dict(self._model.named_sublayers(include_self=True))
+        kind = type(layers.get(path))
+        if path not in layers or kind.__module__.startswith("paddle.nn"):
+            return []
+        own = self._operators_of(path)
+        return [
+            other
+            for other, layer in layers.items()
+            if other != path and type(layer) is kind and self._operators_of(other) == own
+        ]
+
+    def _operators_of(self, path: str) -> dict[bool, list[str]]:
+        return {
+            training: [op.type for op in graph.operators if op.layer == path]
+            for training, graph in self._graphs.items()
+        }
+
+    def _same_code(self, training: bool, index: int) -> list[int]:
+        """Return the operators that twins of an operator's layer run in its place."""
+        operators = self._graphs[training].operators
+        path = operators[index].layer
+        place = [op.index for op in operators if op.layer == path].index(index)
+        return [
+            [op.index for op in operators if op.layer == other][place]
+            for other in self._twins(path)
+        ]
+
+    def _reader_of_width(self, place: tuple[bool, int]) -> str | None:
+        """Return the innermost layer around an operator whose input may still be cut."""
+        training, index = place
+        path = self._graphs[training].operators[index].layer
+        return next((each for each in upwards(path) if each not in self._pins.inputs), None)
 
 
 def build_pruner(task: Task, model: Layer, never_prune: Sequence[str] = ()) -> Pruner:

@@ -25,6 +25,7 @@ BASE_KEY = "_base_"
 MOST_BYTES = 1 << 20  # of a file
 MOST_CHARACTERS = 400  # of a key, or of what a dataclass says
 LARGEST = 2**63 - 1
+LONGEST = 2048  # of a text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
@@ -145,7 +146,7 @@ def _with_value(below: Any, parts: list[str], value: Any, key: str) -> Any:
             raise ConfigError(f"{key}: a list with {len(below)} entries has no {first!r}")
         index = int(first)
         return [
-            _with_value(each, rest, value, key) if i == index else each
+            (_with_value(each, rest, value, key) if rest else value) if i == index else each
             for i, each in enumerate(below)
         ]
     mapping = dict(below) if isinstance(below, Mapping) else {}
@@ -180,15 +181,15 @@ def check_words(value: Any, path: str) -> None:
 def check_plain(value: Any, path: str) -> None:
     """Refuse what is never a legal setting, however deep it lies.
 
-    That is NaN and infinity, whole numbers that no machine word holds, and texts that cannot be
-    written: with NUL or half of a surrogate pair.
+    That is NaN and infinity, whole numbers that no machine word holds, and texts that are too long
+    or cannot be written: with NUL or half of a surrogate pair.
 
     Raises:
         ConfigError: Names the setting.
     """
     if isinstance(value, Mapping):
         for key, each in value.items():
-            check_plain(key, path)
+            check_plain(key, path or "settings")
             check_plain(each, _join(path, key))
     elif isinstance(value, (list, tuple)):
         for index, each in enumerate(value):
@@ -197,6 +198,8 @@ def check_plain(value: Any, path: str) -> None:
         raise ConfigError(f"{path}: expected a finite number, got {value}")
     elif isinstance(value, int) and abs(value) > LARGEST:
         raise ConfigError(f"{path}: expected a number up to {LARGEST:,}, got {shown(value)}")
+    elif isinstance(value, str) and len(value) > LONGEST:
+        raise ConfigError(f"{path}: expected up to {LONGEST} characters, got {len(value)}")
     elif isinstance(value, str) and _UNWRITABLE.search(value):
         raise ConfigError(f"{path}: expected a text without NUL and surrogates, got {shown(value)}")
 

@@ -180,13 +180,12 @@ class ActiveStrategies:
             )
         self._check_same_recipe(state["recipe"])
         self._finished, self._live = edits[: state["finished"]], {}
-        for position in wanted:
-            step = self._recipe.steps[position]
-            self._live[position] = step.build()
-            self._live[position].attach(model, make_context(step, True))
-        # only now: one that attaches may run the model, which moves what another one keeps
         for position, _, own in state["live"]:
-            self._live[position].load_state_dict(own)
+            step = self._recipe.steps[position]
+            strategy = step.build()
+            strategy.attach(model, make_context(step, True))
+            strategy.load_state_dict(own)
+            self._live[position] = strategy
 
     def _only(self, key: str, ask: Callable[[Strategy], T | None], default: T) -> T:
         found = {p: value for p, each in self._live.items() if (value := ask(each)) is not None}

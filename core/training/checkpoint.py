@@ -79,10 +79,8 @@ def describe(
     """Describe a task and the edits made on its model."""
     settings = to_mapping(task.config)
     # in one order, whether a record was just made or comes from the file of an interrupted run
-    sorted_edits = [
-        (kind, json.loads(json.dumps(record, sort_keys=True))) for kind, record in edits
-    ]
-    return CheckpointDescription(task.name, settings, sorted_edits, epoch, dict(metrics))
+    ordered = [(kind, json.loads(json.dumps(record, sort_keys=True))) for kind, record in edits]
+    return CheckpointDescription(task.name, settings, ordered, epoch, dict(metrics))
 
 
 def save(

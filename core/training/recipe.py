@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from core.errors import ConfigError
 from core.settings.config import read, suggest
+from core.settings.yaml_loader import shown
 from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
 from core.task import Task
 
@@ -68,7 +69,7 @@ def recipe_epochs(mapping: Mapping[str, Any]) -> int | None:
     """
     epochs = mapping.get("epochs")
     if epochs is not None and (isinstance(epochs, bool) or not isinstance(epochs, int)):
-        raise ConfigError(f"epochs: expected int, got {epochs!r}")
+        raise ConfigError(f"epochs: expected int, got {shown(epochs)}")
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs: expected 1 or more, got {epochs}")
     return epochs
@@ -137,7 +138,7 @@ def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> R
     """
     for key in mapping:
         if key not in KEYS:
-            raise ConfigError(f"{key}: unknown key{suggest(str(key), KEYS)}")
+            raise ConfigError(f"{str(key)[:80]}: unknown key{suggest(str(key)[:80], KEYS)}")
     entries = mapping.get("strategies", [])
     if not isinstance(entries, list):
         raise ConfigError(f"strategies: expected a list, got {type(entries).__name__}")
@@ -158,9 +159,13 @@ def read_recipe(mapping: Mapping[str, Any], epochs: int, has_teacher: bool) -> R
 
 def _read_step(entry: Any, index: int, epochs: int) -> ScheduledStrategy:
     path = f"strategies.{index}"
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
+    if not isinstance(entry, Mapping):
+        raise ConfigError(f"{path}: expected a mapping with a kind, got {shown(entry)}")
+    if "kind" not in entry:
         raise ConfigError(f"{path}.kind: required, but not given")
     kind = entry["kind"]
+    if not isinstance(kind, str):
+        raise ConfigError(f"{path}.kind: expected the name of a strategy, got {shown(kind)}")
     strategy = strategy_class(kind, path)
     settings = {key: value for key, value in entry.items() if key != "kind"}
     config = read(strategy.Config, settings, path)

@@ -18,6 +18,7 @@ class Cosine:
     kind: ClassVar[str] = "cosine"
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0  # fraction of the rate at the first step of the warm-up
+    warmup_steps: int | None = None  # in the place of warmup_epochs
     end_factor: float = 0.0
 
     def __post_init__(self) -> None:
@@ -37,6 +38,7 @@ class Poly:
     kind: ClassVar[str] = "poly"
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
+    warmup_steps: int | None = None
     power: float = 0.9
     end_factor: float = 0.0
 
@@ -58,6 +60,7 @@ class Piecewise:
     milestones: tuple[float, ...]
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
+    warmup_steps: int | None = None
     gamma: float = 0.1
 
     def __post_init__(self) -> None:
@@ -77,6 +80,7 @@ class Constant:
     kind: ClassVar[str] = "constant"
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
         _check_warmup(self)
@@ -93,6 +97,10 @@ def _check_warmup(schedule: LearningRateSchedule) -> None:
     if schedule.warmup_epochs < 0:
         raise ValueError(f"warmup_epochs: expected 0 or more, got {schedule.warmup_epochs}")
     check_range(schedule, 0, MOST_EPOCHS, "warmup_epochs")
+    if schedule.warmup_steps is not None and (schedule.warmup_steps < 0 or schedule.warmup_epochs):
+        raise ValueError(
+            f"warmup_steps: expected 0 or more, and no warmup_epochs, got {schedule.warmup_steps}"
+        )
     if not 0 <= schedule.warmup_start <= 1:
         raise ValueError(f"warmup_start: expected 0..1, got {schedule.warmup_start}")
 
@@ -105,7 +113,9 @@ def learning_rate(
     The schedule runs over the steps after the warm-up; its last step is `total_steps - 1`, whose
     rate is one step short of the end, as in Paddle's CosineAnnealingDecay(T_max=total).
     """
-    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    warmup = schedule.warmup_steps
+    if warmup is None:
+        warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return rate * (schedule.warmup_start + (1.0 - schedule.warmup_start) * step / warmup)
     progress = (step - warmup) / max(total_steps - warmup, 1)

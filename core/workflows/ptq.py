@@ -69,8 +69,8 @@ def compress(
         model, limits, config.target, validation, first.metric, metric
     )
     known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
-    made, seconds = write(folder, validation.task, model, weights, known, formats, config)
-    task, layout = validation.task, onnx_target(config.target)
+    made, seconds = write(folder, task, model, weights, known, formats, config)
+    layout = onnx_target(config.target)
     latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
     warn_where_slower(latencies, layout, limits.remedy_for_speed)
     files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from core.dialects.files import translated
@@ -25,6 +27,17 @@ from core.workflows.foreign_layers import with_layers
 
 TEACHER = "teacher."  # begins an override that is for the teacher
 OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
+FLAGS = "flags."  # begins what a flag of PaddleSeg's tools says, see `core.dialects.paddleseg`
+# where else such a flag has its place in a config
+OF_FLAGS = MappingProxyType(
+    {
+        "learning_rate": "train.learning_rate",
+        "model_path": "model.pretrained",
+        "batch_size": "train.batch_size",
+        "num_workers": "data.num_workers",
+        "device": "device",
+    }
+)
 _log = logging.getLogger(__name__)
 
 
@@ -33,14 +46,14 @@ class RunFiles:
     """What a command line names.
 
     Attributes:
-        config: YAML file of the task and its training.
+        config: YAML file of the task and its training, or its content.
         slim: Recipes, with commas between: names of files in `recipes`, or paths.
         distill_config: Configs or checkpoints of teachers.
         overrides: `key.sub=value`.
         recipes: Folder of the recipes that have names.
     """
 
-    config: str | None
+    config: str | Path | Mapping[str, Any] | None
     slim: str | None = None
     distill_config: Sequence[str] = ()
     overrides: Sequence[str] = ()
@@ -130,11 +143,15 @@ def read_plan(files: RunFiles) -> RunPlan:
         ConfigError: A file or an override is wrong.
     """
     gathered = _Gathered(list(files.overrides))
-    if files.config:
-        gathered.add(load_yaml(files.config), files.config, is_recipe=False)
+    if isinstance(files.config, Mapping):
+        gathered.add(copy.deepcopy(dict(files.config)), "config", is_recipe=False)
+    elif files.config:
+        gathered.add(load_yaml(files.config), str(files.config), is_recipe=False)
     for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
         gathered.add(content, name, is_recipe=True)
     own = gathered.own
+    rest = [each for each in gathered.overrides if not each.startswith(f"{FLAGS}do_eval")]
+    gathered.overrides = [_of_a_flag(each) for each in rest]  # evaluated it is anyway
     recipe = compose_recipes(gathered.recipes)
     teachers = _teachers(files, own.get("distill_config", []))
     if teachers and not recipe:
@@ -150,7 +167,8 @@ def read_plan(files: RunFiles) -> RunPlan:
     given = isinstance(train, Mapping) and "epochs" in train
     settings = merge(settings, overrides)
     if "task" not in settings:
-        names = " ".join(str(name) for name in (files.config, files.slim) if name)
+        config = "config" if isinstance(files.config, Mapping) else files.config
+        names = " ".join(str(name) for name in (config, files.slim) if name)
         raise ConfigError(f"{names or 'config'}: says no task; name its config with -c")
     return RunPlan(
         settings,
@@ -242,6 +260,19 @@ def _teacher(path: str) -> Settings:
     if translation.distill is not None:
         teacher[TEACHING] = translation.distill
     return teacher
+
+
+def _of_a_flag(assignment: str) -> str:
+    """Return the override of a config that a flag means, where the file is not of PaddleSeg."""
+    if not assignment.startswith(FLAGS):
+        return assignment
+    name, _, value = assignment[len(FLAGS) :].partition("=")
+    if name not in OF_FLAGS:
+        raise ConfigError(
+            f"--{name}: belongs to files of PaddleSeg; here train.epochs, train.steps_per_epoch "
+            "and train.eval_every say how long to train and when to evaluate"
+        )
+    return f"{OF_FLAGS[name]}={value}"
 
 
 def _unused_name(name: str, taken: Mapping[str, Any]) -> str:

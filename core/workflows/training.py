@@ -20,11 +20,11 @@ from core.training.recipe import Recipe
 from core.training.run import Run
 from core.workflows.exports_on_the_way import ExportsOnTheWay, check_exports
 from core.workflows.rehearsal import Stretch, rehearse
-from core.workflows.run_plan import RunPlan
+from core.workflows.run_plan import RunPlan, settle
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class PreparedRun:
     """A run with where it goes.
 
     Attributes:
@@ -82,6 +82,23 @@ class TrainingRun:
 
     def _engine(self, hooks: list[Hook]) -> Engine:
         return Engine(self.run, self.recipe, self.save_dir, hooks, self.plan.teachers)
+
+
+def prepare(plan: RunPlan, save_dir: Path | None, name: str, use_vdl: bool) -> PreparedRun:
+    """Settle a plan, and where it goes.
+
+    Args:
+        plan: Of the files.
+        save_dir: What the command line says; it goes before what the files say.
+        name: Of the folder in `output/<task>`, if nobody says it.
+        use_vdl: What the command line says.
+
+    Raises:
+        ConfigError: Anything unknown or wrong.
+    """
+    plan, run, recipe = settle(plan)
+    folder = save_dir or Path(plan.save_dir or Path("output", run.task.name, name))
+    return PreparedRun(plan, run, recipe, folder, use_vdl or plan.use_vdl)
 
 
 def save_plan(plan: RunPlan, file: Path) -> None:

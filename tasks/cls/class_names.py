@@ -11,9 +11,10 @@ from core.training.image_files import list_class_folders
 from tasks.cls.config import DataConfig
 
 # index and name, with what stands between them in files of editors and spreadsheets
-_NUMBERED = re.compile(r"(-?\d{1,9})(?:\s*[,;:=\t]\s*|\s+)(\S.*)")
-_REVERSED = re.compile(r".*\S\s*[,;:=\t]\s*(\d{1,9})")
+_NUMBERED = re.compile(r"(-?\d+)(?:\s*[,;:=\t]\s*|\s+)(\S.*)")
+_REVERSED = re.compile(r".*\S\s*[,;:=\t]\s*(\d+)")
 _QUOTED = re.compile(r"\"[^\"]*\"\s*[,;:\t].*|\d+\s*[,;:\t]\s*\".*\"")
+MOST_DIGITS = 9
 _WANTED = "expected 'index name' or 'name'"
 Lines = list[tuple[int, str]]  # number in the file, text
 
@@ -55,10 +56,11 @@ def read_labels(path: Path) -> list[str]:
         return [line for _, line in lines]
     names: dict[int, str] = {}
     for number, match in found:
-        index = int(match[1]) if match else -1
+        index = _index(match)
         if index in names or not 0 <= index < len(lines):
+            given = match[1][:20] if match else ""
             raise DataError(
-                f"{path}:{number}: class index {index} is repeated or leaves a gap; "
+                f"{path}:{number}: class index {given} is repeated or leaves a gap; "
                 f"{len(lines)} classes have the indices 0..{len(lines) - 1}"
             )
         names[index] = match[2] if match else ""
@@ -90,6 +92,11 @@ def _names_in(data: DataConfig) -> tuple[str, ...]:
     return ()
 
 
+def _index(match: re.Match[str] | None) -> int:
+    """Return the index in a line; -1 where there is none, or one that no class has."""
+    return int(match[1]) if match and len(match[1]) <= MOST_DIGITS else -1
+
+
 def _check_quotes(path: Path, lines: Lines) -> None:
     for number, line in lines:
         if _QUOTED.fullmatch(line):
@@ -99,12 +106,12 @@ def _check_quotes(path: Path, lines: Lines) -> None:
 def _check_plain(path: Path, lines: Lines) -> None:
     """Refuse lines that look like names, but are meant as an index and a name."""
     last = [_REVERSED.fullmatch(line) for _, line in lines]
-    if last and sorted(int(match[1]) if match else -1 for match in last) == [*range(len(last))]:
+    if last and sorted(_index(match) for match in last) == [*range(len(last))]:
         number, line = lines[0]
         raise DataError(f"{path}:{number}: {_WANTED}, got the index last: {line[:80]!r}")
     # indices that count the lines, but for a heading or some line that was forgotten
     matches = [_NUMBERED.fullmatch(line) for _, line in lines]
-    offsets = {int(match[1]) - place for place, match in enumerate(matches) if match}
+    offsets = {_index(match) - place for place, match in enumerate(matches) if match}
     several = sum(match is not None for match in matches) >= 2
     if several and len(offsets) == 1 and offsets <= {-1, 0, 1}:
         number, line = next(lines[i] for i, match in enumerate(matches) if not match)

@@ -36,6 +36,9 @@ def choose_category(path: str, content: dict[str, Any], wanted: str | int | None
         names = [name for name, _ in known.values()]
         hint = suggest(str(wanted), names) if names else "; it has no categories"
         raise DataError(f"{path}: no category {shown(wanted)} (data.category){hint}")
+    with_joints = [identity for identity, (_, joints) in known.items() if joints]
+    if with_joints:
+        return with_joints[0]
     found = list(
         dict.fromkeys(
             category_of(f"{path}: annotations[{number}]", raw, DEFAULT)
@@ -43,9 +46,6 @@ def choose_category(path: str, content: dict[str, Any], wanted: str | int | None
             if isinstance(raw, dict) and "keypoints" in raw
         )
     )
-    with_joints = [identity for identity, (_, joints) in known.items() if joints]
-    if with_joints:
-        return with_joints[0]
     if len(found) > 1:
         listed = ", ".join(str(identity) for identity in found[:10])
         raise DataError(

@@ -45,6 +45,13 @@ def test_errors_are_one_line(capsys, error, status, line) -> None:
     assert capsys.readouterr().err == line
 
 
+def test_messages_are_one_line_whatever_is_in_them(capsys) -> None:
+    cli.print_left_out(["a\nb\udc80c", "x" * 10_000])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "left out: a b c"
+    assert second.endswith("xxx ... (6000 characters more)")
+
+
 def test_our_own_defects_keep_their_traceback() -> None:
     def main() -> None:
         raise ZeroDivisionError

@@ -44,6 +44,7 @@ ARGUMENTS = {
     "ptq.py": ("--weights", "x", "--save_dir", "y"),
     "qat_export.py": ("--weights", "x", "--save_dir", "y"),
     "sensitivity.py": ("--weights", "x"),
+    "qat_train.py": ("-c", "x"),
     "train.py": ("-c", "x"),
 }
 Start = Callable[..., subprocess.Popen[str]]
@@ -169,12 +170,12 @@ def test_training_stops_at_the_end_of_what_it_is_at(
         def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
             steps.append(engine.step)
             if when == "step" and engine.step == 6:
-                os.kill(os.getpid(), number)
-                os.kill(os.getpid(), signal.SIGTERM)  # a launcher repeats itself
+                signal.raise_signal(number)
+                signal.raise_signal(signal.SIGTERM)  # a launcher repeats itself
 
         def after_epoch(self, engine: Engine) -> None:
             if when == "epoch" and engine.epoch == 1:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
 
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     settings = toy_settings()
@@ -248,7 +249,7 @@ def test_an_export_that_is_terminated_leaves_nothing(
 ) -> None:
     def terminated(*_: object) -> None:
         assert names(tmp_path / "tmp")
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(convert, "run_module", terminated)
 

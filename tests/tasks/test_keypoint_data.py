@@ -8,6 +8,7 @@ import os
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from core.errors import DataError
 from core.settings.config import read
@@ -15,6 +16,7 @@ from core.training.loader import Loader
 from tasks.keypoint.annotations import annotated_persons, detected_persons, load_annotations
 from tasks.keypoint.config import Config
 from tasks.keypoint.data import KeypointDataset, load_split
+from tasks.keypoint.metrics import KeypointMetric
 from tasks.keypoint.synthetic import ensure_data
 from tasks.keypoint.transforms import apply
 
@@ -316,3 +318,162 @@ def test_another_seed_draws_other_figures(tmp_path):
     ensure_data(synthetic_config(tmp_path / "b", seed=1))
     first, second = ((tmp_path / name / "val.json").read_text() for name in ("a", "b"))
     assert first != second
+
+
+CATEGORIES = [
+    {"id": 7, "name": "dog"},
+    {"id": 1, "name": "person", "keypoints": ["nose"]},
+    {"id": 2, "name": "cat", "keypoints": ["nose"]},
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "boxes"),
+    [(None, [60.0]), ("person", [60.0]), (1, [60.0]), ("cat", [9.0, 8.0]), (2, [9.0, 8.0])],
+)
+def test_persons_are_of_one_category(root, wanted, boxes, caplog):
+    caplog.set_level("INFO")
+    cats = [person(3, category_id=2, bbox=[1, 1, side, side]) for side in (9, 8)]
+    dog = person(5, category_id=7, keypoints=[1, 1, 2])  # of another number of joints
+    content = {**coco(person(1), *cats, dog), "categories": CATEGORIES}
+    (root / "val.json").write_text(json.dumps(content))
+    dataset = build_dataset(root, "val", data={"category": wanted})
+    assert dataset.persons.boxes[:, 2].tolist() == boxes
+    kept = len(boxes)
+    assert f"persons are the {kept} annotations of category" in caplog.text
+    assert f"{4 - kept} of others are left out" in caplog.text
+
+
+def test_detections_are_of_the_same_category(root):
+    content = {**coco(person(1, category_id=2)), "categories": CATEGORIES[2:]}
+    (root / "val.json").write_text(json.dumps(content))
+    found = [
+        {"image_id": 1, "category_id": n, "bbox": [1, 1, n, n], "score": 1.0} for n in (1, 2, 3)
+    ]
+    (root / "found.json").write_text(json.dumps(found))
+    dataset = build_dataset(root, "val", data={"detections": "found.json"})
+    assert dataset.persons.boxes[:, 2].tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": True}, r"no image has the id True"),
+        ({"image_id": "1"}, r"no image has the id '1'"),
+        ({"image_id": 1.0}, r"no image has the id 1\.0"),
+        ({"category_id": "1"}, r"category_id: expected a number, got '1'"),
+        ({"category_id": True}, r"category_id: expected a number, got True"),
+        ({"iscrowd": "0"}, r"iscrowd: expected 0 or 1, got '0'"),
+        ({"iscrowd": 0.0}, r"iscrowd: expected 0 or 1, got 0\.0"),
+        ({"iscrowd": None}, r"iscrowd: expected 0 or 1, got None"),
+        ({"area": True}, r"area: expected finite numbers only, got True"),
+        ({"area": "2500"}, r"area: expected finite numbers only, got '2500'"),
+        ({"area": 10**400}, r"area: expected finite numbers only, got a whole number of 1329"),
+        ({"bbox": [True, 1, 1, 1]}, r"bbox: expected finite numbers only, got True"),
+        ({"bbox": ["1", 1, 1, 1]}, r"bbox: expected finite numbers only, got '1'"),
+        ({"bbox": [1e300, 1, 1, 1]}, r"bbox: expected finite numbers only, got 1e\+300"),
+        ({"keypoints": ["1", 1, 2] * 17}, r"keypoints: expected finite numbers only, got '1'"),
+        ({"keypoints": [True, 1, 2] * 17}, r"keypoints: expected finite numbers only, got True"),
+    ],
+)
+def test_values_of_neighbouring_types_are_not_turned_around(root, changes, message):
+    (root / "val.json").write_text(json.dumps(coco(person(1), person(2, **changes))))
+    with pytest.raises(DataError, match=rf"annotations\[1\]( \(id 2\))?: {message}"):
+        load_annotations(root / "val.json", 17)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": True}, r"images\[1\]: expected a number as id, got True"),
+        ({"id": 1}, r"images\[1\]: id 1 is repeated"),
+        ({"id": 2**64}, r"images\[1\]: expected a number as id"),
+        ({"file_name": 3}, r"images\[1\]: file_name: expected the name of a file, got 3"),
+        ({"file_name": "a.png\0"}, r"images\[1\]: file_name: expected the name of a file"),
+        ({"width": True, "height": 1}, r"images\[1\]: width: expected a positive number, got True"),
+        ({"width": 2.5, "height": 1}, r"images\[1\]: width: expected a positive number, got 2\.5"),
+    ],
+)
+def test_images_of_neighbouring_types_are_refused(root, changes, message):
+    content = coco(person(1))
+    content["images"].append({"id": 2, "file_name": "b.png", **changes})
+    (root / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        load_annotations(root / "val.json", 17)
+
+
+@pytest.mark.parametrize(
+    ("categories", "wanted", "message"),
+    [
+        (CATEGORIES, "persn", r"no category 'persn' \(data\.category\) \(did you mean 'person'"),
+        (CATEGORIES, 9, r"no category 9 \(data\.category\)"),
+        ([], "person", r"no category 'person' \(data\.category\); it has no categories"),
+        ([], None, r"have the categories 1, 2; set data\.category"),
+        ({}, None, r"categories: expected a list, got \{\}"),
+        ([{"id": "1"}], None, r"categories\[0\]: expected a number as id"),
+        ([{"id": 1}, {"id": 1}], None, r"categories\[1\]: id 1 is repeated"),
+    ],
+)
+def test_categories_that_are_not_clear(root, categories, wanted, message):
+    content = {**coco(person(1), person(2, category_id=2)), "categories": categories}
+    (root / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        load_annotations(root / "val.json", 17, wanted)
+
+
+@pytest.mark.parametrize("area", [0, -1, -1e9, 1e11])
+def test_an_area_that_cannot_be_is_that_of_the_box(root, area, caplog):
+    nobody = person(9, area=0, keypoints=[0] * 51)
+    (root / "val.json").write_text(json.dumps(coco(person(1), person(2, area=area), nobody)))
+    annotations = load_annotations(root / "val.json", 17)
+    assert [each["area"] for each in annotations.people] == [2500, 4200, 4200]
+    assert f"annotations[1] (id 2): area: {area:g} cannot be" in caplog.text
+    assert "in 1 annotations" in caplog.text
+
+
+@pytest.mark.parametrize("area", [0, -1])
+def test_perfect_points_score_whatever_the_area(root, area):
+    flat = person(3, area=area, bbox=[1.0, 1.0, 0.0, 5.0])  # without a scale, nobody can be scored
+    (root / "val.json").write_text(json.dumps(coco(person(1, area=area), flat)))
+    config = build_config(root)
+    annotations, persons = load_split(config, "val")
+    metric = KeypointMetric(config, annotations, persons)
+    points = np.array([[*joint[:2], 1.0] for joint in VISIBLE])
+    placed = {"person": np.array([0]), "to_image": np.eye(2, 3)[None]}
+    metric.update({"points": points[None]}, placed)
+    assert metric.compute()["AP"] == pytest.approx(1.0)
+    assert metric.compute()["PCK"] == 1.0
+
+
+def test_an_image_of_another_size_than_annotated_is_named(root):
+    content = coco(person(1))
+    content["images"][0] |= {"width": 240, "height": 200}
+    (root / "val.json").write_text(json.dumps(content))
+    message = r"one\.png: the image is 120x100, its annotation says 240x200"
+    with pytest.raises(DataError, match=message):
+        build_dataset(root, "val").sample(0, np.random.default_rng(0))
+    loader = Loader(build_dataset(root, "val"), batch_size=1, train=False, on_error="skip")
+    assert list(loader.epoch()) == []
+    assert "120x100" in loader.skipped[0]
+
+
+def test_a_box_outside_of_an_image_of_unknown_size_is_named(root):
+    content = coco(person(1, bbox=[500.0, 20.0, 60.0, 70.0]))
+    content["images"] = [{"id": 1, "file_name": "one.png"}]
+    (root / "val.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"120x100, and the box \[500, 20, 60, 70\] of a person"):
+        build_dataset(root, "val").sample(0, np.random.default_rng(0))
+
+
+def test_points_stay_on_an_image_that_exif_turns(root):
+    """The picture is bright where the first joint is, as it is stored."""
+    image = np.zeros((100, 120, 3), np.uint8)
+    image[38:43, 28:33] = 255
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(image).save(root / "val" / "one.png", exif=exif)
+    still = {"flip": 0, "half_body": 0, "scale": 0, "rotate": 0}
+    sample = build_dataset(root, "val", augment=still).sample(1, np.random.default_rng(0))
+    brightest = np.unravel_index(sample["image"][0].argmax(), sample["image"].shape[1:])
+    peak = np.unravel_index(sample["target"][0].argmax(), sample["target"].shape[1:])
+    assert np.abs(np.array(brightest) / 4 - np.array(peak)).max() < 2

@@ -137,6 +137,12 @@ def test_detail_is_paddlesegs(peer, size):
     assert_same(losses.detail, theirs, logits)
 
 
+def test_detail_needs_a_head_of_one_channel():
+    outputs = {"logits": paddle.to_tensor(LOGITS)}
+    with pytest.raises(ConfigError, match=r"^loss\.heads: detail judges a head of one channel"):
+        losses.head_losses(outputs, paddle.to_tensor(LABEL), LossConfig(Detail()), IGNORE, CLASSES)
+
+
 def test_mixed_is_the_sum_of_paddlesegs(peer):
     mixed = Mixed(losses=(CrossEntropy(), Dice()), coef=(0.8, 0.2))
 

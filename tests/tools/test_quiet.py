@@ -125,6 +125,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     short = ("--no_metric", "--format", "paddle", "--save_dir")
     calls: dict[str, tuple[object, ...]] = {
         "train.py": ("-c", "toy.yml", "--save_dir", "run"),
+        "qat_train.py": (
+            "-c",
+            "toy.yml",
+            "-o",
+            "model.pretrained=run/best_model",
+            "--save_dir",
+            "q",
+        ),
         "eval.py": ("--weights", "run/best_model"),
         "sensitivity.py": ("--weights", "run/best_model", "--print_groups"),
         "export_model.py": ("--weights", "run/best_model", "--save_dir", "float", "--format"),

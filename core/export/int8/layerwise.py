@@ -176,9 +176,11 @@ def check_outputs(
     """
     for path, (tensor, quantizer) in outputs.items():
         grid = quantizer.grid()
-        end = grid.step * max(grid.highest, -grid.lowest)
         if isinstance(file, Graph):
-            wanted, found = np.array([end]), [np.array([each]) for each in ends_on(file, tensor)]
+            wanted, found = (
+                np.array([grid.absmax]),
+                [np.array([each]) for each in ends_on(file, tensor)],
+            )
         else:
             low, high = (BEYOND * grid.step * each for each in (grid.lowest, grid.highest))
             beyond = paddle.linspace(low, high, 2000)
@@ -186,7 +188,7 @@ def check_outputs(
                 wanted = np.unique(quantizer(beyond).numpy())
             found = grids_on(file, tensor)
         if not any(
-            each.shape == wanted.shape and np.abs(each - wanted).max() <= LIMIT * end
+            each.shape == wanted.shape and np.abs(each - wanted).max() <= LIMIT * grid.absmax
             for each in found
         ):
             ends = " and ".join(f"{each[-1]:.6g}" for each in found) or "none"

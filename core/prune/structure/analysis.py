@@ -112,10 +112,12 @@ class Pins:
     Attributes:
         layers: Paths of layers that keep the channels they or layers in them make, with why.
         operators: (training, position) of operators that turned out to hold fixed numbers.
+        inputs: Paths of layers whose code computes with the number of channels that come in.
     """
 
     layers: Mapping[str, str] = field(default_factory=dict)
     operators: frozenset[tuple[bool, int]] = frozenset()
+    inputs: frozenset[str] = frozenset()
 
 
 def analyze_graphs(
@@ -144,7 +146,7 @@ def analyze_graphs(
         traced.append((graph, training, labels.activations))
     for (weight, axis), _ in flow.producers.items():
         layer = weight.rpartition(".")[0]
-        why = next((pins.layers[path] for path in _upwards(layer) if path in pins.layers), None)
+        why = next((pins.layers[path] for path in upwards(layer) if path in pins.layers), None)
         if why is not None:
             own = labels.get(weight, axis)
             assert own is not None
@@ -155,7 +157,7 @@ def analyze_graphs(
     return _finish(flow, traced, rearrangements[-1], parameters)
 
 
-def _upwards(path: str) -> list[str]:
+def upwards(path: str) -> list[str]:
     """Return a layer's path and those of all layers around it."""
     parts = path.split(".")
     return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
@@ -181,7 +183,11 @@ def _walk(
         if isinstance(layers.get(call.layer), (ChannelSplit, ChannelShuffle))
     }
     done, resume_at = [], 0
+    held = [call for call in graph.calls if call.layer in pins.inputs]
     for op in graph.operators:
+        for call in held:
+            if call.first == op.index:
+                _pin_inputs(labels, call)
         if op.index in special:
             call = special[op.index]
             done.append(_rearrange(flow, call, layers[call.layer]))
@@ -195,6 +201,13 @@ def _walk(
         for own in labels.axes(variable).values():
             labels.pin(own, Reason("", "", f"{name}: {FIXED_OUTPUT}"))
     return done
+
+
+def _pin_inputs(labels: Labels, call: Call) -> None:
+    why = "its code computes with the number of channels of its input"
+    for name in call.inputs:
+        for own in labels.axes(name).values():
+            labels.pin(own, Reason(call.layer, "", why))
 
 
 def _rearrange(flow: Flow, call: Call, layer: Layer) -> Rearrangement:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from core.act.config import ActScheduleConfig, StaticPtqConfig, read_act
+from core.act.config import (
+    REFUSED,
+    ActScheduleConfig,
+    GlobalConfig,
+    StaticPtqConfig,
+    read_act,
+)
 from core.errors import ConfigError
 from core.settings.config import merge, read
 from core.settings.optimizer_config import Momentum
@@ -108,3 +114,28 @@ def test_static_settings() -> None:
     ]
     with pytest.raises(ConfigError, match="percentile: expected above 0, up to 1, got 2"):
         read(StaticPtqConfig, {"percentile": 2.0})
+
+
+@pytest.mark.parametrize("path", sorted(REFUSED))
+def test_a_key_that_cannot_act_is_refused_with_the_reason(path: str) -> None:
+    section, _, key = path.partition(".")
+    content: dict[str, Any] = {
+        "Global": {"model_dir": "exported"},
+        "QuantAware": {},
+        "TrainConfig": {"epochs": 1},
+        "Distillation": {},
+    }
+    content.setdefault(section, {})
+    if key:
+        content[section][key] = 1
+    with pytest.raises(ConfigError) as caught:
+        read_act(content)
+    assert str(caught.value) == f"{path}: {REFUSED[path]}"
+
+
+def test_files_that_are_named_are_those_that_are_opened(tmp_path: Path) -> None:
+    for name in ("inference.pdmodel", "inference.pdiparams"):
+        (tmp_path / name).write_bytes(b"")
+    GlobalConfig(str(tmp_path), "inference.pdmodel", "inference.pdiparams").check_files()
+    with pytest.raises(ConfigError, match=r"^Global.model_filename: .* has 'inference.pdmodel'"):
+        GlobalConfig(str(tmp_path), "model.pdmodel").check_files()

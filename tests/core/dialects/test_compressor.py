@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,66 +14,12 @@ from core.dialects.foreign import Translation
 from core.errors import ConfigError
 from core.training.recipe import read_recipe
 
-PRUNER = (
-    "pruners: {p: {class: StructurePruner, pruning_axis: {'*': 0}, criterions: {'*': l1_norm}}}"
-)
-TWICE = f"""
-{PRUNER}
-strategies:
-  second: {{class: UniformPruneStrategy, pruner: p, start_epoch: 10, target_ratio: 0.1,
-           pruned_params: '.*_sep_weights', metric_name: acc_top1}}
-  first: {{class: UniformPruneStrategy, pruner: p, start_epoch: 0, target_ratio: 0.1,
-          pruned_params: '.*_sep_weights', metric_name: acc_top1}}
-compress_pass: {{epoch: 120, checkpoint_path: ./checkpoints/, strategies: [first, second]}}
-"""
-QUANTIZED = """
-version: 1.0
-strategies:
-  q:
-    class: QuantizationStrategy
-    start_epoch: 0
-    end_epoch: 10
-    float_model_save_path: ./output/float
-    mobile_model_save_path: ./output/mobile
-    int8_model_save_path: ./output/int8
-    weight_bits: 8
-    activation_bits: 8
-    weight_quantize_type: abs_max
-    activation_quantize_type: range_abs_max
-    save_in_nodes: [image]
-    save_out_nodes: [quan.tmp_2]
-compressor: {epoch: 20, checkpoint_path: ./checkpoints_quan/, strategies: [q]}
-"""
-DISTILLED = """
-distillers:
-  fsp: {class: FSPDistiller, teacher_pairs: [[t.a, t.b], [t.c, t.d]],
-        student_pairs: [[s.a, s.b], [s.c, s.d]], distillation_loss_weight: 1}
-  l2: {class: L2Distiller, teacher_feature_map: fc_1.tmp_0, student_feature_map: fc_0.tmp_0}
-  soft: {class: SoftLabelDistiller, student_temperature: 2.0, teacher_temperature: 3.0,
-         teacher_feature_map: teacher.tmp_1, student_feature_map: student.tmp_1,
-         distillation_loss_weight: 0.001}
-strategies:
-  d: {class: DistillationStrategy, distillers: [fsp, l2, soft], start_epoch: 0, end_epoch: 130}
-compressor: {epoch: 150, strategies: [d]}
-layers: {student.tmp_1: head}
-"""
-SENSITIVE = f"""
-{PRUNER}
-strategies:
-  s: {{class: SensitivePruneStrategy, pruner: p, start_epoch: 1, delta_rate: 0.1, target_ratio: 0.5,
-      num_steps: 2, eval_rate: 0.2, pruned_params: 'conv*', sensitivities_file: s.data,
-      metric_name: acc_top1}}
-compressor: {{epoch: 200, eval_epoch: 5, init_model: ./trained, strategies: [s]}}
-"""
-SEARCHED = f"""
-{PRUNER}
-controllers: {{sa: {{class: SAController, reduce_rate: 0.9, init_temperature: 10.24,
-              max_iter_number: 300}}}}
-strategies:
-  a: {{class: AutoPruneStrategy, pruner: p, controller: sa, start_epoch: 2, end_epoch: 22,
-      retrain_epoch: 0, max_ratio: 0.5, min_ratio: 0.48, uniform_range: 0.4, metric_name: acc_top5}}
-compressor: {{epoch: 50, strategies: [a]}}
-"""
+FILES = Path(__file__).parent / "files"
+TWICE = (FILES / "compressor_twice.yml").read_text(encoding="utf-8")
+QUANTIZED = (FILES / "compressor_quantized.yml").read_text(encoding="utf-8")
+DISTILLED = (FILES / "compressor_distilled.yml").read_text(encoding="utf-8")
+SENSITIVE = (FILES / "compressor_sensitive.yml").read_text(encoding="utf-8")
+SEARCHED = (FILES / "compressor_searched.yml").read_text(encoding="utf-8")
 
 
 def read(text: str, *overrides: str) -> Translation:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import paddle
 import pytest
 from paddle import nn
 
 from core.errors import DataError
-from core.network.batch_norms import reestimate
+from core.network.batch_norms import reestimate, statistics_kept
 
 
 def batches(count: int) -> list[list[paddle.Tensor]]:
@@ -40,3 +42,35 @@ def test_frozen_norms_keep_theirs_and_no_data_is_an_error() -> None:
     np.testing.assert_array_equal(model[0]._mean.numpy(), 0)
     with pytest.raises(DataError, match="no batches"):
         reestimate(nn.Sequential(nn.BatchNorm2D(2)), [])
+
+
+class Counting(paddle.nn.Layer):
+    """A layer with a state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches = 0
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        self.batches += self.training
+        return x
+
+    def training_state(self) -> dict[str, Any]:
+        return {"batches": self.batches}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        self.batches = state["batches"]
+
+
+def test_statistics_and_other_states_are_kept() -> None:
+    model = paddle.nn.Sequential(paddle.nn.BatchNorm2D(2), Counting())
+    model.train()
+    image = paddle.ones([1, 2, 3, 3])
+    model(image)
+    before = model[0]._mean.numpy()
+    with statistics_kept(model):
+        model(image)
+        assert model[1].batches == 2
+        assert (model[0]._mean.numpy() != before).any()
+    assert model[1].batches == 1
+    np.testing.assert_array_equal(model[0]._mean.numpy(), before)

@@ -51,6 +51,77 @@ def test_a_block_that_counts_its_channels_keeps_them() -> None:
     assert "its code holds fixed numbers of channels" in reasons["1"]
 
 
+class Attention(nn.Layer):
+    """Mixes channels by heads as vision transformers do: it computes with its input's width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        count, width = x.shape[1:]
+        heads = self.qkv(x).reshape((-1, count, 3, 2, width // 2)).transpose((2, 0, 3, 1, 4))
+        query, key, value = heads[0], heads[1], heads[2]
+        weights = F.softmax(query.matmul(key.transpose((0, 1, 3, 2))), axis=-1)
+        mixed = weights.matmul(value).transpose((0, 2, 1, 3)).reshape((-1, count, width))
+        return self.proj(mixed)
+
+
+class Block(nn.Layer):
+    """Attention and two linear layers, each beside a residual connection."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attention, self.norm = Attention(width), nn.LayerNorm(width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = x + self.attention(x)
+        return x + self.narrow(F.gelu(self.wide(self.norm(x))))
+
+
+class Tokens(nn.Layer):
+    """Patches of an image as tokens through blocks of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2D(3, 8, 4, stride=4), nn.Linear(8, 2)
+        self.blocks = nn.Sequential(*[Block(8) for _ in range(3)])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.head(self.blocks(self.patches(x).flatten(2).transpose((0, 2, 1))).mean(axis=1))
+
+
+def test_the_width_that_a_block_computes_with_is_that_of_its_input(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    model = Tokens()
+    pruner = Pruner(model, SPECS, {"head": "the task needs its channels"})
+
+    def one_less(analysis: Analysis) -> Any:
+        keep = analysis.keep_all()
+        for group in analysis.groups:
+            keep[group.units[:1]] = False
+        return keep
+
+    cut = pruner.cut(one_less)
+    for block in model.blocks:
+        assert block.wide.weight.shape == [8, 31]
+        assert block.attention.qkv.weight.shape == [8, 24]
+    assert cut.parameters[1] < cut.parameters[0]
+    out = model(paddle.randn([2, 3, 8, 8]))
+    out.sum().backward()
+    assert out.shape == [2, 2]
+    reasons = {fixed.layer: str(fixed.reason) for fixed in pruner.analysis.fixed}
+    why = "its code computes with the number of channels of its input"
+    assert reasons["patches"] == f"blocks.0.attention: {why}"
+    assert reasons["blocks.1.narrow"] == f"blocks.0.attention: {why}"
+    assert "reshape2: its code holds fixed" in reasons["blocks.2.attention.qkv"]
+    # layers of one class are pinned together, not block by block
+    assert len([r for r in caplog.records if "channels stay where code" in r.getMessage()]) == 1
+
+
 class OwnMode(nn.Layer):
     """Has a head that only training runs, and a switch of its own for it."""
 

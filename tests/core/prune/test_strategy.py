@@ -211,6 +211,14 @@ def test_a_target_out_of_reach_is_told(
     assert any("asked to remove 90.0 %, removed 25.0 %" in message for message in warnings)
 
 
+def test_a_run_that_cuts_nothing_says_so(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(settings, tmp_path / "run", prune(target_ratio=0.5, round_to=4096))
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert any(message.startswith("prune: nothing is cut") for message in warnings)
+
+
 def test_latency_comes_down_to_a_target(
     settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,13 +191,17 @@ def test_prediction_on_a_folder(toy, tmp_path):
         cv2.imwrite(str(images / name), np.full((12, 10, 3), value, np.uint8))
     (images / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
     (images / "notes.txt").touch()
+    for hidden in (".hidden.png", "below/._b.jpg"):
+        (images / hidden).write_bytes(b"no image")
+    latin = os.fsdecode(b"caf\xe9.png")  # no UTF-8
+    shutil.copy(images / "a.png", images / latin)
     predictor = load_predictor(toy)
     task = load_task(predictor, toy)
     skipped = predict_files(task, predictor, images, tmp_path / "out")
     assert len(skipped) == 1
     assert "broken.jpg" in skipped[0]
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
-    assert list(results) == ["a.png", "below/b.jpg"]
+    assert list(results) == ["a.png", "below/b.jpg", latin]
     assert isinstance(results["a.png"]["level"], float)
     assert cv2.imread(str(tmp_path / "out" / "below" / "b.png")).shape == (12, 10, 3)
     with pytest.raises(DataError, match=r"broken.jpg: the JPEG file is truncated"):

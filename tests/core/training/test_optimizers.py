@@ -53,7 +53,7 @@ def test_schedules_equal_paddles() -> None:
             "schedule.warmup_epochs: expected 0",
         ),
         ({"schedule": {"kind": "poly", "warmup_start": 2}}, "schedule.warmup_start: expected 0..1"),
-        ({"learning_rate": float("nan")}, "learning_rate: expected > 0, got nan"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected a finite number, got nan"),
         ({"epochs": 0}, "epochs: expected 1 or more, got 0"),
     ],
 )

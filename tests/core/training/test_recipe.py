@@ -20,7 +20,8 @@ LISTEN, TEACHER = "outside.strategies:Listen", "outside.strategies:NeedsTeacher"
     [
         ([{"kind": "prnue"}], "strategies.0.kind: no strategy 'prnue'"),
         ([{"start_epoch": 1}], "strategies.0.kind: required"),
-        (["prune"], "strategies.0.kind: required"),
+        (["prune"], "strategies.0: expected a mapping with a kind, got 'prune'"),
+        ([{}], "strategies.0.kind: required"),
         ([{"kind": ":X"}], "strategies.0.kind: no strategy ':X'"),
         ([{"kind": ".a:X"}], "strategies.0.kind: no strategy '.a:X'"),
         ([{"kind": "outside.strategies:Nothing"}], "strategies.0.kind: no strategy"),

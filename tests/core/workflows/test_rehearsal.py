@@ -18,7 +18,7 @@ from core.training.hooks import Checkpoints, Hook
 from core.training.recipe import read_recipe
 from core.workflows.rehearsal import Stretch, timeline_table
 from core.workflows.run_plan import RunFiles, RunPlan, read_plan, settle
-from core.workflows.training import TrainingRun, save_plan
+from core.workflows.training import PreparedRun, save_plan
 
 PRUNE = {"kind": "prune", "start_epoch": 1, "target_ratio": 0.4, "calibration_samples": 4}
 QAT = {"kind": "qat", "start_epoch": 3, "calibration_samples": 4, "warmup_epochs": 0}
@@ -33,8 +33,8 @@ def plan(toy_settings: Callable[..., dict[str, Any]]) -> Callable[..., RunPlan]:
     return make
 
 
-def training(plan: RunPlan, save_dir: Path) -> TrainingRun:
-    return TrainingRun(*settle(plan), save_dir)
+def training(plan: RunPlan, save_dir: Path) -> PreparedRun:
+    return PreparedRun(*settle(plan), save_dir)
 
 
 class Notes(Hook):
@@ -129,7 +129,7 @@ def test_own_words_are_the_same_run(
     assert yaml.safe_load((tmp_path / "ours.yml").read_text())["slim"]["epochs"] == 5
     found = []
     for name, each in (("a", (first, run, recipe)), ("b", (again, run_again, recipe_again))):
-        engine = TrainingRun(*each, tmp_path / name).train()
+        engine = PreparedRun(*each, tmp_path / name).train()
         assert engine.epoch == 5
         found.append(load_arrays(tmp_path / name / "latest" / "model.safetensors"))
         assert read_plan(RunFiles(str(tmp_path / name / "config.yml"))).recipe["strategies"]

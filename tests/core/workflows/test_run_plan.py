@@ -17,7 +17,7 @@ from core.settings.config import merge
 from core.training.engine import Engine
 from core.training.hooks import Checkpoints, Hook
 from core.workflows.run_plan import RunFiles, read_plan, settle
-from core.workflows.training import TrainingRun
+from core.workflows.training import PreparedRun
 
 COMPRESSOR = """
 version: 1.0
@@ -49,7 +49,7 @@ def config(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Path:
 def teacher(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> str:
     settings = merge(toy_settings(epochs=1), {"model": {"width": 6}, "device": "cpu"})
     plan = settle(read_plan(RunFiles(str(_write(tmp_path / "teacher.yml", settings)))))
-    TrainingRun(*plan, tmp_path / "teacher").train()
+    PreparedRun(*plan, tmp_path / "teacher").train()
     return str(tmp_path / "teacher" / "latest")
 
 
@@ -74,12 +74,12 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def _check_resume(files: RunFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupt a run after each of its epochs: it ends with the same bytes."""
     plan, run, recipe = settle(read_plan(files))
-    engine = TrainingRun(plan, run, recipe, tmp_path / "whole").train()
+    engine = PreparedRun(plan, run, recipe, tmp_path / "whole").train()
     recipe = replace(recipe, exports=())  # they take long, and change nothing of the run
     expected = _bytes(tmp_path / "whole")
     for epochs in range(1, engine.epochs):
         folder = tmp_path / f"until {epochs}"
-        training = TrainingRun(plan, run, recipe, folder)
+        training = PreparedRun(plan, run, recipe, folder)
         with monkeypatch.context() as patch:
             hooks = _standard_hooks(epochs)
             patch.setattr("core.workflows.training.standard_hooks", hooks)

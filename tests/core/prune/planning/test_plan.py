@@ -239,9 +239,12 @@ def test_annealing_finds_what_is_worth_more() -> None:
 
     limit = whole * 0.5
     even = uniform(ranking, found.cost.macs, limit)
-    counts = anneal(ranking, found.cost.macs, limit, worth, steps=30, seed=0)
+    counts = anneal(ranking, found.cost.macs, limit, worth, steps=30, seed=0, heat=(0.05, 0.85))
     assert worth(ranking.keep(counts)) > worth(ranking.keep(even))
-    assert anneal(ranking, found.cost.macs, limit, worth, steps=30, seed=0) == counts
+    assert (
+        anneal(ranking, found.cost.macs, limit, worth, steps=30, seed=0, heat=(0.05, 0.85))
+        == counts
+    )
     assert max(abs(macs - limit) for macs in tried) <= 0.05 * whole
 
 
@@ -259,7 +262,7 @@ def test_annealing_cools_down() -> None:
         far.append(int((keep != even).sum()))
         return 1.0 if far[-1] == 0 else 1.0 - 0.2 * far[-1]
 
-    counts = anneal(ranking, found.cost.macs, limit, worth, steps=40, seed=1)
+    counts = anneal(ranking, found.cost.macs, limit, worth, steps=40, seed=1, heat=(0.05, 0.85))
     assert (ranking.keep(counts) == even).all()
     assert max(far[-15:]) <= 2 * max(far[1:4])  # a walk that took every step would be far away
 

@@ -1,0 +1,313 @@
+"""PaddleClas: a whole training file, `Global` to `Metric`, with its `Slim` block."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from core.dialects.foreign import (
+    Section,
+    Settings,
+    Translation,
+    piecewise,
+    schedule_with_warmup,
+)
+from core.dialects.paddleclas_data import read_loaders
+from core.errors import ConfigError
+
+KEYS = (
+    "Global",
+    "AMP",
+    "EMA",
+    "Slim",
+    "Arch",
+    "Loss",
+    "Optimizer",
+    "DataLoader",
+    "Infer",
+    "Metric",
+    "profiler_options",
+)
+ELSEWHERE = (  # of Global: what only PaddleClas reads
+    "save_interval",
+    "print_batch_step",
+    "log_interval",
+    "to_static",
+    "use_dali",
+    "eval_during_train",
+    "infer_during_train",
+    "export_for_fd",
+    "print_mem_info",
+    "uniform_output_enabled",
+)
+
+
+def is_paddleclas(content: Mapping[str, Any]) -> bool:
+    """Tell whether a file is one of PaddleClas."""
+    return "Arch" in content or "Slim" in content or "DataLoader" in content
+
+
+def translate(content: Mapping[str, Any]) -> Translation:
+    """Turn a training file of PaddleClas into a run of ours.
+
+    Raises:
+        ConfigError: A key is unknown, missing, wrong, or cannot act here.
+    """
+    root = Section(content, "", [])
+    root.put_aside("Infer", "profiler_options")
+    run = root.section("Global")
+    model = _model(root.section("Arch"), run)
+    side, data, augment, train = read_loaders(root.section("DataLoader"))
+    _check_side(run, side)
+    settings: Settings = {"task": {"name": "cls"}, "model": model, "data": data}
+    settings |= {"augment": augment, "loss": _loss(root.section("Loss"))}
+    settings |= {"evaluation": _metric(root.section("Metric"))}
+    epochs = run.take("epochs", int)
+    train |= {"epochs": epochs, "eval_every": _eval_every(run, epochs)}
+    train |= {"accumulate": run.take("update_freq", int, 1)}
+    train |= _optimizer(root.section("Optimizer"), epochs)
+    train |= _amp(root.section("AMP"), run)
+    train |= _ema(root.section("EMA"))
+    settings |= {"train": train, "seed": run.take("seed", int, 0), "device": _device(run)}
+    recipe = _slim(root.section("Slim"))
+    output = run.take("output_dir", str, "./output/")
+    found = Translation(
+        "PaddleClas",
+        settings,
+        {**recipe, "epochs": epochs} if recipe else {},
+        save_dir=os.path.join(output, model["name"]),
+        use_vdl=run.take("use_visualdl", bool, False),
+        export_dir=run.take("save_inference_dir", str, None),
+        unused=tuple(_finished(root, run)),
+    )
+    return found
+
+
+def _finished(root: Section, run: Section) -> list[str]:
+    run.put_aside(*ELSEWHERE)
+    run.refuse("checkpoints", "to go on with a run: --save_dir FOLDER --resume")
+    run.refuse("use_multilabel", "one label per image is trained on", (False,))
+    run.refuse("eval_mode", "retrieval is no task here", ("classification",))
+    run.refuse("task", "only classification is a task of this kind here", ("classification",))
+    run.refuse("train_mode", "one way to train is known", ("classification",))
+    run.refuse("start_eval_epoch", "evaluation begins with the first epoch", (0, 1))
+    run.refuse("freeze_backbone", "give Arch.freeze_at of a config of ours", (False,))
+    run.finish()
+    root.finish()
+    return root.notes
+
+
+def _model(arch: Section, run: Section) -> Settings:
+    """Return the network; what is left of Arch are arguments of its class."""
+    name = arch.take("name", str)
+    if name in ("DistillationModel", "RecModel", "AttentionModel"):
+        arch.refuse(
+            "name",
+            f"{name} is a network around others; a teacher goes into a file of its own, "
+            "--distill_config, and retrieval is no task here",
+        )
+    arch.refuse("use_ssld", "only the plain published weights are known; give a path", (False,))
+    arch.refuse("models", "networks of a distillation; see --distill_config")
+    arch.refuse("pretrained_list", "see model.pretrained", ([],))
+    published = arch.take("pretrained", bool | str, None)
+    given = run.take("pretrained_model", str, None)
+    model: Settings = {
+        "name": name,
+        "num_classes": arch.take("class_num", int, 1000),
+        "pretrained": given if given is not None else (published or None),
+    }
+    known = ("name", "class_num", "pretrained", "use_ssld", "models", "pretrained_list")
+    rest = [str(key) for key in arch.content if key not in known]
+    options = {key: arch.take(key, bool | int | float | str, None) for key in rest}
+    options = {key: value for key, value in options.items() if value is not None}
+    arch.finish()
+    return {**model, "options": options} if options else model
+
+
+def _check_side(run: Section, side: int) -> None:
+    shape = run.take("image_shape", tuple[int, int, int], (3, side, side))
+    if shape != (3, side, side):
+        raise ConfigError(
+            f"Global.image_shape: expected [3, {side}, {side}], as pictures are cropped to, "
+            f"got {list(shape)}"
+        )
+
+
+def _device(run: Section) -> str:
+    device: str = run.take("device", str, "auto")
+    if device not in ("cpu", "gpu", "auto"):
+        raise ConfigError(f"Global.device: expected cpu or gpu, got {device!r}")
+    return device
+
+
+def _eval_every(run: Section, epochs: int) -> int:
+    every: int = run.take("eval_interval", int, 1)
+    return every if run.take("eval_during_train", bool, True) else epochs
+
+
+def _slim(slim: Section) -> Settings:
+    quant, prune = slim.section("quant"), slim.section("prune")
+    slim.finish()
+    strategies = []
+    if prune.content:
+        strategies.append(
+            {
+                "kind": "prune",
+                "criterion": prune.take("name", Literal["fpgm", "l1_norm"], "fpgm"),
+                "pruned_ratio": prune.take("pruned_ratio", float),
+            }
+        )
+    if quant.content:
+        if quant.take("name", str) != "pact":
+            raise ConfigError(
+                f"Slim.quant.name: expected pact, got {quant.content['name']!r}; others are in "
+                "recipes: --slim qat"
+            )
+        # the file's learning rate and schedule are meant for quantization already
+        strategies.append(
+            {
+                "kind": "qat",
+                "activation_preprocess_type": "PACT",
+                "quantizable_layer_type": ["Conv2D", "Linear"],
+                "learning_rate_scale": 1.0,
+                "warmup_epochs": 0,
+            }
+        )
+    if len(strategies) > 1:
+        raise ConfigError(
+            "Slim.quant: pruned channels need epochs of training before quantization; prune first, "
+            "or use the recipe prune_qat"
+        )
+    quant.finish()
+    prune.finish()
+    return {"strategies": strategies} if strategies else {}
+
+
+def _loss(loss: Section) -> Settings:
+    loss.put_aside("Eval")
+    entries = loss.named("Train")
+    loss.finish()
+    if len(entries) != 1:
+        raise ConfigError(f"Loss.Train: expected one loss, got {len(entries)}")
+    name, section = entries[0]
+    if name not in ("CELoss", "MixCELoss"):
+        raise ConfigError(f"{section.path}: expected CELoss or MixCELoss; labels are trained on")
+    section.refuse("weight", "one loss has the weight 1; scale the learning rate", (1, 1.0))
+    smoothing = section.take("epsilon", float, 0.0)
+    section.refuse("reduction", "the mean over the batch is taken", ("mean",))
+    section.finish()
+    return {"label_smoothing": smoothing}
+
+
+def _metric(metric: Section) -> Settings:
+    metric.put_aside("Train")
+    topk: list[int] = [1, 5]
+    for name, section in metric.named("Eval"):
+        if name != "TopkAcc":
+            raise ConfigError(f"{section.path}: expected TopkAcc, the metric of one label")
+        chosen = section.take("topk", int | list[int], topk)
+        topk = [chosen] if isinstance(chosen, int) else chosen
+        section.finish()
+    metric.finish()
+    return {"topk": topk}
+
+
+def _amp(amp: Section, run: Section) -> Settings:
+    amp.put_aside("scale_loss", "use_dynamic_loss_scaling", "use_fp16_test")
+    level = amp.take("level", Literal["O0", "O1", "O2"], "O1")
+    wanted = amp.take("use_amp", bool, bool(amp.content))
+    wanted = run.take("use_amp", bool, wanted) and level != "O0"
+    if level == "O2":
+        raise ConfigError("AMP.level: expected O1; weights stay in float32")
+    amp.finish()
+    return {"amp": "float16"} if wanted else {}
+
+
+def _ema(ema: Section) -> Settings:
+    if not ema.content:
+        return {}
+    decay = ema.take("decay", float, 0.9999)
+    ema.finish()
+    return {"ema_decay": decay}
+
+
+def _optimizer(optimizer: Section, epochs: int) -> Settings:
+    name = optimizer.take("name", Literal["Momentum", "SGD", "Adam", "AdamW"])
+    optimizer.refuse(
+        "one_dim_param_no_weight_decay",
+        "name the weights: no_weight_decay_name, or no_weight_decay of a config of ours",
+        (False,),
+    )
+    optimizer.put_aside("multi_precision")
+    regularizer = optimizer.section("regularizer")
+    regularizer.take("name", Literal["L2"], "L2")
+    decay = regularizer.take("coeff", float, 0.0)
+    regularizer.finish()
+    given = optimizer.take("weight_decay", float, None)
+    decay = decay if given is None else given
+    found: Settings = {"weight_decay": decay}
+    spared = optimizer.take("no_weight_decay_name", str, "").split()
+    if spared:
+        found["no_weight_decay"] = [f"*{each}*" for each in spared]
+    if name == "Momentum":
+        momentum = optimizer.take("momentum", float, 0.9)
+        nesterov = optimizer.take("use_nesterov", bool, False)
+        found |= {"kind": "momentum", "momentum": momentum, "nesterov": nesterov}
+    elif name == "SGD":
+        found["kind"] = "sgd"
+    else:
+        if name == "Adam" and decay:
+            raise ConfigError(
+                "Optimizer.regularizer.coeff: expected 0 with Adam; AdamW decays weights apart "
+                f"from the gradient, got {decay:g}"
+            )
+        found["kind"] = "adamw"
+        for key, default in (("beta1", 0.9), ("beta2", 0.999), ("epsilon", 1e-8)):
+            found[key] = optimizer.take(key, float, default)
+    clip = optimizer.take("clip_norm", float, None)
+    rate, schedule = _rate(optimizer.section("lr"), epochs)
+    optimizer.finish()
+    train: Settings = {"optimizer": found, "learning_rate": rate, "schedule": schedule}
+    return train if clip is None else {**train, "clip_norm": clip}
+
+
+def _rate(lr: Section, epochs: int) -> tuple[float, Settings]:
+    """Return the learning rate and how it goes on."""
+    kinds = Literal["Cosine", "Linear", "Step", "Piecewise", "MultiStepDecay", "Constant"]
+    name = lr.take("name", kinds)
+    lr.refuse("by_epoch", "the rate falls from step to step", (False,))
+    lr.refuse("last_epoch", "a run is gone on with by --resume", (-1,))
+    lr.put_aside("verbose", "epochs")
+    if name == "Piecewise":
+        values = lr.take("values", list[float], None) or lr.take("learning_rate", list[float])
+        milestones = lr.take("decay_epochs", list[float])
+        lr.take("learning_rate", Any, None)
+        rate, schedule = values[0] if values else 0.0, piecewise(values, milestones, "Optimizer.lr")
+    else:
+        rate = lr.positive("learning_rate")
+        schedule = _falling(lr, name, rate, epochs)
+    warmup = lr.take("warmup_epoch", float, 0.0)
+    start = lr.take("warmup_start_lr", float, 0.0)
+    lr.finish()
+    return rate, schedule_with_warmup(schedule, rate, warmup, start)
+
+
+def _falling(lr: Section, name: str, rate: float, epochs: int) -> Settings:
+    if name == "Cosine":
+        least = lr.take("eta_min", float, 0.0)
+        return {"kind": "cosine", "end_factor": least / rate}
+    if name == "Linear":
+        least, power = lr.take("end_lr", float, 0.0), lr.take("power", float, 1.0)
+        return {"kind": "poly", "power": power, "end_factor": least / rate}
+    if name == "Step":
+        size = lr.take("step_size", float)
+        if not size > 0:
+            raise ConfigError(f"Optimizer.lr.step_size: expected > 0, got {size}")
+        marks = [size * i for i in range(1, math.ceil(epochs / size))]
+        return {"kind": "piecewise", "milestones": marks, "gamma": lr.take("gamma", float, 0.1)}
+    if name == "MultiStepDecay":
+        marks = lr.take("milestones", list[float])
+        return {"kind": "piecewise", "milestones": marks, "gamma": lr.take("gamma", float, 0.1)}
+    return {"kind": "constant"}

@@ -1,0 +1,267 @@
+"""PaddleDetection and HRNet-Keypoint: top-down keypoint files with `slim: QAT`, and teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from core.dialects.foreign import Section, Settings, Translation
+from core.dialects.paddledet_data import read_data
+from core.errors import ConfigError
+from core.settings.yaml_loader import TAG
+
+KEYS = (
+    "use_gpu",
+    "use_xpu",
+    "log_iter",
+    "save_dir",
+    "snapshot_epoch",
+    "weights",
+    "pretrain_weights",
+    "epoch",
+    "num_joints",
+    "pixel_std",
+    "metric",
+    "num_classes",
+    "train_height",
+    "train_width",
+    "trainsize",
+    "hmsize",
+    "flip_perm",
+    "slim",
+    "QAT",
+    "architecture",
+    "TopDownHRNet",
+    "LiteHRNet",
+    "HRNet",
+    "KeyPointMSELoss",
+    "LearningRate",
+    "OptimizerBuilder",
+    "TrainDataset",
+    "EvalDataset",
+    "TestDataset",
+    "worker_num",
+    "global_mean",
+    "global_std",
+    "TrainReader",
+    "EvalReader",
+    "TestReader",
+    "freeze_parameters",
+    "distill_loss",
+)
+ELSEWHERE = (  # what only PaddleDetection reads
+    "use_xpu",
+    "log_iter",
+    "num_classes",
+    "pixel_std",
+    "TestDataset",
+    "TestReader",
+    "global_mean",
+    "global_std",
+)
+
+
+def is_paddledet(content: Mapping[str, Any]) -> bool:
+    """Tell whether a file is one of PaddleDetection."""
+    return bool({"architecture", "LearningRate", "TrainReader"} & content.keys())
+
+
+def translate(content: Mapping[str, Any]) -> Translation:
+    """Turn a keypoint file of PaddleDetection into a run of ours, or into a teacher.
+
+    Raises:
+        ConfigError: A key is unknown, missing, wrong, or cannot act here.
+    """
+    root = Section(content, "", [])
+    root.put_aside(*ELSEWHERE)
+    root.refuse("metric", "keypoints are measured as COCO does", ("KeyPointTopDownCOCOEval",))
+    teaches = "distill_loss" in content
+    model, dark = _model(root)
+    size = root.take("train_height", int, 256), root.take("train_width", int, 192)
+    settings: Settings = {
+        "task": {"name": "keypoint"},
+        "model": {**model, "num_joints": root.take("num_joints", int, 17)},
+        "codec": {"udp": False, "target": "rounded", "sigma": 2.0, "decoding": "quarter"},
+        "loss": _loss(root.section("KeyPointMSELoss")),
+    }
+    if dark:  # PaddleDetection smooths with a kernel of 3
+        settings["codec"] |= {"decoding": "dark", "blur_kernel": 3}
+    return (_teacher if teaches else _run)(root, settings, size)
+
+
+def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translation:
+    root.put_aside("weights")  # what a training ends in
+    root.refuse("freeze_parameters", "only a teacher is frozen; it needs a distill_loss", (False,))
+    weights = root.take("pretrain_weights", str, None)
+    epochs = root.take("epoch", int)
+    found = read_data(root, size)
+    train = {"epochs": epochs, "eval_every": root.take("snapshot_epoch", int, 1)}
+    train |= {**found.pop("train"), **_learning_rate(root.section("LearningRate"))}
+    train["optimizer"] = _optimizer(root.section("OptimizerBuilder"))
+    settings["codec"] |= found.pop("codec")
+    settings |= {**found, "train": train}
+    settings["model"]["pretrained"] = weights
+    if root.has("use_gpu"):
+        settings["device"] = "gpu" if root.content["use_gpu"] else "cpu"
+    root.take("use_gpu", bool, None)
+    folder = root.take("save_dir", str, None)
+    recipe = _slim(root)
+    root.finish()
+    return Translation(
+        "PaddleDetection",
+        settings,
+        {"epochs": epochs, **recipe} if recipe else {},
+        save_dir=None if folder == "output" else folder,
+        unused=tuple(root.notes),
+    )
+
+
+def _teacher(root: Section, settings: Settings, size: tuple[int, int]) -> Translation:
+    root.put_aside("pretrain_weights", "trainsize", "hmsize", "flip_perm")
+    root.refuse("freeze_parameters", "a teacher is frozen; equals learn by --slim mutual", (True,))
+    loss = root.section("distill_loss")
+    loss.take("name", Literal["DistMSELoss"])
+    loss.refuse("key", "the heatmaps are compared, which are the output", ("output",))
+    term = {
+        "kind": "dist_mse",
+        "weight": loss.take("weight", float, 1.0),
+        "loss_scale": loss.take("loss_scale", float, 0.5),
+        "use_target_weight": loss.take("use_target_weight", bool, True),
+    }
+    loss.finish()
+    weights = root.take("weights", str)
+    root.finish()
+    settings["data"] = {"root": ".", "input_size": list(size)}
+    return Translation(
+        "PaddleDetection",
+        settings,
+        distill={"losses": [term]},
+        weights=weights,
+        unused=tuple(root.notes),
+    )
+
+
+def _model(root: Section) -> tuple[Settings, bool]:
+    """Return the network, and whether points are decoded by DARK."""
+    root.take("architecture", Literal["TopDownHRNet"])
+    top = root.section("TopDownHRNet")
+    name = top.take("backbone", Literal["LiteHRNet", "HRNet"])
+    top.put_aside("post_process", "flip_perm", "num_joints", "loss")
+    width = top.take("width", int, 32 if name == "HRNet" else 40)
+    dark = top.take("use_dark", bool, True)
+    top.refuse("flip", "evaluation.flip_test of a config of ours says so", (True,))
+    top.finish()
+    backbone = root.section(name)
+    other = "HRNet" if name == "LiteHRNet" else "LiteHRNet"
+    root.refuse(other, f"TopDownHRNet.backbone is {name}")
+    at = backbone.take("freeze_at", int, -1)
+    found: Settings = {"freeze_norm": backbone.take("freeze_norm", bool, False)}
+    backbone.refuse("return_idx", "the finest maps are what heatmaps are made of", ([0],))
+    if name == "LiteHRNet":
+        kind = backbone.take("network_type", Literal["lite_18", "lite_30"], "lite_18")
+        found["name"] = f"lite_hrnet_{kind.removeprefix('lite_')}"
+        wanted = [40]
+    else:
+        width = backbone.take("width", int, width)
+        found["name"] = f"hrnet_w{width}"
+        wanted = [32, 48]
+    if width not in wanted:
+        raise ConfigError(
+            f"TopDownHRNet.width: expected {' or '.join(map(str, wanted))}, got {width}"
+        )
+    backbone.finish()
+    return found | ({} if at < 0 else {"freeze_at": at}), dark
+
+
+def _loss(loss: Section) -> Settings:
+    found = {
+        "kind": "mse",
+        "loss_scale": loss.take("loss_scale", float, 0.5),
+        "use_target_weight": loss.take("use_target_weight", bool, True),
+    }
+    loss.finish()
+    return found
+
+
+def _learning_rate(rate: Section) -> Settings:
+    base = rate.positive("base_lr")
+    schedule: Settings = {"kind": "constant"}
+    warmup: Settings = {}
+    for each in rate.sections("schedulers"):
+        name = each.take(TAG, str, None) or each.take("name", str)
+        each.take("name", str, None)
+        if name == "PiecewiseDecay":
+            milestones = each.take("milestones", list[float])
+            gamma = each.take("gamma", float, 0.1)
+            each.refuse("use_warmup", "LinearWarmup says so", (False,))
+            schedule = {"kind": "piecewise", "milestones": milestones, "gamma": gamma}
+        elif name == "CosineDecay":
+            each.put_aside("max_epochs", "use_warmup")
+            schedule = {"kind": "cosine"}
+        elif name == "LinearWarmup":
+            warmup = {"warmup_start": each.take("start_factor", float, 0.3)}
+            if each.has("epochs"):
+                warmup["warmup_epochs"] = each.take("epochs", float)
+            else:
+                warmup["warmup_steps"] = each.take("steps", int, 500)
+        else:
+            raise ConfigError(
+                f"{each.path}: expected PiecewiseDecay, CosineDecay or LinearWarmup, got {name!r}"
+            )
+        each.finish()
+    rate.finish()
+    return {"learning_rate": base, "schedule": {**schedule, **warmup}}
+
+
+def _optimizer(builder: Section) -> Settings:
+    section, regularizer = builder.section("optimizer"), builder.section("regularizer")
+    kind = section.take("type", Literal["Adam", "AdamW", "Momentum", "SGD"], "Momentum")
+    regularizer.take("type", Literal["L2"], "L2")
+    decay = section.take("weight_decay", float, regularizer.take("factor", float, 0.0))
+    if kind == "Adam" and decay:
+        raise ConfigError(
+            "OptimizerBuilder.regularizer.factor: expected 0 with Adam; AdamW decays weights apart "
+            f"from the gradient, got {decay:g}"
+        )
+    found: Settings = {"kind": "adamw", "weight_decay": decay}
+    if kind == "Momentum":
+        found |= {"kind": "momentum", "momentum": section.take("momentum", float, 0.9)}
+    if kind == "SGD":
+        found["kind"] = "sgd"
+    builder.refuse("clip_grad_by_norm", "give train.clip_norm of a config of ours")
+    for each in (section, regularizer, builder):
+        each.finish()
+    return found
+
+
+def _slim(root: Section) -> Settings:
+    kind = root.take("slim", str, None)
+    quant = root.section("QAT")
+    if kind is None:
+        if quant.content:
+            raise ConfigError("QAT: acts only with slim: QAT")
+        return {}
+    if kind != "QAT":
+        raise ConfigError(f"slim: expected QAT, got {kind!r}; others are recipes, see --slim")
+    config = quant.section("quant_config")
+    quant.put_aside("print_model")
+    quant.finish()
+    known = {
+        "activation_preprocess_type": str,
+        "weight_quantize_type": str,
+        "activation_quantize_type": str,
+        "weight_bits": int,
+        "activation_bits": int,
+        "dtype": str,
+        "window_size": int,
+        "moving_rate": float,
+        "quantizable_layer_type": list[str],
+    }
+    found = {key: config.take(key, wanted, None) for key, wanted in known.items()}
+    config.refuse("weight_preprocess_type", "weights are rounded as they are")
+    config.finish()
+    entry = {key: value for key, value in found.items() if value is not None}
+    # learning rate and epochs of the file are meant for quantization already
+    return {
+        "strategies": [{"kind": "qat", **entry, "learning_rate_scale": 1.0, "warmup_epochs": 0}]
+    }

@@ -1,0 +1,37 @@
+"""The page for those who come from elsewhere: its tools, flags and tests exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = [
+    [cell.strip() for cell in line.strip("| \n").split(" | ")]
+    for line in (ROOT / "docs/coming_from.md").read_text(encoding="utf-8").splitlines()
+    if line.startswith("|") and "tests/" in line
+]
+
+
+def test_there_is_a_row_for_every_document() -> None:
+    text = (ROOT / "docs/coming_from.md").read_text(encoding="utf-8")
+    for document in ("PaddleSlim 1.x", "PaddleClas", "PaddleSeg", "light-weight", "ACT"):
+        assert f"| {document}" in text
+    assert len(ROWS) >= 15
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[-2][:40])
+def test_commands_and_tests_exist(row: list[str]) -> None:
+    command, tests = row[-2], row[-1]
+    found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", tests)
+    assert found
+    for file, name in found:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in text, f"{file}::{name}"
+    known = (ROOT / "core/cli.py").read_text(encoding="utf-8")
+    for tool in re.findall(r"tools/\w+\.py", command):
+        text = (ROOT / tool).read_text(encoding="utf-8") + known
+        for flag in re.findall(r"--(\w+)", command):
+            assert f"{flag}" in text, f"{tool} --{flag}"
