@@ -69,7 +69,13 @@ class Split:
 
 
 def measure(
-    config: str, weights: str, root: str, images: Calibration, python: Path, emulated: int
+    config: str,
+    weights: str,
+    root: str,
+    images: Calibration,
+    python: Path,
+    emulated: int,
+    balance: bool,
 ) -> Entry:
     """Make all files of a network and measure each on both kinds of processor."""
     task = read_run(merge(load_yaml(config), {"data": {"root": root}})).task
@@ -84,7 +90,10 @@ def measure(
             metrics[backend] = {"float": on_both(task, whole, few, folder / "float", backend)}
             for processors in ("any", "vnni"):
                 _, model = checkpoint.restore(weights, task)
-                how = PtqConfig(target=backend, processors=processors)
+                zero_points = balance and backend != "paddle"
+                how = PtqConfig(
+                    target=backend, processors=processors, balance=balance, zero_points=zero_points
+                )
                 quantize_after_training(task, model, images, how)
                 made = folder / f"{backend}_{processors}"
                 kind = format_of(backend)
@@ -235,6 +244,8 @@ def main() -> None:
     for name in ("config", "weights", "root"):
         parser.add_argument(name)
     parser.add_argument("--calibration", type=Path, help="folder of images; default: training's")
+    help_ = "even out channels, and zero points in runtimes that know them"
+    parser.add_argument("--balance", action="store_true", help=help_)
     parser.add_argument("--images", type=cli.positive, default=128)
     parser.add_argument("--emulated", type=cli.positive, default=500, help="images for an emulator")
     default = Path(tempfile.gettempdir(), "trislim_benchmarks")
@@ -247,15 +258,17 @@ def main() -> None:
     else:
         images = training_images(task, given.images)
     python = install_nncf(given.work_dir, importlib.metadata.version("openvino"))
-    entry = measure(*(given.config, given.weights, given.root, images, python, given.emulated)) | {
+    source = given.config, given.weights, given.root
+    entry = measure(*source, images, python, given.emulated, given.balance) | {
         "command": f"python -m benchmarks.measure.processors {given.config} "
         f"{Path(given.weights).name} {Path(given.root).name} --images {given.images} "
-        f"--emulated {given.emulated}",
+        f"--emulated {given.emulated}{' --balance' if given.balance else ''}",
         "revision": loaded,
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
-    record("processors", {Path(given.config).stem: entry}, page)
+    name = Path(given.config).stem + (" --balance" if given.balance else "")
+    record("processors", {name: entry}, page)
     print(json.dumps(entry["metrics"], indent=1))
 
 

@@ -15,7 +15,8 @@ OBSERVER: ObserverKind = "mse"  # of quantization after training, by default
 STEPS = MappingProxyType(  # before, in and after calibration, each asked for by its name
     {
         "zero_points": "grids with a zero point where activations may be negative",
-        "equalize": "even out channels first",
+        "equalize": "even out channels of weights first",
+        "balance": "even out channels of activations first, across additions and shuffles",
         "reestimate_bn": "estimate batch norms anew first",
         "bias_correction": "mend the means of layers at the end",
     }

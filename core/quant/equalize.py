@@ -25,7 +25,7 @@ from core.graph.trace import trace
 
 # Functions of each channel alone that are positively homogeneous. Those that bend at a fixed value
 # (relu6, hard_swish, hard_sigmoid, swish, gelu, sigmoid) are not.
-_HOMOGENEOUS = frozenset(
+HOMOGENEOUS = frozenset(
     {
         "relu",
         "leaky_relu",
@@ -88,23 +88,30 @@ def equalize(model: Layer, specs: Sequence[InputSpec], limit: float = 32.0) -> l
     scales = _solve(graph, pairs, limit)
     results = []
     for (first, second), scale in zip(pairs, scales):
-        _divide_output(graph, first, scale)
-        _multiply_input(graph, second, scale)
+        divide_output(graph, first, scale)
+        multiply_input(graph, second, scale)
         results.append(Equalized(first.weight, second.weight, scale))
-    for name in {name for pair in pairs for layer in pair for name in _edited(layer)}:
+    for name in {name for pair in pairs for layer in pair for name in edited_weights(layer)}:
         tensor = traced.weights[name]
         tensor.set_value(graph.weights[name].astype(tensor.numpy().dtype))
     return results
 
 
-def _pairs(graph: Graph) -> list[tuple[LayerPattern, LayerPattern]]:
-    """Return the layers that can be rescaled together: the second reads what the first makes."""
+def rescalable_layers(graph: Graph) -> dict[str, LayerPattern]:
+    """Return the layers whose parameters no other operator reads, by the name of the weight."""
     consumers = graph.consumers()
-    layers = {
+    return {
         each.weight: each
         for each in layer_patterns(graph)
-        if all(len(consumers[name]) == 1 for name in _edited(each))
+        if all(
+            len(consumers[name]) == 1 and name not in graph.outputs for name in edited_weights(each)
+        )
     }
+
+
+def _pairs(graph: Graph) -> list[tuple[LayerPattern, LayerPattern]]:
+    """Return the layers that can be rescaled together: the second reads what the first makes."""
+    consumers, layers = graph.consumers(), rescalable_layers(graph)
     pairs = []
     for first in layers.values():
         weight = _next_weight(graph, first, consumers)
@@ -138,7 +145,7 @@ def _passes(graph: Graph, op: Any) -> bool:
     if op.type in _FLATTENING:
         before, after = graph.shape(only(op.inputs, "X")), graph.shape(only(op.outputs, "Out"))
         return len(after) == 2 and before[1:] == (after[1], *[1] * (len(before) - 2))
-    return op.type in _HOMOGENEOUS and is_nchw(op)
+    return op.type in HOMOGENEOUS and is_nchw(op)
 
 
 def _norm_weights(norm: Any | None) -> list[str]:
@@ -148,7 +155,8 @@ def _norm_weights(norm: Any | None) -> list[str]:
     return [name for name in (only(norm.inputs, slot) for slot in ("Scale", "Bias")) if name]
 
 
-def _edited(layer: LayerPattern) -> list[str]:
+def edited_weights(layer: LayerPattern) -> list[str]:
+    """Return the names of the parameters that rescaling a layer may change."""
     return [name for name in (layer.weight, layer.bias, *_norm_weights(layer.norm)) if name]
 
 
@@ -158,10 +166,10 @@ def _solve(
     """Return the scales of each pair, found by going through the pairs again and again."""
     # rows of magnitudes [O, I / groups] suffice, as rescaling multiplies whole kernels
     sizes = {
-        layer.weight: np.abs(_in_groups(layer.op, graph.weights[layer.weight]))
+        layer.weight: np.abs(in_groups(layer.op, graph.weights[layer.weight]))
         .max(axis=-1)
         .astype(np.float64)
-        * _fold_factors(graph, layer)
+        * fold_factors(graph, layer)
         for pair in pairs
         for layer in pair
     }
@@ -187,7 +195,7 @@ def _solve(
     return totals
 
 
-def _fold_factors(graph: Graph, layer: LayerPattern) -> np.ndarray:
+def fold_factors(graph: Graph, layer: LayerPattern) -> np.ndarray:
     """Return the magnitude of what folding multiplies each output channel by, [groups, O, 1]."""
     groups = _groups(layer.op)
     if layer.norm is None:
@@ -202,7 +210,7 @@ def _groups(op: Any) -> int:
     return int(attribute(op, "groups", 1) or 1)
 
 
-def _in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
+def in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
     """View a contiguous weight as [groups, outputs of a group, inputs of a group, kernel]."""
     groups = _groups(op)
     if op.type == "matmul_v2":
@@ -214,13 +222,14 @@ def _in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
     return weight.reshape(groups, outputs // groups, inputs, -1)
 
 
-def _divide_output(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None:
+def divide_output(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None:
+    """Divide the output channels of a layer by a scale [C], in the weights of the graph."""
     if layer.norm is not None:
         for name in _norm_weights(layer.norm):
             graph.weights[name] = graph.weights[name] / scale
         return
     weight = graph.weights[layer.weight].astype(np.float64, "C")
-    view = _in_groups(layer.op, weight)
+    view = in_groups(layer.op, weight)
     view /= scale.reshape(*view.shape[:2], 1, 1)
     graph.weights[layer.weight] = weight  # changed through its view
     if layer.bias:
@@ -228,8 +237,9 @@ def _divide_output(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None
         graph.weights[layer.bias] = bias / scale.reshape(bias.shape)
 
 
-def _multiply_input(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None:
+def multiply_input(graph: Graph, layer: LayerPattern, scale: np.ndarray) -> None:
+    """Multiply the weights of each input channel of a layer by a scale [C], in the graph."""
     weight = graph.weights[layer.weight].astype(np.float64, "C")
-    view = _in_groups(layer.op, weight)
+    view = in_groups(layer.op, weight)
     view *= scale.reshape(view.shape[0], 1, -1, 1)
     graph.weights[layer.weight] = weight

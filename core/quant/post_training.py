@@ -19,6 +19,7 @@ from paddle.nn import Layer
 from core.errors import CheckpointError, ConfigError
 from core.network.batch_norms import reestimate
 from core.quant.apply import apply_quantization
+from core.quant.balance import balance
 from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import OBSERVER, LayerType, ObserverKind, WeightType
 from core.quant.equalize import equalize
@@ -65,6 +66,8 @@ class PtqConfig:
         quantize_outputs: See `core.quant.config.QatConfig`.
         zero_points: See `core.quant.config.QatConfig`.
         equalize: Equalize the ranges of channels between layers before calibration.
+        balance: Equalize the ranges of the channels of activations before calibration, see
+            `core.quant.balance`.
         bias_correction: Correct the biases after calibration, so that outputs of layers have the
             means that they had in float.
         reestimate_bn: Re-estimate the statistics of batch norms on the calibration images
@@ -82,6 +85,7 @@ class PtqConfig:
     quantize_outputs: RoundedOutputs | None = None
     zero_points: bool = False
     equalize: bool = False
+    balance: bool = False
     bias_correction: bool = False
     reestimate_bn: bool = False
 
@@ -116,7 +120,7 @@ def quantize_after_training(
     Args:
         task: Defines the inputs, and hints at layers that stay in float.
         model: In float. After an error its layers are in float again, but weights may have been
-            equalized and batch norms re-estimated.
+            rescaled and batch norms re-estimated.
         batches: Returns the calibration data from its beginning: inputs of the model without
             labels, [N, C, H, W] for images.
         config: Settings of the quantization.
@@ -170,10 +174,13 @@ def _plan(task: Task, model: Layer, config: PtqConfig) -> tuple[LayerSelection, 
 
 
 def _prepare(task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig) -> None:
-    """Equalize channels and re-estimate batch norms of the float model, if asked for."""
+    """Equalize, balance and re-estimate batch norms of the float model, as asked for."""
     if config.equalize:
         pairs = equalize(model, task.input_spec())
         _log.info("ptq: evened out the channels between %d pairs of layers", len(pairs))
+    if config.balance:
+        count = balance(model, task.input_spec(), batches())
+        _log.info("ptq: evened out activations, %d groups of channels were rescaled", count)
     if config.reestimate_bn:
         _log.info("ptq: estimated %d batch norms anew", reestimate(model, batches()))
 

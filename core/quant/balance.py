@@ -1,0 +1,392 @@
+"""Even out the ranges of the channels of activations, across additions, splits and shuffles.
+
+A tensor has one grid. Where one of its channels reaches a hundred times as far as the others,
+nothing of those is left. Channels may be scaled without changing the model if whoever writes them
+divides and whoever reads them multiplies, with anything between that is positively homogeneous
+(ReLU, pooling, upsampling) or only moves channels (split, concatenation, shuffle). Additions tie
+the channels that they add together. The idea is that of Nagel et al., ICCV 2019 (`equalize`), with
+the magnitudes of activations as in SmoothQuant (Xiao et al., ICML 2023), and groups of channels in
+the place of pairs of layers.
+
+Factors are powers of two, so the float model answers as before, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import Layer
+from paddle.static import InputSpec
+
+from core.errors import DataError
+from core.graph.layer_patterns import LayerPattern, is_nchw
+from core.graph.linear_layers import LAYER_SLOTS
+from core.graph.operators import attribute, names_of, only
+from core.graph.program import Graph
+from core.graph.trace import trace
+from core.network.modes import evaluation_mode
+from core.quant.equalize import (
+    HOMOGENEOUS,
+    divide_output,
+    edited_weights,
+    fold_factors,
+    in_groups,
+    multiply_input,
+    rescalable_layers,
+)
+
+FIXED = 0  # the group of all channels that must stay as they are
+_MOST_OCTAVES = 12  # that a channel is moved by
+_SHARPNESS = 16  # of the norm that stands for the largest, which has no slope
+_STEPS, _RATE = 400, 0.1  # of the descent, in octaves
+# steps of weights are of 127 to the largest; those of activations of 127, or 255 where none is
+# negative
+_OF_WEIGHTS = 2.0
+_Side = tuple[str, str]  # path of a weight, `in` or `out`
+
+
+def balance(model: Layer, specs: Sequence[InputSpec], batches: Iterable[Sequence[Tensor]]) -> int:
+    """Rescale channels so that those of a tensor reach about as far, in place.
+
+    Args:
+        model: In float; its weights and the scales and shifts of norms are edited.
+        specs: Inputs of the model, named, to trace it with.
+        batches: Inputs of the model, to see how far channels reach; [N, C, H, W] for images.
+
+    Returns:
+        How many groups of channels were rescaled.
+
+    Raises:
+        ExportError: The model cannot be traced.
+        DataError: No batches.
+    """
+    reach = channel_reach(model, batches)
+    groups = ChannelGroups()
+    groups.add(Graph.from_trace(trace(model, specs)))
+    # a head that only training has may read what is rescaled
+    traced = trace(model, specs, training=True)
+    graph = Graph.from_trace(traced)
+    groups.add(graph)
+    factors = _factors(graph, groups, reach)
+    for path, layer in groups.layers.items():
+        divide_output(graph, layer, factors[groups.side(path, "out")])
+        multiply_input(graph, layer, factors[groups.side(path, "in")])
+    for name in {name for layer in groups.layers.values() for name in edited_weights(layer)}:
+        tensor = traced.weights[name]
+        tensor.set_value(graph.weights[name].astype(tensor.numpy().dtype))
+    return int((factors != 1).sum())
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far the channels go that a layer reads, [C] each.
+
+    Attributes:
+        largest: Mean over the images of the largest magnitude.
+        power: Mean of the squares.
+    """
+
+    largest: np.ndarray
+    power: np.ndarray
+
+
+def channel_reach(model: Layer, batches: Iterable[Sequence[Tensor]]) -> dict[str, Reach]:
+    """Measure the channels that each layer reads, [C], by the path of the weight.
+
+    Args:
+        model: Runs in evaluation mode.
+        batches: Inputs of the model, [N, C, H, W] for images.
+
+    Raises:
+        DataError: No batches.
+    """
+    sums: dict[str, np.ndarray] = {}
+    rows: Counter[str] = Counter()
+    handles = []
+
+    def listen(path: str, linear: bool) -> None:
+        def note(_layer: Layer, inputs: Sequence[Tensor]) -> None:
+            x = inputs[0]
+            x = x.reshape([x.shape[0], -1, x.shape[-1]]) if linear else x.flatten(2)
+            places = 1 if linear else 2
+            far, square = x.abs().max(places), x.square().mean(places)
+            found = np.stack([far.sum(0).numpy(), square.sum(0).numpy()]).astype(np.float64)
+            sums[path] = sums.get(path, 0.0) + found
+            rows[path] += int(x.shape[0])
+
+        handles.append(layer.register_forward_pre_hook(note))
+
+    for path, layer in model.named_sublayers():
+        if isinstance(layer, (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)):
+            listen(f"{path}.weight", isinstance(layer, nn.Linear))
+    empty = True
+    try:
+        with evaluation_mode(model), paddle.no_grad():
+            for inputs in batches:
+                model(*inputs)
+                empty = False
+    finally:
+        for handle in handles:
+            handle.remove()
+    if empty:
+        raise DataError("calibration: no data")
+    return {path: Reach(*(found / rows[path])) for path, found in sums.items()}
+
+
+class ChannelGroups:
+    """Which channels of which layers must be scaled alike.
+
+    Attributes:
+        layers: By path of the weight; those alone are rescaled.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[str, LayerPattern] = {}
+        self._parents = [FIXED]
+        self._sides: dict[_Side, np.ndarray] = {}
+
+    def side(self, weight: str, which: str) -> np.ndarray:
+        """Return the groups of the channels [C] that a layer reads (`in`) or writes (`out`)."""
+        return np.array([self._root(each) for each in self._sides[weight, which]])
+
+    def __len__(self) -> int:
+        return len(self._parents)
+
+    def add(self, graph: Graph) -> None:
+        """Follow the channels through a graph, beside those followed before."""
+        _Follower(self, graph).run()
+
+    def fresh(self, key: _Side, count: int) -> np.ndarray:
+        """Return the channels [C] of a side of a layer, new ones where it was not seen before."""
+        if key not in self._sides:
+            start = len(self._parents)
+            self._parents.extend(range(start, start + count))
+            self._sides[key] = np.arange(start, start + count)
+        return self._sides[key]
+
+    def tie(self, some: np.ndarray, others: np.ndarray | int) -> None:
+        """Let channels be scaled alike, those of two arrays [C] or of an array and a single one."""
+        for one, other in np.broadcast(some, others):
+            first, second = self._root(int(one)), self._root(int(other))
+            low, high = min(first, second), max(first, second)
+            self._parents[high] = low  # so that FIXED stays a root
+
+    def _root(self, channel: int) -> int:
+        while self._parents[channel] != channel:
+            self._parents[channel] = self._parents[self._parents[channel]]
+            channel = self._parents[channel]
+        return channel
+
+
+class _Follower:
+    """Goes through the operators of a graph.
+
+    The channels of a tensor [N, ...] are an array over its axes from 1 on; axes that it does not
+    have are places.
+    """
+
+    def __init__(self, groups: ChannelGroups, graph: Graph) -> None:
+        self._groups, self._graph = groups, graph
+        self._channels: dict[str, np.ndarray] = {}
+        found = rescalable_layers(graph)
+        self._layers = {id(layer.op): layer for layer in found.values()}
+        self._inside = {name for layer in found.values() for name in _made_by(layer)}
+        groups.layers.update(
+            {path: each for path, each in found.items() if path not in groups.layers}
+        )
+
+    def run(self) -> None:
+        for op in self._graph.operators:
+            if id(op) in self._layers:
+                self._layer(self._layers[id(op)])
+            elif self._inside.isdisjoint(names_of(op.outputs)) and not self._moves(op):
+                for name in names_of(op.inputs):
+                    self._fix(name)
+        for name in self._graph.outputs:
+            self._fix(name)
+
+    def _of(self, name: str) -> np.ndarray:
+        if name in self._channels:
+            return self._channels[name]
+        shape = self._graph.shape(name)
+        return np.full(shape[1] if len(shape) > 1 and shape[1] > 0 else 1, FIXED)
+
+    def _fix(self, name: str) -> None:
+        if name in self._channels:
+            self._groups.tie(self._channels[name], FIXED)
+
+    def _layer(self, layer: LayerPattern) -> None:
+        groups = in_groups(layer.op, self._graph.weights[layer.weight])
+        count, outputs, inputs = groups.shape[:3]
+        read = self._groups.fresh((layer.weight, "in"), count * inputs)
+        made = self._groups.fresh((layer.weight, "out"), count * outputs)
+        source = only(layer.op.inputs, LAYER_SLOTS[layer.op.type].source)
+        given = self._of(source)
+        fits = given.ndim == 1 and given.size == read.size
+        self._groups.tie(read, given if fits else FIXED)
+        if not fits:
+            self._fix(source)
+        if layer.norm is not None and not only(layer.norm.inputs, "Scale"):
+            self._groups.tie(made, FIXED)
+        self._channels[layer.end] = made
+
+    def _moves(self, op: Any) -> bool:
+        """Follow an operator that keeps channels apart; tell whether it is one."""
+        kind, source = op.type, only(op.inputs, "X")
+        if kind in HOMOGENEOUS or kind == "scale":
+            fits = is_nchw(op) and not (kind == "scale" and attribute(op, "bias", 0.0))
+            if fits and source in self._channels:
+                self._channels[only(op.outputs, "Out")] = self._channels[source]
+            return fits
+        if kind == "elementwise_add":
+            return self._add(op)
+        if kind == "concat" and attribute(op, "axis", 0) == 1:
+            parts = [self._of(name) for name in names_of(op.inputs)]
+            if all(part.ndim == 1 for part in parts):
+                self._channels[only(op.outputs, "Out")] = np.concatenate(parts)
+                return True
+        if kind == "split" and attribute(op, "axis", 0) == 1 and self._of(source).ndim == 1:
+            made = names_of(op.outputs)
+            sizes = [self._graph.shape(name)[1] for name in made]
+            parts = np.split(self._of(source), np.cumsum(sizes)[:-1])
+            self._channels.update(zip(made, parts))
+            return True
+        if kind in ("reshape2", "transpose2"):
+            return self._rearrange(op, source)
+        return False
+
+    def _add(self, op: Any) -> bool:
+        one, other = only(op.inputs, "X"), only(op.inputs, "Y")
+        pair, shapes = (
+            (self._of(one), self._of(other)),
+            [self._graph.shape(n) for n in (one, other)],
+        )
+        if len(shapes[0]) != len(shapes[1]) or pair[0].shape != pair[1].shape:
+            return False
+        self._groups.tie(*pair)
+        self._channels[only(op.outputs, "Out")] = pair[0]
+        return True
+
+    def _rearrange(self, op: Any, source: str) -> bool:
+        """Follow channels that become several axes, change places and become one again."""
+        channels, made = self._of(source), only(op.outputs, "Out")
+        before, after = self._graph.shape(source), self._graph.shape(made)
+        if op.type == "transpose2":
+            order, axes = attribute(op, "axis", []), channels.ndim + 1
+            still = [0, *range(axes, len(order))]
+            if [order[axis] for axis in still] != still:
+                return False
+            self._channels[made] = channels.transpose([axis - 1 for axis in order[1:axes]])
+            return True
+        places = before[1 + channels.ndim :]
+        axes = len(after) - len(places)
+        if after[axes:] != places or int(np.prod(after[1:axes])) != channels.size:
+            return False
+        self._channels[made] = channels.reshape(after[1:axes])
+        return True
+
+
+def _made_by(layer: LayerPattern) -> set[str]:
+    """Return the names of the tensors that a layer makes, with its bias as it is added."""
+    made = set() if layer.add is None else {only(layer.add.inputs, "Y")}
+    for op in (layer.op, layer.add, layer.norm):
+        made |= set() if op is None else set(names_of(op.outputs))
+    return made
+
+
+def _factors(graph: Graph, groups: ChannelGroups, reach: Mapping[str, Reach]) -> np.ndarray:
+    """Return what each group of channels is divided by, a power of two."""
+    noise = _Noise(graph, groups, reach)
+    octaves = np.zeros(len(groups))
+    if noise.members.size:
+        octaves = noise.least().clip(-_MOST_OCTAVES, _MOST_OCTAVES)
+    octaves[FIXED] = 0
+    return np.asarray(2.0 ** np.rint(octaves))
+
+
+class _Noise:
+    """What rounding adds to what layers make, as a share of its power; the sum over the layers.
+
+    With channels divided by s, a layer reads x / s on a grid whose step is as the largest of them,
+    and multiplies by w s. So its inputs add noise of max(x / s)^2 sum(w^2 s^2), and its weights,
+    whose steps in a row are as the largest of w s, of max(w s)^2 sum(x^2 / s^2), where each weight
+    counts as a share of the largest in its row.
+
+    Attributes:
+        members: Group of each channel that each layer reads, one layer after the other.
+    """
+
+    def __init__(self, graph: Graph, groups: ChannelGroups, reach: Mapping[str, Reach]) -> None:
+        rows: list[tuple[np.ndarray, ...]] = []
+        for path, layer in groups.layers.items():
+            if path not in reach or path not in graph.weights:
+                continue
+            weight = in_groups(layer.op, graph.weights[path]).astype(np.float64)
+            weight = weight * fold_factors(graph, layer)[..., None]
+            squares = (weight**2).sum(axis=(1, 3)).ravel()
+            sizes = np.abs(weight).max(axis=3)
+            largest = sizes.max(axis=2, keepdims=True)
+            share = (sizes / np.where(largest > 0, largest, 1)).max(axis=1).ravel()
+            far, power = reach[path].largest, reach[path].power
+            total = float(squares @ power)
+            if total > 0:
+                # of the kernel's places each has a step as the largest
+                steps = float((largest**2).sum()) * weight.shape[3] / total
+                members = groups.side(path, "in")
+                one = sizes.shape[2] == 1  # of a depthwise convolution each row has one channel
+                rows.append(
+                    (members, far, squares / total, share * (not one), power * steps * _OF_WEIGHTS)
+                )
+        columns = list(zip(*rows)) or [()] * 5
+        self.members, self._far, self._squares, self._share, self._power = (
+            np.concatenate([*column, []]) for column in columns
+        )
+        self.members = self.members.astype(np.int64)
+        self._starts = np.cumsum([0, *(len(row[0]) for row in rows)])[:-1]
+        self._sizes = np.array([len(row[0]) for row in rows], np.int64)
+        self._count = len(groups)
+
+    def least(self) -> np.ndarray:
+        """Return octaves for each group that make the noise least (Kingma and Ba, ICLR 2015)."""
+        octaves, mean, square = (np.zeros(self._count) for _ in range(3))
+        for step in range(1, _STEPS + 1):
+            slope = self._slope(octaves)
+            slope[FIXED] = 0
+            mean, square = 0.9 * mean + 0.1 * slope, 0.99 * square + 0.01 * slope**2
+            size = _RATE * (1 - step / _STEPS) / (np.sqrt(square / (1 - 0.99**step)) + 1e-12)
+            octaves -= size * mean / (1 - 0.9**step)
+        return octaves
+
+    def _slope(self, octaves: np.ndarray) -> np.ndarray:
+        """Return how the noise grows by octave of each group."""
+        scale = 2.0 ** octaves[self.members]
+        inputs, of_inputs = self._product(self._far / scale, self._squares * scale**2)
+        weights, of_weights = self._product(self._share * scale, self._power / scale**2)
+        change = np.repeat(inputs, self._sizes) * of_inputs
+        change -= np.repeat(weights, self._sizes) * of_weights
+        slope = np.zeros(self._count)
+        np.add.at(slope, self.members, change)
+        return slope
+
+    def _product(self, ends: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return max(ends)^2 sum(sums) of each layer, and of each channel its slope over that.
+
+        The slope is that of sums growing with the square of a scale that the ends shrink with.
+        """
+        powers = (ends / np.repeat(self._largest(ends), self._sizes)) ** _SHARPNESS
+        totals = np.add.reduceat(powers, self._starts), np.add.reduceat(sums, self._starts)
+        of_end, of_sum = (
+            each / np.repeat(np.maximum(total, 1e-300), self._sizes)
+            for each, total in zip((powers, sums), totals)
+        )
+        value = self._largest(ends) ** 2 * totals[0] ** (2 / _SHARPNESS) * totals[1]
+        return value, 2 * (of_sum - of_end)
+
+    def _largest(self, values: np.ndarray) -> np.ndarray:
+        return np.maximum(np.maximum.reduceat(values, self._starts), 1e-150)
