@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
@@ -300,9 +301,8 @@ class _OpenVino(Predictor):
     backend: Backend = "openvino"
 
     def __init__(self, file: Path, description: DeployDescription | None, threads: int) -> None:
-        core = importlib.import_module("openvino").Core()
         settings = openvino_settings(threads)
-        self._model: Any = core.compile_model(str(file), "CPU", settings)
+        self._model: Any = _openvino_core().compile_model(str(file), "CPU", settings)
         known = [port.name for port in description.outputs] if description else []
         names = (
             [each.any_name for each in self._model.inputs],
@@ -313,6 +313,17 @@ class _OpenVino(Predictor):
     def _run(self, feeds: Arrays) -> Arrays:
         results = self._model(feeds)
         return {name: np.array(results[name]) for name in self._outputs}
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """Return the core that all models of OpenVINO in this process share; it is never freed.
+
+    The first model of a core gives its thread a stack for signal handlers, and the end of the core
+    puts back the stack of before. With several cores that one may be freed already: the next
+    signal, Ctrl-C among them, would then crash the process.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 def _name_of(port: Any, known: Sequence[str]) -> str:

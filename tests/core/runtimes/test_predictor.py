@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -60,6 +62,22 @@ def bare(tmp_path_factory):
 class Weighted(nn.Layer):
     def forward(self, left, right):
         return {"sum": left + right, "difference": left - right}
+
+
+def test_a_signal_after_models_of_openvino_were_freed_is_handled(toy):
+    code = (
+        "import os, signal, sys\n"
+        "from core.runtimes.predictor import load_predictor\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n"
+        "models = [load_predictor(sys.argv[1], 'openvino', own=True) for _ in range(2)]\n"
+        "del models[0]\n"
+        "del models[0]\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "while True: pass\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run([sys.executable, "-c", code, toy], cwd=root, timeout=60)
+    assert done.returncode == 7
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

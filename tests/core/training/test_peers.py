@@ -22,8 +22,8 @@ from core.training.peers import Peer, watch_others
 from core import cli
 peers.GRACE_SECONDS = float(sys.argv[2])
 watch_others([Peer(*each) for each in json.loads(sys.argv[1])] + [Peer(0, os.getpid(), "here")], 0)
-print("up", flush=True)
 def main():
+    print("up", flush=True)  # the log is set up
     time.sleep(20)  # as in an exchange with one that is gone
 cli.run(main)
 """
