@@ -1,7 +1,7 @@
 """Run tests in a process of their own.
 
-Tests that raise signals must not share a process with others: what runtimes leave behind in it,
-handlers and stacks of their own, may end the process when a signal comes.
+Tests that raise signals must not share a process with others: runtimes that other tests load
+directly leave handlers and stacks behind, which may end the process when a signal comes.
 """
 
 from __future__ import annotations
