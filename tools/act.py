@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import cli
+from core import cli, options
 from core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    cli.add_config_arguments(parser, required=False)
+    options.add_config_arguments(parser, required=False)
     add = parser.add_argument
     add("--config_path", required=True, type=Path, metavar="YML", help="see configs/act")
-    cli.add_export_arguments(parser, "paddle")
+    options.add_export_arguments(parser, "paddle")
     for name in ("model_dir", "model_filename", "params_filename"):
         add(f"--{name}", help="in the place of the one in the file's section Global")
-    cli.add_target_argument(parser)
-    add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
+    options.add_target_argument(parser)
+    add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--no_metric", action="store_true", help="measure nothing, keep the last weights")
     return cli.parse(parser)
 

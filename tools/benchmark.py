@@ -10,7 +10,7 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 import argparse
 from pathlib import Path
 
-from core import cli
+from core import cli, options
 from core.targets.names import BACKENDS
 
 EPILOG = """\
@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=1, help="images of one run (default: 1)")
     parser.add_argument(
         "--input_shape",
-        type=cli.integers,
+        type=options.integers,
         metavar="C,H,W",
         help="size of the image (default: the one the model was exported for)",
     )

@@ -8,20 +8,20 @@ import argparse
 import json
 from pathlib import Path
 
-from core import cli
+from core import cli, options
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    cli.add_config_arguments(parser, required=False)
+    options.add_config_arguments(parser, required=False)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument("--model_dir", type=Path, help="exported model")
     text = "the exported model, and perhaps its data, that the section Global of an ACT file names"
     what.add_argument("--config_path", type=Path, metavar="YML", help=text)
-    cli.add_backend_argument(parser)
-    parser.add_argument("--batch_size", type=cli.positive, default=1, help="default: 1")
-    parser.add_argument("--threads", type=cli.positive, default=1, help="of an exported model")
+    options.add_backend_argument(parser)
+    parser.add_argument("--batch_size", type=options.positive, default=1, help="default: 1")
+    parser.add_argument("--threads", type=options.positive, default=1, help="of an exported model")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
     return cli.parse(parser)
 

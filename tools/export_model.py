@@ -6,7 +6,7 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 
-from core import cli
+from core import cli, options
 
 EPILOG = """\
 SAVE_DIR then holds deploy.yml and the formats asked for: model.pdmodel with model.pdiparams
@@ -22,12 +22,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cli.add_config_arguments(parser, required=False)
-    cli.add_weights_argument(parser, "checkpoint (folder or weights file) to export")
-    cli.add_export_arguments(parser, "paddle")
+    options.add_config_arguments(parser, required=False)
+    options.add_weights_argument(parser, "checkpoint (folder or weights file) to export")
+    options.add_export_arguments(parser, "paddle")
     parser.add_argument(
         "--input_shape",
-        type=cli.integers,
+        type=options.integers,
         metavar="N,C,H,W",
         help="without N the batch is free; --input_shape=-1,3,-1,-1 leaves the size free too "
         "(default: the task's size, any batch)",

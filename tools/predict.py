@@ -8,7 +8,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from core import cli
+from core import cli, options
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,9 +29,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--save_dir", required=True, type=Path, help="for the pictures and predictions.json"
     )
-    cli.add_backend_argument(parser)
+    options.add_backend_argument(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    cli.add_plugin_argument(parser)
+    options.add_plugin_argument(parser)
     return cli.parse(parser)
 
 

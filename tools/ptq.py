@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from core import cli
+from core import cli, options
 from core.quant import choices
 from core.runtimes.formats import leading_format
 from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
@@ -18,14 +18,14 @@ EPILOG = "SAVE_DIR then holds int8, files to deploy, and of --weights also model
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG)
-    cli.add_config_arguments(parser, required=False)
+    options.add_config_arguments(parser, required=False)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group().add_argument
     what("--weights", help="checkpoint (folder or weights file)")
     what("--model_dir", type=Path, help="exported float model whose code is absent")
-    cli.add_export_arguments(parser, "paddle")
+    options.add_export_arguments(parser, "paddle")
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
-    add("--num_calib", type=cli.positive, default=256, help="images to calibrate on (256)")
+    add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
     known = f"{', '.join(choices.OBSERVERS)}; all: compare them, keep the best"
     add("--observer", default=choices.OBSERVER, help=f"{known} (default: {choices.OBSERVER})")
     for name, text in choices.STEPS.items():
@@ -38,9 +38,9 @@ def parse_arguments() -> argparse.Namespace:
     known = f"{', '.join(PROCESSORS)}: those with int8 dot products only (default: any)"
     add("--processors", default="any", help=known)
     add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
-    cli.add_control_arguments(parser)
-    add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
-    add("--batch_size", type=cli.positive, default=1, help="of validation (1)")
+    options.add_control_arguments(parser)
+    add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
+    add("--batch_size", type=options.positive, default=1, help="of validation (1)")
     add("--no_metric", action="store_true", help="measure nothing")
     return cli.parse(parser)
 

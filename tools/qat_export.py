@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import cli
+from core import cli, options
 from core.errors import ExportError
 from core.runtimes.formats import leading_format
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    cli.add_config_arguments(parser, required=False)
-    cli.add_weights_argument(parser, "checkpoint of a QAT run")
-    cli.add_export_arguments(parser, "paddle", "onnx")
-    cli.add_target_argument(parser)
-    cli.add_control_arguments(parser)
+    options.add_config_arguments(parser, required=False)
+    options.add_weights_argument(parser, "checkpoint of a QAT run")
+    options.add_export_arguments(parser, "paddle", "onnx")
+    options.add_target_argument(parser)
+    options.add_control_arguments(parser)
     parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
     parser.add_argument(
-        "--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)"
+        "--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)"
     )
     parser.add_argument("--no_metric", action="store_true", help="compare answers only")
     return cli.parse(parser)

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from core import cli
+from core import cli, options
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
 
@@ -21,8 +21,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    cli.add_config_arguments(parser, required=True)
-    cli.add_training_arguments(parser)
+    options.add_config_arguments(parser, required=True)
+    options.add_training_arguments(parser)
     return cli.parse(parser)
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     from core.workflows.run_plan import RunFiles, read_plan
     from core.workflows.training import prepare
 
-    overrides = cli.training_overrides(arguments)
+    overrides = options.training_overrides(arguments)
     plan = read_plan(RunFiles(arguments.config, "qat_as_given", (), overrides, RECIPES))
     plan = replace(plan, epochs_given=True)
     name = f"{Path(arguments.config).stem}_qat"

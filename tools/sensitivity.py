@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core import cli
+from core import cli, options
 from core.prune.choices import CRITERIA
 
 if TYPE_CHECKING:
@@ -26,22 +26,22 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="Each way has its own --help.", parents=[first]
     )
-    cli.add_config_arguments(parser, required=False)
+    options.add_config_arguments(parser, required=False)
     add = parser.add_argument
     add("--weights", required=True, help="checkpoint (folder or weights file)")
     if quant:
         add("--observer", default="mse", help="for weights in float: how to calibrate (mse)")
         add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
-        add("--num_calib", type=cli.positive, default=256, help="images to calibrate on (256)")
+        add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
         add("--target", default="openvino", help="runtime on whose grids to round (openvino)")
         add("--speed_control", action="store_true", help="measure which layers int8 makes faster")
     else:
         add("--print_groups", action="store_true", help="list the channels and stop")
         add("--criterion", choices=CRITERIA, default="l1_norm")
-        add("--delta_rate", type=cli.part, default=0.2, help="ratios: this, twice this, ... (0.2)")
-    add("--eval_rate", type=cli.share, default=1.0, help="share of the validation data (1.0)")
+        add("--delta_rate", type=options.part, default=0.2, help="first of the ratios (0.2)")
+    add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--params", nargs="+", default=["*"], help="only groups these weights make, or layers")
-    add("--batch_size", type=cli.positive, default=1, help="default: 1")
+    add("--batch_size", type=options.positive, default=1, help="default: 1")
     add("--save_dir", type=Path, default=Path("output/sensitivity"))
     return cli.parse(parser)
 

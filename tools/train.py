@@ -7,7 +7,7 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 import argparse
 from pathlib import Path
 
-from core import cli
+from core import cli, options
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs" / "slim"
 
@@ -18,7 +18,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Several processes: python -m paddle.distributed.launch --gpus 0,1 tools/train.py "
         "-c ... (on CPUs: --nproc_per_node 2 --backend gloo)",
     )
-    cli.add_config_arguments(parser, required=False)
+    options.add_config_arguments(parser, required=False)
     parser.add_argument(
         "--slim",
         metavar="RECIPE",
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
         help="config of a teacher, or its checkpoint; may be repeated. Without --slim this is the "
         "recipe distill. -o teacher.weights=PATH sets the weights of the only teacher",
     )
-    cli.add_training_arguments(parser)
+    options.add_training_arguments(parser)
     return cli.parse(parser)
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     from core.workflows.run_plan import RunFiles, read_plan
     from core.workflows.training import prepare
 
-    overrides = cli.training_overrides(arguments)
+    overrides = options.training_overrides(arguments)
     named = arguments.config, arguments.slim, arguments.distill_config, overrides
     plan = read_plan(RunFiles(*named, recipes=RECIPES))
     name = Path(arguments.config or arguments.slim).stem

@@ -30,7 +30,7 @@ from paddle.nn import Layer
 
 from benchmarks.measure.compare_runs import shortest_of_each
 from benchmarks.peers.paddleslim_qat import FILES as PEER_FILES
-from core import cli
+from core import cli, options
 from core.export.files import MODEL, PARAMS
 from core.export.package import export
 from core.quant.calibration import training_images
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("runs", nargs="+", type=Path)
-    parser.add_argument("--num_calib", type=cli.positive, default=256)
+    parser.add_argument("--num_calib", type=options.positive, default=256)
     arguments = parser.parse_args()
     entry = measure(arguments.runs, arguments.num_calib, command)
     file = RESULTS / f"int8_{arguments.name}.json"

@@ -34,7 +34,7 @@ from benchmarks.comparison import record
 from benchmarks.measure.command import revision
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import PeerError, install_nncf, last_line
-from core import cli
+from core import cli, options
 from core.export.package import export
 from core.quant.calibration import Calibration, folder_images, training_images
 from core.quant.post_training import PtqConfig, quantize_after_training
@@ -246,8 +246,10 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="folder of images; default: training's")
     help_ = "even out channels, and zero points in runtimes that know them"
     parser.add_argument("--balance", action="store_true", help=help_)
-    parser.add_argument("--images", type=cli.positive, default=128)
-    parser.add_argument("--emulated", type=cli.positive, default=500, help="images for an emulator")
+    parser.add_argument("--images", type=options.positive, default=128)
+    parser.add_argument(
+        "--emulated", type=options.positive, default=500, help="images for an emulator"
+    )
     default = Path(tempfile.gettempdir(), "trislim_benchmarks")
     parser.add_argument("--work_dir", type=Path, default=default, help="for NNCF's environment")
     given = parser.parse_args()

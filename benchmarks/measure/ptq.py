@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from core import cli
+from core import cli, options
 from core.export.package import Exported, export
 from core.quant.calibration import folder_images
 from core.quant.observers import OBSERVERS
@@ -62,11 +62,11 @@ def measure(config: str, weights: str, root: str, count: int) -> dict[str, Any]:
         "float": {"metrics": evaluate_model(task, model, loader, True).compute()}
     }
     files: dict[str, Any] = {}
-    for name, options in SETTINGS.items():
+    for name, choices in SETTINGS.items():
         logging.info("quantizing: %s", name)
         _, model = checkpoint.restore(weights, task)
         begin = time.process_time()
-        quantize_after_training(task, model, images, PtqConfig(target=TARGET, **options))
+        quantize_after_training(task, model, images, PtqConfig(target=TARGET, **choices))
         seconds = time.process_time() - begin
         metrics = evaluate_model(task, model, loader, progress=True).compute()
         ways[name] = {"metrics": metrics, "seconds": seconds}
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("weights")
     parser.add_argument("root")
-    parser.add_argument("--num_calib", type=cli.positive, default=128)
+    parser.add_argument("--num_calib", type=options.positive, default=128)
     arguments = parser.parse_args()
     called = arguments.config, arguments.weights, arguments.root
     entry = measure(*called, arguments.num_calib)

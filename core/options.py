@@ -1,0 +1,159 @@
+"""Options of the command line that tools share, and the types of their values.
+
+Nothing here needs Paddle, so that `--help` and a typing error are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
+
+
+def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
+    """Add `-c CONFIG` and the repeatable `-o key.sub=value`."""
+    parser.add_argument(
+        "-c", "--config", required=required, metavar="YML", help="config of the task and training"
+    )
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        default=[],
+        metavar="key.sub=value",
+        help="change one setting of the config; may be repeated",
+    )
+    add_plugin_argument(parser)
+
+
+def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the repeatable `--plugin MODULE[:NAME]`, which is loaded as soon as Paddle is."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE[:NAME]",
+        help="code from outside that a checkpoint or an export was made with; a file loads none",
+    )
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where a training goes, how it is told, and the flags of PaddleSeg's tools."""
+    add = parser.add_argument
+    add("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
+    add("--resume", action="store_true", help="go on from SAVE_DIR/latest")
+    add("--use_vdl", action="store_true", help="write VisualDL scalars")
+    text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
+    add("--dry_run", action="store_true", help=text)
+    text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
+    add("--save_config", type=Path, metavar="YML", help=text)
+    flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
+    flags("--model_path", help="weights to start from (model.pretrained)")
+    flags("--learning_rate", type=float, help="in the place of the file's")
+    flags("--iters", type=positive, help="in the place of the file's")
+    flags("--batch_size", type=positive, help="in the place of the file's")
+    flags("--num_workers", type=int, help="processes that read ahead")
+    flags("--save_interval", type=positive, help="iterations between evaluations (1000)")
+    flags("--do_eval", action="store_true", help="evaluate at each save_interval")
+    flags("--device", choices=("cpu", "gpu"), help="default: a GPU if Paddle has one")
+
+
+def training_overrides(arguments: argparse.Namespace) -> list[str]:
+    """Return the overrides of `-o`, and what the flags of PaddleSeg's tools say."""
+    names = ("model_path", "learning_rate", "iters", "batch_size", "num_workers", "save_interval")
+    given = {name: getattr(arguments, name) for name in (*names, "device")}
+    found = [f"flags.{name}={value}" for name, value in given.items() if value is not None]
+    return [*arguments.override, *found, *(["flags.do_eval=true"] if arguments.do_eval else [])]
+
+
+def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the checkpoint, `--weights`, which PaddleSeg calls `--model_path`."""
+    parser.add_argument("--weights", "--model_path", type=Path, help=text)
+
+
+def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
+    """Add where an export goes and which files it has: `--save_dir`, `--format`."""
+    parser.add_argument("--save_dir", type=Path, help="folder to make")
+    known = f"which files, of {', '.join(FORMATS)} (default: {','.join(default)})"
+    parser.add_argument(
+        "--format",
+        type=lambda text: text.split(","),
+        default=list(default),
+        metavar="A,B",
+        help=known,
+    )
+
+
+def add_backend_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime of an exported model, `--backend`."""
+    known = f"runtime: {', '.join(BACKENDS)} (default: the first that can read the model)"
+    parser.add_argument("--backend", metavar="NAME", help=known)
+
+
+def add_target_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the runtime that an ONNX file in int8 is laid out for, `--target`."""
+    known = f"{', '.join(ONNX_TARGETS)} (default: {DEFAULT_TARGET})"
+    text = f"runtime the ONNX file is laid out for: {known}"
+    parser.add_argument("--target", default=DEFAULT_TARGET, help=text)
+
+
+def add_control_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what sends quantized layers back to float: `--max_drop POINTS`, `--speed_control`."""
+    parser.add_argument(
+        "--max_drop",
+        type=points,
+        metavar="POINTS",
+        help="leave the worst layers in float until the metric loses at most so many hundredths",
+    )
+    parser.add_argument(
+        "--speed_control",
+        action="store_true",
+        help="leave layers in float that int8 makes no faster in the target, measured here",
+    )
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """Read `1,3,224,224`, as the type of an argument."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        wanted = "whole numbers with commas between"
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}") from error
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1 on, as the type of an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """Read a number above 0, up to 1, as the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got {text!r}")
+    return value
+
+
+def points(text: str) -> float:
+    """Read a number from 0 on, as the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"expected points from 0 to 100, got {text!r}")
+    return value
+
+
+def part(text: str) -> float:
+    """Read a number between 0 and 1, as the type of an argument."""
+    value = share(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text!r}")
+    return value
