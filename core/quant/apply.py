@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import ConfigError, DataError
-from core.network.modes import evaluation_mode
+from core.quant.calibration import run_through
 from core.quant.grid_plan import GridPlan
 from core.quant.layers import QuantizedLayer, quantize, quantized_layers, restore_float
 from core.quant.observers import build_observer
@@ -110,14 +109,8 @@ def _calibrate(
     quantizers = rounded_by(model)
     for quantizer, sites in quantizers:
         quantizer.observer = build_observer(kind, layer_of(sites[0]))
-    empty = True
     try:
-        with evaluation_mode(model), paddle.no_grad():
-            for inputs in batches:
-                model(*inputs)
-                empty = False
-        if empty:
-            raise DataError("calibration: no data")
+        run_through(model, batches)
         for quantizer, sites in quantizers:
             seen, quantizer.observer = quantizer.observer, None
             assert seen is not None

@@ -19,18 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import paddle
 from paddle import Tensor, nn
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.errors import DataError
 from core.graph.layer_patterns import LayerPattern, is_nchw
 from core.graph.linear_layers import LAYER_SLOTS
 from core.graph.operators import attribute, names_of, only
 from core.graph.program import Graph
 from core.graph.trace import trace
-from core.network.modes import evaluation_mode
+from core.quant.calibration import run_through
 from core.quant.equalize import (
     HOMOGENEOUS,
     divide_output,
@@ -125,17 +123,11 @@ def channel_reach(model: Layer, batches: Iterable[Sequence[Tensor]]) -> dict[str
     for path, layer in model.named_sublayers():
         if isinstance(layer, (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)):
             listen(f"{path}.weight", isinstance(layer, nn.Linear))
-    empty = True
     try:
-        with evaluation_mode(model), paddle.no_grad():
-            for inputs in batches:
-                model(*inputs)
-                empty = False
+        run_through(model, batches)
     finally:
         for handle in handles:
             handle.remove()
-    if empty:
-        raise DataError("calibration: no data")
     return {path: Reach(*(found / rows[path])) for path, found in sums.items()}
 
 

@@ -123,31 +123,10 @@ def correct_biases(
     if not batches:
         raise DataError(_NO_BATCHES)
     shifts: dict[str, np.ndarray] = {}
-    handles = []
-
-    def listen(path: str) -> None:
-        keywords: dict[str, Any] = {}
-
-        def note(_layer: Layer, _inputs: object, given: dict[str, Any]) -> None:
-            keywords.update(given)
-
-        def correct(layer: Layer, inputs: Sequence[Any], output: Tensor) -> Tensor | None:
-            if path in shifts:
-                return None
-            total, count = _sum_by_channel(layer, output)
-            shifts[path] = wanted[path] - _finite(path, total / count)
-            value = layer.bias.numpy()
-            layer.bias.set_value((value + shifts[path].reshape(value.shape)).astype(value.dtype))
-            corrected: Tensor = layer(*inputs, **keywords)
-            return corrected
-
-        layer = get(model, path)
-        handles.append(layer.register_forward_pre_hook(note, with_kwargs=True))
-        handles.append(layer.register_forward_post_hook(correct))
-
+    handles: list[Any] = []
     try:
-        for path in wanted:
-            listen(path)
+        for path, mean in wanted.items():
+            handles += _correct_once(get(model, path), path, mean, shifts)
         with evaluation_mode(model), paddle.no_grad():
             model(*(paddle.concat(list(column)) for column in zip(*batches)))
     finally:
@@ -157,6 +136,38 @@ def correct_biases(
         if path not in shifts:
             raise DataError(f"{path}: does not run in the quantized model, but does in float")
     return shifts
+
+
+def _correct_once(
+    layer: Layer, path: str, wanted: np.ndarray, shifts: dict[str, np.ndarray]
+) -> list[Any]:
+    """Let the first run of a layer correct its bias and answer with it; return the hooks.
+
+    Args:
+        layer: Layer with a bias.
+        path: Path of the layer.
+        wanted: Mean output per channel, [C].
+        shifts: Receives what was added to the bias [C], by path.
+    """
+    keywords: dict[str, Any] = {}
+
+    def note(_layer: Layer, _inputs: object, given: dict[str, Any]) -> None:
+        keywords.update(given)
+
+    def correct(layer: Layer, inputs: Sequence[Any], output: Tensor) -> Tensor | None:
+        if path in shifts:
+            return None
+        total, count = _sum_by_channel(layer, output)
+        shifts[path] = wanted - _finite(path, total / count)
+        value = layer.bias.numpy()
+        layer.bias.set_value((value + shifts[path].reshape(value.shape)).astype(value.dtype))
+        corrected: Tensor = layer(*inputs, **keywords)
+        return corrected
+
+    return [
+        layer.register_forward_pre_hook(note, with_kwargs=True),
+        layer.register_forward_post_hook(correct),
+    ]
 
 
 def _sum_by_channel(layer: Layer, output: Tensor) -> tuple[np.ndarray, int]:

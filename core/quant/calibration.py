@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import Tensor
+from paddle.nn import Layer
 from tqdm import tqdm
 
 from core.errors import DataError
+from core.network.modes import evaluation_mode
 from core.runtimes.predict_images import list_images
 from core.task import Arrays, Dataset, Sample, Task
 from core.training.images import read_image, stack
@@ -158,3 +160,18 @@ class ImageFiles:
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         return stack(samples)
+
+
+def run_through(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:
+    """Run calibration batches [N, C, H, W] through a model in evaluation mode, for its hooks.
+
+    Raises:
+        DataError: There are no batches.
+    """
+    empty = True
+    with evaluation_mode(model), paddle.no_grad():
+        for inputs in batches:
+            model(*inputs)
+            empty = False
+    if empty:
+        raise DataError("calibration: no data")

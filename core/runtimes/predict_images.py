@@ -97,17 +97,12 @@ def predict_files(
     outputs = _Outputs(save_dir, names)
     pictures = dict(zip(images, outputs.name_pictures(names)))
     results: dict[str, Any] = {}
-    skipped = []
+    skipped: list[str] = []
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         for file in steps(images):
-            try:
-                image = read_image(str(file))
-            except DataError as error:
-                if image_path.is_file():
-                    raise
-                _log.warning("left out: %s", error)
-                skipped.append(str(error))
+            image = _read(file, skipped if image_path.is_dir() else None)
+            if image is None:
                 continue
             prediction = predict_image(task, predictor, image)
             picture = pictures[file]
@@ -121,6 +116,22 @@ def predict_files(
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error
     return skipped
+
+
+def _read(file: Path, skipped: list[str] | None) -> np.ndarray | None:
+    """Read an image [H, W, 3]; None, and a line in `skipped`, if it is broken.
+
+    Raises:
+        DataError: It is broken, and there is no list of those.
+    """
+    try:
+        return read_image(str(file))
+    except DataError as error:
+        if skipped is None:
+            raise
+        _log.warning("left out: %s", error)
+        skipped.append(str(error))
+        return None
 
 
 def _check_apart(
