@@ -33,7 +33,8 @@ ABSMAX = 2.5
 NO_LIMITS = MappingProxyType({})
 
 
-def randomize(model):
+def randomize(model, biases=1.0):
+    """Draw weights of about 1 / fan-in, and biases and means of such a size."""
     rng = np.random.default_rng(0)
     for tensor in [*model.parameters(), *model.buffers()]:
         values = rng.normal(size=tensor.shape)
@@ -41,6 +42,8 @@ def randomize(model):
             values /= np.prod(tensor.shape[1:]) ** 0.5
         elif tensor.min() >= 0 and tensor.max() > 0:  # scales and variances
             values = 0.5 + np.abs(values)
+        else:
+            values *= biases
         tensor.set_value(values.astype("float32"))
     model.eval()
     return model

@@ -7,7 +7,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 import pytest
 import yaml
@@ -23,6 +22,7 @@ from core.training.evaluation import evaluate_model
 from core.training.hooks import Checkpoints, Hook
 from core.training.recipe import read_recipe
 from core.training.run import read_run
+from tests.toy_runs import plain
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 
@@ -47,14 +47,6 @@ class Watch(Hook):
     def after_epoch(self, engine: Engine) -> None:
         self.metrics.append(dict(engine.metrics))
         engine.stop = engine.epoch == self.stop
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def states(save_dir: Path) -> list[Any]:

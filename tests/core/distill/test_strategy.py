@@ -7,43 +7,23 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from core.distill.strategy import WeightScheduleConfig
 from core.distill.teacher import read_teachers
 from core.errors import ConfigError
 from core.network.weights import load_arrays
-from core.settings.config import merge
 from core.training import checkpoint
 from core.training.engine import Engine
-from core.training.hooks import Checkpoints, Hook
-from core.training.recipe import read_recipe
-from core.training.run import read_run
-from tests.networks.students import RECIPES, WIDE, Watch, bytes_of, make_engine
-
-
-@pytest.fixture
-def teacher(toy_settings: Any, tmp_path: Path) -> str:
-    """A wider network, trained for two epochs; its checkpoint folder."""
-    settings = merge(toy_settings(epochs=2), WIDE)
-    run = read_run(settings)
-    Engine(run, read_recipe({}, 2, False), tmp_path / "teacher", [Checkpoints()]).train()
-    return str(tmp_path / "teacher" / "latest")
+from core.training.hooks import Hook
+from tests.networks.students import RECIPES, Watch, bytes_of, make_engine
+from tests.toy_runs import plain
 
 
 def states(save_dir: Path) -> tuple[Any, ...]:
     latest = save_dir / "latest"
     files = [load_arrays(latest / name) for name in ("model.safetensors", "training.safetensors")]
     return (*map(plain, files), json.loads((latest / "model.json").read_text()))
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def test_its_metric_is_logged_before_the_first_epoch(

@@ -6,26 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-import pytest
 
 from core.distill.strategy import Distill
 from core.distill.taps import in_full_precision
 from core.distill.teacher import read_teachers
-from core.settings.config import merge
 from core.training.engine import Engine
-from core.training.hooks import Checkpoints, Hook
-from core.training.recipe import read_recipe
-from core.training.run import read_run
-from tests.networks.students import NARROW, RECIPES, ROUND, WIDE, Watch, make_engine
-
-
-@pytest.fixture
-def teacher(toy_settings: Any, tmp_path: Path) -> str:
-    """A wider network, trained for two epochs; its checkpoint folder."""
-    settings = merge(toy_settings(epochs=2), WIDE)
-    run = read_run(settings)
-    Engine(run, read_recipe({}, 2, False), tmp_path / "teacher", [Checkpoints()]).train()
-    return str(tmp_path / "teacher" / "latest")
+from core.training.hooks import Hook
+from tests.networks.students import NARROW, RECIPES, ROUND, Watch, make_engine
 
 
 def test_taps_and_adapters_follow_the_edits(

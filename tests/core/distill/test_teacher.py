@@ -16,19 +16,9 @@ from core.network.weights import load_arrays
 from core.settings.config import merge
 from core.training import checkpoint
 from core.training.engine import Engine
-from core.training.hooks import Checkpoints, Hook
-from core.training.recipe import read_recipe
+from core.training.hooks import Hook
 from core.training.run import read_run
 from tests.networks.students import WIDE, Watch, bytes_of, classifier, make_engine, train_alone
-
-
-@pytest.fixture
-def teacher(toy_settings: Any, tmp_path: Path) -> str:
-    """A wider network, trained for two epochs; its checkpoint folder."""
-    settings = merge(toy_settings(epochs=2), WIDE)
-    run = read_run(settings)
-    Engine(run, read_recipe({}, 2, False), tmp_path / "teacher", [Checkpoints()]).train()
-    return str(tmp_path / "teacher" / "latest")
 
 
 def test_a_teacher_stays_as_it_was_to_the_byte(

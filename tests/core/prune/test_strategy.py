@@ -20,9 +20,9 @@ from core.prune.strategy import Prune
 from core.settings.config import merge, read
 from core.training import checkpoint
 from core.training.engine import Engine
-from core.training.hooks import Checkpoints, Hook
-from core.training.recipe import read_recipe
+from core.training.hooks import Hook
 from core.training.run import read_run
+from tests.toy_runs import StopAfter, plain, train
 
 SETTINGS: dict[str, Any] = {
     "task": {"name": "outside.toy"},
@@ -39,47 +39,17 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return merge(SETTINGS, {"data": {"root": str(tmp_path / "data")}})
 
 
-def run(
-    settings: dict[str, Any],
-    save_dir: Path,
-    *strategies: Any,
-    hooks: Any = (),
-    resume: bool = False,
-) -> Engine:
-    described = read_run(settings)
-    recipe = read_recipe({"strategies": list(strategies)}, described.train.epochs, False)
-    save_dir.mkdir(exist_ok=True)
-    engine = Engine(described, recipe, save_dir, [Checkpoints(), *hooks])
-    engine.train(resume=resume)
-    return engine
-
-
 def prune(**options: Any) -> dict[str, Any]:
     given = {} if set(options) & set(TARGETS) else {"target_ratio": 0.5}
     return {"kind": "prune", "start_epoch": 1, "calibration_samples": 8, **given, **options}
 
 
-class StopAfter(Hook):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def after_epoch(self, engine: Engine) -> None:
-        engine.stop = engine.epoch >= self.epochs
-
-
 def arrays(folder: Path, name: str) -> Any:
-    def flat(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: flat(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [flat(item) for item in value]
-        return value.tolist() if isinstance(value, np.ndarray) else value
-
-    return flat(load_arrays(folder / "latest" / name))
+    return plain(load_arrays(folder / "latest" / name))
 
 
 def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) -> None:
-    engine = run(settings, tmp_path / "run", prune())
+    engine = train(settings, tmp_path / "run", prune())
     assert engine.model.conv.weight.shape[0] == 8
     assert engine.model.norm._num_features == 8
     task, again = checkpoint.restore(tmp_path / "run" / "latest")
@@ -89,7 +59,7 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
     exported = export(task, again, tmp_path / "exported", formats=("paddle", "onnx"))
     assert exported.description.report is not None
     assert exported.description.report.parameters == 8 * 27 + 2 * 8 + 8 + 1
-    plain = run(settings, tmp_path / "plain")
+    plain = train(settings, tmp_path / "plain")
     assert plain.model.conv.weight.shape[0] == 16
     sizes = [
         (tmp_path / name / "latest" / file).stat().st_size
@@ -113,11 +83,11 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
     ids=["one", "steps", "taylor+listen", "random search in steps", "twice", "then a grid"],
 )
 def test_resume_is_exact(settings: Any, tmp_path: Path, strategies: Any) -> None:
-    straight = run(settings, tmp_path / "straight", *strategies)
+    straight = train(settings, tmp_path / "straight", *strategies)
     for epochs in (1, 2, 3):
         folder = tmp_path / f"until {epochs}"
-        run(settings, folder, *strategies, hooks=[StopAfter(epochs)])
-        resumed = run(settings, folder, *strategies, resume=True)
+        train(settings, folder, *strategies, hooks=[StopAfter(epochs)])
+        resumed = train(settings, folder, *strategies, resume=True)
         assert straight.windows.edits() == resumed.windows.edits()
         for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
             assert arrays(tmp_path / "straight", name) == arrays(folder, name)
@@ -131,7 +101,7 @@ def test_steps_together_reach_the_target(settings: Any, tmp_path: Path) -> None:
             widths.append(engine.model.conv.weight.shape[0])
 
     wide = merge(settings, {"model": {"width": 64}})
-    run(
+    train(
         wide,
         tmp_path / "run",
         prune(target_ratio=0.75, num_steps=2, every_epochs=2),
@@ -145,23 +115,23 @@ def test_a_later_step_makes_up_for_what_an_earlier_one_missed(
 ) -> None:
     caplog.set_level(logging.INFO)
     recipe = prune(target_ratio=0.5, num_steps=2, round_to=8)  # 16 -> 8 or nothing
-    engine = run(settings, tmp_path / "run", recipe)
+    engine = train(settings, tmp_path / "run", recipe)
     assert engine.model.conv.weight.shape[0] == 8
     assert "prune step 2 of 2: target_ratio asked to remove 50.0 %, removed 50.0 %" in caplog.text
 
 
 def test_resume_refuses_another_recipe(settings: Any, tmp_path: Path) -> None:
-    run(settings, tmp_path / "run", prune(num_steps=3), hooks=[StopAfter(2)])
+    train(settings, tmp_path / "run", prune(num_steps=3), hooks=[StopAfter(2)])
     with pytest.raises(
         ConfigError, match=r"strategies\.0\.target_ratio: the run to resume has 0\.5"
     ):
-        run(settings, tmp_path / "run", prune(num_steps=3, target_ratio=0.7), resume=True)
+        train(settings, tmp_path / "run", prune(num_steps=3, target_ratio=0.7), resume=True)
 
 
 def test_a_pruned_checkpoint_is_pruned_again(settings: Any, tmp_path: Path) -> None:
-    run(settings, tmp_path / "first", prune())
+    train(settings, tmp_path / "first", prune())
     start = {"model": {"pretrained": str(tmp_path / "first" / "latest")}}
-    engine = run(merge(settings, start), tmp_path / "second", prune(start_epoch=0))
+    engine = train(merge(settings, start), tmp_path / "second", prune(start_epoch=0))
     assert engine.model.conv.weight.shape[0] == 4
     edits = json.loads((tmp_path / "second" / "latest" / "model.json").read_text())["edits"]
     assert [kind for kind, _ in edits] == ["prune", "prune"]
@@ -172,18 +142,18 @@ def test_a_pruned_checkpoint_is_pruned_again(settings: Any, tmp_path: Path) -> N
 def test_channels_of_layers_that_start_anew_are_warned_about(
     settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(settings, tmp_path / "plain")
+    train(settings, tmp_path / "plain")
     weights = {"pretrained": str(tmp_path / "plain" / "latest"), "reinit": ["conv.*"]}
     start = merge(settings, {"model": weights, "train": {"epochs": 1}})
-    run(start, tmp_path / "run", prune(start_epoch=0))
+    train(start, tmp_path / "run", prune(start_epoch=0))
     assert "model.reinit starts conv.* anew" in caplog.text
 
 
 def test_the_choice_is_the_smallest_filters(settings: Any, tmp_path: Path) -> None:
-    run(settings, tmp_path / "plain")
+    train(settings, tmp_path / "plain")
     weights = tmp_path / "plain" / "latest"
     start = merge(settings, {"model": {"pretrained": str(weights)}, "train": {"epochs": 1}})
-    run(start, tmp_path / "run", prune(start_epoch=0, calibration_samples=0))
+    train(start, tmp_path / "run", prune(start_epoch=0, calibration_samples=0))
     edits = json.loads((tmp_path / "run" / "latest" / "model.json").read_text())["edits"]
     cut = edits[0][1]["cuts"][0]
     kept = cut["positions"][cut["weights"]["conv.weight"]["0"]]
@@ -193,20 +163,20 @@ def test_the_choice_is_the_smallest_filters(settings: Any, tmp_path: Path) -> No
 
 def test_other_targets(settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    engine = run(settings, tmp_path / "a", prune(target_parameters_ratio=0.5))
+    engine = train(settings, tmp_path / "a", prune(target_parameters_ratio=0.5))
     before, after = (sum(27 * w + 2 * w + w + 1 for w in [width]) for width in (16, 8))
     assert engine.model.conv.weight.shape[0] == 8
     assert f"{1 - after / before:.1%}".replace("%", " %") in caplog.text
-    engine = run(settings, tmp_path / "b", prune(pruned_ratio=0.25, round_to=4))
+    engine = train(settings, tmp_path / "b", prune(pruned_ratio=0.25, round_to=4))
     assert engine.model.conv.weight.shape[0] == 12
-    engine = run(settings, tmp_path / "c", prune(pruned_ratio={"conv*": 0.75}))
+    engine = train(settings, tmp_path / "c", prune(pruned_ratio={"conv*": 0.75}))
     assert engine.model.conv.weight.shape[0] == 4
 
 
 def test_a_target_out_of_reach_is_told(
     settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(settings, tmp_path / "run", prune(target_ratio=0.9, max_ratio=0.25))
+    train(settings, tmp_path / "run", prune(target_ratio=0.9, max_ratio=0.25))
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any("asked to remove 90.0 %, removed 25.0 %" in message for message in warnings)
 
@@ -214,7 +184,7 @@ def test_a_target_out_of_reach_is_told(
 def test_a_run_that_cuts_nothing_says_so(
     settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run(settings, tmp_path / "run", prune(target_ratio=0.5, round_to=4096))
+    train(settings, tmp_path / "run", prune(target_ratio=0.5, round_to=4096))
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any(message.startswith("prune: nothing is cut") for message in warnings)
 
@@ -237,24 +207,24 @@ def test_latency_comes_down_to_a_target(
 
     monkeypatch.setattr(module, "measure_ms", measure_ms)
     monkeypatch.setattr(module, "LatencyTable", Flat)
-    engine = run(settings, tmp_path / "a", prune(target_latency_ratio=0.4))
+    engine = train(settings, tmp_path / "a", prune(target_latency_ratio=0.4))
     assert engine.model.conv.weight.shape[0] == 8  # 6 ms
     config = {"kind": "prune", "start_epoch": 1, "target_latency_ms": 4.0}
-    engine = run(settings, tmp_path / "b", config)
+    engine = train(settings, tmp_path / "b", config)
     assert engine.model.conv.weight.shape[0] == 4
     # 10 -> 6 ms in two steps of the same share: 10 * 0.6 ** (1 / 2) is 7.75 ms
-    engine = run(
+    engine = train(
         settings, tmp_path / "two", prune(target_latency_ratio=0.4, num_steps=2, round_to=1)
     )
     assert engine.model.conv.weight.shape[0] == 8
     with pytest.raises(ConfigError, match=r"target_latency_ms: expected less than the 10.00 ms"):
-        run(settings, tmp_path / "c", config | {"target_latency_ms": 11.0})
+        train(settings, tmp_path / "c", config | {"target_latency_ms": 11.0})
 
 
 @pytest.mark.chain
 def test_latency_is_really_measured(settings: Any, tmp_path: Path) -> None:
     wide = merge(settings, {"model": {"width": 256}, "train": {"epochs": 2}})
-    engine = run(wide, tmp_path / "run", prune(target_latency_ratio=0.5, round_to=8))
+    engine = train(wide, tmp_path / "run", prune(target_latency_ratio=0.5, round_to=8))
     assert engine.model.conv.weight.shape[0] < 256
     measured = json.loads((tmp_path / "run" / "latency.json").read_text())
     assert measured["tables"][0]["backend"] == "onnxruntime"
@@ -266,12 +236,12 @@ def test_sensitivity_is_kept_and_reused(
     caplog.set_level(logging.INFO)
     file = tmp_path / "sensitivities.json"
     recipe = prune(allocation="sensitive", delta_rate=0.25, sensitivities_file=str(file))
-    run(settings, tmp_path / "a", recipe)
+    train(settings, tmp_path / "a", recipe)
     assert "sensitivity of 1 groups, 0 of them measured before" in caplog.text
     [entry] = json.loads(file.read_text())["measurements"]
     assert entry["curves"]["conv"]["ratios"] == [0.25, 0.5, 0.75]
     assert (tmp_path / "a" / "sensitivity.png").is_file()
-    run(settings, tmp_path / "b", recipe)
+    train(settings, tmp_path / "b", recipe)
     assert "sensitivity of 1 groups, 1 of them measured before" in caplog.text
 
 
@@ -280,7 +250,7 @@ def test_search_leaves_statistics_alone_and_never_ends_worse(
 ) -> None:
     caplog.set_level(logging.INFO)
     recipe = prune(allocation="search", search_steps=3)
-    one, two = (run(settings, tmp_path / name, recipe) for name in ("a", "b"))
+    one, two = (train(settings, tmp_path / name, recipe) for name in ("a", "b"))
     assert one.model.conv.weight.shape[0] == 8
     for name, value in one.model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), two.model.state_dict()[name].numpy())
@@ -320,7 +290,7 @@ def test_settings_are_refused(options: dict[str, Any], message: str) -> None:
 
 def test_what_cannot_be_done_is_said_before_training(settings: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="would rank the channels of random weights"):
-        run(settings, tmp_path / "a", prune(start_epoch=0))
+        train(settings, tmp_path / "a", prune(start_epoch=0))
     for options, message in (
         ({"pruned_params": ["covn*"]}, "pruned_params: 'covn\\*' matches no weight"),
         ({"never_prune": ["covn"]}, "never_prune: 'covn' matches nothing .did you mean 'conv'"),
@@ -328,7 +298,7 @@ def test_what_cannot_be_done_is_said_before_training(settings: Any, tmp_path: Pa
         ({"never_prune": ["norm"]}, "never_prune: 'norm' names no layer that makes channels"),
     ):
         with pytest.raises(ConfigError, match=message):
-            run(settings, tmp_path / "a", prune(start_epoch=3, **options))
+            train(settings, tmp_path / "a", prune(start_epoch=3, **options))
         assert not (tmp_path / "a" / "latest").exists()
 
 

@@ -29,9 +29,9 @@ from core.settings.config import merge, read
 from core.task import build_task
 from core.training import checkpoint
 from core.training.engine import Engine
-from core.training.hooks import Checkpoints, Hook
-from core.training.recipe import read_recipe, suggested_epochs
-from core.training.run import read_run
+from core.training.hooks import Hook
+from core.training.recipe import suggested_epochs
+from tests.toy_runs import StopAfter, plain, train
 
 SETTINGS: dict[str, Any] = {
     "task": {"name": "outside.toy"},
@@ -62,54 +62,23 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     return merge(SETTINGS, {"data": {"root": str(tmp_path / "data")}})
 
 
-class StopAfter(Hook):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def after_epoch(self, engine: Engine) -> None:
-        engine.stop = engine.epoch >= self.epochs
-
-
-def run(
-    settings: dict[str, Any],
-    save_dir: Path,
-    *strategies: Any,
-    hooks: Any = (),
-    resume: bool = False,
-) -> Engine:
-    described = read_run(settings)
-    recipe = read_recipe({"strategies": list(strategies)}, described.train.epochs, False)
-    save_dir.mkdir(exist_ok=True)
-    engine = Engine(described, recipe, save_dir, [Checkpoints(), *hooks])
-    engine.train(resume=resume)
-    return engine
-
-
 def qat(**options: Any) -> dict[str, Any]:
     return {"kind": "qat", "start_epoch": 1, "calibration_samples": 8, **options}
-
-
-def same(one: Any, two: Any) -> bool:
-    if isinstance(one, dict):
-        return one.keys() == two.keys() and all(same(one[key], two[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(two) and all(map(same, one, two))
-    return bool(np.array_equal(one, two))
 
 
 @pytest.mark.parametrize("options", TYPES, ids=[str(list(each.values())) for each in TYPES])
 def test_it_trains_resumes_exactly_and_loads_alone(
     settings: Any, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    straight = run(settings, tmp_path / "straight", qat(**options), LISTEN)
+    straight = train(settings, tmp_path / "straight", qat(**options), LISTEN)
     for epochs in (1, 2):
         folder = tmp_path / f"until {epochs}"
-        run(settings, folder, qat(**options), LISTEN, hooks=[StopAfter(epochs)])
-        resumed = run(settings, folder, qat(**options), LISTEN, resume=True)
+        train(settings, folder, qat(**options), LISTEN, hooks=[StopAfter(epochs)])
+        resumed = train(settings, folder, qat(**options), LISTEN, resume=True)
         assert resumed.metrics == straight.metrics
         for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
             pair = [load_arrays(f / "latest" / name) for f in (folder, tmp_path / "straight")]
-            assert same(*pair)
+            assert plain(pair[0]) == plain(pair[1])
     _, again = checkpoint.restore(tmp_path / "straight" / "latest")
     assert quantized_layers(again).keys() == {"conv", "head"}
     full = options.get("quantize_outputs") == "all" or options.get("target") == "onnxruntime"
@@ -373,27 +342,27 @@ def test_wrong_settings(wrong: dict[str, Any], message: str) -> None:
 
 def test_wrong_runs(settings: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="qat: would round random weights"):
-        run(settings, tmp_path / "random", qat(start_epoch=0))
-    run(settings, tmp_path / "plain")
+        train(settings, tmp_path / "random", qat(start_epoch=0))
+    train(settings, tmp_path / "plain")
     fresh = {"pretrained": str(tmp_path / "plain" / "latest"), "reinit": ["head.*"]}
     with pytest.raises(ConfigError, match=re.escape("as model.reinit starts head.* anew; if")):
-        run(merge(settings, {"model": fresh}), tmp_path / "fresh", qat(start_epoch=0))
+        train(merge(settings, {"model": fresh}), tmp_path / "fresh", qat(start_epoch=0))
     with pytest.raises(ConfigError, match="never_quantize: 'con' matches nothing"):
-        run(settings, tmp_path / "typo", qat(never_quantize=["con"]))
+        train(settings, tmp_path / "typo", qat(never_quantize=["con"]))
     with pytest.raises(ConfigError, match="no layer is left to quantize: conv: never_quantize"):
-        run(settings, tmp_path / "none", qat(never_quantize=["conv", "head"]))
+        train(settings, tmp_path / "none", qat(never_quantize=["conv", "head"]))
     with pytest.raises(ConfigError, match="already quantized by"):
-        run(settings, tmp_path / "twice", qat(), qat(start_epoch=2))
+        train(settings, tmp_path / "twice", qat(), qat(start_epoch=2))
     cut = {"kind": "prune", "start_epoch": 2, "target_ratio": 0.3}
     with pytest.raises(ConfigError, match="cannot be removed beside or after"):
-        run(settings, tmp_path / "order", qat(), cut)
+        train(settings, tmp_path / "order", qat(), cut)
 
 
 def test_a_quantized_checkpoint_is_not_quantized_again(settings: Any, tmp_path: Path) -> None:
-    run(settings, tmp_path / "first", qat())
+    train(settings, tmp_path / "first", qat())
     again = merge(settings, {"model": {"pretrained": str(tmp_path / "first" / "latest")}})
     with pytest.raises(ConfigError, match="is quantized already"):
-        run(again, tmp_path / "second", qat(start_epoch=0))
+        train(again, tmp_path / "second", qat(start_epoch=0))
 
 
 def test_broken_calibration_leaves_the_model_as_it_was() -> None:
@@ -430,12 +399,12 @@ def test_the_rate_rises_to_what_the_task_suggests(
 
     flat = merge(settings, {"train": {"schedule": {"kind": "constant"}}})
     caplog.set_level(logging.INFO)
-    run(flat, tmp_path / "a", qat(warmup_epochs=0.5), hooks=[Watch()])
+    train(flat, tmp_path / "a", qat(warmup_epochs=0.5), hooks=[Watch()])
     assert rates[:4] == [0.02] * 4
     assert rates[4:8] == pytest.approx([0.002 / 3, 0.004 / 3, 0.002, 0.002])
     assert "qat: learning rate x 0.1 (as the task suggests), 2 steps of warm-up" in caplog.text
     rates.clear()
-    run(flat, tmp_path / "b", qat(warmup_epochs=0, learning_rate_scale=0.5), hooks=[Watch()])
+    train(flat, tmp_path / "b", qat(warmup_epochs=0, learning_rate_scale=0.5), hooks=[Watch()])
     assert rates[4:] == [0.01] * 12
 
 

@@ -30,6 +30,7 @@ from core.training.hooks import (
 )
 from core.training.recipe import read_recipe
 from core.training.run import read_run
+from tests.toy_runs import plain
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, EXPLODE = "outside.strategies:Listen", "outside.strategies:Explode"
@@ -42,19 +43,11 @@ def make_engine(settings: Any, save_dir: Path, steps: Any = (), hooks: Any = Non
     return Engine(run, recipe, save_dir, [Checkpoints()] if hooks is None else hooks)
 
 
-def arrays(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: arrays(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [arrays(item) for item in value]
-    return value.tolist() if isinstance(value, np.ndarray) else value
-
-
 def states(save_dir: Path) -> Any:
     latest = save_dir / "latest"
     return (
-        arrays(load_arrays(latest / "model.safetensors")),
-        arrays(load_arrays(latest / "training.safetensors")),
+        plain(load_arrays(latest / "model.safetensors")),
+        plain(load_arrays(latest / "training.safetensors")),
         json.loads((latest / "model.json").read_text()),
     )
 

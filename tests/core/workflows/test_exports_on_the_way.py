@@ -20,14 +20,7 @@ from core.training.hooks import Checkpoints, Hook
 from core.training.recipe import read_recipe
 from core.training.run import read_run
 from core.workflows.exports_on_the_way import ExportsOnTheWay, rounded_in_float
-
-
-class StopAfter(Hook):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def after_epoch(self, engine: Engine) -> None:
-        engine.stop = engine.epoch >= self.epochs
+from tests.toy_runs import StopAfter
 
 
 @pytest.fixture

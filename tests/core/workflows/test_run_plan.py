@@ -14,10 +14,10 @@ import yaml
 from core.errors import ConfigError
 from core.runtimes.description import read_description
 from core.settings.config import merge
-from core.training.engine import Engine
 from core.training.hooks import Checkpoints, Hook
 from core.workflows.run_plan import RunFiles, read_plan, settle
 from core.workflows.training import PreparedRun
+from tests.toy_runs import StopAfter
 
 COMPRESSOR = """
 version: 1.0
@@ -51,14 +51,6 @@ def teacher(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> str:
     plan = settle(read_plan(RunFiles(str(_write(tmp_path / "teacher.yml", settings)))))
     PreparedRun(*plan, tmp_path / "teacher").train()
     return str(tmp_path / "teacher" / "latest")
-
-
-class StopAfter(Hook):
-    def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
-
-    def after_epoch(self, engine: Engine) -> None:
-        engine.stop = engine.epoch >= self.epochs
 
 
 def _write(path: Path, content: Any) -> Path:

@@ -25,6 +25,8 @@ from core.targets.presets import PRESETS
 from core.task import Task, build_task
 from tests.networks.residual import network, quantized
 
+pytestmark = pytest.mark.int8
+
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:

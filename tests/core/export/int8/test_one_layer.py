@@ -6,7 +6,7 @@ its grids, to 1e-5 of its largest answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from core.export.int8.int8_files import check_overflow
 from core.graph.batch_norm_folding import trace_folded
 from core.quant.apply import apply_quantization
 from core.quant.grid_plan import GridPlan
+from core.quant.layers import quantized_layers
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
 from core.runtimes.formats import format_of
 from core.runtimes.predictor import load_predictor
 from core.targets.names import BACKENDS, Format
-from core.targets.presets import PRESETS
+from core.targets.presets import PRESETS, UNSIGNED_TARGETS
 from tests.networks.int8_layers import axis_of
 
 pytestmark = pytest.mark.int8
@@ -84,7 +85,9 @@ def hard(layer: nn.Layer, rng: np.random.Generator) -> None:
     layer.bias.set_value(rng.normal(size=layer.bias.shape).astype("float32"))
 
 
-def quantized(front: str, weight_type: str) -> tuple[nn.Layer, np.ndarray]:
+def quantized(
+    front: str, weight_type: str, zero_points: bool = False
+) -> tuple[nn.Layer, np.ndarray]:
     """Return the model, and images [2, C, H, W] that reach both ends of the grids of its inputs."""
     rng = np.random.default_rng(len(front))
     model = Layers(front)
@@ -92,8 +95,10 @@ def quantized(front: str, weight_type: str) -> tuple[nn.Layer, np.ndarray]:
         hard(getattr(model, kind), rng)
     model.eval()
     images = rng.normal(size=(2, CHANNELS, SIZE, SIZE)).astype("float32")
-    images[1] = np.where(images[1] < 0, -1, 1) * abs(images).max()  # all inputs at the ends
-    how = Rounding(processors="any", weight_type=weight_type)
+    # all inputs at the ends; those of a symmetric range lie between two steps around a zero point
+    images[1] = np.where(images[1] < 0, -0.7 if zero_points else -1, 1) * abs(images).max()
+    images[0] = images[0].clip(images[1].min())
+    how = Rounding(processors="any", weight_type=weight_type, zero_points=zero_points)
     choice = select_layers(model, how, ("Conv2D", "Conv2DTranspose", "Linear"), ())
     plan = GridPlan({}, frozenset(LAYERS), {})  # from zero on, where the values allow it
     apply_quantization(model, choice, how, [[paddle.to_tensor(images)]], "abs_max", plan)
@@ -103,21 +108,33 @@ def quantized(front: str, weight_type: str) -> tuple[nn.Layer, np.ndarray]:
 @pytest.mark.parametrize("front", FRONTS)
 def test_each_layer_is_exact_in_every_runtime(front: str, tmp_path: Path) -> None:
     for weight_type in ("channel_wise_abs_max", "abs_max"):
-        model, images = quantized(front, weight_type)
-        specs = [InputSpec([None, CHANNELS, SIZE, SIZE], "float32", "image")]
-        graph = trace_folded(model, specs, model)
-        whole = tmp_path / weight_type
-        whole.mkdir()
-        write_files(graph, whole, FORMATS)
-        for target in PRESETS:
-            exporter = Int8Exporter(model, model, graph, target)
-            folder = whole / target
-            folder.mkdir()
-            formats = FORMATS if target == "openvino" else ("onnx",)
-            exporter.write_some(folder, formats, whole)
-            check_overflow(folder, formats, exporter.processors)
-            for made in formats:
-                compare(exporter, folder, made, images)
+        write_and_compare(*quantized(front, weight_type), tmp_path / weight_type, PRESETS)
+
+
+@pytest.mark.parametrize("front", ["nothing", "leaky relu", "hard swish"])
+def test_so_it_is_on_grids_with_a_zero_point(front: str, tmp_path: Path) -> None:
+    model, images = quantized(front, "channel_wise_abs_max", zero_points=True)
+    assert all(each.input_quantizer.grid().zero_point for each in quantized_layers(model).values())
+    write_and_compare(model, images, tmp_path / "files", UNSIGNED_TARGETS)
+
+
+def write_and_compare(
+    model: nn.Layer, images: np.ndarray, folder: Path, targets: Iterable[str]
+) -> None:
+    """Write the files for each target, prove that no processor overflows on them, and compare."""
+    specs = [InputSpec([None, CHANNELS, SIZE, SIZE], "float32", "image")]
+    graph = trace_folded(model, specs, model)
+    folder.mkdir()
+    write_files(graph, folder, FORMATS)
+    for target in targets:
+        exporter = Int8Exporter(model, model, graph, target)
+        place = folder / target
+        place.mkdir()
+        formats = FORMATS if target == "openvino" else ("onnx",)
+        exporter.write_some(place, formats, folder)
+        check_overflow(place, formats, exporter.processors)
+        for made in formats:
+            compare(exporter, place, made, images)
 
 
 def compare(exporter: Int8Exporter, folder: Path, made: Format, images: np.ndarray) -> None:

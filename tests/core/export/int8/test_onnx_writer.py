@@ -17,9 +17,6 @@ from core.targets.presets import PRESETS
 from core.targets.processors import weight_limits
 from tests.networks.int8_layers import (
     ABSMAX,
-    Layers,
-    Net,
-    axis_of,
     build,
     calibrate,
     close,
@@ -36,16 +33,7 @@ from tests.networks.int8_layers import (
     to_onnx,
 )
 
-
-@pytest.fixture(scope="module")
-def layers(tmp_path_factory):
-    model = randomize(Layers())
-    for layer in (model.conv, model.depthwise, model.linear):
-        weight = layer.weight.numpy()
-        weight[(slice(None),) * axis_of(layer) + (2,)] = 0  # a channel of zeros
-        layer.weight.set_value(weight)
-    graph = build(model)
-    return model, graph, to_onnx(graph, tmp_path_factory.mktemp("layers"))
+pytestmark = pytest.mark.int8
 
 
 @pytest.mark.parametrize("processors", ["any", "vnni"])
@@ -65,13 +53,6 @@ def test_layers_in_onnx(layers, target, signed, per_channel, processors):
         close(run_onnxruntime(made, x), wanted)
     if processors == "any" or multiplies_int8_exactly("paddle"):
         close(run_openvino(made, x), wanted)
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory):
-    model = randomize(Net())
-    graph = build(model)
-    return calibrate(model, image()), graph, to_onnx(graph, tmp_path_factory.mktemp("net"))
 
 
 class Pyramid(nn.Layer):

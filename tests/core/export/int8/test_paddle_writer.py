@@ -26,11 +26,9 @@ from core.targets.presets import PRESETS
 from core.targets.processors import slow_without_dot_products, weight_limits
 from tests.networks.int8_layers import (
     ABSMAX,
-    Layers,
     Moves,
     Named,
     Net,
-    axis_of,
     build,
     calibrate,
     close,
@@ -51,17 +49,6 @@ from tests.networks.int8_layers import (
 )
 
 pytestmark = pytest.mark.int8
-
-
-@pytest.fixture(scope="module")
-def layers(tmp_path_factory):
-    model = randomize(Layers())
-    for layer in (model.conv, model.depthwise, model.linear):
-        weight = layer.weight.numpy()
-        weight[(slice(None),) * axis_of(layer) + (2,)] = 0  # a channel of zeros
-        layer.weight.set_value(weight)
-    graph = build(model)
-    return model, graph, to_onnx(graph, tmp_path_factory.mktemp("layers"))
 
 
 @pytest.mark.parametrize("processors", ["any", "vnni"])
@@ -197,13 +184,6 @@ def test_nets_in_all_runtimes(kind, tmp_path):
             assert distance > noise - 3, (
                 f"{name} in {runtime}: {distance:.1f} dB, noise {noise:.1f}"
             )
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory):
-    model = randomize(Net())
-    graph = build(model)
-    return calibrate(model, image()), graph, to_onnx(graph, tmp_path_factory.mktemp("net"))
 
 
 def test_paddle_computes_in_int8(tmp_path):

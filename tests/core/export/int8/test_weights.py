@@ -17,24 +17,16 @@ from core.quant.weight_grid import quantize_weight
 from core.targets.presets import PRESETS
 from tests.networks.int8_layers import (
     ABSMAX,
-    Net,
     build,
-    calibrate,
     close,
     image,
     randomize,
     rounded,
     rounded_weight,
     run_paddle,
-    to_onnx,
 )
 
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory):
-    model = randomize(Net())
-    graph = build(model)
-    return calibrate(model, image()), graph, to_onnx(graph, tmp_path_factory.mktemp("net"))
+pytestmark = pytest.mark.int8
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""Runs of the toy task under strategies, interrupted where a test wants, and what they leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.training.engine import Engine
+from core.training.hooks import Checkpoints, Hook
+from core.training.recipe import read_recipe
+from core.training.run import read_run
+
+
+class StopAfter(Hook):
+    """Stops a run after some epochs, as an interruption between two of them would."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def after_epoch(self, engine: Engine) -> None:
+        engine.stop = engine.epoch >= self.epochs
+
+
+def train(
+    settings: dict[str, Any],
+    save_dir: Path,
+    *strategies: Any,
+    hooks: Any = (),
+    resume: bool = False,
+) -> Engine:
+    """Train under strategies, with checkpoints, and return the engine."""
+    described = read_run(settings)
+    recipe = read_recipe({"strategies": list(strategies)}, described.train.epochs, False)
+    save_dir.mkdir(exist_ok=True)
+    engine = Engine(described, recipe, save_dir, [Checkpoints(), *hooks])
+    engine.train(resume=resume)
+    return engine
+
+
+def plain(value: Any) -> Any:
+    """Return a nested value with lists for arrays, which can be compared with ==."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
