@@ -84,7 +84,7 @@ def whole_model_ms(
     backend: Backend = "paddle",
     threads: int = 1,
 ) -> float:
-    """Measure an exported model quickly, with the clock that is used for layers.
+    """Measure a model whose files this process has just written, with the clock used for layers.
 
     For the latency to publish there is `core.runtimes.benchmark`, which tells what was lost to
     other programs too.
@@ -98,7 +98,7 @@ def whole_model_ms(
     Raises:
         ExportError: It cannot be loaded, or does not take these inputs.
     """
-    predictor: Predictor = load_predictor(model_dir, backend, threads)
+    predictor: Predictor = load_predictor(model_dir, backend, threads, own=True)
     run = partial(predictor.run, *inputs)
     return shortest_ms([run], clock_for(threads), least_runs=10, least_seconds=0.2)[0]
 
