@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "plugins"))
+
+
+@pytest.fixture(autouse=True)
+def _no_log_left() -> Iterator[None]:
+    """Remove the handler that a tool's frame, run here, adds: its stream closes with the test."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    for handler in root.handlers[:]:
+        if type(handler) is logging.StreamHandler and handler not in before:
+            root.removeHandler(handler)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -29,6 +30,7 @@ OnError = Literal["fail", "skip"]
 THREAD_SECONDS = 10.0  # at most, to come to rest
 PARENT_SECONDS = 0.25  # between two looks at whether it still is there
 WORKER_SECONDS = 10.0  # at most, to end when told to
+SHARED_MEMORY = Path("/dev/shm")  # of Linux; Paddle's files there are paddle_<process>_...
 _WAITS = hasattr(signal, "sigtimedwait")
 
 
@@ -318,4 +320,7 @@ def _end_with(parent: int) -> None:
         if asked is not None and asked.si_pid == parent:
             break
     paddle.base.core._cleanup_mmap_fds()
+    while left := [*SHARED_MEMORY.glob(f"paddle_{os.getpid()}_*")]:  # handed over, never fetched
+        for file in left:
+            file.unlink(missing_ok=True)
     os._exit(1)

@@ -24,12 +24,12 @@ from core.export.package import export
 from core.settings.signals import Terminated
 from core.task import build_task
 from core.training import checkpoint
+from core.training.loader import SHARED_MEMORY
 from core.training.run import read_run
 from tests.alone import run_alone
 from tests.robustness.conftest import PLUGINS, ROOT
 
 TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
-SHARED_MEMORY = Path("/dev/shm")
 ARGUMENTS = {
     "act.py": ("--config_path", "x", "--save_dir", "y"),
     "benchmark.py": ("--model_dir", "x"),

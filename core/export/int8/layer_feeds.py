@@ -26,10 +26,9 @@ from core.targets.processors import HIGHEST
 IMAGES = 2  # whose activations are fed; one more sample is drawn
 SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
 BEYOND = 1.1  # of a grid, so that its ends are met
-# What the last bits of a float may be worth, in steps of a grid: a weight as near to the middle
-# between two steps falls to either. It is moved by a share of the way to the step that the file
-# has: by more than those bits, and by less than could move a scale.
-TIE, NUDGE = 1e-3, 1e-2
+# What the last bits of a float may be worth, in steps of a grid, where a batch norm was folded in
+# other arithmetic: a weight as near to the middle between two steps falls to either.
+TIE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -124,14 +123,14 @@ class EagerLayers:
         bias is stored in int32, both are as in the file.
         """
         feed, layer = self.feeds[isolated.path], self.layers[isolated.path]
-        factor = self._factor(isolated)
-        with _with_weight(layer, self._without_ties(isolated, factor)):
-            weight = None
-            if isolated.path in self.twice:
-                weight = self._rounded_weight(isolated.path) * factor
-                weight = _rounded_again(weight, isolated.stored, layer.channel_axis) / factor
-            with _with_weight(layer, weight, bypassed=True):
-                made = self._run(isolated, feed.values, feed.rest)
+        weight, factor = None, self._factor(isolated)
+        rounded, ties = self._with_ties_of_the_file(isolated, factor)
+        if isolated.path in self.twice:
+            weight = _rounded_again(rounded, isolated.stored, layer.channel_axis) / factor
+        elif ties:
+            weight = rounded / factor
+        with _with_weight(layer, weight):
+            made = self._run(isolated, feed.values, feed.rest)
         if isolated.bias is None or isolated.bias_step is None:
             return made
         bias = self._run(isolated, np.zeros_like(feed.values[:1]), feed.rest)
@@ -170,20 +169,23 @@ class EagerLayers:
         factor[factor == 0] = 1
         return factor
 
-    def _without_ties(self, isolated: IsolatedLayer, factor: np.ndarray) -> np.ndarray | None:
-        """Return a weight whose ties fall as in the file; None if none fall otherwise."""
+    def _with_ties_of_the_file(
+        self, isolated: IsolatedLayer, factor: np.ndarray
+    ) -> tuple[np.ndarray, bool]:
+        """Return the rounded, folded weight with ties as in the file, and whether any differed."""
         weight = self.layers[isolated.path].weight.numpy()
         ours, folded = self._rounded_weight(isolated.path) * factor, weight * factor
-        theirs, step = (
-            _shaped(array, folded.shape) for array in (isolated.stored.values, isolated.stored.step)
+        steps, step = (
+            _shaped(array, folded.shape) for array in (isolated.stored.steps, isolated.stored.step)
         )
+        theirs = steps * step
+        top = np.abs(steps) == HIGHEST
+        if top.any():  # of even steps, the highest in the file may stand for one more in the model
+            largest = np.rint((np.abs(ours) / step)[top].max())
+            theirs = np.where(top, np.sign(steps) * largest * step, theirs)
         differ = np.abs(ours - theirs) > 0.5 * step
-        middle = np.abs(folded - (ours + theirs) / 2) < TIE * step
-        if not (differ & middle).any():
-            return None
-        nudged = weight + NUDGE * (theirs / factor - weight)
-        moved: np.ndarray = np.where(differ & middle, nudged, weight).astype(weight.dtype)
-        return moved
+        ties = differ & (np.abs(folded - (ours + theirs) / 2) < TIE * step)
+        return np.where(ties, theirs, ours), bool(ties.any())
 
 
 def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:
@@ -198,7 +200,7 @@ def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:
     """
     steps, step = (_shaped(array, weight.shape) for array in (stored.steps, stored.step))
     loaded = (steps / HIGHEST).astype(np.float32) * (step * HIGHEST).astype(np.float32)
-    weight = np.where(np.abs(weight - loaded) < NUDGE * step, loaded, weight)
+    weight = np.where(np.abs(weight - loaded) < TIE * step, loaded, weight)
     others = tuple(other for other in range(weight.ndim) if other != axis)
     absmax = np.abs(weight).max(axis=others, keepdims=True)
     scale = np.float32(HIGHEST) * (np.float32(1) / np.where(absmax > 0, absmax, 1))
@@ -207,17 +209,18 @@ def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _with_weight(
-    layer: QuantizedLayer, weight: np.ndarray | None, bypassed: bool = False
-) -> Iterator[None]:
-    """Give a layer another weight while the context is open, and perhaps let it round nothing."""
+def _with_weight(layer: QuantizedLayer, weight: np.ndarray | None) -> Iterator[None]:
+    """Give a layer a rounded weight while the context is open, in which it rounds nothing itself.
+
+    Its feed is on the grid already.
+    """
     if weight is None:
         yield
         return
     before = layer.weight.numpy(), layer.bypassed
     try:
-        layer.bypassed = bypassed
-        layer.weight.set_value(weight)
+        layer.bypassed = True
+        layer.weight.set_value(weight.astype(before[0].dtype))
         yield
     finally:
         layer.bypassed = before[1]
