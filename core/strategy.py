@@ -80,7 +80,12 @@ class StrategyConfig:
     `end_epoch: null` means the end of training. Inside the window, `learning_rate` takes the place
     of the run's (the schedule goes on), `learning_rate_scale` is a factor on it (null: what the
     strategy has by itself, 1 for most), and `optimizer` takes the place of the run's.
+
+    `BEFORE` holds what a key meant before it existed, where that is not its default: runs of then
+    are resumed by it.
     """
+
+    BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     start_epoch: int = 0
     end_epoch: int | None = None

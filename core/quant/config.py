@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from core.quant.choices import LayerType, ObserverKind, WeightType
 from core.quant.quantizers import Rounding
@@ -47,6 +49,8 @@ class QatConfig(StrategyConfig):
         freeze_bn_after: Epochs after which batch norms keep their statistics; null: never.
         observer_off_after: Epochs after which grids keep their ends; null: never.
     """
+
+    BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({"processors": "vnni"})
 
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     activation_quantize_type: Literal[

