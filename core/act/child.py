@@ -15,6 +15,7 @@ from typing import Any
 
 from core.errors import ExportError
 from core.settings.files import scratch
+from core.settings.home import own_module
 from core.settings.processes import search_path, tethered
 from core.task import Arrays
 
@@ -89,7 +90,7 @@ def started(fill: Fill) -> Iterator[Child]:
         # it works alone, whatever processes this one is of
         own = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
         process = subprocess.Popen(
-            tethered([sys.executable, "-m", "core.act.worker", str(theirs.fileno())]),
+            tethered([sys.executable, "-m", own_module("core.act.worker"), str(theirs.fileno())]),
             cwd=folder,
             env={**own, **extra},
             stdin=subprocess.DEVNULL,
