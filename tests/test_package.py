@@ -180,3 +180,16 @@ def test_demo_begins_in_an_empty_folder(site: Path, empty: Path) -> None:
         rest, _ = process.communicate(timeout=60)
     assert said[:2] == ["\n", "$ trislim train -c cls/demo.yml --save_dir output/demo/cls\n"]
     assert process.returncode == 128 + signal.SIGTERM, rest
+
+
+def test_image_gets_what_the_wheel_is_built_from() -> None:
+    """The image itself is built where there is Docker; here its files are looked at."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
+    copied = [word for word in copied if not word.startswith(("-", "/"))]
+    assert set(copied) == {*PARTS, *FILES, "constraints.txt"}
+    sent = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {word[1:] for word in sent if word.startswith("!")} == set(copied)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    [wanted] = re.findall(r'"paddlepaddle(==[^"]+)"', project)
+    assert f"paddlepaddle-gpu{wanted} " in "\n".join(lines)
