@@ -15,6 +15,7 @@ import paddle
 from paddle.nn import Layer
 
 from core.errors import CheckpointError, ConfigError
+from core.export.files import usual_formats
 from core.export.package import export
 from core.network.weights import assign
 from core.prune.config import PruneConfig
@@ -42,7 +43,6 @@ from core.workflows.run_plan import RunFiles, read_plan
 from core.workflows.training import prepare
 
 BATCH = 16  # pictures at a time, for statistics
-FORMATS: tuple[Format, ...] = ("paddle", "onnx")
 Picture = str | Path | np.ndarray
 Prediction = dict[str, Any]
 
@@ -156,7 +156,7 @@ class Model:
     def export(
         self,
         folder: str | Path,
-        formats: Sequence[Format] = FORMATS,
+        formats: Sequence[Format] | None = None,
         ending: str = "raw",
         input_shape: Sequence[int] | None = None,
     ) -> ExportedModel:
@@ -164,14 +164,15 @@ class Model:
 
         Args:
             folder: Folder to make; an earlier export there is replaced.
-            formats: Of paddle, onnx, lite.
+            formats: Of paddle, onnx, lite; None: paddle, and onnx where its converter is installed.
             ending: What the graph ends in.
             input_shape: [C, H, W] or [N, C, H, W] of the input, -1 where it is free.
 
         Raises:
             ExportError: Not exportable, or a runtime answers differently.
         """
-        export(self.task, self.network, folder, formats, ending, input_shape, target=self.target)
+        kinds = usual_formats() if formats is None else formats
+        export(self.task, self.network, folder, kinds, ending, input_shape, target=self.target)
         return ExportedModel(Path(folder), load_predictor(folder, own=True), self.task)
 
     def _copy(self) -> Model:

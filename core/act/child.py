@@ -17,6 +17,7 @@ from core.errors import ExportError
 from core.settings.files import scratch
 from core.settings.home import own_module
 from core.settings.processes import search_path, tethered
+from core.settings.versions import require
 from core.task import Arrays
 
 LOG, FLOAT = "log.txt", "float"  # files in the worker's folder; the second with two endings
@@ -80,6 +81,7 @@ def started(fill: Fill) -> Iterator[Child]:
     Args:
         fill: Puts the files into the folder that the worker begins with.
     """
+    require("paddleslim", "compression without a model's code")
     with scratch() as folder, contextlib.ExitStack() as stack:
         fill(folder)
         ours, theirs = Pipe()

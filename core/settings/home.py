@@ -13,9 +13,10 @@ PACKAGE = "trislim"
 OWN = ("core", "tasks")  # packages whose modules may be named
 _FOLDER = Path(__file__).resolve().parents[2]  # that `core`, `tasks`, `tools` and `configs` lie in
 _PREFIX = __name__.rpartition("core.")[0]  # empty in a checkout
+INSTALLED = bool(_PREFIX)
 CONFIGS = _FOLDER / "configs"
 # what Python's path must have so that the modules are found
-IMPORTED_FROM = _FOLDER.parent if _PREFIX else _FOLDER
+IMPORTED_FROM = _FOLDER.parent if INSTALLED else _FOLDER
 
 
 def own_module(name: str) -> str:
