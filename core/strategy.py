@@ -17,6 +17,7 @@ from paddle.nn import Layer
 
 from core.errors import ConfigError
 from core.settings.config import suggest
+from core.settings.home import own_module
 from core.settings.optimizer_config import OptimizerConfig
 from core.settings.ranges import check_range
 from core.settings.yaml_loader import shown
@@ -228,7 +229,7 @@ def strategy_class(kind: str, path: str) -> type[Strategy]:
             f"{path}.kind: no strategy {shown(kind)}{suggest(kind[:80], list(KINDS))}"
         )
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(own_module(module)), name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise ConfigError(f"{path}.kind: no strategy {shown(kind)}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Strategy)):
@@ -252,7 +253,7 @@ def recorded_strategy(kind: str, where: str) -> type[Strategy]:
     module, colon, name = kind.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module.split("."), name)):
         raise ConfigError(f"{where}: no strategy {kind[:80]!r}{suggest(kind, list(KINDS))}")
-    found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+    found = getattr(sys.modules.get(own_module(module)), "__dict__", {}).get(name)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise outside(where, f"the strategy {kind!r}", kind)
     return found

@@ -22,6 +22,7 @@ from paddle.static import InputSpec
 
 from core.errors import ConfigError
 from core.settings.config import merge, read, suggest
+from core.settings.home import own_module
 
 # calibration: the training images, prepared as those of val, for quantization to look at
 Split = Literal["train", "val", "calibration"]
@@ -181,7 +182,7 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     """
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"task.name: expected a name or a dotted path, got {name!r}")
-    module = name if "." in name else f"tasks.{name}"
+    module = own_module(name if "." in name else f"tasks.{name}")
     try:
         package = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -211,7 +212,8 @@ def build_recorded_task(
             setting is wrong.
     """
     if name not in _own_tasks():
-        loaded = getattr(sys.modules.get(name), "__dict__", {}) if "." in name else {}
+        module = sys.modules.get(own_module(name)) if "." in name else None
+        loaded = getattr(module, "__dict__", {})
         if not isinstance(loaded.get("Task"), type) or not is_dataclass(loaded.get("Config")):
             if "." in name and all(part.isidentifier() for part in name.split(".")):
                 raise outside(where, f"the task {name!r}", name)
@@ -241,5 +243,5 @@ def _reading_only(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_tasks() -> list[str]:
-    tasks = importlib.import_module("tasks")
+    tasks = importlib.import_module(own_module("tasks"))
     return [entry.name for entry in pkgutil.iter_modules(tasks.__path__) if entry.ispkg]

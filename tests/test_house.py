@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from core.strategy import KINDS
+
 CORE = Path(__file__).resolve().parents[1] / "core"
 MOST_LOOSE = 6
 TASKS = CORE.parent / "tasks"
@@ -174,6 +176,30 @@ def test_every_process_that_is_started_ends_with_the_one_that_starts_it() -> Non
                 started.append((path, tethered))
     assert len(started) >= 4
     assert [path for path, tethered in started if not tethered] == []
+
+
+def test_modules_are_named_in_texts_only_where_their_installed_name_is_looked_up() -> None:
+    name = re.compile(r"(core|tasks|tools)(\.[a-z_]\w*)+(:\w+)?")
+    looked_up = ("run_module", "own_module")
+    found = []
+    for path, source in modules("core", "tasks", "tools", "trislim"):
+        tree = ast.parse(source)
+        asked = {
+            id(argument)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in looked_up
+            for argument in node.args[:1]
+        }
+        found += [
+            f"{path}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and name.fullmatch(node.value)
+            and id(node) not in asked
+        ]
+    kinds = [f"core/strategy.py: {target}" for target in KINDS.values()]  # looked up there
+    assert found == kinds
 
 
 def test_every_tool_ends_as_all_do() -> None:

@@ -18,55 +18,56 @@ from core.settings.processes import run_beside
 TASKS = ("cls", "seg", "keypoint")
 PICTURES = {"cls": "val", "seg": "images/val", "keypoint": "images/val"}
 KINDS = ("exported", "int8")  # ends of the folders of exported files
-BACKEND = "openvino"  # in which the last table compares them
+TOOLS = Path(__file__).resolve().parent
+FILES = {"export": "export_model"}  # the others are named after their commands
 
 
 def call(tool: str, *arguments: str) -> None:
     """Show and run a tool, as a user would type it."""
-    print(f"\n$ python tools/{tool} {shlex.join(arguments)}", flush=True)
-    status = run_beside([sys.executable, f"tools/{tool}", *arguments])
+    print(f"\n$ trislim {tool} {shlex.join(arguments)}", flush=True)
+    file = FILES.get(tool, tool.replace("-", "_"))
+    status = run_beside([sys.executable, str(TOOLS / f"{file}.py"), *arguments])
     if status:
-        raise UserError(f"tools/{tool}: ended with status {status}, see above")
+        raise UserError(f"trislim {tool}: ended with status {status}, see above")
 
 
-def run_task(name: str, out: Path) -> float:
+def run_task(name: str, out: Path, formats: str, backend: str) -> float:
     """Take one task through every tool, in float and in int8; return the seconds of training."""
     from core.runtimes.predict_images import montage
 
-    config, run, pictures = f"configs/{name}/demo.yml", out / name, f"demo_data/{name}"
+    config, run, pictures = f"{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()
-    call("train.py", "-c", config, "--save_dir", str(run))
+    call("train", "-c", config, "--save_dir", str(run))
     seconds = time.monotonic() - begin
     best, exported = str(run / "best_model"), str(out / f"{name}_exported")
-    call("eval.py", "--weights", best)
-    call("export_model.py", "--weights", best, "--save_dir", exported, "--format", "paddle,onnx")
+    call("eval", "--weights", best)
+    call("export", "--weights", best, "--save_dir", exported, "--format", formats)
     begin = time.monotonic()
-    call("train.py", "-c", config, "--slim", "qat", "-o", f"model.pretrained={best}",
+    call("train", "-c", config, "--slim", "qat", "-o", f"model.pretrained={best}",
          "--save_dir", str(out / f"{name}_qat"))  # fmt: skip
     seconds += time.monotonic() - begin
-    call("qat_export.py", "--weights", str(out / f"{name}_qat" / "best_model"),
-         "--save_dir", str(out / f"{name}_int8"), "--no_metric")  # fmt: skip
+    call("qat-export", "--weights", str(out / f"{name}_qat" / "best_model"),
+         "--save_dir", str(out / f"{name}_int8"), "--format", formats, "--no_metric")  # fmt: skip
     for kind in KINDS:
-        call("eval.py", "--model_dir", str(out / f"{name}_{kind}"), "--backend", BACKEND,
+        call("eval", "--model_dir", str(out / f"{name}_{kind}"), "--backend", backend,
              "--save", str(out / f"{name}_{kind}.json"))  # fmt: skip
-    call("predict.py", "--model_dir", str(out / f"{name}_int8"), "--backend", BACKEND,
+    call("predict", "--model_dir", str(out / f"{name}_int8"), "--backend", backend,
          "--image_path", f"{pictures}/{PICTURES[name]}",
          "--save_dir", str(out / f"{name}_predicted"))  # fmt: skip
     montage(out / f"{name}_predicted", out / f"{name}.png")
     return seconds
 
 
-def row_of(name: str, out: Path, seconds: float) -> list[str]:
+def row_of(name: str, out: Path, seconds: float, backend: str) -> list[str]:
     """Time the files of a task together and return its line in the last table."""
     folders, saved = [out / f"{name}_{kind}" for kind in KINDS], out / f"{name}_benchmark.json"
-    call("benchmark.py", "--model_dir", *map(str, folders), "--save", str(saved))
+    call("benchmark", "--model_dir", *map(str, folders), "--save", str(saved))
     rows = json.loads(saved.read_text(encoding="utf-8"))["rows"]
-    latency = [row["mean_ms"] for row in rows if row["backend"] == BACKEND]
+    rows = [row for row in rows if row["backend"] == backend]
     metrics = [json.loads((out / f"{name}_{kind}.json").read_text()) for kind in KINDS]
-    sizes = [(folder / "model.onnx").stat().st_size / 1e6 for folder in folders]
     key = next(iter(metrics[0]))
     figures = [f"{measured[key]:.4f}" for measured in metrics]
-    figures += [f"{value:.2f}" for value in (*sizes, *latency)]
+    figures += [f"{row[value]:.2f}" for value in ("size_mb", "mean_ms") for row in rows]
     return [name, key, *figures, f"{seconds:.0f}"]
 
 
@@ -77,9 +78,13 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    seconds = {name: run_task(name, out) for name in TASKS}
-    rows = [row_of(name, out, seconds[name]) for name in TASKS]
-    table = Table(title=f"float and int8 files in {BACKEND}, one thread")
+    from core.export.files import usual_formats
+
+    formats = usual_formats()
+    backend = "openvino" if "onnx" in formats else "paddle"  # in which the last table compares
+    seconds = {name: run_task(name, out, ",".join(formats), backend) for name in TASKS}
+    rows = [row_of(name, out, seconds[name], backend) for name in TASKS]
+    table = Table(title=f"float and int8 files in {backend}, one thread")
     pairs = ("metric", "MB", "ms")
     for column in ("task", "", *(f"{kind} {what}" for what in pairs for kind in ("float", "int8"))):
         table.add_column(column)

@@ -15,7 +15,9 @@ from typing import Any
 
 from core.errors import ExportError
 from core.settings.files import scratch
+from core.settings.home import own_module
 from core.settings.processes import search_path, tethered
+from core.settings.versions import require
 from core.task import Arrays
 
 LOG, FLOAT = "log.txt", "float"  # files in the worker's folder; the second with two endings
@@ -79,6 +81,7 @@ def started(fill: Fill) -> Iterator[Child]:
     Args:
         fill: Puts the files into the folder that the worker begins with.
     """
+    require("paddleslim", "compression without a model's code")
     with scratch() as folder, contextlib.ExitStack() as stack:
         fill(folder)
         ours, theirs = Pipe()
@@ -89,7 +92,7 @@ def started(fill: Fill) -> Iterator[Child]:
         # it works alone, whatever processes this one is of
         own = {key: value for key, value in os.environ.items() if not key.startswith("PADDLE_")}
         process = subprocess.Popen(
-            tethered([sys.executable, "-m", "core.act.worker", str(theirs.fileno())]),
+            tethered([sys.executable, "-m", own_module("core.act.worker"), str(theirs.fileno())]),
             cwd=folder,
             env={**own, **extra},
             stdin=subprocess.DEVNULL,

@@ -186,9 +186,9 @@ def try_out(folder: Path, backend: Backend, file: Path) -> None:
     Raises:
         ExportError: The runtime refuses it, or its process was killed or went on for ever.
     """
-    words = ("core.runtimes.trial", str(folder.resolve()), backend)
+    where = str(folder.resolve())
     try:
-        done = run_module(*words, seconds=TRIAL_SECONDS)
+        done = run_module("core.runtimes.trial", where, backend, seconds=TRIAL_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise ExportError(
             f"{file}: {backend} cannot load it: not done after {TRIAL_SECONDS:g} s"

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from core.errors import ConfigError
+from core.settings.home import find_config, known_configs
 from core.settings.reading import read_text
 from core.settings.yaml_loader import MOST_DEPTH, parse_yaml, shown
 
@@ -56,10 +57,13 @@ def read(cls: type[T], mapping: Any, path: str = "", measured: bool = False) -> 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file and merge it over the files that its `_base_` key names (relative to it).
 
+    Args:
+        path: The user's file, or the name of one that comes with TriSlim, see `find_config`.
+
     Raises:
         ConfigError: The file is absent, is not YAML, repeats a key, or is its own ancestor.
     """
-    return _load_with_bases(Path(path), (), {})
+    return _load_with_bases(find_config(path), (), {})
 
 
 def load_one_yaml(path: Path) -> dict[str, Any]:
@@ -69,7 +73,9 @@ def load_one_yaml(path: Path) -> dict[str, Any]:
         ConfigError: The file is absent, is not YAML, or repeats a key.
     """
     if not os.path.lexists(path):
-        raise ConfigError(f"{path}: no such config file")
+        near = difflib.get_close_matches(str(path)[:80], known_configs(), n=1, cutoff=0.8)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(f"{path}: no such config file{hint}")
     try:
         content = parse_yaml(read_text(path, ConfigError, MOST_BYTES))
     except yaml.YAMLError as error:

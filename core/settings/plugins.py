@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from core.errors import ConfigError
+from core.settings.home import own_module
 
 
 def load_plugin(text: str) -> str:
@@ -21,7 +22,7 @@ def load_plugin(text: str) -> str:
     if not all(part.isidentifier() for part in parts):
         raise ConfigError(f"--plugin: expected MODULE or MODULE:NAME, got {text!r}")
     try:
-        found = importlib.import_module(module)
+        found = importlib.import_module(own_module(module))
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise

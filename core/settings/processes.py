@@ -13,9 +13,7 @@ from pathlib import Path
 import psutil
 
 from core.settings.files import scratch
-
-_TOP = Path(__file__).resolve().parents[2]  # where `core` and `tasks` are imported from
-
+from core.settings.home import IMPORTED_FROM, own_module
 
 _KILL = 9  # SIGKILL, which Windows has no name for
 # becomes another program in a process that the kernel ends with the one that started it (Linux)
@@ -96,7 +94,7 @@ def run_module(
     """
     with scratch() as nowhere:
         return subprocess.run(
-            tethered([sys.executable, "-m", module, *arguments]),
+            tethered([sys.executable, "-m", own_module(module), *arguments]),
             cwd=nowhere,
             env={**os.environ, "PYTHONPATH": search_path()},
             stdin=subprocess.DEVNULL,
@@ -111,7 +109,7 @@ def run_module(
 def search_path() -> str:
     """Return a `PYTHONPATH` that means the same in every working directory."""
     known = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
-    return os.pathsep.join(str(Path(each).resolve()) for each in (str(_TOP), *known))
+    return os.pathsep.join(str(Path(each).resolve()) for each in (str(IMPORTED_FROM), *known))
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType, MappingProxyType
 
@@ -87,7 +88,12 @@ def held_back(*numbers: int) -> Iterator[None]:
 
 
 def renew() -> None:
-    """Put Python's handlers in force again, after C++ code has changed them."""
+    """Put Python's handlers in force again, after C++ code has changed them.
+
+    Only the main thread may; from others nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     for number in WORDS:
         handler = signal.getsignal(number)
         if handler is not None:

@@ -15,6 +15,7 @@ from core.dialects.foreign import Settings, Translation
 from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides
+from core.settings.home import CONFIGS
 from core.training.recipe import (
     Recipe,
     compose_recipes,
@@ -57,7 +58,7 @@ class RunFiles:
     slim: str | None = None
     distill_config: Sequence[str] = ()
     overrides: Sequence[str] = ()
-    recipes: Path = Path("configs", "slim")
+    recipes: Path = CONFIGS / "slim"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 
 from core import cli
 from core.errors import ConfigError, DataError
+from core.settings import versions
 from core.settings.signals import Terminated
 from core.settings.versions import check_versions
 
@@ -91,6 +92,22 @@ def test_wrong_and_missing_libraries_are_named(monkeypatch) -> None:
         lambda name: "3.1.1" if name == "paddlepaddle-gpu" else version(name),
     )
     check_versions()
+
+
+def test_beside_the_package_pip_is_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "INSTALLED", True)
+    monkeypatch.setattr(versions, "installed_version", lambda name: None)
+    with pytest.raises(ConfigError, match=r"run `pip install 'paddlepaddle==3\.1\.1'`$"):
+        check_versions()
+
+
+def test_libraries_to_install_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, version in versions.BY_HAND.items():
+        versions.require(name, "model.name")
+        assert versions.installed_version(name) == version
+    monkeypatch.setattr(versions, "installed_version", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^model\.name: needs paddleclas.*--no-deps"):
+        versions.require("paddleclas", "model.name")
 
 
 def test_a_tool_ends_in_one_line_before_a_wrong_library_is_loaded(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,26 @@ from core.export.onnx.cleanup import clean_up
 from core.settings.files import scratch
 from core.settings.processes import last_words, lines_of, run_module
 
+PACKAGE = "paddle2onnx"
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
+
+
+def has_converter() -> bool:
+    """Tell whether paddle2onnx is installed; for Python 3.13 there is no build of it."""
+    return importlib.util.find_spec(PACKAGE) is not None
+
+
+def check_converter() -> None:
+    """Refuse to write ONNX without the converter.
+
+    Raises:
+        ExportError: It is not installed.
+    """
+    if not has_converter():
+        raise ExportError(
+            "format: onnx needs paddle2onnx, which is not installed and has no build for Python "
+            "3.13; all but files for ONNX Runtime and OpenVINO works without it: --format paddle"
+        )
 
 
 def convert_to_onnx(model: Path, params: Path, opset: int = OPSET) -> bytes:

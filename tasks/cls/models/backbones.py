@@ -15,6 +15,7 @@ from paddle.utils import unique_name
 
 from core.errors import ConfigError
 from core.settings.config import check_words, suggest
+from core.settings.versions import require
 from core.training.images import check_channels
 from tasks.cls.models.stages import collect_stages, resolve_layer
 
@@ -123,6 +124,7 @@ def pretrained_url(name: str) -> str:
 
 
 def _factories() -> dict[str, Callable[..., Layer]]:
+    require("paddleclas", "model.name")
     # Deferred: importing PaddleClas takes a second and half of the scientific Python stack.
     with _quiet():
         from paddleclas.ppcls.arch import backbone

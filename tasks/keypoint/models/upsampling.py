@@ -22,6 +22,7 @@ from paddle.nn import Layer, LayerList, Sequential
 
 from core.errors import ConfigError
 from core.settings.config import suggest
+from core.settings.versions import require
 from tasks.keypoint.models.conv_norm import ConvNorm, SeparableConv
 
 STRIDES = (4, 8, 16, 32)
@@ -123,6 +124,7 @@ class Decoder(Layer):
 
 
 def _factory(name: str) -> Callable[[], Layer]:
+    require("paddleclas", "model.backbone")
     # deferred: importing PaddleClas takes a second, and most keypoint networks need none of it
     from paddleclas.ppcls.arch import backbone
 

@@ -20,8 +20,9 @@ from core.act.files import FileLayout, measure_files, write
 from core.act.session import open_session, samples_of
 from core.act.source import open_source
 from core.errors import ExportError
-from core.export.files import FILES
+from core.export.files import FILES, usual_formats
 from core.export.int8 import int8_files
+from core.export.onnx import convert
 from core.export.package import export
 from core.prune.planning.latency import measure_ms
 from core.quant.apply import apply_quantization
@@ -309,3 +310,15 @@ def one(task: Task) -> list[Any]:
 
 def test_targets_of_the_command_line_are_those_of_onnx_files() -> None:
     assert set(ONNX_TARGETS) == PRESETS.keys()
+
+
+def test_without_its_converter_onnx_is_refused_and_not_usual(
+    monkeypatch: pytest.MonkeyPatch, task: Task, tmp_path: Path
+) -> None:
+    assert usual_formats() == ("paddle", "onnx")
+    monkeypatch.setattr(convert, "PACKAGE", "paddle2onnx_that_is_not_there")
+    assert usual_formats() == ("paddle",)
+    with pytest.raises(ExportError, match=r"^format: onnx needs paddle2onnx.*--format paddle$"):
+        export(task, task.build_model(), tmp_path / "made", ["paddle", "onnx"])
+    assert not (tmp_path / "made").exists()
+    export(task, task.build_model(), tmp_path / "made", ["paddle"])

@@ -1,0 +1,165 @@
+"""The interface for scripts and notebooks: three lines from a checkpoint to int8 files."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from outside import toy
+
+import trislim
+from core.errors import CheckpointError, ConfigError, DataError
+from core.settings.config import to_mapping
+from core.task import build_task
+from core.training import checkpoint
+from core.training.images import read_image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint of the toy task, with pictures for calibration and validation."""
+    paddle.seed(0)
+    data = {"root": str(tmp_path / "data")}
+    task = build_task("outside.toy", {"data": data, "synthetic": {}, "model": {"width": 8}})
+    for split in ("train", "val"):
+        task.build_dataset(split)
+    checkpoint.save(tmp_path / "float", checkpoint.describe(task), task.build_model().state_dict())
+    return tmp_path / "float"
+
+
+@pytest.fixture
+def model(weights: Path) -> trislim.Model:
+    found = trislim.load(weights)
+    assert isinstance(found, trislim.Model)
+    return found
+
+
+def picture(weights: Path) -> Path:
+    return next((weights.parent / "data").rglob("*.png"))
+
+
+def state(model: trislim.Model) -> dict[str, np.ndarray]:
+    return {name: value.numpy().copy() for name, value in model.network.state_dict().items()}
+
+
+def test_importing_it_loads_nothing() -> None:
+    code = "import sys, trislim; print(sorted({n.partition('.')[0] for n in sys.modules}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "trislim" in loaded
+    assert not {"paddle", "numpy", "core", "cv2"} & loaded
+    assert {"load", "train", "Model", "ExportedModel"} <= set(dir(trislim))
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = trislim.lod
+
+
+@pytest.mark.chain
+def test_three_lines(weights: Path, tmp_path: Path) -> None:
+    model = trislim.load(weights).quantize(images=tmp_path / "data")
+    exported = model.export(tmp_path / "int8", formats=["paddle"])
+    names = {file.name for file in (tmp_path / "int8").iterdir()}
+    assert names == {"deploy.yml", "model.pdmodel", "model.pdiparams"}
+    assert "quantization" in (tmp_path / "int8" / "deploy.yml").read_text(encoding="utf-8")
+    again = trislim.load(tmp_path / "int8", backend="paddle")
+    assert isinstance(again, trislim.ExportedModel)
+    assert again.predictor.backend == "paddle"
+    assert plain(again.predict(picture(weights))) == plain(exported.predict(picture(weights)))
+    assert (
+        plain(exported.predict(picture(weights))).keys() == model.predict(picture(weights)).keys()
+    )
+    assert again.evaluate().keys() == model.evaluate().keys()
+    rows = exported.benchmark(again, runs=2, warmup=0, memory=False)
+    assert [row.backend for row in rows] == ["paddle", "paddle"]
+    assert repr(exported).startswith(f"ExportedModel({str(tmp_path / 'int8')!r}, paddle, ")
+
+
+def test_what_is_made_leaves_the_model_alone(model: trislim.Model, tmp_path: Path) -> None:
+    before, metrics = state(model), model.evaluate()
+    quantized = model.quantize(tmp_path / "data", target="paddle", observer="abs_max")
+    pruned = model.prune(0.3)
+    assert not model.quantized
+    assert quantized.quantized
+    assert pruned.parameters < model.parameters == quantized.parameters
+    assert model.edits == ()
+    for name, value in state(model).items():
+        np.testing.assert_array_equal(value, before[name])
+    assert model.evaluate() == metrics
+    assert repr(quantized).endswith("parameters, int8)")
+    assert quantized.target == "openvino"  # for which its ONNX file, if any, is laid out
+
+
+def test_a_made_model_is_saved_and_loaded(model: trislim.Model, tmp_path: Path) -> None:
+    made = model.prune(0.3, calibration_samples=0).quantize(tmp_path / "data")
+    assert [kind for kind, _ in made.edits] == ["prune", "qat"]
+    again = trislim.load(made.save(tmp_path / "saved"))
+    assert isinstance(again, trislim.Model)
+    assert again.quantized
+    assert again.parameters == made.parameters
+    image = picture(tmp_path / "float")
+    assert plain(again.predict(image)) == plain(made.predict(image))
+
+
+def plain(prediction: dict[str, object]) -> dict[str, object]:
+    return {name: np.asarray(value).tolist() for name, value in prediction.items()}
+
+
+def test_pictures_as_files_and_as_arrays(model: trislim.Model, weights: Path) -> None:
+    file = picture(weights)
+    pixels = read_image(str(file))
+    assert plain(model.predict(file)) == plain(model.predict(str(file)))
+    assert plain(model.predict(pixels)) == plain(model.predict(file))
+    drawn = model.draw(file)
+    assert drawn.dtype == np.uint8
+    assert drawn.ndim == 3
+    with pytest.raises(DataError, match=r"gone\.png"):
+        model.predict("gone.png")
+
+
+def test_settings_and_other_data(weights: Path, tmp_path: Path) -> None:
+    other = trislim.load(weights, overrides=[f"data.root={tmp_path / 'other'}"])
+    assert to_mapping(other.task.config)["data"]["root"] == str(tmp_path / "other")
+    assert isinstance(other.task, toy.Task)
+    with pytest.raises(ConfigError, match=r"quantize_output: unknown key .*quantize_outputs"):
+        other.quantize(quantize_output="all")
+    with pytest.raises(ConfigError, match=r"target_ratio: expected"):
+        other.prune(1.5)
+    with pytest.raises(ConfigError, match=r"backend: .* is no exported model"):
+        trislim.load(weights, backend="paddle")
+
+
+def test_weights_that_do_not_describe_themselves(weights: Path, tmp_path: Path) -> None:
+    (weights / "model.json").unlink()
+    with pytest.raises(CheckpointError, match="name its config: config="):
+        trislim.load(weights)
+    config = tmp_path / "toy.yml"
+    config.write_text(
+        "task: {name: outside.toy}\nmodel: {width: 8}\n"
+        f"data: {{root: {tmp_path / 'data'}}}\n"
+        "train: {epochs: 1, batch_size: 4, learning_rate: 0.1}\n",
+        encoding="utf-8",
+    )
+    made = trislim.load(weights, config=config)
+    assert isinstance(made, trislim.Model)
+    assert made.evaluate().keys() == {"mae"}
+
+
+def test_training_from_a_script(tmp_path: Path) -> None:
+    settings = {
+        "task": {"name": "outside.toy"},
+        "model": {"width": 4},
+        "data": {"root": str(tmp_path / "data")},
+        "synthetic": {},
+        "train": {"epochs": 9, "batch_size": 4, "learning_rate": 0.1},
+    }
+    made = trislim.train(settings, save_dir=tmp_path / "run", overrides=["train.epochs=1"])
+    assert made.epoch == 1
+    assert (tmp_path / "run" / "latest").is_dir()
