@@ -225,7 +225,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
     from core.workflows.training import save_plan
 
     if arguments.dry_run:
-        told = training.rehearse()
+        told = training.rehearse(arguments.resume, arguments.overwrite)
         wide_console().print(timeline_table(told))
         print(f"{told[-1].end} epochs, {sum(each.steps for each in told)} steps")
     if arguments.save_config:
@@ -233,7 +233,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
         print(f"the run in our own words: {arguments.save_config}")
     if arguments.dry_run or arguments.save_config:
         return
-    engine = training.train(arguments.resume)
+    engine = training.train(arguments.resume, arguments.overwrite)
     if initialize()[0] == 0 and engine.best is not None:
         print(engine.best_report)
         where = f"{training.save_dir}/best_model"

@@ -18,6 +18,7 @@ from core.settings.processes import run_beside
 TASKS = ("cls", "seg", "keypoint")
 PICTURES = {"cls": "val", "seg": "images/val", "keypoint": "images/val"}
 KINDS = ("exported", "int8")  # ends of the folders of exported files
+OUT = Path("output/demo")
 BACKEND = "openvino"  # in which the last table compares them
 
 
@@ -29,23 +30,30 @@ def call(tool: str, *arguments: str) -> None:
         raise UserError(f"tools/{tool}: ended with status {status}, see above")
 
 
-def run_task(name: str, out: Path) -> float:
-    """Take one task through every tool, in float and in int8; return the seconds of training."""
+def run_task(name: str, out: Path, *again: str) -> float:
+    """Take one task through every tool, in float and in int8; return the seconds of training.
+
+    Args:
+        name: Of the task.
+        out: Folder for everything.
+        again: `--overwrite`, or nothing.
+    """
     from core.runtimes.predict_images import montage
 
     config, run, pictures = f"configs/{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()
-    call("train.py", "-c", config, "--save_dir", str(run))
+    call("train.py", "-c", config, "--save_dir", str(run), *again)
     seconds = time.monotonic() - begin
     best, exported = str(run / "best_model"), str(out / f"{name}_exported")
     call("eval.py", "--weights", best)
-    call("export_model.py", "--weights", best, "--save_dir", exported, "--format", "paddle,onnx")
+    call("export_model.py", "--weights", best, "--save_dir", exported, "--format", "paddle,onnx",
+         *again)  # fmt: skip
     begin = time.monotonic()
     call("train.py", "-c", config, "--slim", "qat", "-o", f"model.pretrained={best}",
-         "--save_dir", str(out / f"{name}_qat"))  # fmt: skip
+         "--save_dir", str(out / f"{name}_qat"), *again)  # fmt: skip
     seconds += time.monotonic() - begin
     call("qat_export.py", "--weights", str(out / f"{name}_qat" / "best_model"),
-         "--save_dir", str(out / f"{name}_int8"), "--no_metric")  # fmt: skip
+         "--save_dir", str(out / f"{name}_int8"), "--no_metric", *again)  # fmt: skip
     for kind in KINDS:
         call("eval.py", "--model_dir", str(out / f"{name}_{kind}"), "--backend", BACKEND,
              "--save", str(out / f"{name}_{kind}.json"))  # fmt: skip
@@ -72,12 +80,16 @@ def row_of(name: str, out: Path, seconds: float) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save_dir", type=Path, default=Path("output/demo"))
-    out = cli.parse(parser).save_dir
+    parser.add_argument("--save_dir", type=Path, default=OUT, help=f"default: {OUT}")
+    text = f"replace what an earlier demo has left in SAVE_DIR, as in {OUT}"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    arguments = cli.parse(parser)
+    out = arguments.save_dir
+    again = ["--overwrite"] if arguments.overwrite or out == OUT else []
     from rich.console import Console
     from rich.table import Table
 
-    seconds = {name: run_task(name, out) for name in TASKS}
+    seconds = {name: run_task(name, out, *again) for name in TASKS}
     rows = [row_of(name, out, seconds[name]) for name in TASKS]
     table = Table(title=f"float and int8 files in {BACKEND}, one thread")
     pairs = ("metric", "MB", "ms")

@@ -27,6 +27,7 @@ from core.workflows.foreign_layers import with_layers
 
 TEACHER = "teacher."  # begins an override that is for the teacher
 OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
+DISTILL = "distill"  # recipe of a run with a teacher that names no other
 FLAGS = "flags."  # begins what a flag of PaddleSeg's tools says, see `core.dialects.paddleseg`
 # where else such a flag has its place in a config
 OF_FLAGS = MappingProxyType(
@@ -58,6 +59,13 @@ class RunFiles:
     distill_config: Sequence[str] = ()
     overrides: Sequence[str] = ()
     recipes: Path = Path("configs", "slim")
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run: those of the config and of the recipes, `_` between."""
+        recipes = self.slim or (DISTILL if self.distill_config else "")
+        config = self.config if isinstance(self.config, (str, Path)) else ""
+        return "_".join(Path(each).stem for each in (config, *recipes.split(",")) if str(each))
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,7 @@ def read_plan(files: RunFiles) -> RunPlan:
     recipe = compose_recipes(gathered.recipes)
     teachers = _teachers(files, own.get("distill_config", []))
     if teachers and not recipe:
-        recipe = compose_recipes(dict(_recipes("distill", files.recipes)))
+        recipe = compose_recipes(dict(_recipes(DISTILL, files.recipes)))
     recipe = override(recipe, [e for e in gathered.overrides if e.startswith(OF_RECIPE)])
     epochs = recipe_epochs(recipe)
     settings = gathered.settings

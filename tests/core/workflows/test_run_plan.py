@@ -53,6 +53,24 @@ def teacher(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> str:
     return str(tmp_path / "teacher" / "latest")
 
 
+@pytest.mark.parametrize(
+    ("config", "slim", "teachers", "name"),
+    [
+        ("configs/cls/toy.yml", None, (), "toy"),
+        (Path("toy.yml"), "prune", (), "toy_prune"),
+        ("toy.yml", "prune,mine/late_qat.yml", (), "toy_prune_late_qat"),
+        ("toy.yml", None, ("teacher.yml",), "toy_distill"),
+        ("toy.yml", "distill_qat", ("teacher.yml",), "toy_distill_qat"),
+        (None, "compress.yaml", (), "compress"),
+        ({"task": {"name": "cls"}}, "qat", (), "qat"),
+    ],
+)
+def test_a_run_is_called_after_its_config_and_recipes(
+    config: Any, slim: str | None, teachers: tuple[str, ...], name: str
+) -> None:
+    assert RunFiles(config, slim, teachers).name == name
+
+
 def _write(path: Path, content: Any) -> Path:
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return path
