@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from core.errors import ConfigError
+from core.settings.other_names import UnknownKeyError, other_name
 from core.settings.reading import read_text
 from core.settings.yaml_loader import MOST_DEPTH, parse_yaml, shown
 
@@ -366,8 +367,9 @@ def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
         del value["kind"]
     for key in value:
         if key not in fields:
-            raise ConfigError(
-                f"{_join(path, key)}: unknown key{suggest(str(key)[:80], list(fields))}"
+            wrong, names = str(key)[:80], list(fields)
+            raise UnknownKeyError(
+                _join(path, key), suggest(other_name(wrong, names) or wrong, names)
             )
     arguments = {}
     for name, field in fields.items():
