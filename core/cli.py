@@ -10,11 +10,12 @@ from core.settings.startup import load_paddle
 
 import argparse
 import errno
+import itertools
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,13 +103,23 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     Raises:
         ConfigError: There is no such plugin.
     """
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()
+    if rest:
+        parser.error(_unknown(getattr(arguments, "override", []), rest))
     load_paddle()
     from core.settings.plugins import load_plugin
 
     for plugin in getattr(arguments, "plugin", ()):
         load_plugin(plugin)
     return arguments
+
+
+def _unknown(overrides: Sequence[str], rest: Sequence[str]) -> str:
+    """Say what is wrong with arguments that belong to no option, as in `-o train.epochs 3`."""
+    for each, value in itertools.pairwise(sys.argv[1:]):
+        if each in overrides and "=" not in each and value in rest:
+            return f"-o {each} {value}: the = is missing; write -o {each}={value}"
+    return f"unrecognized arguments: {' '.join(rest)}"
 
 
 def chosen_task(arguments: argparse.Namespace, described: Described | None = None) -> Task | None:
@@ -225,7 +236,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
     from core.workflows.training import save_plan
 
     if arguments.dry_run:
-        told = training.rehearse()
+        told = training.rehearse(arguments.resume, arguments.overwrite)
         wide_console().print(timeline_table(told))
         print(f"{told[-1].end} epochs, {sum(each.steps for each in told)} steps")
     if arguments.save_config:
@@ -233,7 +244,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
         print(f"the run in our own words: {arguments.save_config}")
     if arguments.dry_run or arguments.save_config:
         return
-    engine = training.train(arguments.resume)
+    engine = training.train(arguments.resume, arguments.overwrite)
     if initialize()[0] == 0 and engine.best is not None:
         print(engine.best_report)
         where = f"{training.save_dir}/best_model"

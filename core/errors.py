@@ -33,3 +33,7 @@ class TrainingError(UserError):
 
 class ExportError(UserError):
     """A model cannot be exported, or the exported file answers differently from the model."""
+
+
+class RejectedError(ExportError):
+    """Files were written, but a check refuses them; see `core.export.rejected`."""

@@ -41,8 +41,11 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where a training goes, how it is told, and the flags of PaddleSeg's tools."""
     add = parser.add_argument
-    add("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
-    add("--resume", action="store_true", help="go on from SAVE_DIR/latest")
+    text = "default: output/<task>/<config>_<recipe>; one that holds a run is refused"
+    add("--save_dir", type=Path, help=text)
+    earlier = parser.add_mutually_exclusive_group().add_argument
+    earlier("--resume", action="store_true", help="go on from SAVE_DIR/latest")
+    earlier("--overwrite", action="store_true", help="replace the run that SAVE_DIR holds")
     add("--use_vdl", action="store_true", help="write VisualDL scalars")
     text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
     add("--dry_run", action="store_true", help=text)
@@ -75,6 +78,8 @@ def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
 def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
     """Add where an export goes and which files it has: `--save_dir`, `--format`."""
     parser.add_argument("--save_dir", type=Path, help="folder to make")
+    text = "replace the export that SAVE_DIR holds, when the new one is right"
+    parser.add_argument("--overwrite", action="store_true", help=text)
     known = f"which files, of {', '.join(FORMATS)} (default: {','.join(default)})"
     parser.add_argument(
         "--format",

@@ -180,6 +180,17 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: No such package, it is not a task, or a setting is wrong.
     """
+    package = task_package(name)
+    task: Task = package.Task(read(package.Config, settings))
+    return task
+
+
+def task_package(name: str) -> Any:
+    """Import the package of a task that the user names, with its `Config` and `Task`.
+
+    Raises:
+        ConfigError: No such package, or it is not a task.
+    """
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"task.name: expected a name or a dotted path, got {name!r}")
     module = own_module(name if "." in name else f"tasks.{name}")
@@ -191,8 +202,7 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
         raise ConfigError(f"task.name: no task {name!r}{suggest(name, _own_tasks())}") from error
     if not hasattr(package, "Config") or not hasattr(package, "Task"):
         raise ConfigError(f"task.name: package {module!r} has no Config and Task")
-    task: Task = package.Task(read(package.Config, settings))
-    return task
+    return package
 
 
 def build_recorded_task(

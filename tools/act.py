@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    epilog = "Files that are refused go to SAVE_DIR.rejected, with the trained weights."
+    parser = argparse.ArgumentParser(description=__doc__, epilog=epilog)
     options.add_config_arguments(parser, required=False)
     add = parser.add_argument
     add("--config_path", required=True, type=Path, metavar="YML", help="see configs/act")
@@ -93,6 +94,7 @@ def main() -> None:
         loss=task.losses,
         metric=MeasuredMetric(val.metric, val.higher_is_better, val.images),
         layout=FileLayout(arguments.format, arguments.target, describe_task(task)),
+        overwrite=arguments.overwrite,
     )
     rows = compression.compress().rows
     if rank:

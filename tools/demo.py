@@ -20,6 +20,7 @@ PICTURES = {"cls": "val", "seg": "images/val", "keypoint": "images/val"}
 KINDS = ("exported", "int8")  # ends of the folders of exported files
 TOOLS = Path(__file__).resolve().parent
 FILES = {"export": "export_model"}  # the others are named after their commands
+OUT = Path("output/demo")
 
 
 def call(tool: str, *arguments: str) -> None:
@@ -31,23 +32,32 @@ def call(tool: str, *arguments: str) -> None:
         raise UserError(f"trislim {tool}: ended with status {status}, see above")
 
 
-def run_task(name: str, out: Path, formats: str, backend: str) -> float:
-    """Take one task through every tool, in float and in int8; return the seconds of training."""
+def run_task(name: str, out: Path, formats: str, backend: str, *again: str) -> float:
+    """Take one task through every tool, in float and in int8; return the seconds of training.
+
+    Args:
+        name: Name of the task.
+        out: Folder for everything.
+        formats: Formats to export, with commas between.
+        backend: Runtime that the files are evaluated in.
+        again: `--overwrite`, or nothing.
+    """
     from core.runtimes.predict_images import montage
 
     config, run, pictures = f"{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()
-    call("train", "-c", config, "--save_dir", str(run))
+    call("train", "-c", config, "--save_dir", str(run), *again)
     seconds = time.monotonic() - begin
     best, exported = str(run / "best_model"), str(out / f"{name}_exported")
     call("eval", "--weights", best)
-    call("export", "--weights", best, "--save_dir", exported, "--format", formats)
+    call("export", "--weights", best, "--save_dir", exported, "--format", formats, *again)
     begin = time.monotonic()
     call("train", "-c", config, "--slim", "qat", "-o", f"model.pretrained={best}",
-         "--save_dir", str(out / f"{name}_qat"))  # fmt: skip
+         "--save_dir", str(out / f"{name}_qat"), *again)  # fmt: skip
     seconds += time.monotonic() - begin
     call("qat-export", "--weights", str(out / f"{name}_qat" / "best_model"),
-         "--save_dir", str(out / f"{name}_int8"), "--format", formats, "--no_metric")  # fmt: skip
+         "--save_dir", str(out / f"{name}_int8"), "--format", formats, "--no_metric",
+         *again)  # fmt: skip
     for kind in KINDS:
         call("eval", "--model_dir", str(out / f"{name}_{kind}"), "--backend", backend,
              "--save", str(out / f"{name}_{kind}.json"))  # fmt: skip
@@ -73,8 +83,12 @@ def row_of(name: str, out: Path, seconds: float, backend: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save_dir", type=Path, default=Path("output/demo"))
-    out = cli.parse(parser).save_dir
+    parser.add_argument("--save_dir", type=Path, default=OUT, help=f"default: {OUT}")
+    text = f"replace what an earlier demo has left in SAVE_DIR, as in {OUT}"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    arguments = cli.parse(parser)
+    out = arguments.save_dir
+    again = ["--overwrite"] if arguments.overwrite or out == OUT else []
     from rich.console import Console
     from rich.table import Table
 
@@ -82,7 +96,7 @@ def main() -> None:
 
     formats = usual_formats()
     backend = "openvino" if "onnx" in formats else "paddle"  # in which the last table compares
-    seconds = {name: run_task(name, out, ",".join(formats), backend) for name in TASKS}
+    seconds = {name: run_task(name, out, ",".join(formats), backend, *again) for name in TASKS}
     rows = [row_of(name, out, seconds[name], backend) for name in TASKS]
     table = Table(title=f"float and int8 files in {backend}, one thread")
     pairs = ("metric", "MB", "ms")

@@ -13,7 +13,8 @@ from core.quant import choices
 from core.runtimes.formats import leading_format
 from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
 
-EPILOG = "SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint."
+EPILOG = """SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint.
+What a comparison or its metric refuses goes to SAVE_DIR.rejected."""
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,6 +51,7 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     from core.act import static_ptq
     from core.act.config import StaticPtqConfig
     from core.export.files import check_formats
+    from core.export.rejected import check_rejected_folder
     from core.quant.post_training import PtqConfig
     from core.workflows import ptq
 
@@ -63,7 +65,9 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
         kind, given = StaticPtqConfig, {}
     else:
         names += ["quantize_outputs", *choices.STEPS]
-    ptq.check_folder(arguments.save_dir, arguments.weights or arguments.model_dir)
+    source = arguments.weights or arguments.model_dir
+    ptq.check_folder(arguments.save_dir, source, arguments.overwrite)
+    check_rejected_folder(arguments.save_dir)
     given |= {name: getattr(arguments, name) for name in names}
     return ptq.read_each(kind, given, arguments.observer)
 
@@ -78,8 +82,8 @@ def main() -> None:
 
     from core.act import static_ptq
     from core.act.source import open_source
+    from core.export.rejected import replacing_unless_rejected
     from core.quant.calibration import calibration_images
-    from core.settings.files import replacing
     from core.training.run import pick_device
     from core.workflows import ptq
     from core.workflows.comparison_table import Validation, open_validation, to_table
@@ -100,7 +104,9 @@ def main() -> None:
     ptq.check_comparison(configs, validation)
     formats = arguments.format
     best: Any  # the setting that was kept
-    with replacing(folder) as draft:  # made now, so that what cannot be written is told now
+    with replacing_unless_rejected(
+        folder
+    ) as draft:  # made now, so that what cannot be written is told now
         if weights:
             limits = QualityLimits(arguments.max_drop, arguments.speed_control)
             rows, best = ptq.compress(

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    epilog = "Files that a comparison or their metric refuses go to SAVE_DIR.rejected."
+    parser = argparse.ArgumentParser(description=__doc__, epilog=epilog)
     options.add_config_arguments(parser, required=False)
     options.add_weights_argument(parser, "checkpoint of a QAT run")
     options.add_export_arguments(parser, "paddle", "onnx")
@@ -40,15 +41,16 @@ def main() -> None:
     arguments = parse_arguments()
     cli.complete(arguments, "weights", "save_dir")
     from core.export.files import check_folder, check_formats
+    from core.export.rejected import check_rejected_folder, replacing_unless_rejected
     from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites
-    from core.settings.files import replacing
     from core.workflows.comparison_table import ComparisonRow, Validation, open_validation
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
 
     formats, target, folder = arguments.format, arguments.target, arguments.save_dir
     check_formats(formats)
-    check_folder(folder)
+    check_folder(folder, arguments.overwrite)
+    check_rejected_folder(folder)
     task, model = cli.restored(arguments)
     if not quantized_layers(model):
         raise ExportError(
@@ -68,7 +70,7 @@ def main() -> None:
     metric, changed = apply_float_fallback(
         model, limits, runtime, validation, rows[0].metric, rows[1].metric
     )
-    with replacing(folder) as draft:  # an earlier export stays if the metric is not right
+    with replacing_unless_rejected(folder) as draft:
         export_and_check(
             draft, task, model, arguments, validation, limits, [*rows, *changed], metric
         )
@@ -86,7 +88,7 @@ def export_and_check(
     metric: float | None,
 ) -> None:
     """Export, print how the files compare with the models in `rows`, and check their metric."""
-    from core.export.package import export
+    from core.export.package import write_export
     from core.export.parity import summary
     from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
     from core.workflows.int8_speed import (
@@ -98,7 +100,7 @@ def export_and_check(
 
     begin = time.monotonic()
     formats, target, ending = arguments.format, arguments.target, arguments.ending
-    made = export(task, model, folder, formats, ending, target=target)
+    made = write_export(task, model, folder, formats, ending, target=target)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
@@ -110,8 +112,15 @@ def export_and_check(
     console.print(to_table([*rows, *files], validation.metric))
     about = made.description.quantization
     assert about is not None  # the model is quantized
-    key, images = validation.metric, validation.images
-    check_metrics(metric, files, key, images, target, about.processors)
+    check_metrics(
+        metric,
+        files,
+        validation.metric,
+        validation.images,
+        target,
+        about.processors,
+        validation.higher_is_better,
+    )
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ def main() -> None:
 
     overrides = options.training_overrides(arguments)
     named = arguments.config, arguments.slim, arguments.distill_config, overrides
-    plan = read_plan(RunFiles(*named, recipes=RECIPES))
-    name = Path(arguments.config or arguments.slim).stem
-    cli.train(prepare(plan, arguments.save_dir, name, arguments.use_vdl), arguments)
+    files = RunFiles(*named, recipes=RECIPES)
+    plan = read_plan(files)
+    cli.train(prepare(plan, arguments.save_dir, files.name, arguments.use_vdl), arguments)
 
 
 if __name__ == "__main__":

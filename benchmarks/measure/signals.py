@@ -121,9 +121,11 @@ class Bench:
     def finish(self, job: Job, wanted: dict[str, str]) -> Iterator[str]:
         """Run a job that was disturbed to its end; yield what went wrong."""
         path = self.folder / job.output
-        on = job.resumes and (path / "latest").exists()
+        words = list(job.words)
+        if job.resumes:  # what was killed in its first epoch may have left its best model
+            words.append("--resume" if (path / "latest").exists() else "--overwrite")
         try:
-            self.run(self.folder, (*job.words, "--resume") if on else job.words)
+            self.run(self.folder, words)
         except RuntimeError as error:
             yield self.note(job, "failed", str(error))
             return

@@ -123,7 +123,8 @@ def _tools(best: tuple[str, str]) -> list[Job]:
 
 
 def _into(tool: str, folder: str, *words: str) -> tuple[str, ...]:
-    return (f"{tool}.py", *words, "--save_dir", folder)
+    again = ("--overwrite",) if tool in ("export_model", "ptq", "act") else ()
+    return (f"{tool}.py", *words, "--save_dir", folder, *again)
 
 
 def end_of(folder: Path) -> dict[str, str]:

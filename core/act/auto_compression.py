@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.act.config import ActConfig, LossKind, read_act
 from core.act.files import FileLayout, measure_files, write
-from core.act.session import fitting, open_session, samples_of
+from core.act.quantized import QuantizedProgram
+from core.act.session import InputArrays, fitting, open_session, samples_of
 from core.act.source import Source, open_source
+from core.act.trained import keeping_trained
 from core.act.training import READER, Loss, State, Training, inputs_of, tensors_of
 from core.errors import ConfigError, DataError
 from core.export.files import check_folder, check_formats
 from core.export.package import Exported
-from core.settings.files import replacing
+from core.export.rejected import replacing_unless_rejected
 from core.targets.names import DEFAULT_TARGET
 from core.task import Arrays, Forward
 from core.training.distributed import gather
@@ -105,6 +107,7 @@ class AutoCompression:
         loss: Loss of the task: terms by name, of outputs by name and a batch.
         metric: What `eval_callback` measures; None: a metric of which more is better.
         layout: Files to write; None: those of Paddle.
+        overwrite: Replace an earlier export in `save_dir`, once the new one is right.
 
     Raises:
         ConfigError: An unknown section, key, layer or variable, or a wrong value.
@@ -124,15 +127,18 @@ class AutoCompression:
         loss: Loss | None = None,
         metric: MeasuredMetric | None = None,
         layout: FileLayout | None = None,
+        overwrite: bool = False,
     ) -> None:
         self._layout = layout or FileLayout(("paddle",), DEFAULT_TARGET)
         check_formats(self._layout.formats)
-        check_folder(Path(save_dir))
+        check_folder(Path(save_dir), overwrite)
         self._config = config if isinstance(config, ActConfig) else read_act(config)
         if isinstance(model_dir, Source):
             self._source = model_dir
         else:
             self._source = open_source(model_dir, model_filename, params_filename)
+        if Path(save_dir).resolve() == self._source.folder.resolve():
+            raise ConfigError(f"save_dir: {save_dir} holds the float model; name another folder")
         given = self._config.QuantAware
         self._places = self._source.choose(
             given.quantize_op_types,
@@ -185,15 +191,32 @@ class AutoCompression:
             if draft is None:
                 return Compressed(None, rows, best.step)
             model = run.restore(best)
-            begin = time.monotonic()
-            made = write(model, draft, self._layout, samples)
-            seconds = time.monotonic() - begin
-            told = self._measure, self._metric.name, self._metric.images
-            files = measure_files(model, made, seconds, *told, samples[0])
+            with keeping_trained(model, draft, self._folder):
+                made, files = self._write(model, draft, samples)
         return Compressed(replace(made, folder=self._folder), rows + files, best.step)
 
+    def _write(
+        self, model: QuantizedProgram, folder: Path, samples: Sequence[InputArrays]
+    ) -> tuple[Exported, list[ComparisonRow]]:
+        """Write and compare the files; return them with a row of the table for each runtime."""
+        begin = time.monotonic()
+        made = write(model, folder, self._layout, samples)
+        files = measure_files(
+            model,
+            made,
+            time.monotonic() - begin,
+            self._measure,
+            self._metric.name,
+            self._metric.higher_is_better,
+            self._metric.images,
+            samples[0],
+        )
+        return made, files
+
     def _draft(self) -> contextlib.AbstractContextManager[Path | None]:
-        return replacing(self._folder) if self._first else contextlib.nullcontext()
+        if not self._first:
+            return contextlib.nullcontext()
+        return replacing_unless_rejected(self._folder)
 
     def _told(self, run: Forward) -> float | None:
         """Return the metric, which the first process measures and tells the others."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from core.act.quantized import QuantizedProgram
 from core.act.session import InputArrays
-from core.errors import ExportError
+from core.errors import ExportError, RejectedError
 from core.export import parity
 from core.export.files import size_mb_of_folder, write_files
 from core.export.int8.comparison import compare, compare_as_written
@@ -119,6 +119,7 @@ def measure_files(
     seconds: float,
     measure: MeasureMetric,
     metric: str,
+    higher_is_better: bool,
     images: int,
     sample: InputArrays,
 ) -> list[ComparisonRow]:
@@ -133,11 +134,12 @@ def measure_files(
         seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
         metric: Its name.
+        higher_is_better: Whether larger values of it are better.
         images: Number of images it is measured on.
         sample: Inputs [N, ...], the first of which is timed.
 
     Raises:
-        ExportError: A metric is another one.
+        RejectedError: A metric is worse.
     """
     quantization = made.description.quantization
     assert quantization is not None  # `write` says so
@@ -152,7 +154,7 @@ def measure_files(
         files = [row for row in rows if row.model.endswith(tuple(backends))]
         if files:
             same = measure(model.session.on_grids(model.grids_for(kind, preset)))
-            check_metrics(same, files, metric, images, target, model.processors)
+            check_metrics(same, files, metric, images, target, model.processors, higher_is_better)
     return rows
 
 
@@ -183,7 +185,7 @@ def _compare(
     differences = compare(backend, rounded, found, exact, decided)
     for each in differences:
         if not each.passes:
-            raise ExportError(
+            raise RejectedError(
                 f"{backend}: output {each.output!r} of the int8 file is not that of PaddleSlim's "
                 f"model: {each}"
             )

@@ -86,8 +86,16 @@ def compress(
         model = settle(session, *found[best], first.processors)
         made = write(model, folder / INT8, layout, samples)
         seconds = time.monotonic() - begin
-        metric, count = validation.metric, validation.images
-        files = measure_files(model, made, seconds, measure, metric, count, samples[0])
+        files = measure_files(
+            model,
+            made,
+            seconds,
+            measure,
+            validation.metric,
+            validation.higher_is_better,
+            validation.images,
+            samples[0],
+        )
     return [float_row, *tried, *files], configs[best]
 
 

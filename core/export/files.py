@@ -23,6 +23,7 @@ FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
     {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "lite": (LITE,)}
 )
 
+WAYS_OUT = "name another folder (--save_dir), or replace it (--overwrite)"
 _OURS = (MODEL, PARAMS, ONNX, LITE, DESCRIPTION)
 
 
@@ -59,11 +60,15 @@ def size_mb_of_folder(folder: Path) -> float:
     return round(cost.size_mb([folder / name for name in there]), 3)
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, overwrite: bool = False) -> None:
     """Refuse a folder that an export must not replace.
 
+    Args:
+        folder: Of the export.
+        overwrite: An earlier export may be replaced.
+
     Raises:
-        ExportError: It is a file, or holds other things than an export.
+        ExportError: It is a file, holds other things than an export, or an earlier export.
     """
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder}: expected a folder, it is a file")
@@ -72,6 +77,8 @@ def check_folder(folder: Path) -> None:
         raise ExportError(
             f"{folder}: holds {foreign[0]}, which is no part of an export; choose another folder"
         )
+    if not overwrite and any(folder.glob("*")):
+        raise ExportError(f"{folder}: holds an earlier export; {WAYS_OUT}")
 
 
 def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: int = OPSET) -> None:

@@ -17,13 +17,14 @@ from core.export.endings import ending_in
 from core.export.files import FILES, check_folder, check_formats
 from core.export.int8.layerwise import LayerDifference
 from core.export.onnx.convert import OPSET
+from core.export.rejected import replacing_unless_rejected
 from core.export.traced_model import TracedModel, trace_for_export
 from core.graph import cost
 from core.network.modes import evaluation_mode
 from core.runtimes.description import LAYERS, DeployDescription, write_description
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
-from core.settings.files import replacing, scratch
+from core.settings.files import scratch
 from core.settings.processes import ending_children
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
 from core.task import Task
@@ -66,16 +67,56 @@ def export(
     input_shape: Sequence[int] | None = None,
     opset: int = OPSET,
     target: str = DEFAULT_TARGET,
+    overwrite: bool = False,
 ) -> Exported:
     """Export a model, compare it with the eager one, and put the folder in place.
 
-    The folder appears whole or not at all; an earlier export of the same name is replaced then.
+    The folder appears whole or not at all. Files that answer differently go to the folder of
+    rejected ones, see `core.export.rejected`.
+
+    Args:
+        task: See `write_export`.
+        model: See `write_export`.
+        save_dir: Folder to make.
+        formats: See `write_export`.
+        ending: See `write_export`.
+        input_shape: See `write_export`.
+        opset: See `write_export`.
+        target: See `write_export`.
+        overwrite: Replace an earlier export in the folder, once the new one is right.
+
+    Raises:
+        ExportError: Not exportable, a runtime answers differently, or the folder holds an export
+            or other things.
+        FileError: Not writable.
+        ConfigError: The ending is none of the task's, nor are there such layers.
+    """
+    folder = Path(save_dir)
+    check_formats(formats)
+    check_folder(folder, overwrite)
+    with replacing_unless_rejected(folder) as draft:
+        made = write_export(task, model, draft, formats, ending, input_shape, opset, target)
+    return replace(made, folder=folder)
+
+
+def write_export(
+    task: Task,
+    model: Layer,
+    folder: Path,
+    formats: Sequence[Format] = ("paddle",),
+    ending: str = "raw",
+    input_shape: Sequence[int] | None = None,
+    opset: int = OPSET,
+    target: str = DEFAULT_TARGET,
+) -> Exported:
+    """Write an export into an existing folder, and compare it with the eager model.
+
     Quantized layers are int8 in the files, which are compared with the eager model on their grids.
 
     Args:
         task: Task that defines inputs and endings, and reads the data to compare on.
         model: The trained network; not changed.
-        save_dir: Folder to make; refused if it holds files that are no export.
+        folder: Existing, empty folder.
         formats: Formats to write, and to compare in the runtimes that read them.
         ending: Ending of the graph: one that `task.deploy_model` knows, or paths of layers,
             separated by commas.
@@ -87,19 +128,16 @@ def export(
 
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
-        FileError: Not writable.
         ConfigError: The ending is none of the task's, nor are there such layers.
     """
-    folder = Path(save_dir)
     check_formats(formats)
     wanted = [name for name in FORMATS if name in formats]
-    check_folder(folder)
     specs = _specs(task, input_shape)
     layer, cut = ending_in(task, model, ending)
-    with evaluation_mode(model), evaluation_mode(layer), replacing(folder) as draft:
+    with evaluation_mode(model), evaluation_mode(layer):
         ends = LAYERS if cut else ending
         traced = trace_for_export(task, model, layer, specs, ends, target, opset)
-        return replace(_write_and_compare(traced, draft, wanted), folder=folder)
+        return _write_and_compare(traced, folder, wanted)
 
 
 def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Format]) -> Exported:

@@ -26,7 +26,7 @@ import paddle
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.errors import ExportError, UserError
+from core.errors import ExportError, RejectedError, UserError
 from core.graph.operators import names_of
 from core.graph.program import Graph
 from core.graph.trace import name_outputs
@@ -125,7 +125,7 @@ def check(
                 limit = CONDITION * _effect_of_last_bits(layer, name, expected, batches)
                 difference = replace(difference, limit=max(TOLERANCE, min(limit, CEILING)))
             if not difference.passes:
-                raise ExportError(
+                raise RejectedError(
                     f"{predictor.backend}: output {name!r} of the exported model {difference}"
                 )
             differences.append(difference)
@@ -227,7 +227,7 @@ def run(predictor: Predictor, batch: Sequence[np.ndarray]) -> Arrays:
     except Exception as error:  # each runtime has exceptions of its own
         lines = str(error).strip().splitlines() or [type(error).__name__]
         shapes = ", ".join(str(list(array.shape)) for array in batch)
-        raise ExportError(
+        raise RejectedError(
             f"{predictor.backend}: the exported model fails on {shapes}: {lines[-1].strip()}"
         ) from error
 
@@ -245,7 +245,7 @@ def check_alike(runtime: str, name: str, pairs: Sequence[tuple[np.ndarray, np.nd
     """
     for wanted, got in pairs:
         if got.shape != wanted.shape or got.dtype.kind != wanted.dtype.kind:
-            raise ExportError(
+            raise RejectedError(
                 f"{runtime}: output {name!r} of the exported model is {got.dtype} "
                 f"{list(got.shape)}, expected {wanted.dtype} {list(wanted.shape)}"
             )

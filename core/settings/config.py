@@ -18,6 +18,7 @@ import yaml
 
 from core.errors import ConfigError
 from core.settings.home import find_config, known_configs
+from core.settings.other_names import UnknownKeyError, other_name
 from core.settings.reading import read_text
 from core.settings.yaml_loader import MOST_DEPTH, parse_yaml, shown
 
@@ -372,8 +373,9 @@ def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
         del value["kind"]
     for key in value:
         if key not in fields:
-            raise ConfigError(
-                f"{_join(path, key)}: unknown key{suggest(str(key)[:80], list(fields))}"
+            wrong, names = str(key)[:80], list(fields)
+            raise UnknownKeyError(
+                _join(path, key), suggest(other_name(wrong, names) or wrong, names)
             )
     arguments = {}
     for name, field in fields.items():

@@ -92,6 +92,26 @@ def present(folder: Path) -> Path:
     return folder if folder.exists() or not whole.exists() else whole
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it is there; a process that is killed meanwhile leaves no half of it.
+
+    Raises:
+        FileError: It cannot be removed, or another process is replacing it.
+    """
+    folder = Path(os.path.realpath(folder))
+    if not folder.exists():
+        return
+    check_replaceable(folder)
+    try:
+        with Lock(sibling(folder, "lock"), folder):
+            waste = sibling(folder, "partial")
+            shutil.rmtree(waste, ignore_errors=True)
+            folder.rename(waste)
+            shutil.rmtree(waste, ignore_errors=True)
+    except OSError as error:
+        raise FileError(f"{folder}: cannot be removed: {error.strerror or error}") from error
+
+
 @contextlib.contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
     """Give a fresh folder to fill, which becomes `folder` when the block ends well.

@@ -27,6 +27,7 @@ from core.training.optimizers import Optimizer
 from core.training.precision import Amp
 from core.training.recipe import Recipe, ScheduledStrategy
 from core.training.run import Run, build_loader, order_settings
+from core.training.save_folder import check_free
 from core.training.schedules import learning_rate
 from core.training.training_state import check_resumed, read_training_state
 
@@ -72,23 +73,25 @@ class Engine:
         self.best: float | None = None
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
-        self.evaluated = self.stop = False
+        self.evaluated = self.stop = self.replaces = False  # files that an earlier run wrote
         self.best_report = ""  # the metric's table, of the best epoch
         self._optimizer, self.ema = self._build_updaters()
         self._inputs = [spec.name for spec in self.task.input_spec()]
 
-    def train(self, resume: bool = False) -> dict[str, float]:
+    def train(self, resume: bool = False, overwrite: bool = False) -> dict[str, float]:
         """Train to the end and return the last metrics.
 
         Raises:
             TrainingError: A loss or a weight is not finite.
             CheckpointError: Nothing to resume from.
+            ConfigError: The save folder holds an earlier run; `overwrite` replaces it.
             FileError: A checkpoint cannot be written.
         """
-        every = self.config.eval_every
+        self.replaces = resume or overwrite
         if resume:
             self._resume()
         else:
+            check_free(self.save_dir, self.task, self._teachers, overwrite)
             self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self.context)
             self._optimizer, self.ema = self._build_updaters()
         with contextlib.ExitStack() as opened:
@@ -100,7 +103,9 @@ class Engine:
                 self._train_epoch()
                 self._check_weights()
                 self.epoch += 1
-                self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
+                self.evaluated = (
+                    self.epoch == self.epochs or not self.epoch % self.config.eval_every
+                )
                 self.metrics = self._evaluate() if self.evaluated else {}
                 for hook in self.hooks:
                     hook.after_epoch(self)

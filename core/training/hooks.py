@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.errors import FileError
-from core.settings.files import check_replaceable, tidy, write_text
+from core.settings.files import check_replaceable, remove_folder, tidy, write_text
 from core.settings.locks import Lock
 from core.settings.signals import asking, interruption
 from core.training import checkpoint, distributed
@@ -119,6 +119,8 @@ class Progress(Hook):
 class SaveFolder(Hook):
     """Keeps other runs out of the save folder, and writes `config.yml`.
 
+    A new run goes on from nothing that is there: `latest` of a run that it replaces is removed.
+
     Args:
         settings: Of the run, for `config.yml`.
     """
@@ -133,6 +135,8 @@ class SaveFolder(Hook):
         try:
             for name in ("latest", "best_model"):
                 check_replaceable(folder / name)
+            if engine.epoch == 0:
+                remove_folder(folder / "latest")
             text = yaml.safe_dump(dict(self._settings), sort_keys=False)
             write_text(folder / "config.yml", text)
         except BaseException:
@@ -210,7 +214,10 @@ class Interruptible(Hook):
 
 
 class Checkpoints(Hook):
-    """Writes `latest` after each epoch and `best_model` when the metric got better."""
+    """Writes `latest` after each epoch and `best_model` when the metric got better.
+
+    The `best_model` of a run that is replaced stays until the first epoch is finished.
+    """
 
     def after_epoch(self, engine: Engine) -> None:
         if engine.rank == 0:
@@ -221,6 +228,8 @@ class Checkpoints(Hook):
             if engine.best is not None and engine.best_epoch == engine.epoch:
                 with engine.best_weights():
                     checkpoint.save(engine.save_dir / "best_model", description, weights())
+            elif engine.epoch == 1:
+                remove_folder(engine.save_dir / "best_model")
             latest = engine.save_dir / "latest"
             checkpoint.save(latest, description, weights(), engine.training_state())
         distributed.barrier()

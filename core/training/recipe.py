@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core.errors import ConfigError
@@ -13,6 +14,11 @@ from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
 from core.task import Task
 
 KEYS = ("epochs", "strategies", "exports")
+INTERVAL = "every_epochs"  # between the steps of a strategy
+# where a recipe names epochs of the training
+_PLACES = MappingProxyType(
+    {"strategies": ("start_epoch", "end_epoch"), "exports": ("after_epoch",)}
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,56 @@ def recipe_epochs(mapping: Mapping[str, Any]) -> int | None:
     if epochs is not None and epochs < 1:
         raise ConfigError(f"epochs: expected 1 or more, got {epochs}")
     return epochs
+
+
+def shortened(recipe: Mapping[str, Any], before: int, epochs: int) -> dict[str, Any]:
+    """Return a recipe whose windows and exports lie in a shorter training as they lay in theirs.
+
+    Args:
+        recipe: Content of a recipe; what is wrong in it stays for `read_recipe`.
+        before: Epochs of the training that it is meant for.
+        epochs: Epochs of the shorter one.
+
+    Raises:
+        ConfigError: The training is too short for all windows.
+    """
+    named = [
+        each[key]
+        for name, keys in _PLACES.items()
+        for each in _mappings(recipe.get(name))
+        for key in keys
+        if type(each.get(key)) is int
+    ]
+    edges = sorted({0, before, *named})
+    if edges[0] < 0 or edges[-1] > before:
+        return dict(recipe)
+    count = len(edges) - 1
+    if count > epochs:
+        raise ConfigError(
+            f"train.epochs: the windows of the recipe need {count} epochs at least, got {epochs}"
+        )
+    moved = {0: 0}
+    for index, edge in enumerate(edges[1:], 1):
+        most = epochs - (count - index)  # the later ones need an epoch each
+        moved[edge] = max(moved[edges[index - 1]] + 1, min(round(edge * epochs / before), most))
+    changed = dict(recipe)
+    for name, keys in _PLACES.items():
+        if isinstance(recipe.get(name), list):
+            changed[name] = [_moved(each, keys, moved, epochs / before) for each in recipe[name]]
+    return changed
+
+
+def _mappings(entries: Any) -> list[Mapping[str, Any]]:
+    return [e for e in entries if isinstance(e, Mapping)] if isinstance(entries, list) else []
+
+
+def _moved(entry: Any, keys: Sequence[str], moved: Mapping[int, int], share: float) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    changed = {**entry, **{key: moved[entry[key]] for key in keys if type(entry.get(key)) is int}}
+    if type(entry.get(INTERVAL)) is int:
+        changed[INTERVAL] = max(1, round(entry[INTERVAL] * share))
+    return changed
 
 
 def suggested_epochs(mapping: Mapping[str, Any], task: Task, epochs: int) -> int | None:

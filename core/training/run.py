@@ -12,12 +12,14 @@ import paddle
 from core.errors import ConfigError
 from core.settings.config import read
 from core.settings.optimizer_config import Momentum, OptimizerConfig
+from core.settings.other_names import UnknownKeyError
 from core.settings.ranges import check_range
-from core.task import Split, Task, build_task
+from core.task import Split, Task, build_task, task_package
 from core.training.image_settings import MOST_SEED
 from core.training.loader import Loader
 from core.training.precision import AmpType
 from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
+from core.training.unknown_keys import check_sections, in_other_section, key_paths
 
 MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
 
@@ -100,8 +102,15 @@ def read_run(settings: Mapping[str, Any]) -> Run:
     """
     own = {key: value for key, value in settings.items() if key in _CoreSections.__annotations__}
     rest = {k: value for k, value in settings.items() if k not in own and k not in OF_A_RUN}
-    core = read(_CoreSections, own)
-    task = build_task(core.task.name, rest)
+    known = list(key_paths(_CoreSections))
+    if "task" in own:
+        known += key_paths(task_package(read(_TaskName, own["task"], "task").name).Config)
+        check_sections(settings, known, OF_A_RUN)
+    try:
+        core = read(_CoreSections, own)
+        task = build_task(core.task.name, rest)
+    except UnknownKeyError as error:
+        raise in_other_section(error, known) from error
     return Run(task, core.train, core.seed, pick_device(core.device))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from paddle.nn import Layer
 from rich.table import Table
 
-from core.errors import ConfigError, ExportError, UserError
+from core.errors import ConfigError, RejectedError, UserError
 from core.export.files import format_of_file
 from core.export.package import Exported
 from core.runtimes.formats import format_of, is_installed
@@ -178,11 +178,12 @@ def check_metrics(
     images: int,
     target: str,
     processors: Processors = "any",
+    higher_is_better: bool = True,
 ) -> None:
-    """Refuse files whose metric is not that of the quantized model where they are meant to run.
+    """Refuse files whose metric is worse than the quantized model's where they are meant to run.
 
-    Other runtimes that read the file may round less, and are warned about only; so are files that
-    are meant for other processors than this one.
+    A better one is logged. Other runtimes that read the file may round less, and are warned about
+    only; so are files that are meant for other processors than this one.
 
     Args:
         quantized: Metric of the quantized model.
@@ -192,9 +193,10 @@ def check_metrics(
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
         processors: Processors on which the files must be right.
+        higher_is_better: Whether larger values of the metric are better.
 
     Raises:
-        ExportError: A file is off by more than a point and by more than two images.
+        RejectedError: A file is worse by more than a point and by more than two images.
     """
     limit = max(TOLERANCE, IMAGES / images)
     binding = [target if target in BACKENDS else "onnxruntime"]
@@ -202,15 +204,17 @@ def check_metrics(
         binding.append("paddle")
     here = [each for each in BACKENDS if processors == "any" or multiplies_int8_exactly(each)]
     for row in files:
-        if row.metric is None or quantized is None or abs(row.metric - quantized) <= limit:
+        if row.metric is None or quantized is None:
             continue
-        said = (
-            f"{row.model}: {metric} of the file is {row.metric:.4f}, of the quantized model "
-            f"{quantized:.4f}; at most {limit:.4f} apart wanted"
-        )
-        if not row.model.endswith(tuple(here)):
+        loss = quantized - row.metric if higher_is_better else row.metric - quantized
+        found = f"{metric} of the file is {row.metric:.4f}, of the quantized model {quantized:.4f}"
+        said = f"{row.model}: {found}; at most {limit:.4f} worse wanted"
+        if loss <= limit:  # not-a-number is not
+            if loss < -limit:
+                _log.info("%s: %s; better is not refused", row.model, found)
+        elif not row.model.endswith(tuple(here)):
             _log.warning("%s, but the file is for processors with VNNI", said)
         elif row.model.endswith(tuple(binding)):
-            raise ExportError(said)
+            raise RejectedError(said)
         else:
             _log.warning("%s, but the file is laid out for %s", said, target)

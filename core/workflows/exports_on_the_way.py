@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from paddle.nn import Layer
 
+from core.errors import ExportError
 from core.export.endings import ending_in
 from core.export.files import check_folder, check_formats
 from core.export.package import export
@@ -30,13 +31,17 @@ _log = logging.getLogger(__name__)
 
 
 class ExportsOnTheWay(Hook):
-    """Writes the files of a recipe when their epoch is finished."""
+    """Writes the files of a recipe when their epoch is finished.
+
+    An export that fails ends no training: it is told at once, and is an error at the end.
+    """
 
     def __init__(self, points: Sequence[ExportPoint]) -> None:
         self._points = tuple(points)
 
     def before_training(self, engine: Engine) -> None:
-        check_exports(engine.task, engine.model, self._points)
+        self._failures: list[str] = []
+        check_exports(engine.task, engine.model, self._points, engine.replaces)
 
     def after_epoch(self, engine: Engine) -> None:
         for point in self._points:
@@ -46,21 +51,52 @@ class ExportsOnTheWay(Hook):
                 model = engine.model
                 if point.form == "float":
                     model = rounded_in_float(engine.task, model, engine.windows.edits())
-                made = export(
-                    engine.task, model, point.save_dir, (FORMATS[point.form],), point.ending
-                )
-            _log.info("exported to %s (%s) after epoch %d", made.folder, point.form, engine.epoch)
+                try:
+                    export(
+                        engine.task,
+                        model,
+                        point.save_dir,
+                        (FORMATS[point.form],),
+                        point.ending,
+                        overwrite=engine.replaces,
+                    )
+                except ExportError as error:
+                    self._failures.append(
+                        f"exports: {point.form} after epoch {engine.epoch}: {error}"
+                    )
+                    _log.error("%s; training goes on", self._failures[-1])
+                    continue
+            _log.info(
+                "exported to %s (%s) after epoch %d", *(point.save_dir, point.form, engine.epoch)
+            )
+
+    def after_training(self, engine: Engine) -> None:
+        """Tell of the first export that failed, if the training itself came to its end.
+
+        Raises:
+            ExportError: One did.
+        """
+        if self._failures and (engine.stop or engine.epoch == engine.epochs):
+            raise ExportError(f"{self._failures[0]} (the training itself is whole)")
 
 
-def check_exports(task: Task, model: Layer, points: Sequence[ExportPoint]) -> None:
+def check_exports(
+    task: Task, model: Layer, points: Sequence[ExportPoint], overwrite: bool = False
+) -> None:
     """Refuse, before training, what could not be exported on the way.
+
+    Args:
+        task: Of the model.
+        model: To be exported.
+        points: What is wanted.
+        overwrite: Earlier exports may be replaced.
 
     Raises:
         UserError: A folder holds other things, an ending is unknown, or a converter is missing.
     """
     for point in points:
         check_formats([FORMATS[point.form]])
-        check_folder(Path(point.save_dir))
+        check_folder(Path(point.save_dir), overwrite)
         ending_in(task, model, point.ending)
 
 

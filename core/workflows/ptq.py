@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from paddle.nn import Layer
 
 from core.errors import ConfigError
-from core.export.package import Exported, export
+from core.export.files import WAYS_OUT
+from core.export.package import Exported, write_export
 from core.quant.apply import record_of
 from core.quant.choices import OBSERVERS
 from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
@@ -60,7 +61,7 @@ def compress(
 
     Raises:
         ConfigError: The model cannot keep to the limits.
-        ExportError: A runtime answers differently, or has another metric than the model.
+        ExportError: A runtime answers differently, or has a worse metric than the model.
     """
     limits.check(configs[0].target, validation)
     task, first = validation.task, ComparisonRow("float", validation.measure(model))
@@ -74,8 +75,15 @@ def compress(
     latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
     warn_where_slower(latencies, layout, limits.remedy_for_speed)
     files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
-    images = validation.images
-    check_metrics(metric, files, validation.metric, images, layout, config.processors)
+    check_metrics(
+        metric,
+        files,
+        validation.metric,
+        validation.images,
+        layout,
+        config.processors,
+        validation.higher_is_better,
+    )
     return [first, *tried, *changed, *files], config
 
 
@@ -128,11 +136,17 @@ def read_each(kind: type[T], settings: Mapping[str, Any], observer: str) -> list
     return [read(kind, {**settings, "observer": each}) for each in wanted]
 
 
-def check_folder(folder: Path, weights: str | Path) -> None:
+def check_folder(folder: Path, weights: str | Path, overwrite: bool = False) -> None:
     """Refuse a folder whose content `tools/ptq.py` must not replace.
 
+    Args:
+        folder: Folder to make.
+        weights: What is quantized.
+        overwrite: What an earlier run made may be replaced.
+
     Raises:
-        ConfigError: It is a file, or holds other things than such a run makes, or the weights.
+        ConfigError: It is a file, or holds other things than such a run makes, or the weights, or
+            what an earlier run made.
     """
     foreign = sorted(path.name for path in folder.glob("*") if path.name not in (MODEL, INT8))
     if foreign or (folder.exists() and not folder.is_dir()):
@@ -140,6 +154,8 @@ def check_folder(folder: Path, weights: str | Path) -> None:
     source = Path(weights).resolve()
     if folder.resolve() in (source, *source.parents):
         raise ConfigError(f"save_dir: {folder} holds the weights themselves; name another folder")
+    if not overwrite and any(folder.glob("*")):
+        raise ConfigError(f"save_dir: {folder} holds what an earlier run made; {WAYS_OUT}")
 
 
 def write(
@@ -173,7 +189,8 @@ def write(
     about = checkpoint.describe(task, edits, source.epoch if source else 0, metrics)
     checkpoint.save(folder / MODEL, about, model.state_dict())
     begin = time.monotonic()
-    made = export(task, model, folder / INT8, formats, target=onnx_target(config.target))
+    (folder / INT8).mkdir()
+    made = write_export(task, model, folder / INT8, formats, target=onnx_target(config.target))
     return made, time.monotonic() - begin
 
 

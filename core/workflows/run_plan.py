@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,20 +16,24 @@ from core.dialects.files import translated
 from core.dialects.foreign import Settings, Translation
 from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
 from core.errors import ConfigError
-from core.settings.config import load_yaml, merge, override, parse_overrides
+from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
 from core.settings.home import CONFIGS
 from core.training.recipe import (
     Recipe,
     compose_recipes,
     read_recipe,
     recipe_epochs,
+    shortened,
     suggested_epochs,
 )
 from core.training.run import OF_A_RUN, Run, read_run
 from core.workflows.foreign_layers import with_layers
 
 TEACHER = "teacher."  # begins an override that is for the teacher
+SLIM = "slim."  # may begin one that is for the recipe
+LENGTH = "train.epochs"
 OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
+DISTILL = "distill"  # recipe of a run with a teacher that names no other
 FLAGS = "flags."  # begins what a flag of PaddleSeg's tools says, see `core.dialects.paddleseg`
 # where else such a flag has its place in a config
 OF_FLAGS = MappingProxyType(
@@ -59,6 +65,13 @@ class RunFiles:
     distill_config: Sequence[str] = ()
     overrides: Sequence[str] = ()
     recipes: Path = CONFIGS / "slim"
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run: those of the config and of the recipes, `_` between."""
+        recipes = self.slim or (DISTILL if self.distill_config else "")
+        config = self.config if isinstance(self.config, (str, Path)) else ""
+        return "_".join(Path(each).stem for each in (config, *recipes.split(",")) if str(each))
 
 
 @dataclass(frozen=True)
@@ -136,6 +149,21 @@ class _Gathered:
         if translation.variables:
             self.foreign.append(translation)
 
+    def take_own_overrides(self) -> None:
+        """Apply the overrides of what a config says of its run beside task and training."""
+        rest = []
+        for each in self.overrides:
+            key = each.partition("=")[0].strip()
+            if key == f"{SLIM}epochs":
+                rest.append(each.replace(key, LENGTH, 1))
+            elif key.startswith(SLIM):
+                rest.append(each.strip()[len(SLIM) :])
+            elif key in OF_A_RUN and "=" in each:
+                self.own |= parse_overrides([each])
+            else:
+                rest.append(each)
+        self.overrides = rest
+
 
 def read_plan(files: RunFiles) -> RunPlan:
     """Read what a command line names; it goes before the recipe, the recipe before the config.
@@ -143,31 +171,28 @@ def read_plan(files: RunFiles) -> RunPlan:
     Raises:
         ConfigError: A file or an override is wrong.
     """
-    gathered = _Gathered(list(files.overrides))
-    if isinstance(files.config, Mapping):
-        gathered.add(copy.deepcopy(dict(files.config)), "config", is_recipe=False)
-    elif files.config:
-        gathered.add(load_yaml(files.config), str(files.config), is_recipe=False)
-    for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
-        gathered.add(content, name, is_recipe=True)
+    gathered = _gather(files)
     own = gathered.own
-    rest = [each for each in gathered.overrides if not each.startswith(f"{FLAGS}do_eval")]
-    gathered.overrides = [_of_a_flag(each) for each in rest]  # evaluated it is anyway
     recipe = compose_recipes(gathered.recipes)
     teachers = _teachers(files, own.get("distill_config", []))
     if teachers and not recipe:
-        recipe = compose_recipes(dict(_recipes("distill", files.recipes)))
-    recipe = override(recipe, [e for e in gathered.overrides if e.startswith(OF_RECIPE)])
+        recipe = compose_recipes(dict(_recipes(DISTILL, files.recipes)))
     epochs = recipe_epochs(recipe)
     settings = gathered.settings
     if epochs:
         settings = merge(settings, {"train": {"epochs": epochs}})
-    elsewhere = (TEACHER, *OF_RECIPE)
-    overrides = parse_overrides([e for e in gathered.overrides if not e.startswith(elsewhere)])
-    train = overrides.get("train")
-    given = isinstance(train, Mapping) and "epochs" in train
-    settings = merge(settings, overrides)
+    of_recipe = [e for e in gathered.overrides if e.startswith(OF_RECIPE)]
+    rest = [e for e in gathered.overrides if not e.startswith((TEACHER, *OF_RECIPE))]
+    overrides = parse_overrides(rest)
+    given = _epochs(overrides)
+    if given is not None:
+        recipe = _fitted(recipe, _epochs(settings), given)
+    if of_recipe and not recipe:
+        raise ConfigError(f"{of_recipe[0][:80]}: there is no recipe; name one with --slim")
+    recipe, settings = override(recipe, of_recipe), merge(settings, overrides)
     if "task" not in settings:
+        for near in difflib.get_close_matches("task", list(map(str, settings)), 1):
+            raise ConfigError(f"{near[:80]}: unknown key (did you mean 'task'?)")
         config = "config" if isinstance(files.config, Mapping) else files.config
         names = " ".join(str(name) for name in (config, files.slim) if name)
         raise ConfigError(f"{names or 'config'}: says no task; name its config with -c")
@@ -175,12 +200,51 @@ def read_plan(files: RunFiles) -> RunPlan:
         settings,
         recipe,
         tuple(teachers),
-        epochs is not None or given,
+        epochs is not None or given is not None,
         _value(own, "save_dir", str),
         _value(own, "resume", str),
         bool(_value(own, "use_vdl", bool)),
         tuple(gathered.foreign),
     )
+
+
+def _gather(files: RunFiles) -> _Gathered:
+    """Read the config and the recipes, and what the command line says of them."""
+    gathered = _Gathered(list(files.overrides))
+    if isinstance(files.config, Mapping):
+        gathered.add(copy.deepcopy(dict(files.config)), "config", is_recipe=False)
+    elif files.config:
+        gathered.add(load_yaml(files.config), str(files.config), is_recipe=False)
+    config_slim = gathered.own.get("slim", [])
+    gathered.take_own_overrides()
+    if files.slim and gathered.own.get("slim", []) != config_slim:
+        raise ConfigError("slim: given twice, with --slim and with -o slim=")
+    for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
+        gathered.add(content, name, is_recipe=True)
+    rest = [each for each in gathered.overrides if not each.startswith(f"{FLAGS}do_eval")]
+    gathered.overrides = [_of_a_flag(each) for each in rest]  # evaluated it is anyway
+    return gathered
+
+
+def _epochs(settings: Settings) -> Any:
+    train = settings.get("train")
+    return train.get("epochs") if isinstance(train, Mapping) else None
+
+
+def _fitted(recipe: Settings, before: Any, epochs: Any) -> Settings:
+    """Return a recipe for the number of epochs that the command line says."""
+    if not recipe or type(epochs) is not int or epochs < 1:
+        return recipe
+    if type(before) is int and epochs < before:
+        fitted = shortened(recipe, before, epochs)
+        if fitted != recipe:
+            _log.info(
+                "train.epochs: %d in the place of %d, so the windows of the recipe are shortened "
+                "in proportion; --dry_run shows them",
+                *(epochs, before),
+            )
+        recipe = fitted
+    return {**recipe, "epochs": epochs} if "epochs" in recipe else recipe
 
 
 def settle(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
@@ -224,12 +288,20 @@ def _recipes(named: Any, folder: Path) -> list[tuple[str, Settings]]:
             found.append((f"slim.{index}", dict(entry)))
             continue
         file = folder / f"{entry}.yml"
-        found.append((entry, load_yaml(file if file.is_file() else entry)))
+        found.append((entry, load_yaml(file if file.is_file() else _existing(entry, folder))))
     return found
 
 
+def _existing(recipe: str, folder: Path) -> str:
+    """Return the path of a recipe; refuse a name that is none."""
+    if os.path.lexists(recipe) or Path(recipe).name != recipe or Path(recipe).suffix:
+        return recipe
+    names = sorted(file.stem for file in folder.glob("*.yml"))
+    raise ConfigError(f"slim: no recipe {recipe[:80]!r}{suggest(recipe[:80], names)}")
+
+
 def _teachers(files: RunFiles, own: Any) -> list[Settings]:
-    given: Any = list(files.distill_config) or own
+    given: Any = list(files.distill_config) or ([own] if isinstance(own, str) else own)
     if not isinstance(given, list) or not all(isinstance(each, (str, Mapping)) for each in given):
         raise ConfigError(f"distill_config: expected a list of files or settings, got {given!r}")
     overrides = [e[len(TEACHER) :] for e in files.overrides if e.startswith(TEACHER)]

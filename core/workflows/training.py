@@ -18,6 +18,7 @@ from core.training.engine import Engine
 from core.training.hooks import Hook, standard_hooks
 from core.training.recipe import Recipe
 from core.training.run import Run
+from core.training.save_folder import check_free
 from core.workflows.exports_on_the_way import ExportsOnTheWay, check_exports
 from core.workflows.rehearsal import Stretch, rehearse
 from core.workflows.run_plan import RunPlan, settle
@@ -41,24 +42,32 @@ class PreparedRun:
     save_dir: Path
     use_vdl: bool = False
 
-    def rehearse(self) -> list[Stretch]:
+    def rehearse(self, resume: bool = False, overwrite: bool = False) -> list[Stretch]:
         """Return what would happen, epoch by epoch; nothing is trained and nothing written.
+
+        Args:
+            resume: As for `train`.
+            overwrite: As for `train`.
 
         Raises:
             UserError: The run would fail.
         """
         paddle.set_device(self.run.device)
         _check_writable(self.save_dir)
+        resume = resume or self._resumes_itself(overwrite)
+        if not resume:
+            check_free(self.save_dir, self.run.task, self.plan.teachers, overwrite)
         engine = self._engine([])
-        check_exports(engine.task, engine.model, self.recipe.exports)
+        check_exports(engine.task, engine.model, self.recipe.exports, resume or overwrite)
         return rehearse(engine, self.recipe)
 
-    def train(self, resume: bool = False) -> Engine:
+    def train(self, resume: bool = False, overwrite: bool = False) -> Engine:
         """Train to the end and return the engine.
 
         Args:
             resume: Go on from `latest` in the save folder; a plan with `resume: auto` does so if
                 there is one.
+            overwrite: Replace the run that the save folder holds.
 
         Raises:
             UserError: A setting, a file or the training is wrong.
@@ -75,10 +84,12 @@ class PreparedRun:
         if self.recipe.exports:
             hooks.insert(0, ExportsOnTheWay(self.recipe.exports))
         engine = self._engine(hooks)
-        interrupted = self.save_dir / "latest" / DESCRIPTION
-        automatic = self.plan.resume == "auto" and interrupted.is_file()
-        engine.train(resume=resume or automatic)
+        engine.train(resume or self._resumes_itself(overwrite), overwrite)
         return engine
+
+    def _resumes_itself(self, overwrite: bool) -> bool:
+        interrupted = self.save_dir / "latest" / DESCRIPTION
+        return self.plan.resume == "auto" and not overwrite and interrupted.is_file()
 
     def _engine(self, hooks: list[Hook]) -> Engine:
         return Engine(self.run, self.recipe, self.save_dir, hooks, self.plan.teachers)

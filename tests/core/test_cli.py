@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import importlib.metadata
 import logging
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from core import cli
+from core import cli, options
 from core.errors import ConfigError, DataError
 from core.settings import versions
 from core.settings.signals import Terminated
@@ -51,6 +52,27 @@ def test_messages_are_one_line_whatever_is_in_them(capsys) -> None:
     first, second = capsys.readouterr().out.splitlines()
     assert first == "left out: a b c"
     assert second.endswith("xxx ... (6000 characters more)")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-o train.epochs 3", "-o train.epochs 3: the = is missing; write -o train.epochs=3\n"),
+        ("-o a.b=1 -o seed 7", "-o seed 7: the = is missing; write -o seed=7\n"),
+        ("-o a.b=1 3", "unrecognized arguments: 3\n"),
+        ("--nothing 3 4", "unrecognized arguments: --nothing 3 4\n"),
+    ],
+)
+def test_a_missing_equals_sign_is_named(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser(prog="tool")
+    options.add_config_arguments(parser, required=False)
+    monkeypatch.setattr(sys, "argv", ["tool", *words.split()])
+    with pytest.raises(SystemExit) as end:
+        cli.parse(parser)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.endswith(f"tool: error: {said}")
 
 
 def test_our_own_defects_keep_their_traceback() -> None:

@@ -38,13 +38,13 @@ def _logging() -> Iterator[None]:
 def train(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> Train:
     """Train an epoch with the hooks of the tool."""
 
-    def run(*more: Hook, resume: bool = False, epochs: int = 1) -> Engine:
+    def run(*more: Hook, epochs: int = 1, **how: bool) -> Engine:
         settings, out = toy_settings(epochs=epochs), tmp_path / "out"
         out.mkdir(exist_ok=True)
         given = read_run(settings)
         hooks = [*standard_hooks(given.train, out, 0, True, settings), *more]
         engine = Engine(given, read_recipe({}, epochs, False), out, hooks)
-        engine.train(resume=resume)
+        engine.train(**how)
         return engine
 
     return run
@@ -143,7 +143,7 @@ def test_a_second_run_is_refused_and_the_first_one_s_files_stay(
         after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
         del after[out / LOCK]
         assert after == before
-    train(epochs=2)
+    train(epochs=2, resume=True)
 
 
 def test_the_folder_is_free_again_after_an_error(train: Train, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from outside import toy
 
 from core.export.files import FILES
+from core.export.rejected import REASON
 from core.quant.grid_plan import plan_grids
 from core.quant.layers import quantized_layers
 from core.runtimes.predictor import load_predictor
@@ -181,7 +182,7 @@ def test_a_folder_of_images_is_enough(call: Call, weights: Path, tmp_path: Path)
     assert "nothing is measured: data.root: " in said
     assert (tmp_path / "out" / "int8" / "model.pdmodel").is_file()
     assert not (tmp_path / "data").exists()
-    status, said = call(*words, "pictures", "--observer", "all")
+    status, said = call(*words, "pictures", "--observer", "all", "--overwrite")
     assert status == 2
     assert "does not exist" in said
     assert "observer: all compares by the metric" in last_line(said)
@@ -279,6 +280,10 @@ def test_ctrl_c_leaves_what_was_there(
 
     monkeypatch.setattr("core.export.package.write_description", interrupt)
     status, said = call(*words, "--observer", "abs_max")
+    wanted = "error: save_dir: out holds what an earlier run made; name another folder"
+    assert (status, last_line(said)[: len(wanted)]) == (2, wanted)
+    assert files(tmp_path) == before
+    status, said = call(*words, "--observer", "abs_max", "--overwrite")
     assert (status, last_line(said)) == (130, "interrupted")
     assert files(tmp_path) == before
 
@@ -310,7 +315,7 @@ def test_layers_go_back_to_float_until_the_metric_holds(
     assert status == 0, said
     assert "WARNING more than 3 points lost; --max_drop or never_quantize" in said
     assert "│ all 2 together " in said
-    status, said = call(*words, "--max_drop", 10)
+    status, said = call(*words, "--max_drop", 10, "--overwrite")
     assert status == 0, said
     assert "max_drop: 0 of 2 layers in float: 160.00 points" in said
     assert "max_drop: 1 of 2 layers in float: 10.00 points" in said
@@ -320,7 +325,7 @@ def test_layers_go_back_to_float_until_the_metric_holds(
     description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())
     assert description["metrics"]["mae"] == pytest.approx(0.3)
     before = files(tmp_path / "out")
-    status, said = call(*words, "--max_drop", 9)
+    status, said = call(*words, "--max_drop", 9, "--overwrite")
     assert status == 2
     assert last_line(said).startswith("error: max_drop: with all layers but one in float")
     assert files(tmp_path / "out") == before
@@ -335,5 +340,24 @@ def test_files_of_another_metric_than_the_model_are_refused(
     monkeypatch.setattr("core.workflows.comparison_table.Validation.measure", measure)
     status, said = call("--weights", weights, "--save_dir", "out")
     assert status == 2
-    assert "int8, paddle: mae of the file is 0.9000, of the quantized model 0.2000" in said
+    message = "int8, paddle: mae of the file is 0.9000, of the quantized model 0.2000"
+    assert message in last_line(said)
+    assert last_line(said).endswith("; the files are in out.rejected, not in out")
     assert not (tmp_path / "out").exists()
+    kept = tmp_path / "out.rejected"
+    assert sorted(each.name for each in kept.iterdir()) == ["int8", "model", REASON]
+    assert message in (kept / REASON).read_text()
+    assert load_predictor(kept / "int8").description.quantization is not None
+    assert len(quantized_layers(checkpoint.restore(kept / "model")[1])) == 2
+
+
+def test_files_of_a_better_metric_than_the_model_are_right(
+    call: Call, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(_validation: Any, model: Any) -> float:
+        return 0.9 if isinstance(model, paddle.nn.Layer) else 0.1
+
+    monkeypatch.setattr("core.workflows.comparison_table.Validation.measure", measure)
+    status, said = call("--weights", weights, "--save_dir", "out")
+    assert status == 0, said
+    assert "mae of the file is 0.1000, of the quantized model 0.9000; better is not" in said

@@ -11,7 +11,8 @@ import paddle
 import pytest
 
 import core.workflows.comparison_table
-from core.errors import ExportError
+from core.errors import RejectedError
+from core.export.rejected import REASON
 from core.quant.apply import apply_quantization, record_of
 from core.quant.grid_plan import plan_grids
 from core.quant.quantizers import Rounding
@@ -100,7 +101,7 @@ def test_a_row_for_paddle_lite_without_a_metric(
     converter.chmod(0o755)
     monkeypatch.setenv("TRISLIM_LITE_PYTHON", str(converter))
     for formats in ("paddle,lite", "lite"):
-        arguments = ("--save_dir", "out", "--format", formats)
+        arguments = ("--save_dir", "out", "--format", formats, "--overwrite")
         status, said = call("--weights", saved(tmp_path), *arguments)
         assert status == 0, said
         assert (tmp_path / "out" / "model.nb").read_text() == content
@@ -148,8 +149,11 @@ def test_a_file_whose_metric_is_another_is_refused(
     status, said = call("--weights", saved(tmp_path), "--save_dir", "out")
     assert status == 2
     assert "mae of the file is" in said
+    assert "; the files are in out.rejected, not in out" in said
     assert not (tmp_path / "out").exists()
     assert [each.name for each in tmp_path.iterdir() if "trislim" in each.name] == []
+    assert "mae of the file is" in (tmp_path / "out.rejected" / REASON).read_text()
+    assert read_description(tmp_path / "out.rejected") is not None
 
 
 def test_a_wrong_metric_leaves_an_earlier_export(
@@ -160,11 +164,13 @@ def test_a_wrong_metric_leaves_an_earlier_export(
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def refuse(*_: Any) -> None:
-        raise ExportError("another metric")
+        raise RejectedError("another metric")
 
     monkeypatch.setattr("core.workflows.comparison_table.check_metrics", refuse)
     status, said = call(*words)
-    assert (status, "error: another metric" in said) == (2, True)
+    assert (status, "error: out: holds an earlier export; name another" in said) == (2, True)
+    status, said = call(*words, "--overwrite")
+    assert (status, "error: another metric; the files are in out.rejected" in said) == (2, True)
     after = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert after == before
 
@@ -180,6 +186,7 @@ def test_a_spoilt_grid_is_named_and_goes_back_to_float(call: Any, tmp_path: Path
     listed = [line for line in said.splitlines() if re.match(r"│ (conv|head) +│ +\d", line)]
     assert listed[0].startswith("│ head")  # the worst first
     words = ("--weights", run, "--save_dir", "out", "--format", "paddle", "--max_drop", "0.5")
+    words = (*words, "--overwrite")
     status, said = call(*words)
     assert status == 0, said
     assert "max_drop: back to float: head" in said

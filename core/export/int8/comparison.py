@@ -19,7 +19,7 @@ from itertools import permutations
 
 import numpy as np
 
-from core.errors import ExportError
+from core.errors import RejectedError
 from core.export import parity
 from core.runtimes.formats import format_of
 from core.runtimes.predictor import Predictor, load_as_written
@@ -117,7 +117,7 @@ def compare_as_written(
     said = [parity.run(written, batch) for batch in batches]
     for each in compare(backend, wanted, said, exact, decided):
         if not each.passes:
-            raise ExportError(
+            raise RejectedError(
                 f"{backend}: output {each.output!r} of the int8 model, computed as it is written, "
                 f"{each}"
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx as onnx_format
 
-from core.errors import ExportError
+from core.errors import RejectedError
 from core.export import parity
 from core.export.files import MODEL, ONNX, PARAMS
 from core.export.int8 import layerwise
@@ -124,7 +124,7 @@ class FileComparison:
                 continue
             said = f"{backend}: output {each.output!r} of the int8 model {each}"
             if nothing_left(each, answers, self.decided):
-                raise ExportError(f"{said}; {self._first_drift(backend, batches)}")
+                raise RejectedError(f"{said}; {self._first_drift(backend, batches)}")
             _log.warning("%s; each layer by itself is right, so let the metric decide", said)
         return differences
 

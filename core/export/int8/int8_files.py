@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx as onnx_format
 
-from core.errors import ExportError
+from core.errors import RejectedError
 from core.export import lite
 from core.export.files import LITE, MODEL, ONNX, PARAMS
 from core.export.int8.onnx_writer import quantize_onnx
@@ -81,7 +81,7 @@ def lite_converter(graph: Graph, table: Sequence[LayerScales], folder: Path) -> 
         content = lite.convert(*files)
         count = sum(lite.int8_operators(content).values())
         if count == 0:
-            raise ExportError("lite: the converter left all layers in float")
+            raise RejectedError("lite: the converter left all layers in float")
         _log.info("lite: %d operators in int8, of %d quantized layers", count, len(table))
         return content
 
@@ -111,7 +111,7 @@ def check_overflow(folder: Path, formats: Sequence[Format], processors: Processo
             # OpenVINO halves weights that TensorRT, for which the file is, does not
             bent = check.verdict is Verdict.ROUNDED and kind == "paddle"
             if check.verdict is Verdict.OVERFLOW or (bent and check.reason != LARGEST):
-                raise ExportError(
+                raise RejectedError(
                     f"{check.layer}: without VNNI its sums {check.verdict.value}, though "
                     f"{files[0].name} is for any processor: {summary(checks)}"
                 )

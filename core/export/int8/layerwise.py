@@ -24,7 +24,7 @@ import numpy as np
 import paddle
 from onnx import ModelProto
 
-from core.errors import ExportError
+from core.errors import RejectedError
 from core.export import parity
 from core.export.int8.isolated import IsolatedLayer
 from core.export.int8.isolated_onnx import grids_on, isolate_onnx
@@ -120,7 +120,7 @@ def _isolated(
                 (folder / "model.onnx").write_bytes(model.SerializeToString())
             missing = [path for path in some if path not in {layer.path for layer in layers}]
             if missing and not endings:
-                raise ExportError(f"{missing[0]}: is quantized, but not in int8 in the file")
+                raise RejectedError(f"{missing[0]}: is quantized, but not in int8 in the file")
             if layers:
                 yield layers, folder
 
@@ -192,7 +192,7 @@ def check_outputs(
             for each in found
         ):
             ends = " and ".join(f"{each[-1]:.6g}" for each in found) or "none"
-            raise ExportError(
+            raise RejectedError(
                 f"{path}: the model rounds its output to a grid of {wanted.size} values that "
                 f"ends at {wanted[-1]:.6g}, the file to one that ends at {ends}"
             )
@@ -211,7 +211,7 @@ def check(differences: Sequence[LayerDifference]) -> None:
     others = [each.layer for each in wrong[1:] if each.runtime == worst.runtime]
     more = f"; so {'does' if len(others) == 1 else 'do'} {', '.join(others[:3])}" if others else ""
     more += f" and {len(others) - 3} more" if len(others) > 3 else ""
-    raise ExportError(
+    raise RejectedError(
         f"{worst.layer}: this layer of the int8 file, run by itself in {worst.runtime}, differs "
         f"from the quantized model by {worst.relative:.1e} of its largest output, at most "
         f"{LIMIT:.0e} wanted{more}; name it in never_quantize, or export for another target"

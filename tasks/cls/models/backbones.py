@@ -15,6 +15,7 @@ from paddle.utils import unique_name
 
 from core.errors import ConfigError
 from core.settings.config import check_words, suggest
+from core.settings.other_names import suggest_family
 from core.settings.versions import require
 from core.training.images import check_channels
 from tasks.cls.models.stages import collect_stages, resolve_layer
@@ -141,7 +142,8 @@ def _factories() -> dict[str, Callable[..., Layer]]:
 def _factory(name: str) -> Callable[..., Layer]:
     factories = _factories()
     if name not in factories:
-        hint = suggest(name, list(factories)) if len(name) > 2 else ""
+        hint = suggest_family(name, list(factories))
+        hint = hint or (suggest(name, list(factories)) if len(name) > 2 else "")
         # the list of several hundred names helps nobody
         hint = hint if "did you mean" in hint else " (tasks/cls/README.md tells how to list them)"
         raise ConfigError(f"model.name: PaddleClas has no network {name!r}{hint}")

@@ -22,6 +22,7 @@ from paddle.nn import Layer, LayerList, Sequential
 
 from core.errors import ConfigError
 from core.settings.config import suggest
+from core.settings.other_names import suggest_family
 from core.settings.versions import require
 from tasks.keypoint.models.conv_norm import ConvNorm, SeparableConv
 
@@ -131,7 +132,7 @@ def _factory(name: str) -> Callable[[], Layer]:
     functions = {each: getattr(backbone, each) for each in backbone.__all__}
     known = [each for each in functions if inspect.isfunction(functions[each])]
     if name not in known:
-        near = suggest(name, known)
+        near = suggest_family(name, known) or suggest(name, known)
         near = near if "did you mean" in near else ", for instance PPLCNet_x1_0"
         raise ConfigError(f"model.backbone: PaddleClas has no network {name!r}{near}")
     factory: Callable[[], Layer] = functions[name]

@@ -17,6 +17,7 @@ from paddle.utils import unique_name
 from core.errors import ConfigError
 from core.settings.config import check_words, suggest
 from core.settings.files import scratch
+from core.settings.other_names import suggest_family
 from core.training.images import CHANNELS, check_channels
 from tasks.seg.config import ModelConfig
 from tasks.seg.models.espnet import keep_stem_width
@@ -78,7 +79,8 @@ def _without_loading(layer: Callable[..., Layer]) -> Iterator[None]:
 
 def _find(known: Mapping[str, Callable[..., Layer]], name: str, key: str) -> Callable[..., Layer]:
     if name not in known:
-        raise ConfigError(f"{key}: PaddleSeg has no {name!r}{suggest(name, list(known))}")
+        hint = suggest_family(name, list(known)) or suggest(name, list(known))
+        raise ConfigError(f"{key}: PaddleSeg has no {name!r}{hint}")
     return known[name]
 
 

@@ -15,12 +15,13 @@ import pytest
 from paddle import nn
 
 from core.act import static_ptq
-from core.act.auto_compression import AutoCompression
+from core.act.auto_compression import AutoCompression, MeasuredMetric
 from core.act.config import OP_TYPES, StaticPtqConfig
 from core.act.files import FileLayout, write
 from core.act.session import check_batch, open_session, samples_of
 from core.act.source import Source, never_negative, open_source
-from core.errors import ConfigError, DataError, ExportError, TrainingError
+from core.act.trained import TRAINED
+from core.errors import ConfigError, DataError, ExportError, RejectedError, TrainingError
 from core.export.package import export
 from core.settings.config import read
 from core.targets.names import DEFAULT_TARGET
@@ -260,6 +261,33 @@ def test_training_under_itself(
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
     assert (tmp_path / "int8" / "model.pdmodel").is_file()
     assert all(each.relative < each.effect / 10 for each in made.exported.differences)
+
+
+def test_files_that_are_refused_are_kept_with_the_training(exported: Path, tmp_path: Path) -> None:
+    settings = {**CONFIG, "TrainConfig": {**CONFIG["TrainConfig"], "train_iter": 1}}
+    metrics = iter([0.5, 0.4, 0.45, 0.3, 0.45])  # the file is worse than its model
+    act = AutoCompression(
+        *(exported, batches()),
+        save_dir=tmp_path / "int8",
+        config=settings,
+        eval_callback=lambda run: next(metrics),
+        metric=MeasuredMetric(images=1000),
+    )
+    with pytest.raises(RejectedError, match=r"^int8, paddle: metric of the file is 0\.3000, of"):
+        act.compress()
+    assert not (tmp_path / "int8").exists()
+    assert (tmp_path / "int8.rejected" / "model.pdmodel").is_file()
+    before = open_source(exported).graph.weights
+    after = open_source(tmp_path / "int8.rejected" / TRAINED).graph.weights
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_the_float_model_itself_is_never_replaced(exported: Path) -> None:
+    for overwrite, message in ((False, "holds an earlier export"), (True, "holds the float model")):
+        with pytest.raises((ConfigError, ExportError), match=message):
+            AutoCompression(
+                exported, batches(), save_dir=exported, config=CONFIG, overwrite=overwrite
+            )
 
 
 def test_training_with_one_grid_for_a_weight(exported: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_answers_are_kept_on_disk_where_nothing_is_random(
     seen = []
     for _ in range(2):
         watch = Watch()
-        make_engine(settings, tmp_path / "out", steps, teachers, [watch]).train()
+        make_engine(settings, tmp_path / "out", steps, teachers, [watch]).train(overwrite=True)
         seen.append(watch.terms)
     # of 4 batches of 4, the first epoch asked for two; the second epoch mixes known pictures anew
     assert len(asked) == 2
@@ -47,7 +47,7 @@ def test_answers_are_kept_on_disk_where_nothing_is_random(
     steps[0]["cache"] = True
     again = Watch()
     with caplog.at_level(logging.WARNING):
-        make_engine(settings, tmp_path / "out", steps, teachers, [again]).train()
+        make_engine(settings, tmp_path / "out", steps, teachers, [again]).train(overwrite=True)
     broken = [record for record in caplog.records if "broken, made anew" in record.getMessage()]
     assert {record.args[0] for record in broken} == set(files[:2])
     assert again.terms[0] == pytest.approx(seen[0][0], rel=1e-4)

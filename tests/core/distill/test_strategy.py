@@ -41,7 +41,11 @@ def test_its_metric_is_logged_before_the_first_epoch(
         steps = [{"kind": "distill", "start_epoch": start}]
         with caplog.at_level(logging.INFO):
             make_engine(
-                toy_settings(epochs=3), tmp_path / "out", steps, read_teachers([teacher]), [Note()]
+                toy_settings(epochs=3),
+                tmp_path / f"{start}",
+                steps,
+                read_teachers([teacher]),
+                [Note()],
             ).train()
         texts = [record.getMessage() for record in caplog.records]
         line = next(text for text in texts if text.startswith(f"teacher {teacher}: mae"))

@@ -200,7 +200,7 @@ def test_no_format_and_unknown_ones_are_refused(task: Task, tmp_path: Path) -> N
 def test_a_new_export_leaves_no_file_of_the_one_before(task: Task, tmp_path: Path) -> None:
     model = build(task, "float")
     export(task, model, tmp_path / "out", ("paddle", "onnx"))
-    export(task, model, tmp_path / "out", ("onnx",))
+    export(task, model, tmp_path / "out", ("onnx",), overwrite=True)
     assert names(tmp_path / "out") == {"model.onnx", "deploy.yml"}
 
 

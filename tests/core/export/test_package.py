@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 
 import numpy as np
@@ -12,9 +13,10 @@ from outside.toy import Named
 from paddle import nn
 from paddle.static import InputSpec
 
-from core.errors import ConfigError, ExportError, UserError
+from core.errors import ConfigError, ExportError, RejectedError, UserError
 from core.export import parity
 from core.export.package import export
+from core.export.rejected import REASON
 from core.graph.program import Graph
 from core.graph.trace import trace
 from core.runtimes.description import read_description
@@ -186,23 +188,33 @@ class Lying(nn.Layer):
         return mean if paddle.in_dynamic_mode() else mean * 1.01
 
 
-def test_an_export_that_differs_leaves_nothing(task, tmp_path):
+def test_an_export_that_differs_is_kept_beside_its_place(task, tmp_path):
     message = r"^paddle: output 'level' of the exported model differs by 1.0e-02 of the largest"
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(RejectedError, match=message) as caught:
         export(task, Lying(), tmp_path / "out")
-    assert left(tmp_path) == []
+    assert f"; the files are in {tmp_path}/out.rejected, not in {tmp_path}/out" in str(caught.value)
+    assert left(tmp_path) == ["out.rejected"]
+    assert re.match(message, (tmp_path / "out.rejected" / REASON).read_text())
+    assert load_predictor(tmp_path / "out.rejected").description.outputs[0].name == "level"
 
 
-def test_a_failing_export_keeps_the_one_before(task, model, tmp_path):
+def test_an_earlier_export_is_replaced_only_on_demand(task, model, tmp_path):
+    def content():
+        return [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())]
+
     export(task, model, tmp_path / "out")
-    before = [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())]
-    with pytest.raises(ExportError):
-        export(task, Lying(), tmp_path / "out")
-    assert [file.read_bytes() for file in sorted((tmp_path / "out").iterdir())] == before
+    before = content()
+    message = r"out: holds an earlier export; name another folder \(--save_dir\), or replace it"
+    with pytest.raises(ExportError, match=message):
+        export(task, model, tmp_path / "out")
+    with pytest.raises(ExportError, match="differs by"):
+        export(task, Lying(), tmp_path / "out", overwrite=True)
+    assert content() == before
+    assert left(tmp_path) == ["out", "out.rejected"]
     model.head.bias.set_value(paddle.ones([1]))
-    export(task, model, tmp_path / "out", ("onnx",))
+    export(task, model, tmp_path / "out", ("onnx",), overwrite=True)
     assert left(tmp_path / "out")[1] == "model.onnx"
-    assert left(tmp_path) == ["out"]
+    assert left(tmp_path) == ["out", "out.rejected"]
 
 
 def test_a_folder_with_other_files_is_refused(task, model, tmp_path):

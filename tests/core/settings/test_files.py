@@ -17,7 +17,16 @@ import pytest
 
 from core.errors import DataError, FileError
 from core.settings import files, locks
-from core.settings.files import appearing, exchange, present, replacing, scratch, write_text
+from core.settings.files import (
+    appearing,
+    exchange,
+    present,
+    remove_folder,
+    replacing,
+    scratch,
+    tidy,
+    write_text,
+)
 from core.training.synthetic import ensure_drawn
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -240,6 +249,27 @@ def test_two_who_replace_one_folder_at_once(
         with pytest.raises(FileError, match=rf"/out: in use by process {os.getpid()} on "):
             filled(tmp_path / "out", "second")
     assert (tmp_path / "out" / "file").read_text() == "first"
+
+
+def test_a_folder_is_removed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_folder(tmp_path / "absent")
+    filled(tmp_path / "out", "first")
+    (tmp_path / "link").symlink_to("out")
+
+    with monkeypatch.context() as patch:  # killed in the middle
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+        remove_folder(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    tidy(tmp_path)
+    assert os.listdir(tmp_path) == ["link"]
+    filled(tmp_path / "out", "second")
+    remove_folder(tmp_path / "link")
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(FileError, match="expected a folder"):
+        remove_folder(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def strange(path: Path, kind: str) -> None:

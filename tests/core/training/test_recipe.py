@@ -9,7 +9,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.settings.config import load_yaml
-from core.training.recipe import compose_recipes, read_recipe, recipe_epochs
+from core.training.recipe import compose_recipes, read_recipe, recipe_epochs, shortened
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, TEACHER = "outside.strategies:Listen", "outside.strategies:NeedsTeacher"
@@ -146,3 +146,45 @@ def test_every_recipe_of_ours_obeys_the_rules(file: Path) -> None:
     assert [step.kind for step in recipe.steps] == kinds
     if file.stem == "prune_twice":
         assert [(step.start, step.end) for step in recipe.steps] == [(0, 1), (10, 11)]
+
+
+def windows(recipe: dict[str, Any]) -> list[tuple[int | None, int | None]]:
+    return [(each.get("start_epoch"), each.get("end_epoch")) for each in recipe["strategies"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "epochs", "expected"),
+    [
+        ([(0, 100), (90, None)], 10, [(0, 10), (9, None)]),
+        ([(None, None), (80, None)], 30, [(None, None), (24, None)]),
+        ([(0, 90), (90, 100)], 3, [(0, 2), (2, 3)]),  # each keeps an epoch, and their order
+        ([(0, 1), (1, 2), (2, 100)], 4, [(0, 1), (1, 2), (2, 4)]),
+        ([(98, 99), (99, 100)], 3, [(1, 2), (2, 3)]),
+    ],
+)
+def test_windows_of_a_shorter_training(given: Any, epochs: int, expected: Any) -> None:
+    names = ("start_epoch", "end_epoch")
+    strategies = [
+        {key: value for key, value in zip(names, each) if value is not None} for each in given
+    ]
+    recipe = {"strategies": [{"kind": LISTEN, **each} for each in strategies]}
+    found = shortened(recipe, 100, epochs)
+    assert windows(found) == expected
+    assert len(read_recipe(found, epochs, False).steps) == len(given)
+
+
+def test_exports_and_intervals_follow_and_what_is_wrong_stays() -> None:
+    recipe = {
+        "strategies": [{"kind": "prune", "every_epochs": 4}, {"kind": "qat", "start_epoch": 50}],
+        "exports": [{"after_epoch": 100, "save_dir": "a"}, {"after_epoch": 60, "save_dir": "b"}],
+    }
+    found = shortened(recipe, 100, 10)
+    assert found["strategies"] == [
+        {"kind": "prune", "every_epochs": 1},
+        {"kind": "qat", "start_epoch": 5},
+    ]
+    assert [each["after_epoch"] for each in found["exports"]] == [10, 6]
+    with pytest.raises(ConfigError, match=r"^train\.epochs: .* need 3 epochs at least, got 2$"):
+        shortened(recipe, 100, 2)
+    for wrong in ({"strategies": "x"}, {"strategies": [{"start_epoch": 200}, 3]}, {}):
+        assert shortened(wrong, 100, 10) == wrong

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.errors import ExportError
+from core.errors import ExportError, RejectedError
 from core.graph.program import Graph
 from core.network.weights import load_arrays
 from core.quant.layers import quantized_layers
@@ -96,6 +96,38 @@ def test_what_could_not_be_exported_is_refused_before_training(
     (tmp_path / "run" / "int8" / "thesis.txt").write_text("")
     engine = make("run", "int8")
     with pytest.raises(ExportError, match=r"thesis\.txt, which is no part of an export"):
+        engine.train()
+    assert engine.step == 0
+
+
+def test_a_failing_export_ends_no_training(
+    make: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told at once and is the error at the end; the training is the same."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RejectedError("head: differs")
+
+    make("plain").train()
+    monkeypatch.setattr("core.workflows.exports_on_the_way.export", refuse)
+    engine = make("run", "int8", "float")
+    told = r"^exports: int8 after epoch 3: head: differs \(the training itself is whole\)$"
+    with pytest.raises(ExportError, match=told):
+        engine.train()
+    assert engine.epoch == 4
+    ends = [
+        load_arrays(tmp_path / f"{name}/run/latest/model.safetensors") for name in ("plain", "run")
+    ]
+    assert all(np.array_equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_an_earlier_export_is_refused_before_training(
+    make: Callable[..., Engine], tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "int8").mkdir(parents=True)
+    (tmp_path / "run" / "int8" / "model.onnx").write_text("")
+    engine = make("run", "int8")
+    with pytest.raises(ExportError, match="int8: holds an earlier export; name another folder"):
         engine.train()
     assert engine.step == 0
 

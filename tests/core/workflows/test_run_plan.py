@@ -53,6 +53,81 @@ def teacher(toy_settings: Callable[..., dict[str, Any]], tmp_path: Path) -> str:
     return str(tmp_path / "teacher" / "latest")
 
 
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    strategies = [
+        {"kind": "prune", "target_ratio": 0.5},
+        {"kind": "qat", "start_epoch": 90, "learning_rate": 0.01},
+    ]
+    return str(_write(tmp_path / "recipe.yml", {"epochs": 100, "strategies": strategies}))
+
+
+@pytest.mark.parametrize("prefix", ["", "slim."])
+def test_settings_of_a_recipe_on_the_command_line(
+    config: Path, recipe: str, tmp_path: Path, prefix: str
+) -> None:
+    overrides = [f"{prefix}strategies.0.target_ratio=0.3", f"{prefix}strategies.1.start_epoch=80"]
+    plan = read_plan(RunFiles(str(config), recipe, (), overrides))
+    assert plan.recipe["strategies"][0]["target_ratio"] == 0.3
+    assert plan.recipe["strategies"][1]["start_epoch"] == 80
+    assert "slim" not in plan.settings
+    whole = _write(tmp_path / "whole.yml", plan.to_mapping())  # also of a recipe in a config
+    again = read_plan(RunFiles(str(whole), overrides=[f"{prefix}strategies.0.target_ratio=0.2"]))
+    assert again.recipe["strategies"][0]["target_ratio"] == 0.2
+    with pytest.raises(ConfigError, match=r"^strategies\.2\.x: a list with 2 entries has no '2'"):
+        read_plan(RunFiles(str(config), recipe, (), [f"{prefix}strategies.2.x=1"]))
+    with pytest.raises(ConfigError, match=r"^strategies\.0\.x=1: there is no recipe; name one"):
+        read_plan(RunFiles(str(config), overrides=[f"{prefix}strategies.0.x=1"]))
+
+
+def test_what_a_config_may_say_the_command_line_may_say_too(config: Path, recipe: str) -> None:
+    overrides = [f"slim={recipe}", "save_dir=there", "use_vdl=true"]
+    plan = read_plan(RunFiles(str(config), overrides=overrides))
+    assert len(plan.recipe["strategies"]) == 2
+    assert (plan.save_dir, plan.use_vdl) == ("there", True)
+    with pytest.raises(ConfigError, match=r"^slim: given twice"):
+        read_plan(RunFiles(str(config), recipe, (), [f"slim={recipe}"]))
+
+
+@pytest.mark.parametrize("key", ["train.epochs", "slim.epochs"])
+def test_a_shorter_training_shortens_the_windows(
+    config: Path, recipe: str, tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    plan = read_plan(RunFiles(str(config), recipe, (), [f"{key}=10"]))
+    assert plan.settings["train"]["epochs"] == 10
+    assert plan.recipe["epochs"] == 10
+    assert plan.recipe["strategies"][1]["start_epoch"] == 9
+    assert "10 in the place of 100, so the windows of the recipe are shortened" in caplog.text
+    again = read_plan(RunFiles(str(_write(tmp_path / "again.yml", plan.to_mapping()))))
+    assert (again.settings, again.recipe) == (plan.settings, plan.recipe)
+    own = [f"{key}=10", "strategies.1.start_epoch=7"]  # said by hand: as it is
+    assert read_plan(RunFiles(str(config), recipe, (), own)).recipe["strategies"][1] == (
+        {"kind": "qat", "start_epoch": 7, "learning_rate": 0.01}
+    )
+    longer = read_plan(RunFiles(str(config), recipe, (), [f"{key}=200"]))
+    assert longer.recipe["strategies"][1]["start_epoch"] == 90
+    assert longer.to_mapping()["slim"]["epochs"] == 200
+
+
+@pytest.mark.parametrize(
+    ("config", "slim", "teachers", "name"),
+    [
+        ("configs/cls/toy.yml", None, (), "toy"),
+        (Path("toy.yml"), "prune", (), "toy_prune"),
+        ("toy.yml", "prune,mine/late_qat.yml", (), "toy_prune_late_qat"),
+        ("toy.yml", None, ("teacher.yml",), "toy_distill"),
+        ("toy.yml", "distill_qat", ("teacher.yml",), "toy_distill_qat"),
+        (None, "compress.yaml", (), "compress"),
+        ({"task": {"name": "cls"}}, "qat", (), "qat"),
+    ],
+)
+def test_a_run_is_called_after_its_config_and_recipes(
+    config: Any, slim: str | None, teachers: tuple[str, ...], name: str
+) -> None:
+    assert RunFiles(config, slim, teachers).name == name
+
+
 def _write(path: Path, content: Any) -> Path:
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return path
@@ -133,6 +208,13 @@ def test_a_file_that_says_no_task(tmp_path: Path) -> None:
     for files in (RunFiles(str(slim)), RunFiles(None, str(slim))):
         with pytest.raises(ConfigError, match="says no task; name its config with -c"):
             read_plan(files)
+
+
+def test_a_misspelt_task(config: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config.read_text())
+    content["taks"] = content.pop("task")
+    with pytest.raises(ConfigError, match=r"^taks: unknown key \(did you mean 'task'\?\)"):
+        read_plan(RunFiles(content))
 
 
 def test_teachers_of_a_config(config: Path, teacher: str, tmp_path: Path) -> None:

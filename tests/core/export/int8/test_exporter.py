@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from paddle import nn
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
-from core.errors import ExportError
+from core.errors import ExportError, RejectedError
 from core.export.int8 import file_comparison, int8_files
 from core.export.int8.paddle_writer import quantize_program
 from core.export.package import export
@@ -277,3 +279,15 @@ def test_the_metric_binds_where_files_are_meant_to_run(
             assert f"laid out for {target}" in caplog.text
     check_metrics(0.92, rows, "top1", 50, target)  # two images are as much
     check_metrics(None, rows, "top1", 1000, target)
+
+
+def test_a_better_metric_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    rows = [ComparisonRow("int8, openvino", 0.5)]
+    check_metrics(0.2, rows, "top1", 1000, "openvino")
+    assert "top1 of the file is 0.5000, of the quantized model 0.2000; better is" in caplog.text
+    with pytest.raises(RejectedError, match=r"at most 0\.0100 worse wanted"):
+        check_metrics(0.2, rows, "mae", 1000, "openvino", higher_is_better=False)
+    check_metrics(0.8, rows, "mae", 1000, "openvino", higher_is_better=False)
+    with pytest.raises(RejectedError, match="is nan"):
+        check_metrics(0.8, [ComparisonRow("int8, openvino", math.nan)], "top1", 1000, "openvino")
