@@ -129,6 +129,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def natural(text: str) -> int:
+    """Read a whole number from 0 on, as the type of an argument."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
+    return int(text)
+
+
 def share(text: str) -> float:
     """Read a number above 0, up to 1, as the type of an argument."""
     try:

@@ -17,6 +17,7 @@ from core.task import (
     Arrays,
     Batch,
     DistillPoint,
+    Finding,
     Forward,
     Losses,
     Outputs,
@@ -130,9 +131,23 @@ class Task:
         ]
         return {**top[0], "top": top}
 
-    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        """Write name and score on a dark bar at the top of the picture [H, W, 3]."""
+    @property
+    def threshold(self) -> float:
+        return 0.0  # one class is always the most likely
+
+    def describe(self, prediction: dict[str, Any], threshold: float | None = None) -> Finding:
+        """Tell the class and its score."""
         text = f"{prediction['name']} {prediction['score']:.2f}"
+        if prediction["score"] >= (threshold or 0.0):
+            return Finding(text)
+        return Finding(f"no class scores {threshold:g} or more, the most likely is {text}", True)
+
+    def draw(
+        self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
+    ) -> np.ndarray:
+        """Write name and score on a dark bar at the top of the picture [H, W, 3]."""
+        unsure = self.describe(prediction, threshold).unsure
+        text = f"{prediction['name']} {prediction['score']:.2f}{' ?' if unsure else ''}"
         font = cv2.FONT_HERSHEY_SIMPLEX
         height, width = image.shape[:2]
         (wide, high), _ = cv2.getTextSize(text, font, 1.0, 1)

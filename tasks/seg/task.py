@@ -19,6 +19,7 @@ from core.task import (
     Arrays,
     Batch,
     DistillPoint,
+    Finding,
     Forward,
     Losses,
     Outputs,
@@ -120,7 +121,19 @@ class Task:
         shares = {names[label]: float(n) / mask.size for label, n in zip(labels, counts)}
         return {"mask": mask, "classes": shares}
 
-    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+    @property
+    def threshold(self) -> None:
+        return None
+
+    def describe(self, prediction: dict[str, Any], threshold: float | None = None) -> Finding:
+        """Tell the share of each class, the largest first."""
+        shares = sorted(prediction["classes"].items(), key=lambda entry: -entry[1])
+        return Finding(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares))
+
+    def draw(
+        self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
+    ) -> np.ndarray:
+        """Tint an RGB image [H, W, 3] by the classes of its pixels."""
         return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
 
 
