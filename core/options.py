@@ -44,6 +44,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save_dir", type=Path, help="default: output/<task>/<name of the config>")
     add("--resume", action="store_true", help="go on from SAVE_DIR/latest")
     add("--use_vdl", action="store_true", help="write VisualDL scalars")
+    add("--use_tensorboard", action="store_true", help="write scalars for TensorBoard")
     text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
     add("--dry_run", action="store_true", help=text)
     text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -234,6 +234,46 @@ class TellingTask(Protocol):
         self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
     ) -> np.ndarray:
         """Draw as `Task.draw` does, on an image [H, W, 3], without what is below a threshold."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A sample of the validation data with its prediction, for people."""
+
+    image: np.ndarray  # RGB [H, W, 3] uint8, truth and prediction drawn on it
+    text: str  # a few words
+
+
+@runtime_checkable
+class ReviewedTask(Protocol):
+    """What a `Task` offers too whose validation can be looked at, see `core.training.review`."""
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        """Return how wrong the answers to a batch are [N]: the worst have the highest."""
+        ...
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        """Draw truth and prediction of a sample of a batch [N, ...]."""
+        ...
+
+    def name_sample(self, dataset: Dataset, index: int) -> str:
+        """Return the file of an item of a data set."""
+        ...
+
+
+@runtime_checkable
+class ConfusionMetric(Protocol):
+    """What a `Metric` offers too that counts which class is taken for which."""
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts [truth, prediction]."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the classes."""
         ...
 
 

@@ -46,7 +46,8 @@ def main() -> None:
     named = arguments.config, arguments.slim, arguments.distill_config, overrides
     plan = read_plan(RunFiles(*named, recipes=RECIPES))
     name = Path(arguments.config or arguments.slim).stem
-    cli.train(prepare(plan, arguments.save_dir, name, arguments.use_vdl), arguments)
+    scalars = arguments.use_vdl, arguments.use_tensorboard
+    cli.train(prepare(plan, arguments.save_dir, name, *scalars), arguments)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
 MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
 
 # what a config may say of its run beside task and training, see `core.workflows.run_plan`
-OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl")
+OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl", "use_tensorboard")
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,11 @@ from core.task import (
     Outputs,
     QatBudget,
     Sample,
+    SampleView,
     SlimHints,
     Split,
 )
+from tasks.cls import review
 from tasks.cls.class_names import class_names
 from tasks.cls.config import Config
 from tasks.cls.data import ImageDataset, build_dataset
@@ -159,6 +161,16 @@ class Task:
         thickness = max(1, round(scale))
         cv2.putText(drawn, text, origin, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
         return drawn
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        return review.sample_errors(outputs, batch)
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        data = self.config.data
+        return review.view_sample(outputs, batch, number, data, data.class_names)
+
+    def name_sample(self, dataset: ImageDataset, index: int) -> str:
+        return dataset.items.paths[index]
 
     def _stop_path(self, model: Layer) -> str | None:
         name = self.config.model.stop_after

@@ -25,9 +25,11 @@ from core.task import (
     Outputs,
     QatBudget,
     Sample,
+    SampleView,
     SlimHints,
     Split,
 )
+from tasks.keypoint import review
 from tasks.keypoint.boxes import clip, read_boxes
 from tasks.keypoint.codec import Codec
 from tasks.keypoint.config import Config
@@ -158,6 +160,15 @@ class Task:
         drawn = image if box is None else draw_box(image, box)
         points, side = prediction["keypoints"], max(box[2:] if box else image.shape[:2])
         return draw_skeleton(drawn, points, self.config.joint_set.skeleton, least, side)
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        return review.sample_errors(outputs, batch)
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        return review.view_sample(outputs, batch, number, self.config, self._codec)
+
+    def name_sample(self, dataset: KeypointDataset, index: int) -> str:
+        return str(dataset.persons.files[index])
 
     def _mirror_heatmaps(self, heatmaps: np.ndarray) -> np.ndarray:
         returned = heatmaps[..., ::-1][:, self.config.joint_set.mirror()]

@@ -25,10 +25,11 @@ from core.task import (
     Outputs,
     QatBudget,
     Sample,
+    SampleView,
     SlimHints,
     Split,
 )
-from tasks.seg import drawing, inference
+from tasks.seg import drawing, inference, review
 from tasks.seg.config import Config
 from tasks.seg.data import SegDataset, evaluation_sample
 from tasks.seg.download import ensure_downloaded
@@ -135,6 +136,15 @@ class Task:
     ) -> np.ndarray:
         """Tint an RGB image [H, W, 3] by the classes of its pixels."""
         return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        return review.sample_errors(outputs, batch, self.config)
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        return review.view_sample(outputs, batch, number, self.config)
+
+    def name_sample(self, dataset: SegDataset, index: int) -> str:
+        return str(dataset.pairs[index][0])
 
 
 class Deployed(Layer):
