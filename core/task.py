@@ -237,6 +237,15 @@ class TellingTask(Protocol):
         ...
 
 
+@runtime_checkable
+class PaletteTask(Protocol):
+    """What a `Task` offers too whose predictions are label maps."""
+
+    def palette(self) -> np.ndarray:
+        """Return an RGB colour for each class [C, 3] uint8."""
+        ...
+
+
 @dataclass(frozen=True)
 class SampleView:
     """A sample of the validation data with its prediction, for people."""

@@ -13,7 +13,7 @@ from paddle.nn import Layer
 
 from core.errors import ConfigError
 from core.runtimes.predictor import Predictor
-from core.task import Arrays, Box, BoxTask, Finding, Forward, Task, TellingTask
+from core.task import Arrays, Box, BoxTask, Finding, Forward, PaletteTask, Task, TellingTask
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,10 @@ class ImageModel:
             else:
                 drawn = self.task.draw(drawn, each)
         return drawn
+
+    def palette(self) -> np.ndarray | None:
+        """Return an RGB colour for each class of label maps [C, 3] uint8; None if there is none."""
+        return self.task.palette() if isinstance(self.task, PaletteTask) else None
 
     def describe(self, prediction: dict[str, Any]) -> Finding:
         """Return the prediction in words: a line, and another for each box."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -12,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from core.errors import DataError
 from core.runtimes.image_model import ImageModel
@@ -56,7 +58,8 @@ def predict_files(
     """Predict on an image or a folder; write a picture for each and `predictions.json`.
 
     The JSON lists for each image the task's values, with `picture`, the file that was drawn. A
-    label map becomes a PNG beside the picture. No two files get the same name: pictures of `a.jpg`
+    label map becomes a PNG beside the picture, with a palette if the task has one: its pixels are
+    labels, which viewers show in colours. No two files get the same name: pictures of `a.jpg`
     and `a.png` are `a.jpg.png` and `a.png.png`, other namesakes are numbered.
 
     Args:
@@ -82,7 +85,7 @@ def predict_files(
     boxes = [None if boxes_of is None else boxes_of(name) for name in names]
     check_boxes(boxes, names)
     model.tell_of_boxes(boxes_of is not None)
-    outputs = _Outputs(save_dir, names)
+    outputs = _Outputs(save_dir, names, model.palette())
     parts = dict(zip(images, zip(names, outputs.name_pictures(names), boxes)))
     results: dict[str, Any] = {}
     skipped: list[str] = []
@@ -179,10 +182,19 @@ def check_apart(
 
 
 class _Outputs:
-    """Files below `save_dir`, each named once, also where upper and lower case are the same."""
+    """Files below `save_dir`, each named once, also where upper and lower case are the same.
 
-    def __init__(self, save_dir: Path, names: Sequence[Path]) -> None:
+    Args:
+        save_dir: The folder.
+        names: Of the images.
+        palette: Colours of label maps [C, 3] uint8; None writes them in grey.
+    """
+
+    def __init__(
+        self, save_dir: Path, names: Sequence[Path], palette: np.ndarray | None = None
+    ) -> None:
         self.save_dir = save_dir
+        self._palette = palette
         self._taken = {_fold(folder) for name in names for folder in name.parents}
 
     def name_pictures(self, names: Sequence[Path]) -> list[Path]:
@@ -210,6 +222,18 @@ class _Outputs:
             raise DataError(f"{name}: OpenCV cannot encode an image of {list(image.shape)}")
         write_bytes(self.save_dir / name, content.tobytes())
 
+    def write_label_map(self, name: Path, labels: np.ndarray) -> None:
+        """Write labels [H, W] as a PNG: with the colours that there are for them, else in grey."""
+        if labels.max(initial=0) > 255:
+            self.write(name, labels.astype(np.uint16))
+        elif self._palette is None:
+            self.write(name, labels.astype(np.uint8))
+        else:
+            picture, content = Image.fromarray(labels.astype(np.uint8)), io.BytesIO()
+            picture.putpalette(self._palette[:256].tobytes())
+            picture.save(content, "png")
+            write_bytes(self.save_dir / name, content.getvalue())
+
 
 def _fold(name: Path) -> str:
     return name.as_posix().casefold()
@@ -228,7 +252,7 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     if value.ndim != 2 or value.dtype.kind not in "iub":
         return value.tolist()
     name = outputs.take(picture.with_name(f"{picture.stem}_{key}"))
-    outputs.write(name, value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
+    outputs.write_label_map(name, value)
     return name.as_posix()
 
 

@@ -137,6 +137,9 @@ class Task:
         """Tint an RGB image [H, W, 3] by the classes of its pixels."""
         return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
 
+    def palette(self) -> np.ndarray:
+        return drawing.palette(self.config.class_names)
+
     def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
         return review.sample_errors(outputs, batch, self.config)
 

@@ -19,6 +19,7 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from paddle import nn
 from paddle.static import InputSpec
+from PIL import Image
 
 from core.cli import exported_task
 from core.errors import ConfigError, DataError, ExportError
@@ -237,6 +238,24 @@ def test_label_maps_become_files(toy, tmp_path, monkeypatch):
     }
     read = cv2.imread(str(tmp_path / "out" / "a_mask.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(read, mask)
+
+
+def test_label_maps_have_the_colours_of_the_task(toy, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    model = load_model(toy)
+    colours = np.array([[70, 130, 180], [0, 128, 0], [200, 0, 0]], np.uint8)
+    mask = np.array([[0, 1], [2, 1]])
+    maps = {"level": 1.0, "mask": mask, "many": mask + 300}
+    monkeypatch.setattr(model.task, "postprocess", lambda outputs, info: maps)
+    monkeypatch.setattr(type(model.task), "palette", lambda self: colours, raising=False)
+    predict_files(model, tmp_path / "a.png", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "a_mask.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), mask)
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colours[mask])
+    seen = cv2.imread(str(tmp_path / "out" / "a_mask.png"))
+    np.testing.assert_array_equal(seen[..., ::-1], colours[mask])
+    many = cv2.imread(str(tmp_path / "out" / "a_many.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(many, mask + 300)  # no palette has so many
 
 
 def draw_levels(folder, levels):
