@@ -47,6 +47,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     earlier("--resume", action="store_true", help="go on from SAVE_DIR/latest")
     earlier("--overwrite", action="store_true", help="replace the run that SAVE_DIR holds")
     add("--use_vdl", action="store_true", help="write VisualDL scalars")
+    add("--use_tensorboard", action="store_true", help="write scalars for TensorBoard")
     text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
     add("--dry_run", action="store_true", help=text)
     text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
@@ -131,6 +132,13 @@ def positive(text: str) -> int:
     """Read a whole number from 1 on, as the type of an argument."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return int(text)
+
+
+def natural(text: str) -> int:
+    """Read a whole number from 0 on, as the type of an argument."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number, 0 or more, got {text!r}")
     return int(text)
 
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -171,6 +172,118 @@ class Task(Protocol):
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """Return the RGB image [H, W, 3] uint8 with the prediction drawn on it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Box:
+    """A part of an image: a corner and the sides in pixels, and the score of who found it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float | None = None  # None: annotated, not detected
+
+
+BoxesOf = Callable[[Path], list[Box]]  # the boxes in a picture of this name
+
+
+@runtime_checkable
+class BoxTask(Protocol):
+    """What a `Task` offers too that answers for one box of an image at a time."""
+
+    def read_boxes(self, path: Path, least_score: float) -> BoxesOf:
+        """Read the boxes of pictures from a file, or from a folder with one for each picture.
+
+        Raises:
+            DataError: A file is missing or broken.
+        """
+        ...
+
+    def preprocess(self, image: np.ndarray, box: Box | None = None) -> tuple[Sample, Any]:
+        """Prepare what is in a box of an RGB image [H, W, 3]; without one, the whole image.
+
+        Raises:
+            DataError: The box lies outside of the image.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A prediction in words."""
+
+    text: str
+    unsure: bool = False  # no score reaches the threshold
+
+
+@runtime_checkable
+class TellingTask(Protocol):
+    """What a `Task` offers too that puts its predictions into words."""
+
+    @property
+    def threshold(self) -> float | None:
+        """The score below which nothing counts; None: predictions have no scores."""
+        ...
+
+    def describe(self, prediction: dict[str, Any], threshold: float | None) -> Finding:
+        """Tell what `postprocess` returned; None takes the task's own threshold."""
+        ...
+
+    def draw(
+        self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
+    ) -> np.ndarray:
+        """Draw as `Task.draw` does, on an image [H, W, 3], without what is below a threshold."""
+        ...
+
+
+@runtime_checkable
+class PaletteTask(Protocol):
+    """What a `Task` offers too whose predictions are label maps."""
+
+    def palette(self) -> np.ndarray:
+        """Return an RGB colour for each class [C, 3] uint8."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """A sample of the validation data with its prediction, for people."""
+
+    image: np.ndarray  # RGB [H, W, 3] uint8, truth and prediction drawn on it
+    text: str  # a few words
+
+
+@runtime_checkable
+class ReviewedTask(Protocol):
+    """What a `Task` offers too whose validation can be looked at, see `core.training.review`."""
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        """Return how wrong the answers to a batch are [N]: the worst have the highest."""
+        ...
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        """Draw truth and prediction of a sample of a batch [N, ...]."""
+        ...
+
+    def name_sample(self, dataset: Dataset, index: int) -> str:
+        """Return the file of an item of a data set."""
+        ...
+
+
+@runtime_checkable
+class ConfusionMetric(Protocol):
+    """What a `Metric` offers too that counts which class is taken for which."""
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """Counts [truth, prediction]."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the classes."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Predict on images with an exported model; draw each result and list all in predictions.json."""
+"""Predict on images, a video or a camera; draw each result and list all in predictions.json."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 import argparse
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli, options
+
+if TYPE_CHECKING:
+    from core.runtimes.image_model import ImageModel
+    from core.task import BoxesOf
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -16,23 +21,55 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__,
         epilog="Exit status 1: some files of the folder could not be read and were left out.",
     )
-    parser.add_argument(
-        "--model_dir", required=True, type=Path, help="folder that tools/export_model.py made"
-    )
-    parser.add_argument(
-        "--image_path",
-        required=True,
-        type=Path,
-        metavar="FILE_OR_DIR",
-        help="an image, or a folder with images",
-    )
-    parser.add_argument(
-        "--save_dir", required=True, type=Path, help="for the pictures and predictions.json"
-    )
+    options.add_config_arguments(parser, required=False)
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model_dir", type=Path, help="folder that tools/export_model.py made")
+    text = "checkpoint (folder or weights file); published weights need -c"
+    model.add_argument("--weights", "--model_path", type=Path, help=text)
+    what = parser.add_mutually_exclusive_group(required=True)
+    text = "an image, a folder with images, or a video"
+    what.add_argument("--image_path", type=Path, metavar="FILE_OR_DIR", help=text)
+    text = "number of a camera, 0 for the first; Ctrl-C ends it"
+    what.add_argument("--camera", type=options.natural, metavar="NUMBER", help=text)
+    text = "for the pictures or the video, and predictions.json"
+    parser.add_argument("--save_dir", required=True, type=Path, help=text)
+    text = "keypoints: COCO detections, or a folder with a JSON file for each picture"
+    parser.add_argument("--boxes", type=Path, metavar="JSON_OR_DIR", help=text)
+    text = "leave out boxes with a lower score (default: 0.5)"
+    parser.add_argument("--box_threshold", type=float, default=0.5, metavar="SCORE", help=text)
+    text = "classes and joints with a lower score are not found (default: the task's)"
+    parser.add_argument("--threshold", type=float, metavar="SCORE", help=text)
+    text = "frames of a video or a camera (default: all)"
+    parser.add_argument("--max_frames", type=options.positive, metavar="N", help=text)
     options.add_backend_argument(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    options.add_plugin_argument(parser)
     return cli.parse(parser)
+
+
+def load_model(arguments: argparse.Namespace) -> ImageModel:
+    import paddle
+
+    from core.runtimes.image_model import eager_model, exported_model
+    from core.runtimes.predictor import load_predictor
+    from core.training.run import pick_device
+
+    if arguments.weights:
+        paddle.set_device(pick_device("auto"))
+        return eager_model(*cli.restored(arguments), arguments.threshold)
+    predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
+    task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
+    return exported_model(task, predictor, arguments.threshold)
+
+
+def load_boxes(arguments: argparse.Namespace, model: ImageModel) -> BoxesOf | None:
+    from core.errors import ConfigError
+    from core.task import BoxTask
+
+    if arguments.boxes is None:
+        return None
+    if not isinstance(model.task, BoxTask):
+        raise ConfigError(f"--boxes: the task {model.task.name} answers for whole images only")
+    return model.task.read_boxes(arguments.boxes, arguments.box_threshold)
 
 
 def main() -> int:
@@ -40,19 +77,37 @@ def main() -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from core.runtimes.predict_images import PREDICTIONS, load_task, predict_files
-    from core.runtimes.predictor import load_predictor
+    from core.runtimes.predict_images import PREDICTIONS, predict_files
+    from core.runtimes.predict_video import Frames, is_video, predict_video
 
-    predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-    task = load_task(predictor, arguments.model_dir)
+    model = load_model(arguments)
+    boxes = load_boxes(arguments, model)
+    skipped: list[str] = []
+
+    def tell(text: str) -> None:
+        tqdm.write("\n".join(map(cli.printable, text.splitlines())))
+
     with logging_redirect_tqdm():
-        skipped = predict_files(
-            task,
-            predictor,
-            arguments.image_path,
-            arguments.save_dir,
-            lambda files: tqdm(files, desc="predict", unit="image", disable=None),
-        )
+        if arguments.camera is not None or is_video(arguments.image_path):
+            source = arguments.camera if arguments.image_path is None else arguments.image_path
+            video = predict_video(
+                model,
+                Frames(source, arguments.max_frames),
+                arguments.save_dir,
+                boxes,
+                lambda frames, count: tqdm(frames, "predict", count, unit="frame", disable=None),
+                tell,
+            )
+            logging.info("written to %s", video)
+        else:
+            skipped = predict_files(
+                model,
+                arguments.image_path,
+                arguments.save_dir,
+                boxes,
+                lambda files: tqdm(files, desc="predict", unit="image", disable=None),
+                tell,
+            )
     logging.info("written to %s", arguments.save_dir / PREDICTIONS)
     if skipped:
         logging.warning("%d files could not be read", len(skipped))

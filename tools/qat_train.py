@@ -35,7 +35,8 @@ def main() -> None:
     plan = read_plan(RunFiles(arguments.config, "qat_as_given", (), overrides, RECIPES))
     plan = replace(plan, epochs_given=True)
     name = f"{Path(arguments.config).stem}_qat"
-    cli.train(prepare(plan, arguments.save_dir, name, arguments.use_vdl), arguments)
+    scalars = arguments.use_vdl, arguments.use_tensorboard
+    cli.train(prepare(plan, arguments.save_dir, name, *scalars), arguments)
 
 
 if __name__ == "__main__":

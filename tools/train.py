@@ -46,7 +46,8 @@ def main() -> None:
     named = arguments.config, arguments.slim, arguments.distill_config, overrides
     files = RunFiles(*named, recipes=RECIPES)
     plan = read_plan(files)
-    cli.train(prepare(plan, arguments.save_dir, files.name, arguments.use_vdl), arguments)
+    scalars = arguments.use_vdl, arguments.use_tensorboard
+    cli.train(prepare(plan, arguments.save_dir, files.name, *scalars), arguments)
 
 
 if __name__ == "__main__":

@@ -36,9 +36,10 @@ def measure(job: Job) -> dict[str, float]:
 
 def _train_ours(job: Job, meter: Meter) -> None:
     from core.training.engine import Engine
-    from core.training.hooks import Hook, standard_hooks
+    from core.training.hooks import Hook
     from core.training.recipe import read_recipe
     from core.training.run import read_run
+    from core.training.standard_hooks import standard_hooks
 
     class Step(Hook):
         def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import paddle.distributed as dist
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from core.act.config import ActConfig, LossKind, read_act
 from core.act.files import FileLayout, measure_files, write
@@ -25,6 +23,7 @@ from core.errors import ConfigError, DataError
 from core.export.files import check_folder, check_formats
 from core.export.package import Exported
 from core.export.rejected import replacing_unless_rejected
+from core.settings.progress import progress
 from core.targets.names import DEFAULT_TARGET
 from core.task import Arrays, Forward
 from core.training.distributed import gather
@@ -230,10 +229,9 @@ class AutoCompression:
         _log.info(
             "%d steps, %s of the quantized model %s", total, self._metric.name, _shown(metric)
         )
-        quiet = None if self._first else True  # None: where there is no terminal
-        with logging_redirect_tqdm(), tqdm(total=total, unit="step", disable=quiet) as bar:
-            for terms in run.steps(self._data, total):
-                bar.update()
+        steps = progress(run.steps(self._data, total), "train", total, "step", not self._first)
+        with contextlib.closing(steps):
+            for terms in steps:
                 if run.step % config.logging_iter == 0 or run.step == total:
                     parts = " ".join(f"{name} {value:.6f}" for name, value in terms.items())
                     _log.info("step %d/%d %s lr %.2e", run.step, total, parts, run.rate)

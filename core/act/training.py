@@ -29,6 +29,7 @@ from core.act.session import InputArrays, Session, fitting
 from core.act.source import Source
 from core.distill import losses as distill
 from core.errors import ConfigError, DataError, TrainingError
+from core.settings.progress import progress
 from core.task import Arrays, Forward, Losses, Outputs
 from core.training.distributed import average_gradients, gather
 from core.training.optimizers import Optimizer
@@ -72,7 +73,8 @@ class Training:
         source, tensors = self.session.source, sorted({p.tensor for p in self.session.places})
         sums: dict[str, list[float]] = {name: [] for name in tensors}
         with contextlib.closing(_endless(data)) as batches:
-            for _, given in zip(range(self.config.Global.calibration_batches), batches):
+            count = range(self.config.Global.calibration_batches)
+            for _, given in zip(progress(count, "calibrate", unit="batch"), batches):
                 feeds = self._feeds(given)
                 found = self.session.child.call("run_float", feeds, tensors)
                 for name, array in found.items():

@@ -143,6 +143,7 @@ def write_export(
 def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Format]) -> Exported:
     """Write all files of an export into a folder, and compare them with the eager model."""
     with scratch() as place, ThreadPoolExecutor(1) as aside, ending_children():
+        _log.info("export: writing files (%s)", ", ".join(formats))
         float_bytes = traced.write(folder, [name for name in formats if name != "lite"])
         # the converter for Lite takes longest, and is another process anyway
         converting = aside.submit(traced.for_lite(place)) if "lite" in formats else None
@@ -152,12 +153,16 @@ def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Form
         expected = [parity.run_eager(traced.layer, batch) for batch in compared]
         alone = formats == ["lite"]  # then the description gives its size
         if converting is not None and alone:
+            _log.info("export: waiting for Paddle Lite's converter")
             float_bytes |= traced.add_lite(converting, folder)
         description = traced.describe(folder, batches[0], expected[0])
         description = write_description(description, folder)
         predictors = open_predictors(folder, formats)
+        runtimes = ", ".join(each.backend for each in predictors)
+        _log.info("export: comparing the files with the network in %s", runtimes or "no runtime")
         differences, layers = traced.compare(folder, predictors, batches, expected)
         if converting is not None and not alone:
+            _log.info("export: waiting for Paddle Lite's converter")
             float_bytes |= traced.add_lite(converting, folder)
             description = write_description(description, folder)  # again: one file more
         sizes = cost.size_bytes(sorted(folder.iterdir()))

@@ -11,11 +11,11 @@ import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.nn import Layer
-from tqdm import tqdm
 
 from core.errors import DataError
 from core.network.modes import evaluation_mode
 from core.runtimes.predict_images import list_images
+from core.settings.progress import progress as shown
 from core.task import Arrays, Dataset, Sample, Task
 from core.training.images import read_image, stack
 from core.training.loader import Loader
@@ -84,10 +84,9 @@ class Calibration:
         yield [paddle.concat(column) for column in zip(*rows)]
 
     def _rows(self) -> Iterator[list[Tensor]]:
-        quiet = None if self._progress else True
         with contextlib.closing(self._loader.epoch()) as samples:
-            total = len(self._loader)
-            for each in tqdm(samples, desc="images", total=total, leave=False, disable=quiet):
+            total, hidden = len(self._loader), not self._progress
+            for each in shown(samples, "calibrate", total, "image", hidden):
                 yield [each[name] for name in self._names]
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from core.errors import ConfigError, ExportError
 from core.runtimes.environment import environment
@@ -37,6 +36,7 @@ from core.runtimes.layer_model import LayerShape, write_layer_model
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import read, suggest
 from core.settings.files import scratch, write_text
+from core.settings.progress import progress
 from core.targets.names import BACKENDS, Backend
 
 MeasureLayer = Callable[[LayerShape, Backend, int], float]
@@ -191,9 +191,9 @@ class LatencyTable:
         missing = {name: shape for name, shape in shapes.items() if name not in self._known}
         if not missing:
             return
-        hidden = None if len(missing) >= _MANY else True  # None: where there is no terminal
+        hidden = len(missing) < _MANY
         try:
-            for name in tqdm(missing, desc="measure layers", leave=False, disable=hidden):
+            for name in progress(missing, "measure layers", unit="layer", hidden=hidden):
                 self._known[name] = self._measure(missing[name], self._backend, self._threads)
         finally:
             if self._cache is not None:

@@ -1,7 +1,8 @@
-"""Predict on image files with an exported model: picture to array, through the model, to values."""
+"""Predict on image files: picture to array, through the model, to a picture drawn and values."""
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -12,12 +13,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
-from core.errors import DataError, ExportError
-from core.runtimes.description import DESCRIPTION
-from core.runtimes.predictor import Predictor
+from core.errors import DataError
+from core.runtimes.image_model import ImageModel
 from core.settings.files import write_bytes
-from core.task import Task, build_recorded_task
+from core.task import Box, BoxesOf
 from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import read_image
 
@@ -25,21 +26,7 @@ PREDICTIONS = "predictions.json"
 _log = logging.getLogger(__name__)
 
 ImageSteps = Callable[[Sequence[Path]], Iterable[Path]]  # wraps the images, to show progress
-
-
-def load_task(predictor: Predictor, model_dir: Path) -> Task:
-    """Build the task that `deploy.yml` names, for preparing and reading images.
-
-    Raises:
-        ExportError: There is no such file.
-        ConfigError: The model ends in layers.
-    """
-    predictor.description.check_whole(model_dir)
-    described = predictor.description.task
-    if described is None:
-        raise ExportError(f"{model_dir}: no deploy.yml, which says how images are prepared")
-    where = str(model_dir / DESCRIPTION)
-    return build_recorded_task(described.name, described.settings, where)
+Tell = Callable[[str], object]  # gets a line for people
 
 
 def list_images(path: Path) -> list[Path]:
@@ -60,62 +47,107 @@ def list_images(path: Path) -> list[Path]:
     return images
 
 
-def predict_image(task: Task, predictor: Predictor, image: np.ndarray) -> dict[str, Any]:
-    """Return what the model says of an RGB image [H, W, 3], as the task's plain values."""
-    sample, info = task.preprocess(image)
-    feeds = [sample[port.name][None] for port in predictor.description.inputs]
-    return task.postprocess(predictor.run(*feeds), info)
-
-
 def predict_files(
-    task: Task, predictor: Predictor, image_path: Path, save_dir: Path, steps: ImageSteps = iter
+    model: ImageModel,
+    image_path: Path,
+    save_dir: Path,
+    boxes_of: BoxesOf | None = None,
+    steps: ImageSteps = iter,
+    tell: Tell = _log.info,
 ) -> list[str]:
     """Predict on an image or a folder; write a picture for each and `predictions.json`.
 
     The JSON lists for each image the task's values, with `picture`, the file that was drawn. A
-    label map becomes a PNG beside the picture. No two files get the same name: pictures of `a.jpg`
+    label map becomes a PNG beside the picture, with a palette if the task has one: its pixels are
+    labels, which viewers show in colours. No two files get the same name: pictures of `a.jpg`
     and `a.png` are `a.jpg.png` and `a.png.png`, other namesakes are numbered.
 
     Args:
-        task: Prepares images, reads outputs, draws.
-        predictor: The model.
+        model: Answers for an image, and draws.
         image_path: File or folder; pictures keep their place below the folder.
         save_dir: Where everything goes; not among the images.
+        boxes_of: Parts of each image to predict on; None takes the images as they are.
         steps: Wraps the images, for instance in a progress bar.
+        tell: Gets what was found in each image, in words.
 
     Returns:
         What was left out: a line for each file of a folder that is no image.
 
     Raises:
-        DataError: The one image cannot be read, there is none, nothing can be written, or files in
-            `save_dir` would replace images or be taken for some next time.
+        DataError: The one image cannot be read, there is none, there are boxes but none in these
+            images, nothing can be written, or files in `save_dir` would replace images or be taken
+            for some next time.
     """
     images = list_images(image_path)
     root = image_path if image_path.is_dir() else image_path.parent
     names = [file.relative_to(root) for file in images]
-    _check_apart(images, names, image_path, save_dir)
-    outputs = _Outputs(save_dir, names)
-    pictures = dict(zip(images, outputs.name_pictures(names)))
+    check_apart(images, names, image_path, save_dir)
+    boxes = [None if boxes_of is None else boxes_of(name) for name in names]
+    check_boxes(boxes, names)
+    model.tell_of_boxes(boxes_of is not None)
+    outputs = _Outputs(save_dir, names, model.palette())
+    parts = dict(zip(images, zip(names, outputs.name_pictures(names), boxes)))
     results: dict[str, Any] = {}
     skipped: list[str] = []
+    unsure = 0
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         for file in steps(images):
             image = _read(file, skipped if image_path.is_dir() else None)
             if image is None:
                 continue
-            prediction = predict_image(task, predictor, image)
-            picture = pictures[file]
-            outputs.write(picture, task.draw(image, prediction)[..., ::-1])
+            name, picture, inside = parts[file]
+            prediction = _predict(model, file, image, inside)
+            outputs.write(picture, model.draw(image, prediction)[..., ::-1])
+            finding = model.describe(prediction)
+            unsure += finding.unsure
+            tell(f"{name.as_posix()}: {finding.text}")
             values = _to_plain(prediction, picture, outputs)
-            results[file.relative_to(root).as_posix()] = {"picture": picture.as_posix(), **values}
-        text = json.dumps(results, indent=1, ensure_ascii=False)
-        # bytes of a file's name that are no UTF-8 become escapes, which JSON has too
-        write_bytes(save_dir / PREDICTIONS, f"{text}\n".encode("utf-8", "backslashreplace"))
+            results[name.as_posix()] = {"picture": picture.as_posix(), **values}
+        write_predictions(save_dir, results)
     except OSError as error:
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error
+    tell_of_unsure(unsure, len(results), "pictures")
     return skipped
+
+
+def write_predictions(save_dir: Path, results: dict[str, Any]) -> None:
+    """Write `predictions.json`."""
+    text = json.dumps(results, indent=1, ensure_ascii=False)
+    # bytes of a file's name that are no UTF-8 become escapes, which JSON has too
+    write_bytes(save_dir / PREDICTIONS, f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
+def tell_of_unsure(unsure: int, count: int, what: str) -> None:
+    """Say in the log how many pictures have nothing that reaches the threshold."""
+    if unsure:
+        _log.warning(
+            "%d of %d %s: all scores are below the threshold (--threshold)", unsure, count, what
+        )
+
+
+def check_boxes(boxes: Sequence[Sequence[Box] | None], names: Sequence[Path]) -> None:
+    """Refuse boxes that all belong to other pictures.
+
+    Raises:
+        DataError: There are boxes, but none in the pictures.
+    """
+    if any(boxes) or None in boxes:
+        return
+    raise DataError(
+        f"--boxes: none of them belongs to a picture, of {len(names)} like {names[0].as_posix()}; "
+        "image_id must be the picture's name or the number in it, or the file have COCO's 'images'"
+    )
+
+
+def _predict(
+    model: ImageModel, file: Path, image: np.ndarray, boxes: Sequence[Box] | None
+) -> dict[str, Any]:
+    try:
+        return model.predict(image, boxes)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def _read(file: Path, skipped: list[str] | None) -> np.ndarray | None:
@@ -134,7 +166,7 @@ def _read(file: Path, skipped: list[str] | None) -> np.ndarray | None:
         return None
 
 
-def _check_apart(
+def check_apart(
     images: Sequence[Path], names: Sequence[Path], image_path: Path, save_dir: Path
 ) -> None:
     """Refuse to write among the images: of a folder anywhere below it, of a file beside it."""
@@ -150,10 +182,19 @@ def _check_apart(
 
 
 class _Outputs:
-    """Files below `save_dir`, each named once, also where upper and lower case are the same."""
+    """Files below `save_dir`, each named once, also where upper and lower case are the same.
 
-    def __init__(self, save_dir: Path, names: Sequence[Path]) -> None:
+    Args:
+        save_dir: The folder.
+        names: Of the images.
+        palette: Colours of label maps [C, 3] uint8; None writes them in grey.
+    """
+
+    def __init__(
+        self, save_dir: Path, names: Sequence[Path], palette: np.ndarray | None = None
+    ) -> None:
         self.save_dir = save_dir
+        self._palette = palette
         self._taken = {_fold(folder) for name in names for folder in name.parents}
 
     def name_pictures(self, names: Sequence[Path]) -> list[Path]:
@@ -181,6 +222,18 @@ class _Outputs:
             raise DataError(f"{name}: OpenCV cannot encode an image of {list(image.shape)}")
         write_bytes(self.save_dir / name, content.tobytes())
 
+    def write_label_map(self, name: Path, labels: np.ndarray) -> None:
+        """Write labels [H, W] as a PNG: with the colours that there are for them, else in grey."""
+        if labels.max(initial=0) > 255:
+            self.write(name, labels.astype(np.uint16))
+        elif self._palette is None:
+            self.write(name, labels.astype(np.uint8))
+        else:
+            picture, content = Image.fromarray(labels.astype(np.uint8)), io.BytesIO()
+            picture.putpalette(self._palette[:256].tobytes())
+            picture.save(content, "png")
+            write_bytes(self.save_dir / name, content.getvalue())
+
 
 def _fold(name: Path) -> str:
     return name.as_posix().casefold()
@@ -199,7 +252,7 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     if value.ndim != 2 or value.dtype.kind not in "iub":
         return value.tolist()
     name = outputs.take(picture.with_name(f"{picture.stem}_{key}"))
-    outputs.write(name, value.astype(np.uint8 if value.max(initial=0) < 256 else np.uint16))
+    outputs.write_label_map(name, value)
     return name.as_posix()
 
 

@@ -155,6 +155,22 @@ def scratch() -> Iterator[Path]:
         yield folder
 
 
+@contextlib.contextmanager
+def drafting(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which becomes `path` when the block ends well.
+
+    The folder is there; the name has the same ending.
+
+    Raises:
+        OSError: Something cannot be written.
+    """
+    tidy(path.parent)
+    with _held_folder(f"{sibling(path, 'draft').name}-", path.parent) as folder:
+        draft = folder / path.name
+        yield draft
+        os.replace(draft, path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file, with its folder; it is there whole or not at all.
 

@@ -16,7 +16,7 @@ from paddle import Tensor
 from core.errors import ConfigError, TrainingError
 from core.network.weights import assign, blaming, not_finite
 from core.strategy import Context
-from core.task import Batch, Losses
+from core.task import Batch, Losses, Metric
 from core.training import checkpoint, distributed
 from core.training.active_strategies import ActiveStrategies
 from core.training.ema import Ema
@@ -73,6 +73,7 @@ class Engine:
         self.best: float | None = None
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
+        self.metric: Metric | None = None  # what they were computed by
         self.evaluated = self.stop = self.replaces = False  # files that an earlier run wrote
         self.best_report = ""  # the metric's table, of the best epoch
         self._optimizer, self.ema = self._build_updaters()
@@ -229,8 +230,8 @@ class Engine:
 
     def _evaluate(self) -> dict[str, float]:
         with self.best_weights():
-            metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
-        metrics = metric.compute()
+            metric = evaluate_model(self.task, self.model, self.val_loader, True, self.hooks)
+        self.metric, metrics = metric, metric.compute()
         value = metrics[metric.primary]
         if is_better(value, self.best, metric.higher_is_better):
             self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import paddle
 from paddle.nn import Layer
-from tqdm import tqdm
 
 from core.network.modes import evaluation_mode
+from core.settings.progress import progress as shown
 from core.task import Arrays, Forward, Metric, Task
 from core.training.distributed import gather
 from core.training.loader import Loader
+
+
+class Watcher(Protocol):
+    """Looks at an evaluation."""
+
+    def after_batch(self, outputs: Arrays, batch: Arrays) -> None:
+        """Look at a batch of the validation data [N, ...] and what the model answered."""
+        ...
 
 
 def validation_loader(task: Task, batch_size: int = 1) -> Loader:
@@ -43,19 +51,35 @@ def eager_forward(task: Task, model: Layer) -> Forward:
     return run
 
 
-def evaluate(task: Task, run: Forward, loader: Loader, progress: bool = False) -> Metric:
+def evaluate(
+    task: Task,
+    run: Forward,
+    loader: Loader,
+    progress: bool = False,
+    what: str = "evaluate",
+    watchers: Sequence[Watcher] = (),
+) -> Metric:
     """Run the validation split through `run` and return the filled metric.
 
     With several processes each measures its share, and all get the metric of the whole.
+
+    Args:
+        task: Knows the metric.
+        run: The model.
+        loader: Of the split.
+        progress: Show how far it is.
+        what: Is done, in words.
+        watchers: Get each batch of this process with its outputs.
     """
     metric = task.build_metric()
     metric.reset()
-    batches: Iterable[dict[str, Any]] = loader.epoch()
-    if progress:
-        batches = tqdm(batches, total=len(loader), desc="evaluate", leave=False, disable=None)
-    for batch in batches:
+    hidden = not progress or loader.rank > 0
+    for batch in shown(loader.epoch(), what, len(loader), "batch", hidden):
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
-        metric.update(task.infer(run, arrays), arrays)
+        outputs = task.infer(run, arrays)
+        metric.update(outputs, arrays)
+        for watcher in watchers:
+            watcher.after_batch(outputs, arrays)
     states = gather(metric.state())
     if len(states) > 1:
         metric.merge(states)
@@ -67,7 +91,14 @@ def measure(task: Task, loader: Loader, model: Layer, share: float = 1.0) -> dic
     return evaluate_model(task, model, loader.share(share)).compute()
 
 
-def evaluate_model(task: Task, model: Layer, loader: Loader, progress: bool = False) -> Metric:
+def evaluate_model(
+    task: Task,
+    model: Layer,
+    loader: Loader,
+    progress: bool = False,
+    watchers: Sequence[Watcher] = (),
+) -> Metric:
     """Evaluate an eager model in evaluation mode; its layers get back the modes they had."""
     with evaluation_mode(model):
-        return evaluate(task, eager_forward(task, model), loader, progress)
+        run = eager_forward(task, model)
+        return evaluate(task, run, loader, progress, watchers=watchers)

@@ -1,4 +1,4 @@
-"""Hooks around training: progress, log, checkpoints, VisualDL, early stop."""
+"""Hooks around training: progress, log, checkpoints, VisualDL, TensorBoard, early stop."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.errors import FileError
+from core.errors import ConfigError, FileError
 from core.settings.files import check_replaceable, remove_folder, tidy, write_text
 from core.settings.locks import Lock
 from core.settings.signals import asking, interruption
 from core.training import checkpoint, distributed
 
 if TYPE_CHECKING:
+    from core.task import Arrays
     from core.training.engine import Engine
-    from core.training.run import TrainConfig
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Hook:
     def before_training(self, engine: Engine) -> None: ...
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None: ...
+
+    def after_batch(self, outputs: Arrays, batch: Arrays) -> None: ...  # of validation, [N, ...]
 
     def after_epoch(self, engine: Engine) -> None: ...
 
@@ -257,11 +259,14 @@ class VisualDL(Hook):
         self.folder = folder
 
     def before_training(self, engine: Engine) -> None:
-        from visualdl import LogWriter
-
         check_replaceable(self.folder)
         with self._writing():
-            self._writer: Any = LogWriter(logdir=str(self.folder))
+            self._writer = self._open(engine)
+
+    def _open(self, engine: Engine) -> Any:
+        from visualdl import LogWriter
+
+        return LogWriter(logdir=str(self.folder))
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
         with self._writing():
@@ -286,15 +291,14 @@ class VisualDL(Hook):
             raise FileError(f"{self.folder}: cannot be written: {reason}") from error
 
 
-def standard_hooks(
-    config: TrainConfig, save_dir: Path, rank: int, use_vdl: bool, settings: Mapping[str, Any]
-) -> list[Hook]:
-    """Return the hooks `tools/train.py` uses; only rank 0 shows, logs and writes `settings`."""
-    hooks: list[Hook] = [Checkpoints(), Interruptible()]
-    if rank == 0:
-        hooks = [SaveFolder(settings), LogFile(), Progress(), *hooks]
-        if use_vdl:
-            hooks.append(VisualDL(save_dir / "vdl"))
-    if config.early_stop:
-        hooks.append(EarlyStop(config.early_stop))
-    return hooks
+class TensorBoard(VisualDL):
+    """Writes the same scalars for TensorBoard; a resumed run replaces what was written beyond."""
+
+    def _open(self, engine: Engine) -> Any:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "--use_tensorboard: tensorboardX is not installed; run: pip install tensorboardX"
+            ) from error
+        return SummaryWriter(str(self.folder), purge_step=engine.step + 1 if engine.step else None)

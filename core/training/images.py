@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -57,6 +57,14 @@ def read_annotated_image(path: str, size: Size | None, told_by: str) -> np.ndarr
         return turned
     width, height = _size_of(stored)
     raise DataError(f"{path}: the image is {width}x{height}, {told_by} {size[0]}x{size[1]}")
+
+
+def restore_image(planes: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """Return the RGB image [H, W, 3] uint8 of a network's normalised input [3, H, W]."""
+    shape = (3, 1, 1)
+    values = planes * np.reshape(std, shape) + np.reshape(mean, shape)
+    image: np.ndarray = np.clip(values * 255, 0, 255).round().astype(np.uint8).transpose(1, 2, 0)
+    return np.ascontiguousarray(image)
 
 
 def check_channels(options: Mapping[str, Any], path: str) -> None:

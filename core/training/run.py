@@ -24,7 +24,7 @@ from core.training.unknown_keys import check_sections, in_other_section, key_pat
 MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
 
 # what a config may say of its run beside task and training, see `core.workflows.run_plan`
-OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl")
+OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl", "use_tensorboard")
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,11 @@ class Validation:
             return None
         if isinstance(model, Layer):
             found = evaluate_model(self.task, model, self.loader, progress=True)
+        elif isinstance(model, Predictor):
+            what = f"evaluate in {model.backend}"
+            found = evaluate(self.task, model.run, self.loader, progress=True, what=what)
         else:
-            run = model.run if isinstance(model, Predictor) else model
-            found = evaluate(self.task, run, self.loader, progress=True)
+            found = evaluate(self.task, model, self.loader, progress=True)
         return found.compute()[self.metric]
 
 

@@ -73,6 +73,7 @@ def measure_latency(
         for backend in BACKENDS:
             if format_of(backend) not in formats or not is_installed(backend):
                 continue
+            _log.info("timing int8 beside float in %s", backend)
             predictors = [load_predictor(each, backend, own=True) for each in (place, folder)]
             runs = [partial(each.run, *inputs) for each in predictors]
             found[backend] = Int8Latency(*shortest_ms(runs, clock_for(1), RUNS, SECONDS))

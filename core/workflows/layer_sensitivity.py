@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from paddle import Tensor
 from paddle.nn import Layer
 from rich.table import Table
-from tqdm import tqdm
 
 from core.errors import DataError
 from core.network.layers import match
@@ -29,6 +28,7 @@ from core.network.modes import evaluation_mode
 from core.quant.apply import record_of
 from core.quant.sites import float_sites, sites_of
 from core.settings.files import write_bytes
+from core.settings.progress import counting, progress
 from core.task import Task
 from core.training.loader import Loader
 from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
@@ -113,15 +113,15 @@ def output_errors(
     if not batches:
         raise DataError("sensitivity: no images to compare outputs on")
     shares: dict[str, list[float]] = {path: [] for path in ("", *paths)}
-    steps = tqdm(total=len(batches) * (1 + len(paths)), desc="outputs", leave=False, disable=None)
-    with steps, evaluation_mode(model), paddle.no_grad():
+    steps = counting("outputs of each layer", len(batches) * (1 + len(paths)))
+    with steps as count, evaluation_mode(model), paddle.no_grad():
         for inputs in batches:
             with float_sites(model):
                 exact = _outputs(task, model, inputs)
             for path, found in shares.items():
                 with only(model, path) if path else contextlib.nullcontext():
                     found.append(_apart(_outputs(task, model, inputs), exact))
-                steps.update()
+                count(1)
     return {path: float(np.sqrt(np.mean(np.square(found)))) for path, found in shares.items()}
 
 
@@ -186,7 +186,7 @@ def measure(
         quantized = meter.value(model)
         together = QuantizationCost(errors[""], meter.lost(in_float, quantized))
         found = QuantSensitivity(key, meter.metric, in_float, quantized, together)
-    for path in tqdm(missing, desc="sensitivity", disable=None):
+    for path in progress(missing, "sensitivity", unit="layer"):
         with only(model, path):
             lost = meter.lost(found.in_float, meter.value(model))
         found.layers[path] = QuantizationCost(errors[path], lost)

@@ -18,7 +18,6 @@ import paddle
 from paddle import nn
 from paddle.nn import Layer
 from rich.table import Table
-from tqdm import tqdm
 
 from core.errors import ConfigError
 from core.export.int8.exporter import Int8Exporter
@@ -31,6 +30,7 @@ from core.runtimes.formats import format_of, is_installed
 from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
 from core.settings.files import scratch
+from core.settings.progress import progress
 from core.targets.names import BACKENDS, DEFAULT_TARGET, Backend
 from core.targets.presets import PRESETS
 from core.task import Arrays, Task
@@ -134,7 +134,7 @@ def measure_speed(task: Task, model: Layer, target: str) -> Speed:
     with _timer(task, model, backend) as time_ms:
         float_ms, int8_ms = time_ms([frozenset(), everything])
         chosen = everything if int8_ms <= float_ms else frozenset()
-        for name, members in tqdm(groups.items(), desc="speed", leave=False, disable=None):
+        for name, members in progress(groups.items(), "speed of layers"):
             to_int8 = not members <= chosen
             other = chosen | members if to_int8 else chosen - members
             trial = Trial(name, len(members), to_int8, *time_ms([chosen, other]))

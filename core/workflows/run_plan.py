@@ -86,6 +86,7 @@ class RunPlan:
         save_dir: Where the run goes; None if nobody says it.
         resume: `auto` goes on from `save_dir` if there is something to go on from.
         use_vdl: Whether VisualDL scalars are written.
+        use_tensorboard: Whether scalars for TensorBoard are written.
         foreign: Files of the recipe in the words of another project whose layers are to be found.
     """
 
@@ -96,6 +97,7 @@ class RunPlan:
     save_dir: str | None = None
     resume: str | None = None
     use_vdl: bool = False
+    use_tensorboard: bool = False
     foreign: tuple[Translation, ...] = ()
 
     def to_mapping(self) -> Settings:
@@ -107,6 +109,7 @@ class RunPlan:
         if self.teachers:
             whole["distill_config"] = [dict(each) for each in self.teachers]
         given = {"save_dir": self.save_dir, "resume": self.resume, "use_vdl": self.use_vdl or None}
+        given["use_tensorboard"] = self.use_tensorboard or None
         return whole | {key: value for key, value in given.items() if value is not None}
 
 
@@ -204,6 +207,7 @@ def read_plan(files: RunFiles) -> RunPlan:
         _value(own, "save_dir", str),
         _value(own, "resume", str),
         bool(_value(own, "use_vdl", bool)),
+        bool(_value(own, "use_tensorboard", bool)),
         tuple(gathered.foreign),
     )
 

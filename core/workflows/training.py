@@ -15,10 +15,11 @@ from core.settings.files import write_text
 from core.training.checkpoint import DESCRIPTION
 from core.training.distributed import initialize
 from core.training.engine import Engine
-from core.training.hooks import Hook, standard_hooks
+from core.training.hooks import Hook
 from core.training.recipe import Recipe
 from core.training.run import Run
 from core.training.save_folder import check_free
+from core.training.standard_hooks import standard_hooks
 from core.workflows.exports_on_the_way import ExportsOnTheWay, check_exports
 from core.workflows.rehearsal import Stretch, rehearse
 from core.workflows.run_plan import RunPlan, settle
@@ -34,6 +35,7 @@ class PreparedRun:
         recipe: Of the plan.
         save_dir: For checkpoints and logs.
         use_vdl: Whether VisualDL scalars are written.
+        use_tensorboard: Whether scalars for TensorBoard are written.
     """
 
     plan: RunPlan
@@ -41,6 +43,7 @@ class PreparedRun:
     recipe: Recipe
     save_dir: Path
     use_vdl: bool = False
+    use_tensorboard: bool = False
 
     def rehearse(self, resume: bool = False, overwrite: bool = False) -> list[Stretch]:
         """Return what would happen, epoch by epoch; nothing is trained and nothing written.
@@ -80,7 +83,8 @@ class PreparedRun:
             raise ConfigError(f"save_dir: {self.save_dir} {reason}") from error
         rank, _ = initialize()
         settings = _plain(self.plan.to_mapping())
-        hooks = standard_hooks(self.run.train, self.save_dir, rank, self.use_vdl, settings)
+        where = self.run.train, self.save_dir, rank
+        hooks = standard_hooks(*where, self.use_vdl, settings, self.use_tensorboard)
         if self.recipe.exports:
             hooks.insert(0, ExportsOnTheWay(self.recipe.exports))
         engine = self._engine(hooks)
@@ -95,7 +99,13 @@ class PreparedRun:
         return Engine(self.run, self.recipe, self.save_dir, hooks, self.plan.teachers)
 
 
-def prepare(plan: RunPlan, save_dir: Path | None, name: str, use_vdl: bool) -> PreparedRun:
+def prepare(
+    plan: RunPlan,
+    save_dir: Path | None,
+    name: str,
+    use_vdl: bool = False,
+    use_tensorboard: bool = False,
+) -> PreparedRun:
     """Settle a plan, and where it goes.
 
     Args:
@@ -103,13 +113,15 @@ def prepare(plan: RunPlan, save_dir: Path | None, name: str, use_vdl: bool) -> P
         save_dir: What the command line says; it goes before what the files say.
         name: Of the folder in `output/<task>`, if nobody says it.
         use_vdl: What the command line says.
+        use_tensorboard: Likewise.
 
     Raises:
         ConfigError: Anything unknown or wrong.
     """
     plan, run, recipe = settle(plan)
     folder = save_dir or Path(plan.save_dir or Path("output", run.task.name, name))
-    return PreparedRun(plan, run, recipe, folder, use_vdl or plan.use_vdl)
+    scalars = use_vdl or plan.use_vdl, use_tensorboard or plan.use_tensorboard
+    return PreparedRun(plan, run, recipe, folder, *scalars)
 
 
 def save_plan(plan: RunPlan, file: Path) -> None:

@@ -17,14 +17,17 @@ from core.task import (
     Arrays,
     Batch,
     DistillPoint,
+    Finding,
     Forward,
     Losses,
     Outputs,
     QatBudget,
     Sample,
+    SampleView,
     SlimHints,
     Split,
 )
+from tasks.cls import review
 from tasks.cls.class_names import class_names
 from tasks.cls.config import Config
 from tasks.cls.data import ImageDataset, build_dataset
@@ -130,9 +133,23 @@ class Task:
         ]
         return {**top[0], "top": top}
 
-    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        """Write name and score on a dark bar at the top of the picture [H, W, 3]."""
+    @property
+    def threshold(self) -> float:
+        return 0.0  # one class is always the most likely
+
+    def describe(self, prediction: dict[str, Any], threshold: float | None = None) -> Finding:
+        """Tell the class and its score."""
         text = f"{prediction['name']} {prediction['score']:.2f}"
+        if prediction["score"] >= (threshold or 0.0):
+            return Finding(text)
+        return Finding(f"no class scores {threshold:g} or more, the most likely is {text}", True)
+
+    def draw(
+        self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
+    ) -> np.ndarray:
+        """Write name and score on a dark bar at the top of the picture [H, W, 3]."""
+        unsure = self.describe(prediction, threshold).unsure
+        text = f"{prediction['name']} {prediction['score']:.2f}{' ?' if unsure else ''}"
         font = cv2.FONT_HERSHEY_SIMPLEX
         height, width = image.shape[:2]
         (wide, high), _ = cv2.getTextSize(text, font, 1.0, 1)
@@ -144,6 +161,16 @@ class Task:
         thickness = max(1, round(scale))
         cv2.putText(drawn, text, origin, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
         return drawn
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        return review.sample_errors(outputs, batch)
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        data = self.config.data
+        return review.view_sample(outputs, batch, number, data, data.class_names)
+
+    def name_sample(self, dataset: ImageDataset, index: int) -> str:
+        return dataset.items.paths[index]
 
     def _stop_path(self, model: Layer) -> str | None:
         name = self.config.model.stop_after

@@ -12,7 +12,11 @@ from tasks.keypoint.joints import Pairs
 
 
 def draw_skeleton(
-    image: np.ndarray, points: Sequence[Sequence[float]], skeleton: Pairs, min_score: float
+    image: np.ndarray,
+    points: Sequence[Sequence[float]],
+    skeleton: Pairs,
+    min_score: float,
+    side: float,
 ) -> np.ndarray:
     """Return a copy of the RGB image with coloured limbs and white joints.
 
@@ -21,9 +25,10 @@ def draw_skeleton(
         points: x, y, score of each joint; those scored below `min_score` are left out.
         skeleton: Limbs as pairs of joints.
         min_score: See `points`.
+        side: Of the person, in pixels: small persons get thin lines.
     """
     canvas = image.copy()
-    thickness = max(2, round(max(image.shape[:2]) / 150))
+    thickness = max(1 if side < 60 else 2, round(side / 100))
     places = [(round(x), round(y)) for x, y, _ in points]
     seen = [score >= min_score for _, _, score in points]
     for number, (start, end) in enumerate(skeleton):
@@ -33,7 +38,17 @@ def draw_skeleton(
     for place, visible in zip(places, seen):
         if visible:
             cv2.circle(canvas, place, thickness, (255, 255, 255), -1, cv2.LINE_AA)
-            cv2.circle(canvas, place, thickness, (40, 40, 40), 1, cv2.LINE_AA)
+            if thickness > 1:
+                cv2.circle(canvas, place, thickness, (40, 40, 40), 1, cv2.LINE_AA)
+    return canvas
+
+
+def draw_box(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
+    """Return a copy of an RGB image [H, W, 3] with the box x, y, width, height of a person."""
+    canvas = image.copy()
+    x, y, width, height = box
+    corners = (round(x), round(y)), (round(x + width) - 1, round(y + height) - 1)
+    cv2.rectangle(canvas, *corners, (255, 255, 255), 1)
     return canvas
 
 

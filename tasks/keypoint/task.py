@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,26 @@ from core.settings.locks import Held
 from core.task import (
     Arrays,
     Batch,
+    Box,
+    BoxesOf,
     DistillPoint,
+    Finding,
     Forward,
     Losses,
     Outputs,
     QatBudget,
     Sample,
+    SampleView,
     SlimHints,
     Split,
 )
+from tasks.keypoint import review
+from tasks.keypoint.boxes import clip, read_boxes
 from tasks.keypoint.codec import Codec
 from tasks.keypoint.config import Config
 from tasks.keypoint.data import KeypointDataset, load_split
 from tasks.keypoint.deploy import HeatmapEnding, PointsEnding
-from tasks.keypoint.drawing import draw_skeleton
+from tasks.keypoint.drawing import draw_box, draw_skeleton
 from tasks.keypoint.losses import heatmap_loss
 from tasks.keypoint.metrics import KeypointMetric
 from tasks.keypoint.models import build_network, published_url
@@ -104,13 +111,19 @@ class Task:
             return PointsEnding(model, self.config.codec.udp)
         raise ConfigError(f"ending: got {ending!r}{suggest(ending, ENDINGS)}")
 
-    def preprocess(
-        self, image: np.ndarray, box: tuple[float, float, float, float] | None = None
-    ) -> tuple[Sample, Any]:
-        """Cut out the person in `box` [x, y, width, height]; without one it fills the image."""
+    def read_boxes(self, path: Path, least_score: float) -> BoxesOf:
+        return read_boxes(path, self.config.data.category, least_score)
+
+    def preprocess(self, image: np.ndarray, box: Box | None = None) -> tuple[Sample, Any]:
+        """Cut the person in a box out of an image [H, W, 3]; without one it fills the image.
+
+        Raises:
+            DataError: The box lies outside of the image.
+        """
         data = self.config.data
-        whole = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
-        frame = frame_box(np.array(box or whole), data.input_size, data.padding)
+        height, width = image.shape[:2]
+        inside = clip(box or Box(0, 0, width, height), width, height)
+        frame = frame_box(np.array(inside), data.input_size, data.padding)
         matrix = affine(frame, data.input_size, self.config.codec.udp)
         cut = crop(image, matrix, data.input_size)
         return {"image": Normaliser(data.mean, data.std)(cut)}, invert(matrix)
@@ -123,10 +136,39 @@ class Task:
         placed = apply(np.asarray(info), points[0, :, :2].astype(np.float64))
         return {"keypoints": np.column_stack([placed, points[0, :, 2]]).tolist()}
 
-    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
-        skeleton = self.config.joint_set.skeleton
-        points = prediction["keypoints"]
-        return draw_skeleton(image, points, skeleton, self.config.evaluation.joint_score)
+    @property
+    def threshold(self) -> float:
+        return self.config.evaluation.joint_score
+
+    def describe(self, prediction: dict[str, Any], threshold: float | None = None) -> Finding:
+        """Tell how many joints were found."""
+        least = self.threshold if threshold is None else threshold
+        scores = np.array(prediction["keypoints"])[:, 2]
+        sure = scores[scores >= least]
+        if not len(sure):
+            highest = scores.max()
+            return Finding(f"no joint scores {least:g} or more, the highest {highest:.2f}", True)
+        mean = f"their mean score {sure.mean():.2f}"
+        return Finding(f"{len(sure)} of {len(scores)} joints score {least:g} or more, {mean}")
+
+    def draw(
+        self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
+    ) -> np.ndarray:
+        """Draw a skeleton on an RGB image [H, W, 3], and the person's box, if one was given."""
+        least = self.threshold if threshold is None else threshold
+        box = prediction.get("box")
+        drawn = image if box is None else draw_box(image, box)
+        points, side = prediction["keypoints"], max(box[2:] if box else image.shape[:2])
+        return draw_skeleton(drawn, points, self.config.joint_set.skeleton, least, side)
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        return review.sample_errors(outputs, batch)
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        return review.view_sample(outputs, batch, number, self.config, self._codec)
+
+    def name_sample(self, dataset: KeypointDataset, index: int) -> str:
+        return str(dataset.persons.files[index])
 
     def _mirror_heatmaps(self, heatmaps: np.ndarray) -> np.ndarray:
         returned = heatmaps[..., ::-1][:, self.config.joint_set.mirror()]

@@ -50,6 +50,16 @@ class SegMetric:
             "dice": _mean(class_dice(matrix)),
         }
 
+    @property
+    def confusion(self) -> np.ndarray:
+        """Return the counts [label, prediction]."""
+        return self.matrix
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        return self.class_names
+
     def report(self) -> str:
         """Tabulate IoU, precision, recall and share of the pixels per class."""
         matrix = self.matrix

@@ -19,15 +19,17 @@ from core.task import (
     Arrays,
     Batch,
     DistillPoint,
+    Finding,
     Forward,
     Losses,
     Outputs,
     QatBudget,
     Sample,
+    SampleView,
     SlimHints,
     Split,
 )
-from tasks.seg import drawing, inference
+from tasks.seg import drawing, inference, review
 from tasks.seg.config import Config
 from tasks.seg.data import SegDataset, evaluation_sample
 from tasks.seg.download import ensure_downloaded
@@ -120,8 +122,32 @@ class Task:
         shares = {names[label]: float(n) / mask.size for label, n in zip(labels, counts)}
         return {"mask": mask, "classes": shares}
 
-    def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
+    @property
+    def threshold(self) -> None:
+        return None
+
+    def describe(self, prediction: dict[str, Any], threshold: float | None = None) -> Finding:
+        """Tell the share of each class, the largest first."""
+        shares = sorted(prediction["classes"].items(), key=lambda entry: -entry[1])
+        return Finding(", ".join(f"{name} {100 * share:.1f} %" for name, share in shares))
+
+    def draw(
+        self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
+    ) -> np.ndarray:
+        """Tint an RGB image [H, W, 3] by the classes of its pixels."""
         return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
+
+    def palette(self) -> np.ndarray:
+        return drawing.palette(self.config.class_names)
+
+    def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
+        return review.sample_errors(outputs, batch, self.config)
+
+    def view_sample(self, outputs: Arrays, batch: Arrays, number: int) -> SampleView:
+        return review.view_sample(outputs, batch, number, self.config)
+
+    def name_sample(self, dataset: SegDataset, index: int) -> str:
+        return str(dataset.pairs[index][0])
 
 
 class Deployed(Layer):

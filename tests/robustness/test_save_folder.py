@@ -16,9 +16,10 @@ from core.errors import FileError
 from core.settings import files, locks
 from core.settings.locks import Lock
 from core.training.engine import Engine
-from core.training.hooks import LOCK, Hook, standard_hooks
+from core.training.hooks import LOCK, Hook
 from core.training.recipe import read_recipe
 from core.training.run import read_run
+from core.training.standard_hooks import standard_hooks
 from tests.robustness.conftest import one_line
 
 Train = Callable[..., Engine]

@@ -10,11 +10,11 @@ import pytest
 from outside.configs import without_teaching
 from paddle import nn
 
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.export.package import export
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, read, to_mapping
-from core.task import build_task
+from core.task import Box, build_task
 from core.training.evaluation import eager_forward
 from core.training.run import read_run
 from tasks.keypoint import Config, Task
@@ -227,7 +227,7 @@ def test_hints_name_layers_that_exist(network):
 def test_a_box_brings_the_points_to_its_place():
     task = build()
     image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)
-    for box, center in ((None, (100, 60)), ((10.0, 20.0, 40.0, 60.0), (30, 50))):
+    for box, center in ((None, (100, 60)), (Box(10, 20, 40, 60), (30, 50))):
         sample, info = task.preprocess(image, box)
         assert sample["image"].shape == (3, 64, 64)
         heatmaps = np.zeros((1, 17, 16, 16), np.float32)
@@ -239,6 +239,31 @@ def test_a_box_brings_the_points_to_its_place():
         points = np.full((1, 17, 3), 31.5, np.float32)
         placed = task.postprocess({"points": points}, info)["keypoints"][0]
         assert placed == pytest.approx([*center, 31.5], abs=1e-3)
+
+
+def test_a_box_ends_with_the_image():
+    task = build()
+    image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)
+    inside, _ = task.preprocess(image, Box(150, 0, 50, 60))
+    beyond, _ = task.preprocess(image, Box(150, -40, 90, 100))
+    np.testing.assert_array_equal(inside["image"], beyond["image"])
+    with pytest.raises(DataError, match=r"200x120, and the box \[200, 5, 9, 9\] lies outside of"):
+        task.preprocess(image, Box(200, 5, 9, 9))
+
+
+def test_joints_below_the_threshold_are_neither_told_nor_drawn():
+    task = build()
+    prediction = {"keypoints": [[10.0 * i, 50.0, 0.02 * i] for i in range(17)], "box": [0, 0, 9, 9]}
+    found = task.describe(prediction)  # evaluation.joint_score, 0.2
+    assert found.text == "7 of 17 joints score 0.2 or more, their mean score 0.26"
+    assert not found.unsure
+    found = task.describe(prediction, 0.5)
+    assert (found.text, found.unsure) == ("no joint scores 0.5 or more, the highest 0.32", True)
+    image = np.zeros((100, 200, 3), np.uint8)
+    for least, visible in ((0.2, True), (0.5, False)):
+        drawn = task.draw(image, prediction, least)
+        assert drawn[8, :9].all()  # the box
+        assert drawn[20:].any() == visible
 
 
 def test_the_skeleton_is_drawn_over_a_copy():

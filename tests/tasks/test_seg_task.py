@@ -156,16 +156,43 @@ def test_prediction_has_the_images_size(bisenet, ending):
 
 
 def test_colours_are_distinct_and_stay():
-    colours = drawing.palette(64)
+    names = [f"class {index}" for index in range(64)]
+    colours = drawing.palette(names)
     assert len({tuple(colour) for colour in colours}) == 64
-    np.testing.assert_array_equal(colours[:19], drawing.palette(19))
+    np.testing.assert_array_equal(colours[:19], drawing.palette(names[:19]))
     image = np.full((120, 160, 3), 100, np.uint8)
     mask = np.zeros((120, 160), np.int32)
     mask[:, 80:] = 2
     drawn = drawing.draw_mask(image, mask, ("ground", "b", "c"))
-    half = (image[0, 0].astype(int) + drawing.palette(3)[2]) / 2
+    half = (image[0, 0].astype(int) + drawing.palette(("ground", "b", "c"))[2]) / 2
     assert np.abs(drawn[100, 150] - half).max() <= 1
+    assert (drawn[100, :80] == 100).all()  # the background stays as it is
     assert (image == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "background"),
+    [
+        (("background", "cat", "dog"), True),
+        (("_background_", "cat", "dog"), True),
+        (("Void", "cat", "dog"), True),
+        (("0", "1"), True),
+        (("road", "sidewalk", "sky"), False),
+        (("0", "1", "2"), False),
+    ],
+)
+def test_a_first_class_that_is_something_has_a_colour(names, background):
+    image, mask = np.full((60, 60, 3), 100, np.uint8), np.zeros((60, 60), np.int32)
+    mask[30:] = -1  # of no class, as what a label map ignores
+    drawn = drawing.draw_mask(image, mask, names)
+    assert (drawn[45:] == 100).all()
+    if background:
+        assert not drawing.palette(names)[0].any()
+        np.testing.assert_array_equal(drawn, image)
+    else:
+        colour = drawing.palette(names)[0]
+        assert tuple(drawn[25, 55]) == tuple((colour.astype(int) + 100) // 2)
+        assert drawn[25, 55].mean() > 100  # which does not blacken the street
 
 
 def test_input_spec_and_hints(bisenet):

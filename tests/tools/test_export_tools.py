@@ -74,6 +74,37 @@ def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
     assert [row["backend"] for row in rows] == ["onnxruntime", "paddle"]
 
 
+def test_a_checkpoint_predicts_without_an_export(call, weights, tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((12, 12, 3), 90, np.uint8))
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (16, 16)
+    )
+    for _ in range(3):
+        writer.write(np.full((16, 16, 3), 90, np.uint8))
+    writer.release()
+    asked = ("predict.py", "--weights", weights, "--save_dir", "seen", "--image_path")
+    status, said = call(*asked, "images")
+    assert status == 0, said
+    assert "\na.png: level " in f"\n{said}"
+    assert json.loads((tmp_path / "seen" / "predictions.json").read_text())["a.png"]["level"]
+    status, said = call(*asked, "clip.avi", "--max_frames", "2")
+    assert status == 0, said
+    assert "frame 0: level " in said
+    assert "written to seen/clip.mp4" in said
+    found = json.loads((tmp_path / "seen" / "predictions.json").read_text())["clip.avi"]
+    assert len(found["frames"]) == 2
+    for words, message in (
+        (("--threshold", "0.5"), "error: --threshold: what the task outside.toy predicts has no"),
+        (("--boxes", "b.json"), "error: --boxes: the task outside.toy answers for whole images"),
+        (("--camera", "-1"), "expected a whole number, 0 or more, got '-1'"),
+        (("--model_dir", "out"), "argument --model_dir: not allowed with argument --weights"),
+    ):
+        status, said = call(*asked, "images", *words)
+        assert status == 2
+        assert message in last_line(said)
+
+
 def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
     status, said = call(
         *("export_model.py", "--weights", weights, "--save_dir", "out", "--format", "onnx")

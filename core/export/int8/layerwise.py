@@ -34,6 +34,7 @@ from core.graph.program import Graph
 from core.quant.quantizers import ActivationQuantizer
 from core.runtimes.predictor import load_predictor
 from core.settings.files import scratch
+from core.settings.progress import progress
 from core.targets.names import Backend
 
 LIMIT = 1e-5
@@ -88,19 +89,29 @@ def compare(
     plans: list[tuple[bool, Sequence[Backend]]] = [(False, backends)]
     if "onnxruntime" in backends:
         plans.append((True, ["onnxruntime"]))
-    for endings, running in plans:
-        for layers, place in _isolated(file, eager, endings):
-            for backend in running:
-                for layer, found in zip(layers, _run(place, backend, layers, eager)):
-                    if layer.weight not in answers:
-                        answers[layer.weight] = eager.answer(layer)
-                    key, far = (backend, layer.path), _relative(layer, answers[layer.weight], found)
-                    worst[key] = max(worst.get(key, 0.0), far)
+    total = sum(len(running) for _, running in plans) * len(eager.layers)
+    what = f"compare layers in {', '.join(backends)}"
+    for backend, layer, found in progress(_answers(file, eager, plans), what, total, "layer"):
+        if layer.weight not in answers:
+            answers[layer.weight] = eager.answer(layer)
+        key, far = (backend, layer.path), _relative(layer, answers[layer.weight], found)
+        worst[key] = max(worst.get(key, 0.0), far)
     return [
         LayerDifference(path, backend, worst[backend, path])
         for backend in backends
         for path in eager.layers
     ]
+
+
+def _answers(
+    file: ModelProto | Graph, eager: EagerLayers, plans: Sequence[tuple[bool, Sequence[Backend]]]
+) -> Iterator[tuple[Backend, IsolatedLayer, np.ndarray]]:
+    """Run isolated layers; yield runtime, layer and output [N, ...] of each."""
+    for endings, running in plans:
+        for layers, place in _isolated(file, eager, endings):
+            for backend in running:
+                for layer, found in zip(layers, _run(place, backend, layers, eager)):
+                    yield backend, layer, found
 
 
 def _isolated(

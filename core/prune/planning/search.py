@@ -7,10 +7,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from tqdm import tqdm
 
 from core.prune.planning.plan import MaskCost, Ranking, reach
 from core.prune.structure.labels import Array
+from core.settings.progress import progress
 
 SPREAD = 0.1  # standard deviation of a change of a ratio
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def anneal(
     counts = _scaled(ranking, measure, limit, current)
     value = first = evaluate(ranking.keep(counts))
     best, best_value = counts, value
-    for step in tqdm(range(steps), desc="search", disable=None):
+    for step in progress(range(steps), "search"):
         changed = current.copy()
         chosen = generator.permutation(groups)[: max(1, groups // 3)]
         changed[chosen] += generator.normal(0.0, SPREAD, len(chosen))

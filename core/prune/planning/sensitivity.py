@@ -13,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from paddle.nn import Layer
 from rich.table import Table
-from tqdm import tqdm
 
 from core.prune.choices import Criterion
 from core.prune.cut import cut_for_now, plan_edit
@@ -21,6 +20,7 @@ from core.prune.planning.criteria import score, training_gradients
 from core.prune.planning.plan import Ranking, choose_groups
 from core.prune.structure.analysis import Analysis
 from core.settings.files import write_bytes
+from core.settings.progress import progress
 from core.task import Task
 from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
 
@@ -110,7 +110,7 @@ def measure(
     wanted = [index for index, steps in enumerate(ranking.steps) if len(steps) > 1]
     names = {index: ranking.analysis.groups[index].name for index in wanted}
     missing = [index for index in wanted if not _covers(found.curves.get(names[index]), ratios)]
-    for index in tqdm(missing, desc="sensitivity", disable=None):
+    for index in progress(missing, "sensitivity", unit="group"):
         losses = _measure_group(model, ranking, index, sorted(ratios), meter, found.baseline)
         found.curves[names[index]] = Curve(tuple(sorted(ratios)), tuple(losses))
         store.save(found)

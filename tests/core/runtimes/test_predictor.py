@@ -19,8 +19,10 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 from paddle import nn
 from paddle.static import InputSpec
+from PIL import Image
 
-from core.errors import DataError, ExportError
+from core.cli import exported_task
+from core.errors import ConfigError, DataError, ExportError
 from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
 from core.graph.program import Graph
@@ -28,7 +30,8 @@ from core.graph.trace import trace
 from core.runtimes import memory
 from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
 from core.runtimes.environment import environment
-from core.runtimes.predict_images import list_images, load_task, predict_files
+from core.runtimes.image_model import ImageModel, exported_model
+from core.runtimes.predict_images import list_images, predict_files
 from core.runtimes.predictor import load_predictor
 from core.targets.names import BACKENDS
 from core.task import build_task
@@ -184,6 +187,13 @@ def test_a_backend_that_is_not_installed(toy, monkeypatch):
         load_predictor(toy, "openvino")
 
 
+def load_model(folder) -> ImageModel:
+    """Open an exported model with its task, as tools do."""
+    predictor = load_predictor(folder)
+    named = SimpleNamespace(config=None, override=[])
+    return exported_model(exported_task(named, folder, predictor.description), predictor)
+
+
 def test_prediction_on_a_folder(toy, tmp_path):
     images = tmp_path / "images"
     (images / "below").mkdir(parents=True)
@@ -195,9 +205,10 @@ def test_prediction_on_a_folder(toy, tmp_path):
         (images / hidden).write_bytes(b"no image")
     latin = os.fsdecode(b"caf\xe9.png")  # no UTF-8
     shutil.copy(images / "a.png", images / latin)
-    predictor = load_predictor(toy)
-    task = load_task(predictor, toy)
-    skipped = predict_files(task, predictor, images, tmp_path / "out")
+    model = load_model(toy)
+    told = []
+    skipped = predict_files(model, images, tmp_path / "out", tell=told.append)
+    assert [line.partition(": level ")[0] for line in told] == ["a.png", "below/b.jpg", latin]
     assert len(skipped) == 1
     assert "broken.jpg" in skipped[0]
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -205,19 +216,19 @@ def test_prediction_on_a_folder(toy, tmp_path):
     assert isinstance(results["a.png"]["level"], float)
     assert cv2.imread(str(tmp_path / "out" / "below" / "b.png")).shape == (12, 10, 3)
     with pytest.raises(DataError, match=r"broken.jpg: the JPEG file is truncated"):
-        predict_files(task, predictor, images / "broken.jpg", tmp_path / "out")
+        predict_files(model, images / "broken.jpg", tmp_path / "out")
     with pytest.raises(DataError, match=r"notes.txt/x: cannot be written"):
-        predict_files(task, predictor, images / "a.png", images / "notes.txt" / "x")
+        predict_files(model, images / "a.png", images / "notes.txt" / "x")
 
 
 def test_label_maps_become_files(toy, tmp_path, monkeypatch):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
-    predictor = load_predictor(toy)
-    task = load_task(predictor, toy)
+    model = load_model(toy)
+    task = model.task
     mask = np.arange(16).reshape(4, 4)
     found = {"mask": mask, "points": np.float32([[1.5, 2]]), "level": np.float32(0.25)}
     monkeypatch.setattr(task, "postprocess", lambda outputs, info: found)
-    predict_files(task, predictor, tmp_path / "a.png", tmp_path / "out")
+    predict_files(model, tmp_path / "a.png", tmp_path / "out")
     results = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert results == {
         "a.png": {
@@ -227,6 +238,24 @@ def test_label_maps_become_files(toy, tmp_path, monkeypatch):
     }
     read = cv2.imread(str(tmp_path / "out" / "a_mask.png"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(read, mask)
+
+
+def test_label_maps_have_the_colours_of_the_task(toy, tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), np.uint8))
+    model = load_model(toy)
+    colours = np.array([[70, 130, 180], [0, 128, 0], [200, 0, 0]], np.uint8)
+    mask = np.array([[0, 1], [2, 1]])
+    maps = {"level": 1.0, "mask": mask, "many": mask + 300}
+    monkeypatch.setattr(model.task, "postprocess", lambda outputs, info: maps)
+    monkeypatch.setattr(type(model.task), "palette", lambda self: colours, raising=False)
+    predict_files(model, tmp_path / "a.png", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "a_mask.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), mask)
+        np.testing.assert_array_equal(np.asarray(image.convert("RGB")), colours[mask])
+    seen = cv2.imread(str(tmp_path / "out" / "a_mask.png"))
+    np.testing.assert_array_equal(seen[..., ::-1], colours[mask])
+    many = cv2.imread(str(tmp_path / "out" / "a_many.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(many, mask + 300)  # no palette has so many
 
 
 def draw_levels(folder, levels):
@@ -257,11 +286,9 @@ def test_predictions_are_not_written_among_the_images(toy, tmp_path, image_path,
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.png").symlink_to(tmp_path / "pics" / "a.png")
     before = contents(tmp_path)
-    predictor = load_predictor(toy)
+    model = load_model(toy)
     with pytest.raises(DataError, match=r"^save_dir: expected a folder apart from the images"):
-        predict_files(
-            load_task(predictor, toy), predictor, tmp_path / image_path, tmp_path / save_dir
-        )
+        predict_files(model, tmp_path / image_path, tmp_path / save_dir)
     assert contents(tmp_path) == before
 
 
@@ -271,8 +298,8 @@ def test_no_two_predictions_share_a_file(toy, tmp_path, monkeypatch):
         **{"c.png/a.png": 60, "c.bmp": 70, "c_mask.png": 80},
     }
     draw_levels(tmp_path / "pics", levels)
-    predictor = load_predictor(toy)
-    task = load_task(predictor, toy)
+    model = load_model(toy)
+    task = model.task
 
     def prepare(image):
         return {"image": np.zeros((3, 8, 8), np.float32)}, int(image[0, 0, 0])
@@ -285,7 +312,7 @@ def test_no_two_predictions_share_a_file(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "postprocess", answer)
     monkeypatch.setattr(task, "draw", lambda image, prediction: image)
     for _ in range(2):
-        predict_files(task, predictor, tmp_path / "pics", tmp_path / "out")
+        predict_files(model, tmp_path / "pics", tmp_path / "out")
         results = json.loads((tmp_path / "out" / "predictions.json").read_text())
         assert results.keys() == levels.keys()
         for name, level in levels.items():
@@ -309,8 +336,8 @@ def test_no_images_and_no_task(bare, tmp_path):
         list_images(tmp_path / "absent")
     with pytest.raises(DataError, match=r"holds no images \(.jpg"):
         list_images(tmp_path)
-    with pytest.raises(ExportError, match=r"no deploy.yml, which says how images are prepared"):
-        load_task(load_predictor(bare), bare)
+    with pytest.raises(ConfigError, match=r"has no deploy.yml; name a config with -c"):
+        load_model(bare)
 
 
 class Slow:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,14 @@ from core.training.hooks import (
     LogFile,
     Progress,
     SaveFolder,
+    TensorBoard,
     VisualDL,
-    standard_hooks,
 )
 from core.training.recipe import read_recipe
+from core.training.results import Results
+from core.training.review import Review
 from core.training.run import read_run
+from core.training.standard_hooks import standard_hooks
 from tests.toy_runs import plain
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
@@ -274,7 +279,7 @@ def test_log_and_visualdl_are_written(toy_settings: Any, tmp_path: Path) -> None
     run = read_run(settings)
     kinds = [type(hook) for hook in standard_hooks(run.train, tmp_path, 0, True, settings)]
     common = [Checkpoints, Interruptible]
-    assert kinds == [SaveFolder, LogFile, Progress, *common, VisualDL, EarlyStop]
+    assert kinds == [SaveFolder, LogFile, Progress, Results, Review, *common, VisualDL, EarlyStop]
     others = [type(hook) for hook in standard_hooks(run.train, tmp_path, 1, True, settings)]
     assert others == [*common, EarlyStop]
     import logging
@@ -291,6 +296,50 @@ def test_log_and_visualdl_are_written(toy_settings: Any, tmp_path: Path) -> None
     reader = LogReader(file_path=str(file))
     assert len(reader.get_data("scalar", "val/mae")) == 2
     assert len(reader.get_data("scalar", "train/loss_square")) == 8
+
+
+class Recorder:
+    """tensorboardX's writer, as far as it is used."""
+
+    def __init__(self, folder: str, purge_step: int | None) -> None:
+        self.folder, self.purge_step, self.closed = Path(folder).name, purge_step, False
+        self.scalars: dict[str, list[int]] = {}
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.setdefault(name, []).append(step)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_tensorboard_gets_the_same_scalars(
+    toy_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = toy_settings(epochs=1)
+    made: list[Recorder] = []
+
+    def build(*given: Any, **named: Any) -> Recorder:
+        made.append(Recorder(*given, **named))
+        return made[-1]
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=build))
+    for epochs in (1, 2):
+        settings["train"]["epochs"] = epochs
+        hooks = standard_hooks(read_run(settings).train, tmp_path / "out", 0, False, settings, True)
+        make_engine(settings, tmp_path / "out", hooks=hooks).train(resume=epochs == 2)
+    first, second = made
+    assert first.folder == "tensorboard"
+    assert first.closed
+    assert (
+        first.scalars["train/loss_square"] == first.scalars["train/learning_rate"] == [1, 2, 3, 4]
+    )
+    assert (first.scalars["val/mae"], second.scalars["val/mae"]) == ([1], [2])
+    assert (first.purge_step, second.purge_step) == (None, 5)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(
+        ConfigError, match=r"^--use_tensorboard: tensorboardX is not installed; run"
+    ):
+        make_engine(settings, tmp_path / "other", hooks=[TensorBoard(tmp_path / "t")]).train()
 
 
 def test_resume_refuses_what_cannot_go_on(toy_settings: Any, tmp_path: Path) -> None:

@@ -1,0 +1,185 @@
+"""Pictures of a validation for people: some samples, the worst ones, the confusion matrix."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import matplotlib
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from core.errors import FileError
+from core.settings.files import write_bytes
+from core.task import Arrays, ConfusionMetric, Metric, ReviewedTask, SampleView
+from core.training.charts import draw_confusion
+from core.training.hooks import Hook
+from core.training.results import DRAW_SECONDS, refuse_folders
+
+if TYPE_CHECKING:
+    from core.training.engine import Engine
+
+SAMPLES, WORST, CONFUSION = "validation.png", "worst.png", "confusion_matrix.png"
+TILES = 8  # pictures in each of the first two
+HEIGHT, WIDEST, NARROWEST = 240, 640, 240  # pixels of a tile
+STRIP, GAP = 40, 6  # pixels below it, for two lines of text, and around it
+PAGE = 1300  # pixels, at most
+_log = logging.getLogger(__name__)
+
+Page = tuple[Path, Callable[[], bytes]]  # a file, and what draws it
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A sample with its prediction, small enough to keep."""
+
+    error: float
+    picture: np.ndarray  # RGB [H, W, 3]
+
+
+@dataclass
+class _Seen:
+    """What was seen of the validation of an epoch so far."""
+
+    count: int = 0
+    samples: list[np.ndarray] = field(default_factory=list)
+    worst: list[Tile] = field(default_factory=list)
+
+
+class Review(Hook):
+    """Writes pictures of the best epoch's validation; of several processes, of the first's share.
+
+    They are written once a minute at most, and when training ends. A disk that is full meanwhile is
+    a line of the log.
+    """
+
+    def before_training(self, engine: Engine) -> None:
+        self._files = [engine.save_dir / name for name in (SAMPLES, WORST, CONFUSION)]
+        refuse_folders(*self._files)
+        if not engine.epoch:
+            for file in self._files:
+                file.unlink(missing_ok=True)
+        task, loader = engine.task, engine.val_loader
+        self._task = task if isinstance(task, ReviewedTask) else None
+        self._loader = loader
+        self._root = f"{engine.task.config.data.root}/"
+        mine = len(range(loader.rank, len(loader.dataset), loader.world))
+        self._chosen = set(np.linspace(0, mine - 1, min(TILES, mine)).round().astype(int).tolist())
+        self._pending: list[Page] = []
+        self._drawn = time.monotonic()
+        self._stopped = False
+        self._seen = _Seen()
+
+    def after_batch(self, outputs: Arrays, batch: Arrays) -> None:
+        if self._task is None:
+            return
+        seen = self._seen
+        errors = np.nan_to_num(self._task.sample_errors(outputs, batch), nan=np.inf)
+        for number, error in enumerate(errors.tolist()):
+            place, seen.count = seen.count, seen.count + 1
+            shown = place in self._chosen
+            worse = len(seen.worst) < TILES or error > seen.worst[-1].error
+            if not shown and not worse:
+                continue
+            picture = tile(self._task.view_sample(outputs, batch, number), self._name(place))
+            if shown:
+                seen.samples.append(picture)
+            if worse:  # of equally bad ones the first are kept
+                ranked = [*seen.worst, Tile(error, picture)]
+                seen.worst = sorted(ranked, key=lambda each: -each.error)[:TILES]
+
+    def after_epoch(self, engine: Engine) -> None:
+        if engine.evaluated and engine.best_epoch == engine.epoch:
+            self._pending = self._contents(engine.metric)
+        self._seen = _Seen()
+        if time.monotonic() - self._drawn >= DRAW_SECONDS:
+            self._write()
+
+    def after_training(self, engine: Engine) -> None:
+        self._write()
+
+    def _contents(self, metric: Metric | None) -> list[Page]:
+        """Return what there is to write of this epoch; it is drawn when it is written."""
+        samples, worst, confusion = self._files
+        pages: list[Page] = []
+        if self._seen.samples:
+            pages.append((samples, partial(page, self._seen.samples)))
+            pages.append((worst, partial(page, [each.picture for each in self._seen.worst])))
+        if isinstance(metric, ConfusionMetric):
+            pages.append((confusion, partial(draw_confusion, metric.confusion, metric.names)))
+        return pages
+
+    def _write(self) -> None:
+        pending, self._pending = self._pending, []
+        if self._stopped or not pending:
+            return
+        try:
+            for file, draw in pending:
+                write_bytes(file, draw())
+        except FileError as error:
+            self._stopped = True
+            _log.warning("%s; no more pictures are written", error)
+        self._drawn = time.monotonic()
+
+    def _name(self, place: int) -> str:
+        """Return the file of a sample; where some were left out, nobody knows which it is."""
+        if self._task is None or self._loader.skipped:
+            return ""
+        index = self._loader.rank + place * self._loader.world
+        return self._task.name_sample(self._loader.dataset, index).removeprefix(self._root)
+
+
+def tile(view: SampleView, name: str) -> np.ndarray:
+    """Return a picture [H, W, 3] of a sample, with its name and words below."""
+    height, width = view.image.shape[:2]
+    scale = min(HEIGHT / height, WIDEST / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    small = cv2.resize(view.image, size, interpolation=how)
+    wide = max(size[0], NARROWEST)
+    canvas = np.full((HEIGHT + STRIP, wide, 3), 255, np.uint8)
+    left, top = (wide - size[0]) // 2, (HEIGHT - size[1]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = small
+    picture = Image.fromarray(canvas)
+    pen, font = ImageDraw.Draw(picture), _font()
+    text = view.text
+    while pen.textlength(text, font) > wide:
+        text = f"{text[:-2]}…"
+    while pen.textlength(name, font) > wide:
+        name = f"…{name[2:]}"  # its end tells more
+    pen.text((0, HEIGHT + 3), text, (0, 0, 0), font)
+    pen.text((0, HEIGHT + 21), name, (110, 110, 110), font)
+    return np.asarray(picture)
+
+
+def page(tiles: Sequence[np.ndarray]) -> bytes:
+    """Return a PNG with pictures [H, W, 3] of one height in rows."""
+    rows: list[list[np.ndarray]] = [[]]
+    for each in tiles:
+        if rows[-1] and sum(t.shape[1] + GAP for t in [*rows[-1], each]) > PAGE:
+            rows.append([])
+        rows[-1].append(each)
+    width = max(sum(each.shape[1] + GAP for each in row) for row in rows) + GAP
+    high = HEIGHT + STRIP + GAP
+    canvas = np.full((len(rows) * high + GAP, width, 3), 255, np.uint8)
+    for number, row in enumerate(rows):
+        left = GAP
+        for each in row:
+            top = number * high + GAP
+            canvas[top : top + each.shape[0], left : left + each.shape[1]] = each
+            left += each.shape[1] + GAP
+    content = io.BytesIO()
+    Image.fromarray(canvas).save(content, "png")
+    return content.getvalue()
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """Return matplotlib's font, which has the letters of most languages."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
