@@ -12,7 +12,9 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -173,11 +175,81 @@ class Task(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What a task finds in a folder of data.
+
+    Attributes:
+        task: Name of the task.
+        layout: How the data lie there; empty where the task cannot tell.
+        sure: How sure the task is that the data are its own, from 0 (not at all) to 2.
+        found: Lines for people.
+        missing: What has to be mended before, or will be missed after; a line each.
+        settings: What a config may leave out, as the data say it.
+    """
+
+    task: str
+    layout: str = ""
+    sure: int = 0
+    found: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def in_one_line(self) -> str:
+        """Return what was found and what is missing, for the end of a message."""
+        return "; ".join([*([self.layout] if self.layout else []), *self.found, *self.missing])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture of the data with its label drawn on it: RGB [H, W, 3] uint8."""
+
+    name: str
+    picture: np.ndarray
+
+
+class OwnData(Protocol):
+    """What a task's package may offer as `own_data`: data that need no config of their own."""
+
+    DEFAULTS: Mapping[str, Any]  # of the sections that a config may leave out
+
+    def from_data(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return settings that the data of `data.root` say, as far as the config leaves them out.
+
+        Raises:
+            DataError: The data contradict themselves.
+        """
+        ...
+
+    def inspect(self, settings: Mapping[str, Any]) -> Inspection:
+        """Look at the data of `data.root`, whatever is there."""
+        ...
+
+    def labelled(self, config: Any, count: int) -> list[Labelled]:
+        """Return pictures of the training split with their labels drawn."""
+        ...
+
+    def write_lists(self, config: Any, folder: Path) -> Mapping[str, Any]:
+        """Write a split that was drawn as list files; return the settings that read them."""
+        ...
+
+
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     """Import the package of a task that the user names, and build it from its settings.
 
     Raises:
         ConfigError: No such package, it is not a task, or a setting is wrong.
+    """
+    package = load_package(name)
+    task: Task = package.Task(read(package.Config, settings))
+    return task
+
+
+def load_package(name: str) -> ModuleType:
+    """Import the package of a task that the user names.
+
+    Raises:
+        ConfigError: No such package, or it is not a task.
     """
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"task.name: expected a name or a dotted path, got {name!r}")
@@ -187,11 +259,10 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise ConfigError(f"task.name: no task {name!r}{suggest(name, _own_tasks())}") from error
+        raise ConfigError(f"task.name: no task {name!r}{suggest(name, own_tasks())}") from error
     if not hasattr(package, "Config") or not hasattr(package, "Task"):
         raise ConfigError(f"task.name: package {module!r} has no Config and Task")
-    task: Task = package.Task(read(package.Config, settings))
-    return task
+    return package
 
 
 def build_recorded_task(
@@ -210,12 +281,12 @@ def build_recorded_task(
         ConfigError: It is code from outside that the user has not named, there is none, or a
             setting is wrong.
     """
-    if name not in _own_tasks():
+    if name not in own_tasks():
         loaded = getattr(sys.modules.get(name), "__dict__", {}) if "." in name else {}
         if not isinstance(loaded.get("Task"), type) or not is_dataclass(loaded.get("Config")):
             if "." in name and all(part.isidentifier() for part in name.split(".")):
                 raise outside(where, f"the task {name!r}", name)
-            hint = suggest(name, _own_tasks())
+            hint = suggest(name, own_tasks())
             raise ConfigError(f"{where}: task: no task {name[:80]!r}{hint}")
     try:
         return build_task(name, merge(_reading_only(settings), overrides))
@@ -240,6 +311,7 @@ def _reading_only(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _own_tasks() -> list[str]:
+def own_tasks() -> list[str]:
+    """Return the names of the folders in `tasks/`."""
     tasks = importlib.import_module("tasks")
     return [entry.name for entry in pkgutil.iter_modules(tasks.__path__) if entry.ispkg]

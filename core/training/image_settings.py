@@ -18,3 +18,13 @@ def check_input(data: object) -> None:
     check_range(data, -1e4, 1e4, "mean")
     check_range(data, 1e-4, 1e4, "std")
     check_range(data, 0, MOST_WORKERS, "num_workers")
+
+
+def check_split(data: object) -> None:
+    """Check `val_share` and `split_seed` of the section `data` of a task.
+
+    Raises:
+        ValueError: Names the one that is out of range.
+    """
+    check_range(data, 0.01, 0.9, "val_share")
+    check_range(data, 0, MOST_SEED, "split_seed")

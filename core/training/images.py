@@ -59,6 +59,15 @@ def read_annotated_image(path: str, size: Size | None, told_by: str) -> np.ndarr
     raise DataError(f"{path}: the image is {width}x{height}, {told_by} {size[0]}x{size[1]}")
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image [H, W, 1], [H, W, 3] or [H, W, 4] as RGB [H, W, 3], to draw on."""
+    if image.shape[2] == CHANNELS:
+        return image
+    if image.shape[2] == 1:
+        return np.repeat(image, CHANNELS, axis=2)
+    return np.ascontiguousarray(image[..., :CHANNELS])
+
+
 def check_channels(options: Mapping[str, Any], path: str) -> None:
     """Refuse arguments of a network for images of one channel, or four: all are read with three.
 

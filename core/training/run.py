@@ -16,6 +16,7 @@ from core.settings.ranges import check_range
 from core.task import Split, Task, build_task
 from core.training.image_settings import MOST_SEED
 from core.training.loader import Loader
+from core.training.own_data import completed
 from core.training.precision import AmpType
 from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
 
@@ -93,11 +94,13 @@ class _CoreSections:
 def read_run(settings: Mapping[str, Any]) -> Run:
     """Check a whole config and build its task; `device: auto` takes a GPU if Paddle has one.
 
-    What a config says of a run's recipe and teachers is not looked at.
+    What it leaves out comes from the data, see `core.training.own_data`. What a config says of a
+    run's recipe and teachers is not looked at.
 
     Raises:
         ConfigError: Anything unknown, missing or of the wrong type.
     """
+    settings = completed(settings)
     own = {key: value for key, value in settings.items() if key in _CoreSections.__annotations__}
     rest = {k: value for k, value in settings.items() if k not in own and k not in OF_A_RUN}
     core = read(_CoreSections, own)

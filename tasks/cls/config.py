@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.settings.ranges import check_range
-from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
+from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input, check_split
 
+MOST_CLASSES = 1_000_000
 Interpolation = Literal["bilinear", "bicubic", "area"]
 
 
@@ -37,15 +38,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_classes >= 2, "num_classes", "at least 2", self.num_classes)
-        check_range(self, 2, 1_000_000, "num_classes")
+        check_range(self, 2, MOST_CLASSES, "num_classes")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures are and how they become the network's input.
 
-    A list file has one `path label` per line, paths relative to `root`. Where `train_list` does
-    not exist, the pictures are taken from `root/train/<class>` and `root/val/<class>`.
+    A list file has one `path label` per line, paths relative to `root`. Where neither list exists,
+    the pictures are taken from `root/train/<class>` and `root/val/<class>`, or from
+    `root/<class>`. Where there is no `val`, a part of each class is drawn for it.
     """
 
     root: str
@@ -59,6 +61,8 @@ class DataConfig:
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB, of values in 0..1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    val_share: float = 0.2  # of each class, where the folders have no validation split
+    split_seed: int = 0  # another seed draws another such split
     on_error: Literal["fail", "skip"] = "fail"  # a broken picture ends the run, or is left out
     num_workers: int = 2  # processes that read ahead
 
@@ -73,6 +77,7 @@ class DataConfig:
         _require(all(s > 0 for s in self.std), "std", "positive values", self.std)
         _require(self.num_workers >= 0, "num_workers", "0 or more", self.num_workers)
         check_range(self, 8, MOST_SIDE, "image_size", "resize_short")
+        check_split(self)
         check_input(self)
 
 
