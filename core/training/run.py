@@ -10,7 +10,7 @@ from typing import Any, Literal
 import paddle
 
 from core.errors import ConfigError
-from core.settings.config import read
+from core.settings.config import Problems, read
 from core.settings.optimizer_config import Momentum, OptimizerConfig
 from core.settings.ranges import check_range
 from core.task import Split, Task, build_task
@@ -98,13 +98,20 @@ def read_run(settings: Mapping[str, Any]) -> Run:
     run's recipe and teachers is not looked at.
 
     Raises:
-        ConfigError: Anything unknown, missing or of the wrong type.
+        ConfigError: Anything unknown, missing or of the wrong type: all of it together.
     """
     settings = completed(settings)
     own = {key: value for key, value in settings.items() if key in _CoreSections.__annotations__}
     rest = {k: value for k, value in settings.items() if k not in own and k not in OF_A_RUN}
-    core = read(_CoreSections, own)
-    task = build_task(core.task.name, rest)
+    problems = Problems()
+    with problems.gathered():
+        core = read(_CoreSections, own)
+    named = own.get("task")
+    name = named.get("name") if isinstance(named, Mapping) else None
+    if isinstance(name, str):
+        with problems.gathered():
+            task = build_task(name, rest)
+    problems.tell()
     return Run(task, core.train, core.seed, pick_device(core.device))
 
 

@@ -106,3 +106,20 @@ def test_every_tool_says_what_lies_there(root: Path) -> None:
 def test_settings_that_are_wrong_are_told_before_the_data_are(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.rot: unknown key"):
         read_run({"task": "cls", "data": {"root": str(root), "rot": 1}})
+
+
+def test_all_that_is_wrong_in_a_config_is_told_together() -> None:
+    settings = {
+        "task": "seg",
+        "train": {"epochs": "many", "batch_size": 0, "learning_rat": 0.1},
+        "data": {"root": 3, "num_workers": -2},
+        "augment": {"flip": 2},
+        "modle": {},
+    }
+    with pytest.raises(ConfigError) as caught:
+        read_run(settings)
+    told = [problem.partition(":")[0] for problem in caught.value.problems]
+    assert sorted(told) == sorted(
+        ["train.learning_rat", "train.epochs", "modle", "data.root", "augment.flip"]
+    )
+    assert str(caught.value) == "; ".join(caught.value.problems)
