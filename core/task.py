@@ -163,7 +163,10 @@ class Task(Protocol):
         ...
 
     def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
-        """Turn an RGB image [H, W, 3] uint8 into one sample and whatever postprocess needs."""
+        """Turn an image [H, W, C] uint8 into one sample and whatever postprocess needs.
+
+        It is RGB, or has as many channels as the setting `data.channels` says, where there is one.
+        """
         ...
 
     def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from core.runtimes.predictor import Predictor
 from core.settings.files import write_bytes
 from core.task import Task, build_recorded_task
 from core.training.image_files import SUFFIXES, list_image_files
-from core.training.images import read_image
+from core.training.images import as_rgb, image_channels, read_image
 
 PREDICTIONS = "predictions.json"
 _log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def list_images(path: Path) -> list[Path]:
 
 
 def predict_image(task: Task, predictor: Predictor, image: np.ndarray) -> dict[str, Any]:
-    """Return what the model says of an RGB image [H, W, 3], as the task's plain values."""
+    """Return what the model says of an image [H, W, C], as the task's plain values."""
     sample, info = task.preprocess(image)
     feeds = [sample[port.name][None] for port in predictor.description.inputs]
     return task.postprocess(predictor.run(*feeds), info)
@@ -97,16 +97,17 @@ def predict_files(
     outputs = _Outputs(save_dir, names)
     pictures = dict(zip(images, outputs.name_pictures(names)))
     results: dict[str, Any] = {}
+    channels = image_channels(task)
     skipped: list[str] = []
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         for file in steps(images):
-            image = _read(file, skipped if image_path.is_dir() else None)
+            image = _read(file, channels, skipped if image_path.is_dir() else None)
             if image is None:
                 continue
             prediction = predict_image(task, predictor, image)
             picture = pictures[file]
-            outputs.write(picture, task.draw(image, prediction)[..., ::-1])
+            outputs.write(picture, task.draw(as_rgb(image), prediction)[..., ::-1])
             values = _to_plain(prediction, picture, outputs)
             results[file.relative_to(root).as_posix()] = {"picture": picture.as_posix(), **values}
         text = json.dumps(results, indent=1, ensure_ascii=False)
@@ -118,14 +119,14 @@ def predict_files(
     return skipped
 
 
-def _read(file: Path, skipped: list[str] | None) -> np.ndarray | None:
-    """Read an image [H, W, 3]; None, and a line in `skipped`, if it is broken.
+def _read(file: Path, channels: int, skipped: list[str] | None) -> np.ndarray | None:
+    """Read an image [H, W, C]; None, and a line in `skipped`, if it is broken.
 
     Raises:
         DataError: It is broken, and there is no list of those.
     """
     try:
-        return read_image(str(file))
+        return read_image(str(file), channels)
     except DataError as error:
         if skipped is None:
             raise

@@ -34,7 +34,7 @@ class Items:
 class ImageDataset:
     """A split; `augment` is given for training and None for evaluation.
 
-    Samples are `image` [3, H, W] float32 and `label` int64. A batch that mixup or cutmix may touch
+    Samples are `image` [C, H, W] float32 and `label` int64. A batch that mixup or cutmix may touch
     has `label` [N, C] float32 instead of [N] int64.
     """
 
@@ -44,6 +44,7 @@ class ImageDataset:
         self.items = items
         self.num_classes = num_classes
         self._augment = augment
+        self._channels = data.channels
         self._train_transform = TrainTransform(data, augment) if augment else None
         self._eval_transform = EvalTransform(data)
 
@@ -51,7 +52,7 @@ class ImageDataset:
         return len(self.items.paths)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        image = read_image(self.items.paths[index])
+        image = read_image(self.items.paths[index], self._channels)
         if self._train_transform is not None:
             image = self._train_transform(image, rng)
         else:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from core.settings.ranges import check_range, check_weights
-from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input, check_split
+from core.training.image_settings import (
+    MOST_SEED,
+    MOST_SIDE,
+    check_input,
+    check_split,
+    for_channels,
+)
 from core.training.loader import OnError
 
 Size = tuple[int, int]
@@ -58,8 +64,10 @@ class DataConfig:
     split_seed: int = 0  # another seed draws another such split
     ignore_index: int = 255  # label value of pixels that count nowhere
     size: Size | None = None  # evaluation, prediction and export resize to it; null: images as is
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # RGB, of values in 0..1
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    channels: Literal[1, 3, 4] = 3  # of images: grey, RGB, or RGB with a fourth
+    # of each channel, of values in 0..1; of three for RGB, one channel has the average
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
     download: str | None = None  # URL of a zip or tar of the folder `root`, fetched if it is absent
     num_workers: int = 2
     on_error: OnError = "fail"
@@ -73,6 +81,9 @@ class DataConfig:
             raise ValueError(f"num_workers: expected 0 or more, got {self.num_workers}")
         if min(self.std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {list(self.std)}")
+        for name in ("mean", "std"):
+            values = for_channels(name, getattr(self, name), self.channels)
+            object.__setattr__(self, name, values)
         check_input(self)
         check_split(self)
         _check_size("size", self.size)
@@ -279,6 +290,13 @@ class Config:
                 f"data.colors: expected model.num_classes = {classes} colours, "
                 f"got {len(self.data.colors)}"
             )
+        if self.data.channels != 3 and self.augment.distort > 0:
+            raise ValueError(
+                f"augment.distort: expected 0, as data.channels is {self.data.channels} and it "
+                f"needs RGB, got {self.augment.distort}"
+            )
+        if self.data.channels == 4 and self.synthetic is not None:
+            raise ValueError("synthetic: expected null for 4 channels, got settings")
         if self.data.ignore_index < classes:
             raise ValueError(
                 f"data.ignore_index: expected a value that is no class (of {classes}), "

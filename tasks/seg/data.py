@@ -46,7 +46,8 @@ class SegDataset:
         data = self.config.data
         label = read_mask(str(label_path), data)
         size = label.shape[1], label.shape[0]
-        image = read_annotated_image(str(image_path), size, f"the label map {label_path.name}")
+        told_by = f"the label map {label_path.name}"
+        image = read_annotated_image(str(image_path), size, told_by, data.channels)
         check_values(label, label_path, self.config.model.num_classes, data.ignore_index)
         if not self.training:
             return evaluation_sample(image, data) | {
@@ -72,7 +73,7 @@ class SegDataset:
         """Return the first image's shape; where broken ones are skipped, the first whole one's."""
         for image_path, _ in self.pairs:
             try:
-                return read_image(str(image_path)).shape
+                return read_image(str(image_path), self.config.data.channels).shape
             except DataError:
                 if self.config.data.on_error == "fail":
                     raise
@@ -87,7 +88,7 @@ class SegDataset:
 
 
 def evaluation_sample(image: np.ndarray, data: DataConfig) -> Sample:
-    """Prepare an image [H, W, 3] as evaluation, prediction and calibration see it."""
+    """Prepare an image [H, W, C] as evaluation, prediction and calibration see it."""
     if data.size is not None:
         image = transforms.resize(image, data.size)
     return {
