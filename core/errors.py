@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+MOST_PROBLEMS = 12  # that one message tells
+
 
 class UserError(Exception):
     """Something outside the code is wrong; the message names the key, file or layer first."""
 
 
 class ConfigError(UserError):
-    """A setting is unknown, missing or mistyped; the message begins with its dotted path."""
+    """Settings are unknown, missing or mistyped; each message begins with a dotted path.
+
+    Args:
+        problems: What is wrong; several are joined to one line.
+
+    Attributes:
+        problems: One message for each setting that is wrong.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        shown = problems[:MOST_PROBLEMS]
+        rest = len(problems) - len(shown)
+        super().__init__("; ".join(shown) + (f"; and {rest} more" if rest else ""))
+        self.problems = problems
 
 
 class DataError(UserError):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -163,7 +164,10 @@ class Task(Protocol):
         ...
 
     def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
-        """Turn an RGB image [H, W, 3] uint8 into one sample and whatever postprocess needs."""
+        """Turn an image [H, W, C] uint8 into one sample and whatever postprocess needs.
+
+        It is RGB, or has as many channels as the setting `data.channels` says, where there is one.
+        """
         ...
 
     def postprocess(self, outputs: Arrays, info: Any) -> dict[str, Any]:
@@ -293,12 +297,12 @@ def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: No such package, it is not a task, or a setting is wrong.
     """
-    package = task_package(name)
+    package = load_package(name)
     task: Task = package.Task(read(package.Config, settings))
     return task
 
 
-def task_package(name: str) -> Any:
+def load_package(name: str) -> ModuleType:
     """Import the package of a task that the user names, with its `Config` and `Task`.
 
     Raises:
@@ -312,7 +316,7 @@ def task_package(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise ConfigError(f"task.name: no task {name!r}{suggest(name, _own_tasks())}") from error
+        raise ConfigError(f"task.name: no task {name!r}{suggest(name, own_tasks())}") from error
     if not hasattr(package, "Config") or not hasattr(package, "Task"):
         raise ConfigError(f"task.name: package {module!r} has no Config and Task")
     return package
@@ -334,13 +338,13 @@ def build_recorded_task(
         ConfigError: It is code from outside that the user has not named, there is none, or a
             setting is wrong.
     """
-    if name not in _own_tasks():
+    if name not in own_tasks():
         module = sys.modules.get(own_module(name)) if "." in name else None
         loaded = getattr(module, "__dict__", {})
         if not isinstance(loaded.get("Task"), type) or not is_dataclass(loaded.get("Config")):
             if "." in name and all(part.isidentifier() for part in name.split(".")):
                 raise outside(where, f"the task {name!r}", name)
-            hint = suggest(name, _own_tasks())
+            hint = suggest(name, own_tasks())
             raise ConfigError(f"{where}: task: no task {name[:80]!r}{hint}")
     try:
         return build_task(name, merge(_reading_only(settings), overrides))
@@ -365,6 +369,7 @@ def _reading_only(settings: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _own_tasks() -> list[str]:
+def own_tasks() -> list[str]:
+    """Return the names of the folders in `tasks/`."""
     tasks = importlib.import_module(own_module("tasks"))
     return [entry.name for entry in pkgutil.iter_modules(tasks.__path__) if entry.ispkg]

@@ -320,3 +320,43 @@ def _load_exported(
         settings, where = parse_overrides(overrides), str(folder / DESCRIPTION)
         task = build_recorded_task(described.name, described.settings, where, settings)
     return ExportedModel(folder, predictor, task)
+
+
+def _pixels(image: Picture) -> np.ndarray:
+    """Return a picture as RGB values [H, W, 3] uint8."""
+    return image if isinstance(image, np.ndarray) else read_image(str(image))
+
+
+def _predict(task: Task, run: Forward, names: Sequence[str], image: Picture) -> Prediction:
+    """Run one picture through a model.
+
+    Args:
+        task: Prepares the picture, reads the outputs.
+        run: The model: inputs [1, C, H, W] in, named outputs out.
+        names: Of the inputs.
+        image: A file, or RGB values [H, W, 3] uint8.
+    """
+    sample, info = task.preprocess(_pixels(image))
+    return task.postprocess(run(*[sample[name][None] for name in names]), info)
+
+
+def _context(task: Task, folder: Path) -> Context:
+    """Return what pruning may use outside a training; data are opened when they are asked for."""
+    data = task.config.data
+
+    def calibration(samples: int) -> Iterator[Batch]:
+        dataset = task.build_dataset("train")
+        loader = Loader(
+            dataset,
+            batch_size=min(BATCH, len(dataset)),
+            train=True,
+            num_workers=data.num_workers,
+            on_error=data.on_error,
+        )
+        yield from loader.some(samples, 0)
+
+    def metrics(model: Layer, share: float = 1.0) -> dict[str, float]:
+        return measure(task, validation_loader(task), model, share)
+
+    trained = 1  # an epoch: the weights are not those of a fresh network
+    return Context(task, trained, trained, 0, 0, 1, folder, calibration, metrics)

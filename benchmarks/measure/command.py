@@ -116,6 +116,7 @@ def revision() -> str:
 def _input_size(settings: Entry) -> list[int]:
     data = settings["data"]
     if "image_size" in data:
-        return [data["image_size"]] * 2
+        side = data["image_size"]
+        return [side] * 2 if isinstance(side, int) else list(side)
     size: list[int] = data.get("input_size") or settings["augment"]["crop"]
     return size

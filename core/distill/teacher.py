@@ -24,6 +24,7 @@ from core.settings.config import load_yaml, merge, parse_overrides, read, sugges
 from core.settings.ranges import check_range
 from core.task import Batch, Outputs, Task, build_task
 from core.training import checkpoint
+from core.training.own_data import completed
 from core.training.run import OF_A_RUN
 
 log = logging.getLogger(__name__)
@@ -181,6 +182,7 @@ def _load(settings: Mapping[str, Any], student: Task) -> tuple[Task, Layer]:
 
 
 def _build_task(own: Mapping[str, Any], source: str) -> Task:
+    own = completed(own)
     entry = own["task"]
     if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
         raise ConfigError(f"{source}: task.name: required, but not given")

@@ -37,6 +37,7 @@ from core.runtimes.predictor import Predictor
 from core.settings.config import to_mapping
 from core.targets.names import Format
 from core.task import Arrays, Task
+from core.training.images import image_channels
 
 _log = logging.getLogger(__name__)
 
@@ -197,6 +198,9 @@ def trace_for_export(
     return TracedModel(task, model, layer, specs, ending, graph, int8, opset, parameters)
 
 
+CHANNEL_NAMES = {1: "grey", 3: "RGB", 4: "RGBA"}
+
+
 def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
     """Describe inputs or outputs of a graph."""
     return tuple(Port(name, graph.shape(name), graph.dtype(name).name) for name in names)
@@ -215,4 +219,5 @@ def _preprocess(task: Task, graph: Graph) -> Preprocess:
     mean, std = getattr(data, "mean", None), getattr(data, "std", None)
     height, width = graph.shape(graph.inputs[0])[-2:]
     size = (width, height) if min(height, width) > 0 else None
-    return Preprocess(mean=mean, std=std, size=size)
+    names = CHANNEL_NAMES[image_channels(task)]
+    return Preprocess(channels=names, mean=mean, std=std, size=size)

@@ -17,7 +17,7 @@ from core.network.modes import evaluation_mode
 from core.runtimes.predict_images import list_images
 from core.settings.progress import progress as shown
 from core.task import Arrays, Dataset, Sample, Task
-from core.training.images import read_image, stack
+from core.training.images import image_channels, read_image, stack
 from core.training.loader import Loader
 
 BATCH = 8
@@ -155,7 +155,8 @@ class ImageFiles:
         return len(self.paths)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        return self.task.preprocess(read_image(str(self.paths[index])))[0]
+        image = read_image(str(self.paths[index]), image_channels(self.task))
+        return self.task.preprocess(image)[0]
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         return stack(samples)

@@ -20,7 +20,7 @@ from core.runtimes.image_model import ImageModel
 from core.settings.files import write_bytes
 from core.task import Box, BoxesOf
 from core.training.image_files import SUFFIXES, list_image_files
-from core.training.images import read_image
+from core.training.images import as_rgb, image_channels, read_image
 
 PREDICTIONS = "predictions.json"
 _log = logging.getLogger(__name__)
@@ -88,17 +88,18 @@ def predict_files(
     outputs = _Outputs(save_dir, names, model.palette())
     parts = dict(zip(images, zip(names, outputs.name_pictures(names), boxes)))
     results: dict[str, Any] = {}
+    channels = image_channels(model.task)
     skipped: list[str] = []
     unsure = 0
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         for file in steps(images):
-            image = _read(file, skipped if image_path.is_dir() else None)
+            image = _read(file, channels, skipped if image_path.is_dir() else None)
             if image is None:
                 continue
             name, picture, inside = parts[file]
             prediction = _predict(model, file, image, inside)
-            outputs.write(picture, model.draw(image, prediction)[..., ::-1])
+            outputs.write(picture, model.draw(as_rgb(image), prediction)[..., ::-1])
             finding = model.describe(prediction)
             unsure += finding.unsure
             tell(f"{name.as_posix()}: {finding.text}")
@@ -150,14 +151,14 @@ def _predict(
         raise DataError(f"{file}: {error}") from error
 
 
-def _read(file: Path, skipped: list[str] | None) -> np.ndarray | None:
-    """Read an image [H, W, 3]; None, and a line in `skipped`, if it is broken.
+def _read(file: Path, channels: int, skipped: list[str] | None) -> np.ndarray | None:
+    """Read an image [H, W, C]; None, and a line in `skipped`, if it is broken.
 
     Raises:
         DataError: It is broken, and there is no list of those.
     """
     try:
-        return read_image(str(file))
+        return read_image(str(file), channels)
     except DataError as error:
         if skipped is None:
             raise

@@ -8,24 +8,35 @@ import difflib
 import math
 import os
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
 import yaml
 
 from core.errors import ConfigError
+from core.settings.conversion import Problems, convert, join, suggest, typename
 from core.settings.home import find_config, known_configs
-from core.settings.other_names import UnknownKeyError, other_name
 from core.settings.reading import read_text
 from core.settings.yaml_loader import MOST_DEPTH, parse_yaml, shown
 
+__all__ = [
+    "Problems",
+    "check_plain",
+    "check_words",
+    "load_one_yaml",
+    "load_yaml",
+    "merge",
+    "override",
+    "parse_overrides",
+    "read",
+    "suggest",
+    "to_mapping",
+]
 T = TypeVar("T")
 BASE_KEY = "_base_"
 MOST_BYTES = 1 << 20  # of a file
-MOST_CHARACTERS = 400  # of a key, or of what a dataclass says
 LARGEST = 2**63 - 1
 LONGEST = 2048  # of a text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
@@ -51,7 +62,7 @@ def read(cls: type[T], mapping: Any, path: str = "", measured: bool = False) -> 
     """
     if not measured:
         check_plain(mapping, path)
-    value = _convert(cls, mapping, path)
+    value = convert(cls, mapping, path)
     return typing.cast(T, value)
 
 
@@ -84,7 +95,7 @@ def load_one_yaml(path: Path) -> dict[str, Any]:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of settings, got {_typename(content)}")
+        raise ConfigError(f"{path}: expected a mapping of settings, got {typename(content)}")
     return content
 
 
@@ -197,10 +208,10 @@ def check_plain(value: Any, path: str) -> None:
     if isinstance(value, Mapping):
         for key, each in value.items():
             check_plain(key, path or "settings")
-            check_plain(each, _join(path, key))
+            check_plain(each, join(path, key))
     elif isinstance(value, (list, tuple)):
         for index, each in enumerate(value):
-            check_plain(each, _join(path, index))
+            check_plain(each, join(path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {value}")
     elif isinstance(value, int) and abs(value) > LARGEST:
@@ -225,14 +236,6 @@ def to_mapping(config: Any) -> Any:
     if isinstance(config, (list, tuple)):
         return [to_mapping(value) for value in config]
     return config
-
-
-def suggest(wrong: str, known: Sequence[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the nearest known name, or the list of what is known."""
-    near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean {near[0]!r}?)"
-    return f" (known: {', '.join(sorted(known))})" if known else ""
 
 
 def _load_with_bases(
@@ -263,139 +266,6 @@ def _load_with_bases(
 
 def _same_kind(below: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
     return "kind" not in over or "kind" not in below or over["kind"] == below["kind"]
-
-
-def _convert(wanted: Any, value: Any, path: str) -> Any:
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if wanted is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _convert_union(arguments, value, path)
-    if origin is Literal:
-        if any(value == each and type(value) is type(each) for each in arguments):
-            return value
-        names = [str(a) for a in arguments]
-        raise ConfigError(
-            f"{path}: expected one of {', '.join(names)}, got {shown(value)}"
-            + (suggest(value, names) if isinstance(value, str) else "")
-        )
-    if dataclasses.is_dataclass(wanted):
-        return _convert_dataclass(typing.cast(type, wanted), value, path)
-    if origin in (list, tuple):
-        return _convert_sequence(origin, arguments, value, path)
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path}: expected a mapping, got {_typename(value)}")
-        return {
-            _convert(arguments[0], k, _join(path, k)): _convert(arguments[1], v, _join(path, k))
-            for k, v in value.items()
-        }
-    return _convert_scalar(wanted, value, path)
-
-
-def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ConfigError(f"{path}: got {shown(value)}, too large") from error
-    if wanted is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
-        return value
-    raise ConfigError(
-        f"{path}: expected {wanted.__name__}, got {_typename(value)} ({shown(value)})"
-    )
-
-
-def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, path: str) -> Any:
-    if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{path}: expected a list, got {_typename(value)} ({shown(value)})")
-    if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
-        if len(value) != len(arguments):
-            raise ConfigError(f"{path}: expected {len(arguments)} values, got {len(value)}")
-        kinds = list(arguments)
-    else:
-        kinds = [arguments[0]] * len(value)
-    items = [_convert(k, v, f"{path}.{i}") for i, (k, v) in enumerate(zip(kinds, value))]
-    return origin(items)
-
-
-def _convert_union(options: tuple[Any, ...], value: Any, path: str) -> Any:
-    if value is None and type(None) in options:
-        return None
-    options = tuple(option for option in options if option is not type(None))
-    tagged = {o.kind: o for o in options if dataclasses.is_dataclass(o) and hasattr(o, "kind")}
-    if tagged and isinstance(value, Mapping):
-        kind = value.get("kind")
-        if not isinstance(kind, str) or kind not in tagged:
-            hint = suggest(str(kind)[:80], list(tagged))
-            raise ConfigError(f"{_join(path, 'kind')}: got {shown(kind)}{hint}")
-        return _convert(tagged[kind], {k: v for k, v in value.items() if k != "kind"}, path)
-    sure = _only_candidate(options, value)
-    if sure is not None:
-        return _convert(sure, value, path)
-    errors = []
-    for option in options:
-        try:
-            return _convert(option, value, path)
-        except ConfigError as error:
-            errors.append(str(error))
-    if len(errors) == 1:
-        raise ConfigError(errors[0])
-    names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
-    raise ConfigError(f"{path}: expected {names}, got {_typename(value)} ({shown(value)})")
-
-
-def _only_candidate(options: tuple[Any, ...], value: Any) -> Any:
-    """Return the one option that a mapping or a word can be meant for: its message is better."""
-    if isinstance(value, Mapping):
-        fitting = [
-            o for o in options if dataclasses.is_dataclass(o) or typing.get_origin(o) is dict
-        ]
-    elif isinstance(value, str) and str not in options:
-        fitting = [option for option in options if typing.get_origin(option) is Literal]
-    else:
-        return None
-    return fitting[0] if len(fitting) == 1 else None
-
-
-def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
-    if isinstance(value, cls):
-        return value
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{path or cls.__name__}: expected a mapping, got {_typename(value)}")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    value = dict(value)
-    own_kind = getattr(cls, "kind", None)
-    if "kind" not in fields and own_kind is not None and value.get("kind") == own_kind:
-        del value["kind"]
-    for key in value:
-        if key not in fields:
-            wrong, names = str(key)[:80], list(fields)
-            raise UnknownKeyError(
-                _join(path, key), suggest(other_name(wrong, names) or wrong, names)
-            )
-    arguments = {}
-    for name, field in fields.items():
-        if name in value:
-            arguments[name] = _convert(hints[name], value[name], _join(path, name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"{_join(path, name)}: required, but not given")
-    try:
-        return cls(**arguments)
-    except ValueError as error:
-        raise ConfigError(_join(path, error)) from error
-
-
-def _join(path: str, key: Any) -> str:
-    key = str(key) if len(str(key)) <= MOST_CHARACTERS else f"{str(key)[:MOST_CHARACTERS]}..."
-    return f"{path}.{key}" if path else key
-
-
-def _typename(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
 
 
 def _first_line(error: Exception) -> str:

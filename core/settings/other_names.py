@@ -6,8 +6,6 @@ import re
 from collections.abc import Collection, Sequence
 from types import MappingProxyType
 
-from core.errors import ConfigError
-
 MOST_NAMES = 12  # in a message
 
 # names of other libraries, without case and underscores; each may mean several of ours
@@ -74,17 +72,22 @@ _OTHERS = MappingProxyType(
 )
 
 
-class UnknownKeyError(ConfigError):
-    """A setting that there is not.
+class UnknownKey(str):
+    """The message about a setting that there is not.
 
     Args:
         path: Its dotted path.
         hint: What may be meant, for the end of the message.
     """
 
-    def __init__(self, path: str, hint: str) -> None:
-        super().__init__(f"{path}: unknown key{hint}")
-        self.path, self.hint = path, hint
+    path: str
+    hint: str
+
+    def __new__(cls, path: str, hint: str) -> UnknownKey:
+        """Make the message, and keep its parts."""
+        made = super().__new__(cls, f"{path}: unknown key{hint}")
+        made.path, made.hint = path, hint
+        return made
 
 
 def other_name(wrong: str, known: Collection[str]) -> str | None:

@@ -10,11 +10,12 @@ import numpy as np
 
 from core.errors import ConfigError, DataError
 from core.settings.reading import read_bytes
-from core.task import Arrays, Sample
+from core.task import Arrays, Sample, Task
 from core.training.image_files import JPEG, declared_size, is_whole
 
 Size = tuple[int, int]  # width, height
 CHANNELS = 3
+_FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR, 4: cv2.IMREAD_UNCHANGED}
 MOST_SIDE = 32766  # of an image, in pixels: OpenCV moves and turns no larger ones
 MOST_PIXELS = 1 << 28
 # what networks of PaddleClas and PaddleSeg call the number of channels of their input
@@ -26,17 +27,24 @@ def stack(samples: list[Sample]) -> Arrays:
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
-def read_image(path: str) -> np.ndarray:
-    """Read an image file as RGB [H, W, 3] uint8, the way up that viewers show it (EXIF).
+def read_image(path: str, channels: int = CHANNELS) -> np.ndarray:
+    """Read an image file as [H, W, C] uint8, the way up that viewers show it (EXIF).
+
+    Args:
+        path: Of the file.
+        channels: 3: RGB, whatever the file has; 1: its grey; 4: the file must have four, RGB and
+            alpha or another one.
 
     Raises:
-        DataError: The file is missing, truncated, too large or no image.
+        DataError: The file is missing, truncated, too large or no image, or has not four channels.
     """
-    return _decode(_read(path), path, cv2.IMREAD_COLOR)
+    return _decode(_read(path), path, _FLAGS[channels])
 
 
-def read_annotated_image(path: str, size: Size | None, told_by: str) -> np.ndarray:
-    """Read an image as RGB [H, W, 3] uint8, the way up that its annotation refers to.
+def read_annotated_image(
+    path: str, size: Size | None, told_by: str, channels: int = CHANNELS
+) -> np.ndarray:
+    """Read an image as [H, W, C] uint8, the way up that its annotation refers to.
 
     That is as it is stored; or turned as EXIF says, if the annotated size fits only so.
 
@@ -44,15 +52,16 @@ def read_annotated_image(path: str, size: Size | None, told_by: str) -> np.ndarr
         path: Of the image.
         size: Annotated width and height, where they are known.
         told_by: What says so, for the message.
+        channels: As in `read_image`.
 
     Raises:
         DataError: As `read_image`, or the image has another size.
     """
     content = _read(path)
-    stored = _decode(content, path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored = _decode(content, path, _FLAGS[channels] | cv2.IMREAD_IGNORE_ORIENTATION)
     if size is None or _size_of(stored) == size:
         return stored
-    turned = _decode(content, path, cv2.IMREAD_COLOR)
+    turned = _decode(content, path, _FLAGS[channels])
     if _size_of(turned) == size:
         return turned
     width, height = _size_of(stored)
@@ -67,8 +76,27 @@ def restore_image(planes: np.ndarray, mean: Sequence[float], std: Sequence[float
     return np.ascontiguousarray(image)
 
 
+def image_channels(task: Task) -> int:
+    """Return how many channels a task's images have; tasks without the setting take three."""
+    return int(getattr(task.config.data, "channels", CHANNELS))
+
+
+def with_channel_axis(image: np.ndarray) -> np.ndarray:
+    """Return an image [H, W, C]; OpenCV drops the axis [H, W] of a single channel."""
+    return image if image.ndim == 3 else image[:, :, None]
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an image [H, W, 1], [H, W, 3] or [H, W, 4] as RGB [H, W, 3], to draw on."""
+    if image.shape[2] == CHANNELS:
+        return image
+    if image.shape[2] == 1:
+        return np.repeat(image, CHANNELS, axis=2)
+    return np.ascontiguousarray(image[..., :CHANNELS])
+
+
 def check_channels(options: Mapping[str, Any], path: str) -> None:
-    """Refuse arguments of a network for images of one channel, or four: all are read with three.
+    """Refuse arguments of a network for images of one channel, or four: `data.channels` says it.
 
     Raises:
         ConfigError: Names the argument.
@@ -76,8 +104,8 @@ def check_channels(options: Mapping[str, Any], path: str) -> None:
     for name in CHANNEL_OPTIONS:
         if options.get(name, CHANNELS) != CHANNELS:
             raise ConfigError(
-                f"{path}.{name}: images are read with {CHANNELS} channels (grey ones get equal "
-                f"ones), so the network must take {CHANNELS}, got {options[name]!r}"
+                f"{path}.{name}: data.channels says how many channels images have, and the "
+                f"network takes them; leave this out, got {options[name]!r}"
             )
 
 
@@ -113,8 +141,23 @@ def _decode(content: bytes, path: str, flags: int) -> np.ndarray:
     if image is None:
         raise DataError(f"{path}: not an image that OpenCV can decode")
     check_size(path, *_size_of(image))
+    if flags < 0:  # unchanged
+        return _with_four(image, path)
+    if image.ndim == 2:
+        return with_channel_axis(image)
     rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _with_four(image: np.ndarray, path: str) -> np.ndarray:
+    if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
+        has = 1 if image.ndim == 2 else image.shape[2]
+        raise DataError(
+            f"{path}: the image has {has} channels of {image.dtype}, expected 4 of uint8 "
+            "(data.channels)"
+        )
+    rgba: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
+    return rgba
 
 
 def _size_of(image: np.ndarray) -> Size:

@@ -10,16 +10,16 @@ from typing import Any, Literal
 import paddle
 
 from core.errors import ConfigError
-from core.settings.config import read
+from core.settings.config import Problems, read
 from core.settings.optimizer_config import Momentum, OptimizerConfig
-from core.settings.other_names import UnknownKeyError
 from core.settings.ranges import check_range
-from core.task import Split, Task, build_task, task_package
+from core.task import Split, Task, load_package
 from core.training.image_settings import MOST_SEED
 from core.training.loader import Loader
+from core.training.own_data import completed
 from core.training.precision import AmpType
 from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
-from core.training.unknown_keys import check_sections, in_other_section, key_paths
+from core.training.unknown_keys import in_other_section, key_paths, unknown_sections
 
 MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
 
@@ -95,22 +95,32 @@ class _CoreSections:
 def read_run(settings: Mapping[str, Any]) -> Run:
     """Check a whole config and build its task; `device: auto` takes a GPU if Paddle has one.
 
-    What a config says of a run's recipe and teachers is not looked at.
+    What it leaves out comes from the data, see `core.training.own_data`. What a config says of a
+    run's recipe and teachers is not looked at.
 
     Raises:
-        ConfigError: Anything unknown, missing or of the wrong type.
+        ConfigError: Anything unknown, missing or of the wrong type: all of it together.
     """
+    settings = completed(settings)
     own = {key: value for key, value in settings.items() if key in _CoreSections.__annotations__}
     rest = {k: value for k, value in settings.items() if k not in own and k not in OF_A_RUN}
-    known = list(key_paths(_CoreSections))
-    if "task" in own:
-        known += key_paths(task_package(read(_TaskName, own["task"], "task").name).Config)
-        check_sections(settings, known, OF_A_RUN)
-    try:
+    known, package, problems = list(key_paths(_CoreSections)), None, Problems()
+    named = own.get("task")
+    name = named.get("name") if isinstance(named, Mapping) else None
+    if isinstance(name, str):
+        with problems.gathered():
+            package = load_package(name)
+    if package is not None:
+        known += key_paths(package.Config)
+        wrong = unknown_sections(settings, known, OF_A_RUN)
+        problems.add(*wrong.values())
+        rest = {key: value for key, value in rest.items() if key not in wrong}
+    with problems.gathered():
         core = read(_CoreSections, own)
-        task = build_task(core.task.name, rest)
-    except UnknownKeyError as error:
-        raise in_other_section(error, known) from error
+    if package is not None:
+        with problems.gathered():
+            task = package.Task(read(package.Config, rest))
+    problems.tell(lambda problem: in_other_section(problem, known))
     return Run(task, core.train, core.seed, pick_device(core.device))
 
 

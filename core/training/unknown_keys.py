@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.settings.config import suggest
-from core.settings.other_names import UnknownKeyError, other_name
+from core.settings.other_names import UnknownKey, other_name
 
 CUTOFF = 0.8  # of likeness, for a key in another section
 
@@ -33,40 +33,41 @@ def key_paths(cls: Any, path: str = "") -> Iterator[str]:
         yield from key_paths(hint, place)
 
 
-def in_other_section(error: UnknownKeyError, known: Sequence[str]) -> UnknownKeyError:
-    """Return the error with a better suggestion, where the key belongs to another section.
+def in_other_section(problem: str, known: Sequence[str]) -> str:
+    """Return a message with a better suggestion, where its key belongs to another section.
 
     Args:
-        error: Of reading a config.
+        problem: Message of reading a config; what is about no unknown key comes back as it is.
         known: The dotted paths of all settings.
     """
-    section, _, wrong = error.path.rpartition(".")
-    if section and "did you mean" in error.hint:
-        return UnknownKeyError(error.path, error.hint)
+    if not isinstance(problem, UnknownKey):
+        return problem
+    section, _, wrong = problem.path.rpartition(".")
+    if section and "did you mean" in problem.hint:
+        return problem
     elsewhere: dict[str, str] = {}  # the first path that ends so
     for path in known:
         elsewhere.setdefault(path.rpartition(".")[2], path)
     name = wrong if wrong in elsewhere else other_name(wrong, elsewhere)
-    if name is None and "did you mean" not in error.hint:
+    if name is None and "did you mean" not in problem.hint:
         name = next(iter(difflib.get_close_matches(wrong, elsewhere, 1, CUTOFF)), None)
-    hint = error.hint if name is None else f" (did you mean {elsewhere[name]!r}?)"
-    return UnknownKeyError(error.path, hint)
+    hint = problem.hint if name is None else f" (did you mean {elsewhere[name]!r}?)"
+    return UnknownKey(problem.path, hint)
 
 
-def check_sections(
+def unknown_sections(
     settings: Mapping[str, Any], known: Sequence[str], others: Sequence[str]
-) -> None:
-    """Refuse a section that there is not, before the one that it is meant for is missed.
+) -> dict[str, str]:
+    """Return a message for each section that there is not.
 
     Args:
         settings: The content of a config.
         known: The dotted paths of all settings.
         others: What else may stand at the top.
-
-    Raises:
-        ConfigError: Names the first that is unknown.
     """
     sections = [*(path for path in known if "." not in path), *others]
-    for name in (str(key)[:80] for key in settings):
-        if name not in sections:
-            raise in_other_section(UnknownKeyError(name, suggest(name, sections)), known)
+    wrong = {key: str(key)[:80] for key in settings if key not in sections}
+    return {
+        key: in_other_section(UnknownKey(name, suggest(name, sections)), known)
+        for key, name in wrong.items()
+    }

@@ -18,6 +18,7 @@ from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
 from core.settings.home import CONFIGS
+from core.training.own_data import completed
 from core.training.recipe import (
     Recipe,
     compose_recipes,
@@ -257,6 +258,7 @@ def settle(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
     Raises:
         ConfigError: Anything unknown or wrong.
     """
+    plan = replace(plan, settings=completed(plan.settings))
     run = read_run(plan.settings)
     epochs = None
     if not plan.epochs_given:

@@ -9,6 +9,7 @@ from core.errors import DataError
 from core.settings.reading import read_lines
 from core.training.image_files import list_class_folders
 from tasks.cls.config import DataConfig
+from tasks.cls.layouts import Layout, find_layout, flat_classes
 
 # index and name, with what stands between them in files of editors and spreadsheets
 _NUMBERED = re.compile(r"(-?\d+)(?:\s*[,;:=\t]\s*|\s+)(\S.*)")
@@ -67,28 +68,22 @@ def read_labels(path: Path) -> list[str]:
     return [names[index] for index in range(len(names))]
 
 
-def uses_folders(data: DataConfig) -> bool:
-    """Tell whether the pictures lie in class folders: there are such, and no list files."""
-    root = Path(data.root)
-    lists_exist = any((root / name).is_file() for name in (data.train_list, data.val_list))
-    return not lists_exist and any((root / name).is_dir() for name in ("train", "val"))
-
-
-def folder_classes(data: DataConfig) -> list[str]:
-    """Return the names of the class folders in `train/`.
+def folder_classes(layout: Layout) -> list[str]:
+    """Return the names of the class folders for training.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: They cannot be read.
     """
-    return list_class_folders(Path(data.root) / "train")
+    return flat_classes(layout.train) if layout.kind == "flat" else list_class_folders(layout.train)
 
 
 def _names_in(data: DataConfig) -> tuple[str, ...]:
     path = Path(data.root) / data.labels
     if path.is_file():
         return tuple(read_labels(path))
-    if uses_folders(data) and (Path(data.root) / "train").is_dir():
-        return tuple(folder_classes(data))
+    layout = find_layout(data)
+    if layout.kind in ("folders", "flat") and layout.train.is_dir():
+        return tuple(folder_classes(layout))
     return ()
 
 

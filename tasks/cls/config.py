@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.settings.ranges import check_range
-from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
+from core.training.image_settings import (
+    MOST_SEED,
+    MOST_SIDE,
+    check_input,
+    check_split,
+    for_channels,
+)
 
+MOST_CLASSES = 1_000_000
 Interpolation = Literal["bilinear", "bicubic", "area"]
 
 
@@ -37,15 +44,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_classes >= 2, "num_classes", "at least 2", self.num_classes)
-        check_range(self, 2, 1_000_000, "num_classes")
+        check_range(self, 2, MOST_CLASSES, "num_classes")
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where the pictures are and how they become the network's input.
 
-    A list file has one `path label` per line, paths relative to `root`. Where `train_list` does
-    not exist, the pictures are taken from `root/train/<class>` and `root/val/<class>`.
+    A list file has one `path label` per line, paths relative to `root`. Where neither list exists,
+    the pictures are taken from `root/train/<class>` and `root/val/<class>`, or from
+    `root/<class>`. Where there is no `val`, a part of each class is drawn for it.
     """
 
     root: str
@@ -54,26 +62,59 @@ class DataConfig:
     labels: str = "labels.txt"  # class names, `index name` or `name` per line; may be absent
     # in place of a labels file; filled in from the data, so that a checkpoint knows its classes
     class_names: tuple[str, ...] = ()
-    image_size: int = 224  # side of the square that the network sees
-    resize_short: int = 256  # evaluation: shorter side before the centre crop
+    # side of the square that the network sees, or [height, width]
+    image_size: int | tuple[int, int] = 224
+    # evaluation: shorter side before the centre crop; null: 8/7 of the square. To [height, width]
+    # a picture is stretched, whole
+    resize_short: int | None = None
+    channels: Literal[1, 3, 4] = 3  # of pictures: grey, RGB, or RGB with a fourth
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # RGB, of values in 0..1
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    # of each channel, of values in 0..1; of three for RGB, one channel has the average
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    val_share: float = 0.2  # of each class, where the folders have no validation split
+    split_seed: int = 0  # another seed draws another such split
     on_error: Literal["fail", "skip"] = "fail"  # a broken picture ends the run, or is left out
     num_workers: int = 2  # processes that read ahead
 
     def __post_init__(self) -> None:
-        _require(self.image_size >= 8, "image_size", "at least 8", self.image_size)
-        _require(
-            self.resize_short >= self.image_size,
-            "resize_short",
-            f"at least image_size ({self.image_size})",
-            self.resize_short,
-        )
+        self._check_sizes()
+        for name in ("mean", "std"):
+            values = for_channels(name, getattr(self, name), self.channels)
+            object.__setattr__(self, name, values)
         _require(all(s > 0 for s in self.std), "std", "positive values", self.std)
         _require(self.num_workers >= 0, "num_workers", "0 or more", self.num_workers)
         check_range(self, 8, MOST_SIDE, "image_size", "resize_short")
+        check_split(self)
         check_input(self)
+
+    def _check_sizes(self) -> None:
+        side, short = self.image_size, self.resize_short
+        _require(min(self.input_size) >= 8, "image_size", "at least 8", side)
+        if short is None:
+            return
+        _require(
+            isinstance(side, int),
+            "resize_short",
+            f"null, as pictures are stretched to the image_size {side}",
+            short,
+        )
+        _require(
+            short >= max(self.input_size), "resize_short", f"at least image_size ({side})", short
+        )
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        side = self.image_size
+        return (side, side) if isinstance(side, int) else side
+
+    @property
+    def shorter_side(self) -> int | None:
+        """Shorter side before the centre crop; None: pictures are stretched."""
+        if not isinstance(self.image_size, int):
+            return None
+        return self.resize_short or round(self.image_size * 8 / 7)
 
 
 @dataclass(frozen=True)
@@ -176,3 +217,13 @@ class Config:
     loss: LossConfig = LossConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     synthetic: SyntheticConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.channels == 3:
+            return
+        for name, off in (("policy", "none"), ("saturation", 0.0), ("hue", 0.0)):
+            value = getattr(self.augment, name)
+            expected = f"{off}, as data.channels is {self.data.channels} and it needs RGB"
+            _require(value == off, f"augment.{name}", expected, value)
+        if self.data.channels == 4:
+            _require(self.synthetic is None, "synthetic", "null for 4 channels", self.synthetic)

@@ -13,8 +13,10 @@ from core.settings.reading import read_lines
 from core.task import Arrays, Sample, Split
 from core.training.image_files import list_class_folders, list_image_files, tell_of_clutter
 from core.training.images import read_image, stack
-from tasks.cls.class_names import class_names, folder_classes, uses_folders
+from core.training.splits import drawn_split, relative_names
+from tasks.cls.class_names import class_names, folder_classes
 from tasks.cls.config import AugmentConfig, Config, DataConfig
+from tasks.cls.layouts import Layout, find_layout, what_lies_there
 from tasks.cls.mixing import cutmix, mixup, one_hot
 from tasks.cls.transforms import EvalTransform, TrainTransform
 
@@ -32,7 +34,7 @@ class Items:
 class ImageDataset:
     """A split; `augment` is given for training and None for evaluation.
 
-    Samples are `image` [3, H, W] float32 and `label` int64. A batch that mixup or cutmix may touch
+    Samples are `image` [C, H, W] float32 and `label` int64. A batch that mixup or cutmix may touch
     has `label` [N, C] float32 instead of [N] int64.
     """
 
@@ -42,6 +44,7 @@ class ImageDataset:
         self.items = items
         self.num_classes = num_classes
         self._augment = augment
+        self._channels = data.channels
         self._train_transform = TrainTransform(data, augment) if augment else None
         self._eval_transform = EvalTransform(data)
 
@@ -49,7 +52,7 @@ class ImageDataset:
         return len(self.items.paths)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        image = read_image(self.items.paths[index])
+        image = read_image(self.items.paths[index], self._channels)
         if self._train_transform is not None:
             image = self._train_transform(image, rng)
         else:
@@ -81,13 +84,36 @@ def build_dataset(config: Config, split: Split) -> ImageDataset:
         raise DataError(
             f"{data.root}: the data has {len(names)} classes, model.num_classes is {num_classes}"
         )
-    if uses_folders(data):
-        folder = "val" if split == "val" else "train"
-        items = read_folders(Path(data.root) / folder, folder_classes(data))
-    else:
-        listed = data.val_list if split == "val" else data.train_list
-        items = read_list(Path(data.root) / listed, Path(data.root), num_classes)
+    items = read_split(data, num_classes, split)
     return ImageDataset(items, num_classes, data, config.augment if split == "train" else None)
+
+
+def read_split(data: DataConfig, num_classes: int, split: Split) -> Items:
+    """Return the pictures of a split, from list files or folders.
+
+    Raises:
+        DataError: A list or folder is missing, empty or contradicts the config.
+    """
+    layout, root = find_layout(data), Path(data.root)
+    if layout.kind == "none" and root.is_dir():
+        raise DataError(f"data.root: {what_lies_there(data)}")
+    if layout.kind in ("lists", "none"):
+        listed = data.val_list if split == "val" else data.train_list
+        return read_list(root / listed, root, num_classes)
+    if layout.val is None:
+        return _drawn_items(layout, data, split)
+    return read_folders(layout.val if split == "val" else layout.train, folder_classes(layout))
+
+
+def _drawn_items(layout: Layout, data: DataConfig, split: Split) -> Items:
+    """Return the drawn part of each class for validation, or the rest for training."""
+    every = read_folders(layout.train, folder_classes(layout))
+    names, labels = relative_names(every.paths, data.root), every.labels.tolist()
+    chosen = drawn_split(names, data.val_share, data.split_seed, labels) == (split == "val")
+    paths = [path for path, taken in zip(every.paths, chosen) if taken]
+    if not paths:
+        raise DataError(f"{layout.train}: one picture of each class leaves none for validation")
+    return Items(paths, every.labels[chosen])
 
 
 def read_list(path: Path, root: Path, num_classes: int) -> Items:
@@ -125,9 +151,11 @@ def read_folders(folder: Path, classes: list[str]) -> Items:
     names = list_class_folders(folder)
     tell_of_clutter(folder, (each.name for each in folder.iterdir()))
     for name in names:
-        if name not in classes:
-            raise DataError(f"{folder / name}: no class of this name in train/")
         pictures = sorted(str(file) for file in list_image_files(folder / name))
+        if name not in classes:
+            if pictures:
+                raise DataError(f"{folder / name}: no class of this name in train/")
+            continue
         paths += pictures
         labels += [classes.index(name)] * len(pictures)
     if not paths:

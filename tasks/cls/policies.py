@@ -14,6 +14,8 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
+from core.training.images import as_rgb, with_channel_axis
+
 _GREY = (128, 128, 128)
 _MAX_LEVEL = 10
 _LEVELS = np.arange(256)
@@ -51,7 +53,8 @@ def adjust_brightness(image: np.ndarray, factor: float) -> np.ndarray:
 
 def adjust_contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Move values away from the picture's mean grey; 0 is that grey, 1 changes nothing."""
-    grey = round(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
+    of_rgb = cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY)
+    grey = round(cv2.mean(of_rgb)[0])
     return _map_levels(image, grey + (_LEVELS - grey) * factor)
 
 
@@ -145,8 +148,7 @@ def _warp(image: np.ndarray, matrix: list[list[float]]) -> np.ndarray:
 
 
 def _map_levels(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    mapped: np.ndarray = cv2.LUT(image, _as_levels(table))
-    return mapped
+    return with_channel_axis(cv2.LUT(image, _as_levels(table)))
 
 
 def _map_channels(image: np.ndarray, tables: list[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ConfigError
+from core.network.input_channels import take_channels
 from core.settings.locks import Held
 from core.task import (
     Arrays,
@@ -56,6 +57,8 @@ class Task:
         model = build_backbone(
             settings.name, settings.num_classes, settings.return_stages, settings.options
         )
+        data = self.config.data
+        take_channels(model, data.channels, settings.name, data.input_size)
         if settings.freeze_at is not None:
             known = stage_names(settings.name)
             _, path = resolve_stage(model, known, settings.freeze_at, "model.freeze_at")
@@ -93,11 +96,13 @@ class Task:
         return ClassificationMetric(config.model.num_classes, config.evaluation.topk, names)
 
     def input_spec(self) -> list[InputSpec]:
-        side = self.config.data.image_size
-        return [InputSpec([None, 3, side, side], "float32", "image")]
+        data = self.config.data
+        return [InputSpec([None, data.channels, *data.input_size], "float32", "image")]
 
     def slim_hints(self, model: Layer) -> SlimHints:
-        anatomy = dissect(model, self.config.model.num_classes, self.config.data.image_size)
+        data = self.config.data
+        shape = (data.channels, *data.input_size)
+        anatomy = dissect(model, self.config.model.num_classes, shape)
         points = []
         if anatomy.logits is not None:
             points.append(DistillPoint(anatomy.logits, "class_logits"))

@@ -1,6 +1,7 @@
 """From a picture to the network's input; randomness comes from the generator passed in.
 
-Pictures stay RGB [H, W, 3] uint8 until the last step, which scales, orders and normalises at once.
+Pictures stay [H, W, C] uint8, most of them RGB, until the last step, which scales, orders and
+normalises at once.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import math
 import cv2
 import numpy as np
 
-from core.training.images import MOST_SIDE
+from core.training.images import MOST_SIDE, with_channel_axis
 from tasks.cls import policies
 from tasks.cls.config import AugmentConfig, DataConfig
 
+Size = tuple[int, int]  # height, width
 _INTERPOLATIONS = {
     "bilinear": cv2.INTER_LINEAR,
     "bicubic": cv2.INTER_CUBIC,
@@ -22,7 +24,7 @@ _INTERPOLATIONS = {
 
 
 class Normalize:
-    """RGB [H, W, 3] uint8 to [3, H, W] float32, `(x / 255 - mean) / std`, by table look-up."""
+    """An image [H, W, C] uint8 to [C, H, W] float32, `(x / 255 - mean) / std`, by table look-up."""
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         levels = np.arange(256, dtype=np.float64) / 255
@@ -32,7 +34,7 @@ class Normalize:
         ]
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        result = np.empty((3, *image.shape[:2]), np.float32)
+        result = np.empty((len(self._tables), *image.shape[:2]), np.float32)
         for channel, table in enumerate(self._tables):
             cv2.LUT(cv2.extractChannel(image, channel), table, dst=result[channel])
         return result
@@ -50,10 +52,10 @@ class TrainTransform:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         augment = self._augment
         image = random_resized_crop(
-            image, rng, self._data.image_size, augment.scale, augment.ratio, self._interpolation
+            image, rng, self._data.input_size, augment.scale, augment.ratio, self._interpolation
         )
         if rng.random() < augment.flip:
-            image = cv2.flip(image, 1)
+            image = with_channel_axis(cv2.flip(image, 1))
         if augment.policy == "autoaugment":
             image = policies.autoaugment(image, rng)
         elif augment.policy == "randaugment":
@@ -68,7 +70,7 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Shorter side to a fixed length, centre crop, normalisation."""
+    """Shorter side to a fixed length and centre crop, or the whole stretched; normalisation."""
 
     def __init__(self, data: DataConfig) -> None:
         self._data = data
@@ -76,8 +78,11 @@ class EvalTransform:
         self._normalize = Normalize(data.mean, data.std)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        image = resize_short(image, self._data.resize_short, self._interpolation)
-        return self._normalize(center_crop(image, self._data.image_size))
+        short, size = self._data.shorter_side, self._data.input_size
+        if short is None:
+            return self._normalize(stretch(image, size, self._interpolation))
+        image = resize_short(image, short, self._interpolation)
+        return self._normalize(center_crop(image, size[0]))
 
 
 def resize_short(image: np.ndarray, side: int, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
@@ -95,8 +100,14 @@ def resize_short(image: np.ndarray, side: int, interpolation: int = cv2.INTER_LI
     size = (round(width * scale), round(height * scale))
     if size == (width, height):
         return image
-    resized: np.ndarray = cv2.resize(image, size, interpolation=interpolation)
-    return resized
+    return with_channel_axis(cv2.resize(image, size, interpolation=interpolation))
+
+
+def stretch(image: np.ndarray, size: Size, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Resize an image [H, W, C] to (height, width), whatever its own shape."""
+    if image.shape[:2] == size:
+        return np.ascontiguousarray(image)
+    return with_channel_axis(cv2.resize(image, size[::-1], interpolation=interpolation))
 
 
 def center_crop(image: np.ndarray, side: int) -> np.ndarray:
@@ -108,23 +119,24 @@ def center_crop(image: np.ndarray, side: int) -> np.ndarray:
 def random_resized_crop(
     image: np.ndarray,
     rng: np.random.Generator,
-    side: int,
+    size: Size,
     scale: tuple[float, float],
     ratio: tuple[float, float],
     interpolation: int = cv2.INTER_LINEAR,
 ) -> np.ndarray:
-    """Cut a random window out and resize it to a square.
+    """Cut a random window out of an image [H, W, C] and resize it to (height, width).
 
     Its area is uniform in `scale` times the picture's, its width over height log-uniform in
-    `ratio`. After ten windows that do not fit, the largest central one of a permitted shape is
-    taken (Szegedy et al., Going deeper with convolutions, 2014).
+    `ratio`; of an input that is no square, in `ratio` times the picture's own, as evaluation
+    stretches the whole picture to such an input. After ten windows that do not fit, the largest
+    central one of a permitted shape is taken (Szegedy et al., Going deeper with convolutions,
+    2014).
     """
+    if size[0] != size[1]:
+        own = image.shape[1] / image.shape[0]
+        ratio = ratio[0] * own, ratio[1] * own
     top, left, height, width = _draw_window(image, rng, scale, ratio)
-    window = image[top : top + height, left : left + width]
-    if (height, width) == (side, side):
-        return np.ascontiguousarray(window)
-    resized: np.ndarray = cv2.resize(window, (side, side), interpolation=interpolation)
-    return resized
+    return stretch(image[top : top + height, left : left + width], size, interpolation)
 
 
 def _draw_window(
@@ -169,7 +181,7 @@ def color_jitter(image: np.ndarray, rng: np.random.Generator, augment: AugmentCo
 
 
 def random_erase(image: np.ndarray, rng: np.random.Generator, augment: AugmentConfig) -> None:
-    """Overwrite a random box of a normalised [3, H, W] picture, in place (Zhong et al., 2017)."""
+    """Overwrite a random box of a normalised [C, H, W] picture, in place (Zhong et al., 2017)."""
     height, width = image.shape[1:]
     low, high = (math.log(value) for value in augment.erasing_ratio)
     for _ in range(10):
@@ -180,6 +192,6 @@ def random_erase(image: np.ndarray, rng: np.random.Generator, augment: AugmentCo
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
             noise = augment.erasing_fill == "noise"
             # zero is the mean colour, and unit normal noise has the spread of real pictures
-            fill = rng.standard_normal((3, h, w), np.float32) if noise else 0.0
+            fill = rng.standard_normal((len(image), h, w), np.float32) if noise else 0.0
             image[:, top : top + h, left : left + w] = fill
             return

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from core.settings.ranges import check_range, check_weights
-from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
+from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input, check_split
 from core.training.loader import OnError
 from tasks.keypoint.joints import JointsConfig, JointSet, resolve_joints
 from tasks.keypoint.models.config import ModelConfig
@@ -20,10 +20,13 @@ class DataConfig:
 
     Attributes:
         root: Folder of the data set; the other paths are relative to it.
-        train_annotations: COCO keypoint JSON of the training split.
-        val_annotations: COCO keypoint JSON of the validation split.
+        train_annotations: COCO keypoint JSON of the training split, or the data.yaml of YOLO pose.
+        val_annotations: Likewise of the validation split.
         train_images: Folder of the training images.
         val_images: Folder of the validation images.
+        val_share: Share of the images for validation, where one annotation file holds all; null:
+            each split has its own file.
+        split_seed: Another seed draws another such split.
         category: Name or id of the category whose annotations are persons; null takes the first
             category that has keypoints.
         input_size: Height and width that a person is cut to, multiples of 32.
@@ -43,6 +46,8 @@ class DataConfig:
     val_annotations: str = "annotations/person_keypoints_val2017.json"
     train_images: str = "train2017"
     val_images: str = "val2017"
+    val_share: float | None = None
+    split_seed: int = 0
     category: str | int | None = None
     input_size: tuple[int, int] = (256, 192)
     padding: float = 1.25
@@ -68,6 +73,7 @@ class DataConfig:
         check_range(self, 0.1, 100, "padding")
         check_range(self, -1e6, 1e6, "detection_score")
         check_input(self)
+        check_split(self)
 
 
 @dataclass(frozen=True)

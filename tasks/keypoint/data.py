@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from core.errors import DataError
 from core.task import Arrays, Sample, Split
 from core.training.images import read_annotated_image, stack
+from core.training.splits import drawn_split
 from tasks.keypoint.annotations import (
     Annotations,
     Persons,
@@ -18,7 +20,8 @@ from tasks.keypoint.annotations import (
     load_annotations,
 )
 from tasks.keypoint.codec import Codec
-from tasks.keypoint.config import Config
+from tasks.keypoint.config import Config, DataConfig
+from tasks.keypoint.layouts import what_lies_there
 from tasks.keypoint.transforms import (
     Normaliser,
     affine,
@@ -29,6 +32,7 @@ from tasks.keypoint.transforms import (
     frame_box,
     invert,
 )
+from tasks.keypoint.yolo import YAML, load_yolo
 
 
 class KeypointDataset:
@@ -110,6 +114,21 @@ def annotation_file(config: Config, split: Split) -> Path:
     return Path(data.root) / (data.val_annotations if split == "val" else data.train_annotations)
 
 
+def part_of(annotations: Annotations, data: DataConfig, val: bool) -> Annotations:
+    """Return the images that are drawn for validation, or the others, with their annotations.
+
+    They are drawn among the images with annotations: others teach nothing, and stay in training.
+    """
+    annotated = list(dict.fromkeys(person["image_id"] for person in annotations.people))
+    names = [annotations.files[identity] for identity in annotated]
+    share = data.val_share if data.val_share is not None else 0.0
+    chosen = drawn_split(names, share, data.split_seed)
+    drawn = {identity for identity, taken in zip(annotated, chosen) if taken}
+    files = {i: name for i, name in annotations.files.items() if (i in drawn) == val}
+    people = [person for person in annotations.people if person["image_id"] in files]
+    return replace(annotations, files=files, people=people)
+
+
 def load_split(config: Config, split: Split) -> tuple[Annotations, Persons]:
     """Read the annotations of a split and whom to train or evaluate on.
 
@@ -118,7 +137,15 @@ def load_split(config: Config, split: Split) -> tuple[Annotations, Persons]:
     """
     count = config.model.num_joints
     path = annotation_file(config, split)
-    annotations = load_annotations(path, count, config.data.category)
+    category = config.data.category
+    if not path.exists() and Path(config.data.root).is_dir():
+        raise DataError(f"{path}: no such file; {what_lies_there(config.data)}")
+    if path.suffix.lower() in YAML:
+        annotations = load_yolo(path, count, category, split, config.data.root)
+    else:
+        annotations = load_annotations(path, count, category)
+    if config.data.val_share is not None:
+        annotations = part_of(annotations, config.data, split == "val")
     if split == "val" and config.data.detections is not None:
         found = Path(config.data.root) / config.data.detections
         annotated_persons(annotations)  # without any, there is no score

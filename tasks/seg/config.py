@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from core.settings.ranges import check_range, check_weights
-from core.training.image_settings import MOST_SEED, MOST_SIDE, check_input
+from core.training.image_settings import (
+    MOST_SEED,
+    MOST_SIDE,
+    check_input,
+    check_split,
+    for_channels,
+)
 from core.training.loader import OnError
 
 Size = tuple[int, int]
+Color = tuple[int, int, int]  # red, green, blue
 
 
 @dataclass(frozen=True)
@@ -39,17 +46,28 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Images and label maps, listed as PaddleSeg lists them: `image label` on every line."""
+    """Images and label maps, listed as PaddleSeg lists them: `image label` on every line.
+
+    Without lists they are found by their names, in `images/` and `masks/`, in VOC's folders and
+    others, see `tasks/seg/layouts.py`; where there is no validation split, one is drawn.
+    """
 
     root: str = "data/cityscapes"  # paths in the lists are relative to it
     train_list: str = "train.txt"  # relative to root
     val_list: str = "val.txt"
     separator: str = " "
     classes: tuple[str, ...] = ()  # their names, in label order; numbers if left out
+    # RGB of each class in the masks, in label order; none: masks hold the numbers of the classes
+    colors: tuple[Color, ...] = ()
+    ignored_colors: tuple[Color, ...] = ()  # read as ignore_index
+    val_share: float = 0.2  # of the images, where there is no validation split
+    split_seed: int = 0  # another seed draws another such split
     ignore_index: int = 255  # label value of pixels that count nowhere
     size: Size | None = None  # evaluation, prediction and export resize to it; null: images as is
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # RGB, of values in 0..1
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    channels: Literal[1, 3, 4] = 3  # of images: grey, RGB, or RGB with a fourth
+    # of each channel, of values in 0..1; of three for RGB, one channel has the average
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
     download: str | None = None  # URL of a zip or tar of the folder `root`, fetched if it is absent
     num_workers: int = 2
     on_error: OnError = "fail"
@@ -63,8 +81,13 @@ class DataConfig:
             raise ValueError(f"num_workers: expected 0 or more, got {self.num_workers}")
         if min(self.std) <= 0:
             raise ValueError(f"std: expected positive numbers, got {list(self.std)}")
+        for name in ("mean", "std"):
+            values = for_channels(name, getattr(self, name), self.channels)
+            object.__setattr__(self, name, values)
         check_input(self)
+        check_split(self)
         _check_size("size", self.size)
+        _check_colors(self.colors, self.ignored_colors)
 
 
 @dataclass(frozen=True)
@@ -262,6 +285,18 @@ class Config:
             raise ValueError(
                 f"data.classes: expected model.num_classes = {classes} names, got {len(names)}"
             )
+        if self.data.colors and len(self.data.colors) != classes:
+            raise ValueError(
+                f"data.colors: expected model.num_classes = {classes} colours, "
+                f"got {len(self.data.colors)}"
+            )
+        if self.data.channels != 3 and self.augment.distort > 0:
+            raise ValueError(
+                f"augment.distort: expected 0, as data.channels is {self.data.channels} and it "
+                f"needs RGB, got {self.augment.distort}"
+            )
+        if self.data.channels == 4 and self.synthetic is not None:
+            raise ValueError("synthetic: expected null for 4 channels, got settings")
         if self.data.ignore_index < classes:
             raise ValueError(
                 f"data.ignore_index: expected a value that is no class (of {classes}), "
@@ -288,6 +323,14 @@ def _check_class_weights(path: str, function: Loss, classes: int) -> None:
             f"{path}.class_weights: expected model.num_classes = {classes} numbers, "
             f"got {len(weights)}"
         )
+
+
+def _check_colors(colors: tuple[Color, ...], ignored: tuple[Color, ...]) -> None:
+    every = (*colors, *ignored)
+    if any(not 0 <= value <= 255 for color in every for value in color):
+        raise ValueError("colors: expected red, green and blue from 0 to 255")
+    if len(set(every)) != len(every):
+        raise ValueError("colors: expected each colour once, also among ignored_colors")
 
 
 def _check_size(name: str, size: Size | None) -> None:

@@ -9,10 +9,14 @@ import numpy as np
 from core.errors import DataError
 from core.settings.reading import read_lines
 from core.task import Arrays, Sample, Split
+from core.training.image_files import list_image_files
 from core.training.images import read_annotated_image, read_image, stack
+from core.training.looking import some_of
+from core.training.splits import drawn_split, relative_names
 from tasks.seg import transforms
 from tasks.seg.config import Config, DataConfig
-from tasks.seg.labels import check_classes, check_values, read_label
+from tasks.seg.labels import check_classes, check_values, read_mask
+from tasks.seg.layouts import find_layout, match_pairs, read_stems, what_lies_there
 
 
 class SegDataset:
@@ -26,9 +30,9 @@ class SegDataset:
         self.config = config
         self.training = split == "train"
         data = config.data
-        self.pairs = read_list(data, data.val_list if split == "val" else data.train_list)
+        self.pairs = read_pairs(data, split)
         label_paths = [label for _, label in self.pairs]
-        check_classes(label_paths, config.class_names, data.ignore_index)
+        check_classes(label_paths, config.class_names, data)
         augment = config.augment
         self.only_shape: tuple[int, ...] | None = None  # that a training image may have
         if self.training and augment.crop is None and augment.resize is None:
@@ -40,9 +44,10 @@ class SegDataset:
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         image_path, label_path = self.pairs[index]
         data = self.config.data
-        label = read_label(str(label_path))
+        label = read_mask(str(label_path), data)
         size = label.shape[1], label.shape[0]
-        image = read_annotated_image(str(image_path), size, f"the label map {label_path.name}")
+        told_by = f"the label map {label_path.name}"
+        image = read_annotated_image(str(image_path), size, told_by, data.channels)
         check_values(label, label_path, self.config.model.num_classes, data.ignore_index)
         if not self.training:
             return evaluation_sample(image, data) | {
@@ -68,7 +73,7 @@ class SegDataset:
         """Return the first image's shape; where broken ones are skipped, the first whole one's."""
         for image_path, _ in self.pairs:
             try:
-                return read_image(str(image_path)).shape
+                return read_image(str(image_path), self.config.data.channels).shape
             except DataError:
                 if self.config.data.on_error == "fail":
                     raise
@@ -83,13 +88,44 @@ class SegDataset:
 
 
 def evaluation_sample(image: np.ndarray, data: DataConfig) -> Sample:
-    """Prepare an image [H, W, 3] as evaluation, prediction and calibration see it."""
+    """Prepare an image [H, W, C] as evaluation, prediction and calibration see it."""
     if data.size is not None:
         image = transforms.resize(image, data.size)
     return {
         "image": transforms.normalize(image, data.mean, data.std),
         "image_size": np.array(image.shape[:2], np.int64),
     }
+
+
+def read_pairs(data: DataConfig, split: Split) -> list[tuple[Path, Path]]:
+    """Return the images of a split with their masks, from lists or from folders.
+
+    Raises:
+        DataError: There are none, or a list is malformed.
+    """
+    layout, val = find_layout(data), split == "val"
+    if layout.kind == "none" and Path(data.root).is_dir():
+        raise DataError(f"data.root: {what_lies_there(data)}")
+    if layout.kind in ("lists", "none"):
+        return read_list(data, data.val_list if val else data.train_list)
+    folders = layout.val if val and layout.val is not None else layout.train
+    assert folders is not None  # of every other kind
+    listed = layout.lists[val] or layout.lists[0]
+    pairs = match_pairs(folders, read_stems(listed) if listed else None)
+    if layout.is_drawn:
+        names = relative_names([str(image) for image, _ in pairs], data.root)
+        chosen = drawn_split(names, data.val_share, data.split_seed)
+        pairs = [pair for pair, taken in zip(pairs, chosen) if taken == val]
+    if not pairs:
+        raise DataError(
+            f"{folders[0]}: no image with a mask of the same name in {folders[1]} "
+            f"(images: {_first_names(folders[0])}; masks: {_first_names(folders[1])})"
+        )
+    return pairs
+
+
+def _first_names(folder: Path) -> str:
+    return some_of([path.name for path in list_image_files(folder)], 3) or "none"
 
 
 def read_list(data: DataConfig, name: str) -> list[tuple[Path, Path]]:

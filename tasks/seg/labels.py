@@ -14,7 +14,8 @@ from PIL import Image
 from core.errors import DataError
 from core.settings.reading import read_bytes
 from core.training.image_files import PNG, declared_size, is_whole
-from core.training.images import check_size
+from core.training.images import check_size, read_image
+from tasks.seg.config import DataConfig
 
 GREY = 0  # colour type of PNG
 LOOKED_AT = 50  # label maps, where two classes were found in them
@@ -51,6 +52,35 @@ def read_label(path: str) -> np.ndarray:
     return label.astype(np.int32)
 
 
+def read_mask(path: str, data: DataConfig) -> np.ndarray:
+    """Read the classes [H, W] of a mask: its numbers, or by `data.colors`.
+
+    Raises:
+        DataError: As `read_label`; or a colour belongs to no class.
+    """
+    if not data.colors:
+        return read_label(path)
+    image = read_image(path).astype(np.int32)
+    codes = (image[..., 0] << 16) | (image[..., 1] << 8) | image[..., 2]
+    every = [*data.colors, *data.ignored_colors]
+    known = np.array([(red << 16) | (green << 8) | blue for red, green, blue in every])
+    labels = np.full(len(every), data.ignore_index, np.int32)
+    labels[: len(data.colors)] = np.arange(len(data.colors))
+    order = np.argsort(known)
+    places = np.minimum(np.searchsorted(known[order], codes), len(every) - 1)
+    wrong = known[order][places] != codes
+    if wrong.any():
+        color = image[wrong][0].tolist()
+        count = int(np.count_nonzero(wrong))
+        raise DataError(
+            f"{path}: the colour {color} of {count} pixels belongs to no class; give each colour "
+            "of the masks in data.colors, or in data.ignored_colors"
+        )
+    label = labels[order][places]
+    small: np.ndarray = label.astype(np.uint8) if label.max() < 256 else label
+    return small
+
+
 def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: int) -> None:
     """Refuse a label value, in a map [H, W], that is neither a class nor the ignored one.
 
@@ -67,7 +97,7 @@ def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: 
         )
 
 
-def check_classes(paths: Sequence[Path], names: Sequence[str], ignore_index: int) -> None:
+def check_classes(paths: Sequence[Path], names: Sequence[str], data: DataConfig) -> None:
     """Refuse label maps in which one class occurs and the rest is ignored: they teach nothing.
 
     So do masks of 0 and 255, in which 255 is meant as a class. Maps are looked at until each class
@@ -78,10 +108,11 @@ def check_classes(paths: Sequence[Path], names: Sequence[str], ignore_index: int
         DataError: Names the class.
     """
     counts = np.zeros(len(names), np.int64)
+    ignore_index = data.ignore_index
     ignored = total = looked_at = 0
     for path in _spread(paths):
         try:
-            label = read_label(str(path))
+            label = read_mask(str(path), data)
         except DataError:  # told when it is its turn, and `on_error` may skip it
             continue
         inside = label[(label >= 0) & (label < len(counts))]
@@ -98,7 +129,7 @@ def check_classes(paths: Sequence[Path], names: Sequence[str], ignore_index: int
         raise DataError(
             f"{paths[0].parent}: every pixel of all {looked_at} label maps is {either}ignored "
             f"(data.ignore_index {ignore_index}): there is nothing to tell apart; masks of 0 and "
-            "255 must be written as 0 and 1, or data.ignore_index be another value"
+            "255 must be written as 0 and 1, or be named: data.colors: [[0,0,0], [255,255,255]]"
         )
     missing = [name for name, count in zip(names, counts) if not count]
     if missing and total and (len(seen) <= 1 or ignored > MUCH_IGNORED * total):

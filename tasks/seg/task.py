@@ -13,6 +13,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ConfigError
+from core.network.input_channels import PROBE, take_channels
 from core.settings.config import suggest
 from core.settings.locks import Held
 from core.task import (
@@ -52,7 +53,9 @@ class Task:
         self._in_use: Held | None = None  # the data that were drawn
 
     def build_model(self) -> Layer:
-        return build_network(self.config.model)
+        data, model = self.config.data, self.config.model
+        size = (data.size[1], data.size[0]) if data.size else (PROBE, PROBE)
+        return take_channels(build_network(model), data.channels, model.name, size)
 
     def pretrained_url(self) -> str:
         return published_url(self.config.model)
@@ -89,7 +92,8 @@ class Task:
     def input_spec(self) -> list[InputSpec]:
         """Describe the image: of the size `data.size`, or of any where that is null."""
         width, height = self.config.data.size or (None, None)
-        return [InputSpec([None, 3, height, width], "float32", "image")]
+        channels = self.config.data.channels
+        return [InputSpec([None, channels, height, width], "float32", "image")]
 
     def slim_hints(self, model: Layer) -> SlimHints:
         return SlimHints(

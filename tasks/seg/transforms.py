@@ -11,6 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from core.training.images import with_channel_axis
 from tasks.seg.config import AugmentConfig, Size
 
 LUMA = np.array([[0.299, 0.587, 0.114]], np.float32)
@@ -86,7 +87,7 @@ def cut(array: np.ndarray, window: Window, interpolation: int) -> np.ndarray:
     if (width, height) == tuple(to):
         return part
     resized: np.ndarray = cv2.resize(part, to, interpolation=interpolation)
-    return resized
+    return with_channel_axis(resized) if array.ndim == 3 else resized
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
@@ -116,12 +117,12 @@ def pad(array: np.ndarray, size: Size, value: float, mirrored: bool = False) -> 
 
 
 def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return (image / 255 - mean) / std as float32 [3, H, W].
+    """Return (image / 255 - mean) / std of an image [H, W, C] as float32 [C, H, W].
 
     Each value has one of 256 results, so this is a look-up, and the same to the last bit.
     """
     values = np.arange(256, dtype=np.float32) / np.float32(255)
-    result = np.empty((3, *image.shape[:2]), np.float32)
+    result = np.empty((image.shape[2], *image.shape[:2]), np.float32)
     for channel, plane in enumerate(cv2.split(np.ascontiguousarray(image))):
         table = (values - np.float32(mean[channel])) / np.float32(std[channel])
         cv2.LUT(plane, table, dst=result[channel])

@@ -186,7 +186,7 @@ def test_auxiliary_outputs_are_named_and_left_out_of_deployment():
         outputs = name_outputs(model(noise(224, 1)))
         assert list(outputs) == ["logits", "auxiliary_1", "auxiliary_2"]
         assert list(Deployed(model, "raw")(noise(224, 1))) == ["logits"]
-    anatomy = dissect(model, 3, 224)
+    anatomy = dissect(model, 3, (3, 224, 224))
     assert anatomy.classifiers == ("_fc_out", "_out1", "_out2")
 
 
@@ -202,14 +202,14 @@ def test_auxiliary_outputs_are_named_and_left_out_of_deployment():
 def test_anatomy(name, side, classifier, logits, feature):
     model = build_backbone(name, 5)
     model.train()
-    anatomy = dissect(model, 5, side)
+    anatomy = dissect(model, 5, (3, side, side))
     assert anatomy.classifiers == (classifier,)
     assert (anatomy.logits, anatomy.feature) == (logits, feature)
     assert all(layer.training for layer in model.sublayers())
 
 
 def test_a_transformer_has_no_last_feature_map():
-    assert dissect(build_backbone("SVTR_tiny", 5), 5, 32).feature is None
+    assert dissect(build_backbone("SVTR_tiny", 5), 5, (3, 32, 32)).feature is None
 
 
 def test_options_go_to_the_network():

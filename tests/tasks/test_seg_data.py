@@ -146,7 +146,7 @@ def test_separator_and_blank_lines(tmp_path):
         ("a.jpg b.png\na.jpg\n", r"train\.txt:2: expected an image and a label map.*'a\.jpg'"),
         ("a.jpg b.png c\n", r"train\.txt:1: .*separated by ' ' \(data\.separator\)"),
         ("\n", r"train\.txt: the list of images is empty"),
-        (None, r"train\.txt: cannot be read: No such file"),
+        (None, r"holds no folders and no files; for segmentation expected train\.txt"),
     ],
 )
 def test_broken_lists(tmp_path, text, message):

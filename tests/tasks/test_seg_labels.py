@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from core.errors import DataError
+from tasks.seg.config import DataConfig
 from tasks.seg.labels import check_classes, check_values, read_label
 from tests.networks.image_bytes import png
 
+DATA = DataConfig("x")  # ignore_index 255
 NAMES = ("ground", "disc", "box")
 
 
@@ -80,24 +82,24 @@ def write_maps(folder: Path, *maps: list[int]) -> list[Path]:
 def test_one_class_beside_ignored_pixels_is_refused(tmp_path: Path) -> None:
     paths = write_maps(tmp_path, *[[0, 0, 255]] * 120)
     with pytest.raises(DataError, match=r"all 120 label maps is of class 'ground' or ignored"):
-        check_classes(paths, NAMES[:2], 255)
+        check_classes(paths, NAMES[:2], DATA)
     paths = write_maps(tmp_path, [255, 255, 255])
     with pytest.raises(DataError, match=r"every pixel of all 1 label maps is ignored"):
-        check_classes(paths, NAMES, 255)
+        check_classes(paths, NAMES, DATA)
 
 
 def test_a_rare_class_is_found_wherever_it_is(tmp_path: Path) -> None:
     paths = write_maps(tmp_path, *[[0, 0, 255]] * 119, [0, 1, 255])
-    check_classes(paths, NAMES[:2], 255)
+    check_classes(paths, NAMES[:2], DATA)
 
 
 def test_missing_classes_are_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
-    check_classes(write_maps(tmp_path, [0, 1, 2], [255, 0, 0]), NAMES, 255)
-    check_classes(write_maps(tmp_path, [0, 1, 1], [0, 0, 0]), NAMES, 255)  # little is ignored
+    check_classes(write_maps(tmp_path, [0, 1, 2], [255, 0, 0]), NAMES, DATA)
+    check_classes(write_maps(tmp_path, [0, 1, 1], [0, 0, 0]), NAMES, DATA)  # little is ignored
     assert not caplog.records
-    check_classes(write_maps(tmp_path, [0, 1, 1], [255, 0, 0]), NAMES, 255)
-    check_classes(write_maps(tmp_path, [1, 1, 1]), NAMES, 255)
+    check_classes(write_maps(tmp_path, [0, 1, 1], [255, 0, 0]), NAMES, DATA)
+    check_classes(write_maps(tmp_path, [1, 1, 1]), NAMES, DATA)
     texts = [record.getMessage() for record in caplog.records]
     assert "none has the classes box, and 17 % of the pixels are ignored" in texts[0]
     assert "none has the classes ground, box" in texts[1]
@@ -106,4 +108,4 @@ def test_missing_classes_are_warned_about(tmp_path: Path, caplog: pytest.LogCapt
 def test_broken_maps_wait_for_their_turn(tmp_path: Path) -> None:
     paths = write_maps(tmp_path, [0, 1, 2])
     (tmp_path / "broken.png").write_bytes(b"x")
-    check_classes([tmp_path / "broken.png", *paths], NAMES, 255)
+    check_classes([tmp_path / "broken.png", *paths], NAMES, DATA)

@@ -127,6 +127,7 @@ def test_a_vision_transformer_is_built_without_weights():
         (ModelConfig(arguments={"lambd": "x"}), r"^model\.arguments: BiSeNetV2 cannot be built"),
         (ModelConfig(backbone=LIGHT), r"^model\.backbone: BiSeNetV2 has no exchangeable"),
         (ModelConfig("PSPNet"), r"^model\.backbone: PSPNet needs one"),
+        (ModelConfig("ESPNetV1", 3), r"^model\.num_classes: ESPNetV1 cannot tell 3 classes apart"),
         (
             ModelConfig("PSPNet", backbone=BackboneConfig("ResNet50vd")),
             r"^model\.backbone\.name: .*'ResNet50_vd'",

@@ -32,9 +32,9 @@ class _Call:
     output: Tensor
 
 
-def dissect(model: Layer, num_classes: int, image_size: int) -> Anatomy:
-    """Run the network on a random picture and see which layer returned what."""
-    noise = np.random.default_rng(0).random((1, 3, image_size, image_size), np.float32)
+def dissect(model: Layer, num_classes: int, shape: tuple[int, int, int]) -> Anatomy:
+    """Run the network on a random picture [C, H, W] and see which layer returned what."""
+    noise = np.random.default_rng(0).random((1, *shape), np.float32)
     with evaluation_mode(model), _recording(model) as calls, paddle.no_grad():
         outputs = name_outputs(model(paddle.to_tensor(noise)))
     classifiers = []

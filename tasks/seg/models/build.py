@@ -48,6 +48,12 @@ def build_network(config: ModelConfig) -> Layer:
             f"model.backbone: {config.name} needs one, for instance {{name: ResNet50_vd}}"
         )
     network = _call(factory, arguments, "model.arguments", config.name)
+    for path, weight in network.named_parameters():
+        if not weight.size:  # a width that is a fraction of the number of classes
+            raise ConfigError(
+                f"model.num_classes: {config.name} cannot tell {config.num_classes} classes apart, "
+                f"{path} would have no channels; it needs more classes, or choose another network"
+            )
     if config.name == "ESPNetV1":
         keep_stem_width(network)
     return network

@@ -84,6 +84,35 @@ def test_a_wrong_setting_is_named_with_its_path(mapping: Any, message: str) -> N
     assert str(caught.value).startswith(message)
 
 
+def test_all_wrong_settings_are_told_together() -> None:
+    wrong = {"inner": {"ratio": "x", "names": [1, "b", 2]}, "count": "y", "sizes": 3, "moed": "a"}
+    with pytest.raises(ConfigError) as caught:
+        read(Outer, wrong)
+    assert caught.value.problems == (
+        "moed: unknown key (did you mean 'mode'?)",
+        "inner.ratio: expected float, got str ('x')",
+        "inner.names.0: expected str, got int (1)",
+        "inner.names.2: expected str, got int (2)",
+        "count: expected int, got str ('y')",
+        "sizes: expected a list, got int (3)",
+    )
+    # a key that is misspelt is not missing as well, and a dataclass speaks beside unknown keys
+    with pytest.raises(
+        ConfigError, match=r"^inner\.raito: unknown key \(did you mean 'ratio'\?\)$"
+    ):
+        read(Outer, {"inner": {"raito": 0.5}})
+    with pytest.raises(
+        ConfigError, match=r"^inner\.x: unknown key.*; inner\.ratio: expected 0\.\.1"
+    ):
+        read(Outer, {"inner": {"ratio": 2, "x": 1}})
+
+
+def test_of_very_many_the_first_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"and 89 more$") as caught:
+        read(Outer, {"inner": {"ratio": 0.5}} | {f"x{i}": 1 for i in range(101)})
+    assert len(caught.value.problems) == 101
+
+
 def test_read_converts_what_is_the_same_value() -> None:
     outer = read(
         Outer,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from core.errors import ConfigError
 from core.settings.config import read
-from core.settings.other_names import UnknownKeyError, other_name, suggest_family
+from core.settings.other_names import other_name, suggest_family
 
 NETWORKS = ["MobileNetV3_small_x1_0", "MobileNetV3_large_x1_0", "ResNet50", "ResNet50_vd", "VGG16"]
 
@@ -34,7 +35,7 @@ def test_a_name_of_another_library(wrong: str, known: list[str], meant: str | No
 
 
 def test_the_message_of_an_unknown_key_names_it() -> None:
-    with pytest.raises(UnknownKeyError, match=r"^train\.lr: unknown key \(.* 'learning_rate'\?\)$"):
+    with pytest.raises(ConfigError, match=r"^train\.lr: unknown key \(.* 'learning_rate'\?\)$"):
         read(Settings, {"lr": 1}, "train")
 
 

@@ -86,5 +86,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_networks_take_three_channels() -> None:
     check_channels({"in_channels": 3, "dropout_prob": 1}, "model.options")
-    with pytest.raises(ConfigError, match=r"^model\.options\.input_image_channel: images are read"):
+    with pytest.raises(
+        ConfigError, match=r"^model\.options\.input_image_channel: data\.channels says"
+    ):
         check_channels({"input_image_channel": 1}, "model.options")

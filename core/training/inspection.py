@@ -1,0 +1,69 @@
+"""What tasks find in folders of data, and what their packages offer for data without a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a task finds in a folder of data.
+
+    Attributes:
+        task: Name of the task.
+        layout: How the data lie there; empty where the task cannot tell.
+        sure: How sure the task is that the data are its own, from 0 (not at all) to 2.
+        found: Lines for people.
+        missing: What has to be mended before, or will be missed after; a line each.
+        settings: What a config may leave out, as the data say it.
+    """
+
+    task: str
+    layout: str = ""
+    sure: int = 0
+    found: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def in_one_line(self) -> str:
+        """Return what was found and what is missing, for the end of a message."""
+        return "; ".join([*([self.layout] if self.layout else []), *self.found, *self.missing])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A picture of the data with its label drawn on it: RGB [H, W, 3] uint8."""
+
+    name: str
+    picture: np.ndarray
+
+
+class OwnData(Protocol):
+    """What a task's package may offer as `own_data`: data that need no config of their own."""
+
+    DEFAULTS: Mapping[str, Any]  # of the sections that a config may leave out
+
+    def from_data(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return settings that the data of `data.root` say, as far as the config leaves them out.
+
+        Raises:
+            DataError: The data contradict themselves.
+        """
+        ...
+
+    def inspect(self, settings: Mapping[str, Any]) -> Inspection:
+        """Look at the data of `data.root`, whatever is there."""
+        ...
+
+    def labelled(self, config: Any, count: int) -> list[Labelled]:
+        """Return pictures of the training split with their labels drawn."""
+        ...
+
+    def write_lists(self, config: Any, folder: Path) -> Mapping[str, Any]:
+        """Write a split that was drawn as list files; return the settings that read them."""
+        ...

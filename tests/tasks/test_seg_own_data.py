@@ -1,0 +1,275 @@
+"""Images and masks as tools leave them, without a word in the config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.errors import DataError
+from core.settings.config import merge, read
+from tasks.seg import own_data
+from tasks.seg.config import Config, DataConfig
+from tasks.seg.data import SegDataset, read_pairs
+from tasks.seg.label_maps import find_label_map, read_colors
+from tasks.seg.labels import read_mask
+
+SIZE = (40, 64)  # height, width
+COLORS = {"ground": (0, 0, 0), "disc": (200, 0, 0), "box": (0, 0, 220)}
+MAP = "".join(f"{name}:{r},{g},{b}::\n" for name, (r, g, b) in COLORS.items())
+
+
+def picture(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
+    cv2.imwrite(str(path), image)
+
+
+def numbers(seed: int = 0, classes: int = 3) -> np.ndarray:
+    mask = np.random.default_rng(seed).integers(0, classes, SIZE).astype(np.uint8)
+    mask[0, :classes] = range(classes)
+    return mask
+
+
+def save_mask(path: Path, mask: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), mask if mask.ndim == 2 else mask[..., ::-1])
+
+
+def colored(mask: np.ndarray) -> np.ndarray:
+    return np.array(list(COLORS.values()), np.uint8)[mask]
+
+
+def pairs(root: Path, images: str, masks: str, count: int = 5, end: str = "") -> None:
+    for index in range(count):
+        picture(root / images / f"{index}.jpg", index)
+        save_mask(root / masks / f"{index}{end}.png", numbers(index))
+
+
+def found_in(root: Path, **data: Any) -> dict[str, Any]:
+    return own_data.from_data({"data": {"root": str(root), **data}})
+
+
+def config_of(root: Path, **data: Any) -> Config:
+    given = {"data": {"root": str(root), "num_workers": 0, **data}}
+    found = {k: v for k, v in own_data.from_data(given).items() if k != "train"}
+    return read(Config, merge(found, given))
+
+
+@pytest.mark.parametrize(
+    ("folders", "counts"),
+    [
+        ([("images", "masks")], (4, 1)),
+        ([("img", "labels")], (4, 1)),
+        ([("JPEGImages", "SegmentationClassPNG")], (4, 1)),
+        ([("default", "defaultannot")], (4, 1)),
+        ([("images/train", "masks/train"), ("images/val", "masks/val")], (5, 5)),
+        ([("train/images", "train/masks"), ("valid/images", "valid/masks")], (5, 5)),
+        ([("train", "trainannot"), ("val", "valannot")], (5, 5)),
+        ([("train", "train_labels"), ("test", "test_labels")], (5, 5)),
+    ],
+)
+def test_folders_of_matching_names(
+    tmp_path: Path, folders: list[tuple[str, str]], counts: tuple[int, int]
+) -> None:
+    for images, masks in folders:
+        pairs(tmp_path, images, masks)
+    config = config_of(tmp_path)
+    train, val = (read_pairs(config.data, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == counts
+    assert not {image for image, _ in train} & {image for image, _ in val}
+    assert all(image.stem == mask.stem for image, mask in train + val)
+    assert config.model.num_classes == 3
+    sample = SegDataset(config, "train").sample(0, np.random.default_rng(0))
+    assert sample["image"].shape == (3, 32, 64)  # multiples of 32
+
+
+@pytest.mark.parametrize("end", ["_mask", "-label", "_labelIds", "_gt"])
+def test_masks_may_be_named_after_their_images(tmp_path: Path, end: str) -> None:
+    pairs(tmp_path, "images", "masks", end=end)
+    assert len(read_pairs(DataConfig(str(tmp_path)), "train")) == 4
+
+
+def test_voc_has_lists_of_its_own(tmp_path: Path) -> None:
+    pairs(tmp_path, "JPEGImages", "SegmentationClass", 6)
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("4\n1\n")
+    (lists / "val.txt").write_text("0\n")
+    data = DataConfig(str(tmp_path))
+    assert [image.stem for image, _ in read_pairs(data, "train")] == ["4", "1"]
+    assert [image.stem for image, _ in read_pairs(data, "val")] == ["0"]
+    (lists / "val.txt").write_text("7\n")
+    with pytest.raises(DataError, match=r"JPEGImages/7: listed, but there is no such file"):
+        read_pairs(data, "val")
+    (lists / "val.txt").unlink()
+    (lists / "train.txt").rename(lists / "default.txt")  # as CVAT calls it
+    stems = [image.stem for split in ("train", "val") for image, _ in read_pairs(data, split)]
+    assert sorted(stems) == ["1", "4"]
+
+
+def test_images_without_masks_are_left_out_and_told(tmp_path: Path) -> None:
+    pairs(tmp_path, "images", "masks")
+    picture(tmp_path / "images" / "extra.jpg")
+    save_mask(tmp_path / "masks" / "other.png", numbers())
+    found = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert "left out: 1 images without mask (extra.jpg)" in found.missing
+    assert "left out: 1 masks without image (other.png)" in found.missing
+    for path in (tmp_path / "masks").iterdir():
+        path.rename(path.with_name(f"x{path.name}"))
+    with pytest.raises(DataError, match=r"no image with a mask of the same name in .*masks"):
+        found_in(tmp_path)
+
+
+def test_colours_become_classes(tmp_path: Path) -> None:
+    for index in range(5):
+        picture(tmp_path / "images" / f"{index}.jpg", index)
+        save_mask(tmp_path / "masks" / f"{index}.png", colored(numbers(index)))
+    with pytest.raises(
+        DataError, match=r"in colours \(0,0,0, 0,0,220, 200,0,0\), and no label map"
+    ):
+        found_in(tmp_path)
+    (tmp_path / "labelmap.txt").write_text(f"# label:color_rgb:parts:actions\n{MAP}")
+    config = config_of(tmp_path)
+    assert config.data.classes == ("ground", "disc", "box")
+    assert config.data.colors == tuple(COLORS.values())
+    for index in range(5):
+        mask = read_mask(str(tmp_path / "masks" / f"{index}.png"), config.data)
+        np.testing.assert_array_equal(mask, numbers(index))
+    (tmp_path / "labelmap.txt").write_text(MAP.replace("box:0,0,220", "void:0,0,220"))
+    config = config_of(tmp_path)
+    mask = read_mask(str(tmp_path / "masks" / "0.png"), config.data)
+    np.testing.assert_array_equal(mask, np.where(numbers() == 2, 255, numbers()))
+    (tmp_path / "labelmap.txt").write_text(MAP.replace("box:0,0,220", "box:0,0,221"))
+    with pytest.raises(DataError, match=r"has no line for the colours 0,0,220, which occur"):
+        found_in(tmp_path)
+    save_mask(tmp_path / "masks" / "0.png", np.full((*SIZE, 3), 7, np.uint8))
+    with pytest.raises(DataError, match=r"0\.png: the colour \[7, 7, 7\] of 2560 pixels"):
+        read_mask(str(tmp_path / "masks" / "0.png"), config.data)
+
+
+def test_palettes_hold_numbers_or_colours(tmp_path: Path) -> None:
+    """Of labelme's script with the names of the classes, of CVAT with a label map."""
+    for index in range(5):
+        picture(tmp_path / "JPEGImages" / f"{index}.jpg", index)
+        mask = Image.fromarray(numbers(index)).convert("P")
+        mask.putpalette([value for color in COLORS.values() for value in color])
+        (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
+        mask.save(tmp_path / "SegmentationClass" / f"{index}.png")
+    (tmp_path / "class_names.txt").write_text("__ignore__\n_background_\ndisc\nbox\n")
+    config = config_of(tmp_path)
+    assert config.data.classes == ("_background_", "disc", "box")
+    assert config.data.colors == ()
+    (tmp_path / "labelmap.txt").write_text(MAP)
+    other = config_of(tmp_path)
+    assert other.data.classes == ("ground", "disc", "box")
+    path = str(tmp_path / "SegmentationClass" / "3.png")
+    for each in (config, other):
+        np.testing.assert_array_equal(read_mask(path, each.data), numbers(3))
+
+
+def test_black_and_white_are_background_and_foreground(tmp_path: Path) -> None:
+    for index, channels in enumerate((1, 3, 1, 3)):
+        picture(tmp_path / "images" / f"{index}.jpg")
+        mask = numbers(index, 2) * 255
+        save_mask(tmp_path / "masks" / f"{index}.png", np.repeat(mask[..., None], channels, 2))
+    config = config_of(tmp_path)
+    assert config.data.classes == ("background", "foreground")
+    for index in range(4):
+        mask = read_mask(str(tmp_path / "masks" / f"{index}.png"), config.data)
+        np.testing.assert_array_equal(mask, numbers(index, 2))
+
+
+def test_numbers_in_three_channels_are_numbers(tmp_path: Path) -> None:
+    for index in range(3):
+        picture(tmp_path / "images" / f"{index}.jpg")
+        mask = numbers(index)
+        mask[-1, -1] = 255
+        save_mask(tmp_path / "masks" / f"{index}.png", np.repeat(mask[..., None], 3, 2))
+    config = config_of(tmp_path)
+    assert config.model.num_classes == 3
+    mask = read_mask(str(tmp_path / "masks" / "1.png"), config.data)
+    assert mask[-1, -1] == 255
+    np.testing.assert_array_equal(mask[:-1], numbers(1)[:-1])
+
+
+def test_masks_as_jpeg_are_refused(tmp_path: Path) -> None:
+    for index in range(2):
+        picture(tmp_path / "images" / f"{index}.jpg", index)
+        picture(tmp_path / "masks" / f"{index}.jpg", index)
+    with pytest.raises(DataError, match=r"\d+ colours, as pictures and masks saved as JPEG have"):
+        found_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nroad:1,2,3::\nthe sky:4,5,6::\n"),
+        ("label_colors.txt", "1 2 3 road\n4 5 6 the sky\n"),
+        ("class_dict.csv", "name,r,g,b\nroad,1,2,3\nthe sky, 4, 5, 6\n"),
+        ("label_colors.txt", "1 2 3\troad\n4 5 6\t\tthe sky\n7 8 9\t\tVoid\n"),
+    ],
+)
+def test_label_maps_of_several_tools(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    found = find_label_map(tmp_path)
+    assert found is not None
+    assert found.names == ("road", "the sky")
+    assert found.colors == ((1, 2, 3), (4, 5, 6))
+    assert found.ignored == (((7, 8, 9),) if "Void" in text else ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a:1,2,3\nb:1,2\n", r"labelmap\.txt:2: expected 'name:red,green,blue'.*got 'b:1,2'"),
+        ("a:1,2,3\nb:1,2,3\n", r":2: the colour \[1, 2, 3\] is given twice"),
+        ("a:1,2,300\nb:1,2,3\n", r":1: expected colours up to 255"),
+        ("a:1,2,3\n", r"expected 2 classes or more, got 1"),
+    ],
+)
+def test_broken_label_maps_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labelmap.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_colors(tmp_path / "labelmap.txt")
+
+
+def test_what_the_config_says_stays(tmp_path: Path) -> None:
+    pairs(tmp_path, "images", "masks")
+    given = {"data": {"root": str(tmp_path), "size": [96, 32]}, "model": {"num_classes": 4}}
+    found = own_data.from_data(given | {"augment": {"crop": [32, 32]}})
+    assert "model" not in found
+    assert "augment" not in found
+    assert found["data"]["size"] == [96, 32]
+
+
+def test_lists_of_a_drawn_split_read_the_same(tmp_path: Path) -> None:
+    pairs(tmp_path / "data", "my images", "masks")
+    (tmp_path / "data" / "my images").rename(tmp_path / "data" / "images")
+    picture(tmp_path / "data" / "images" / "with blank.jpg")
+    save_mask(tmp_path / "data" / "masks" / "with blank.png", numbers())
+    data = DataConfig(str(tmp_path / "data"))
+    lists = own_data.write_lists(config_of(tmp_path / "data"), tmp_path / "lists")
+    again = read(DataConfig, {"root": data.root, **lists})
+    for split in ("train", "val"):
+        assert read_pairs(again, split) == read_pairs(data, split)
+
+
+def test_what_lies_there_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shots").mkdir()
+    picture(tmp_path / "shots" / "1.jpg")
+    (tmp_path / "shots" / "1.json").write_text("{}")
+    found = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert not found.sure
+    assert "holds folders shots and no files" in found.missing[0]
+    assert "polygons in JSON are not read" in found.missing[0]
+
+
+def test_samples_are_tinted(tmp_path: Path) -> None:
+    pairs(tmp_path, "images", "masks")
+    drawn = own_data.labelled(config_of(tmp_path), 2)
+    assert [each.picture.shape for each in drawn] == [(*SIZE, 3)] * 2
