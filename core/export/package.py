@@ -66,6 +66,7 @@ def export(
     input_shape: Sequence[int] | None = None,
     opset: int = OPSET,
     target: str = DEFAULT_TARGET,
+    rewritten: bool = True,
 ) -> Exported:
     """Export a model, compare it with the eager one, and put the folder in place.
 
@@ -84,6 +85,8 @@ def export(
         opset: ONNX opset.
         target: Runtime that the ONNX file of a quantized model is laid out for, of
             `core.targets.presets.PRESETS`; it runs in the others too.
+        rewritten: Whether to spare operators where the results stay the same, see
+            `core.graph.rewrites`.
 
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
@@ -98,7 +101,7 @@ def export(
     layer, cut = ending_in(task, model, ending)
     with evaluation_mode(model), evaluation_mode(layer), replacing(folder) as draft:
         ends = LAYERS if cut else ending
-        traced = trace_for_export(task, model, layer, specs, ends, target, opset)
+        traced = trace_for_export(task, model, layer, specs, ends, target, opset, rewritten)
         return replace(_write_and_compare(traced, draft, wanted), folder=folder)
 
 
