@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Collection
 
 from core.graph.channel_shuffles import dissolve_shuffles
 from core.graph.program import Graph
+from core.graph.upsampled_sums import nest_upsampled_sums
 
+_MOVING = ("transpose2", "split", "concat")
 _log = logging.getLogger(__name__)
 
 
@@ -20,11 +21,17 @@ def rewrite(graph: Graph, kept: Collection[str] = ()) -> Graph:
         kept: Tensors that are rounded in int8 files: they keep their names and their values, with
             their channels in any order.
     """
-    made = dissolve_shuffles(graph, kept)
-    if made is not graph:
-        before, after = (Counter(op.type for op in each.operators) for each in (graph, made))
+    nested = nest_upsampled_sums(graph, kept)
+    if nested is not graph:
+        _log.info("rewrote sums of %d upsampled maps", _count(graph, "nearest_interp_v2"))
+    made = dissolve_shuffles(nested, kept)
+    if made is not nested:
         _log.info(
-            "rewrote %d channel shuffles as %d, with %d splits and %d concatenations",
-            *(before["transpose2"], after["transpose2"], after["split"], after["concat"]),
+            "rewrote %d channel shuffles as %d, %d splits as %d, %d concatenations as %d",
+            *(_count(each, kind) for kind in _MOVING for each in (nested, made)),
         )
     return made
+
+
+def _count(graph: Graph, kind: str) -> int:
+    return sum(op.type == kind for op in graph.operators)
