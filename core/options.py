@@ -91,6 +91,12 @@ def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> N
     )
 
 
+def add_rewrite_argument(parser: argparse.ArgumentParser) -> None:
+    """Add whether an export rewrites the graph, `--rewrite on|off`."""
+    text = "spare operators, as channel shuffles, where the results stay the same (default: on)"
+    parser.add_argument("--rewrite", choices=("on", "off"), default="on", help=text)
+
+
 def add_backend_argument(parser: argparse.ArgumentParser) -> None:
     """Add the runtime of an exported model, `--backend`."""
     known = f"runtime: {', '.join(BACKENDS)} (default: the first that can read the model)"

@@ -26,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     options.add_weights_argument(parser, "checkpoint (folder or weights file) to export")
     options.add_export_arguments(parser, "paddle")
+    options.add_rewrite_argument(parser)
     parser.add_argument(
         "--input_shape",
         type=options.integers,
@@ -58,6 +59,7 @@ def main() -> None:
         input_shape=arguments.input_shape,
         opset=arguments.opset,
         overwrite=arguments.overwrite,
+        rewritten=arguments.rewrite == "on",
     )
     report = made.description.report
     console = Console(highlight=False)

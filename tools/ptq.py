@@ -25,6 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     what("--weights", help="checkpoint (folder or weights file)")
     what("--model_dir", type=Path, help="exported float model whose code is absent")
     options.add_export_arguments(parser, "paddle")
+    options.add_rewrite_argument(parser)
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
     add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
     known = f"{', '.join(choices.OBSERVERS)}; all: compare them, keep the best"
@@ -109,8 +110,9 @@ def main() -> None:
     ) as draft:  # made now, so that what cannot be written is told now
         if weights:
             limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+            rewritten = arguments.rewrite == "on"
             rows, best = ptq.compress(
-                draft, weights, model, images, configs, formats, validation, limits
+                draft, weights, model, images, configs, formats, validation, limits, rewritten
             )
         else:
             target = arguments.target or DEFAULT_TARGET

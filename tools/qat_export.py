@@ -27,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     options.add_weights_argument(parser, "checkpoint of a QAT run")
     options.add_export_arguments(parser, "paddle", "onnx")
+    options.add_rewrite_argument(parser)
     options.add_target_argument(parser)
     options.add_control_arguments(parser)
     parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
@@ -100,12 +101,13 @@ def export_and_check(
 
     begin = time.monotonic()
     formats, target, ending = arguments.format, arguments.target, arguments.ending
-    made = write_export(task, model, folder, formats, ending, target=target)
+    rewritten = arguments.rewrite == "on"
+    made = write_export(task, model, folder, formats, ending, target=target, rewritten=rewritten)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    graph = float_graph(task, model, ending)
+    graph = float_graph(task, model, ending, rewritten=rewritten)
     latencies = measure_latency(graph, folder, made, one_image(task))
     warn_where_slower(latencies, target, limits.remedy_for_speed)
     files = runtime_rows(folder, made, seconds, validation.measure, latencies)

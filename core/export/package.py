@@ -68,6 +68,7 @@ def export(
     opset: int = OPSET,
     target: str = DEFAULT_TARGET,
     overwrite: bool = False,
+    rewritten: bool = True,
 ) -> Exported:
     """Export a model, compare it with the eager one, and put the folder in place.
 
@@ -84,6 +85,7 @@ def export(
         opset: See `write_export`.
         target: See `write_export`.
         overwrite: Replace an earlier export in the folder, once the new one is right.
+        rewritten: See `write_export`.
 
     Raises:
         ExportError: Not exportable, a runtime answers differently, or the folder holds an export
@@ -95,7 +97,9 @@ def export(
     check_formats(formats)
     check_folder(folder, overwrite)
     with replacing_unless_rejected(folder) as draft:
-        made = write_export(task, model, draft, formats, ending, input_shape, opset, target)
+        made = write_export(
+            task, model, draft, formats, ending, input_shape, opset, target, rewritten
+        )
     return replace(made, folder=folder)
 
 
@@ -108,6 +112,7 @@ def write_export(
     input_shape: Sequence[int] | None = None,
     opset: int = OPSET,
     target: str = DEFAULT_TARGET,
+    rewritten: bool = True,
 ) -> Exported:
     """Write an export into an existing folder, and compare it with the eager model.
 
@@ -125,6 +130,8 @@ def write_export(
         opset: ONNX opset.
         target: Runtime that the ONNX file of a quantized model is laid out for, of
             `core.targets.presets.PRESETS`; it runs in the others too.
+        rewritten: Whether to spare operators where the results stay the same, see
+            `core.graph.rewrites`.
 
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
@@ -136,7 +143,7 @@ def write_export(
     layer, cut = ending_in(task, model, ending)
     with evaluation_mode(model), evaluation_mode(layer):
         ends = LAYERS if cut else ending
-        traced = trace_for_export(task, model, layer, specs, ends, target, opset)
+        traced = trace_for_export(task, model, layer, specs, ends, target, opset, rewritten)
         return _write_and_compare(traced, folder, wanted)
 
 

@@ -22,8 +22,10 @@ from core.export.int8.layerwise import LayerDifference
 from core.graph import cost
 from core.graph.batch_norm_folding import fold_finite
 from core.graph.program import Graph
+from core.graph.rewrites import rewrite
 from core.graph.trace import trace
 from core.quant.layers import quantized_layers
+from core.quant.outputs import rounded_outputs
 from core.runtimes.description import (
     LAYERS,
     DeployDescription,
@@ -52,7 +54,7 @@ class TracedModel:
         layer: What is exported: the model with its ending.
         specs: Inputs of `layer`.
         ending: Name of the ending, or `LAYERS`.
-        graph: Float graph of `layer` with folded batch norms.
+        graph: Float graph of `layer` with folded batch norms, rewritten.
         quantized: Writer of the int8 files; None if no layer is quantized.
         opset: ONNX opset.
         parameters: Number of parameters in the exported part of the network.
@@ -170,8 +172,9 @@ def trace_for_export(
     ending: str,
     target: str,
     opset: int,
+    rewritten: bool = True,
 ) -> TracedModel:
-    """Trace a model and fold its batch norms.
+    """Trace a model, fold its batch norms and rewrite the graph.
 
     Args:
         task: Task of the model.
@@ -181,6 +184,7 @@ def trace_for_export(
         ending: Name of the ending, or `LAYERS`.
         target: Runtime that the ONNX file of a quantized model is laid out for.
         opset: ONNX opset.
+        rewritten: Whether to rewrite the graph, see `core.graph.rewrites`.
 
     Raises:
         ExportError: The layer cannot be traced, or holds weights that are not finite.
@@ -191,6 +195,9 @@ def trace_for_export(
         counted = {path: each for path, each in counted.items() if path in graph.weights}
     folded = fold_finite(graph)
     _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
+    if rewritten:
+        rounded = {graph.made.get(path) for path in rounded_outputs(model)}
+        graph = rewrite(graph, {name for name in rounded if name is not None})
     int8 = None
     if quantized_layers(model):
         int8 = Int8Exporter(model, layer, graph, target, cut, opset)

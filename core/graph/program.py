@@ -21,6 +21,7 @@ from paddle.base import core as paddle_core
 from paddle.base.proto import framework_pb2
 
 from core.errors import ExportError
+from core.graph.channel_orders import WeightOrder
 from core.graph.operators import DTYPES, attribute, names_of, only, operator, variable
 from core.graph.trace import Trace
 
@@ -36,6 +37,7 @@ class Graph:
         made: As `core.graph.trace.Trace` has it, while the graph still has these variables.
         folded: Path of the batch norm that was folded into each weight, and the name of the bias
             in front of it, an empty string if there is none.
+        permuted: Order of each weight whose channels a rewriting has permuted.
     """
 
     operators: list[Any]
@@ -47,6 +49,7 @@ class Graph:
     operator_versions: Any
     made: dict[str, str] = field(default_factory=dict)
     folded: dict[str, tuple[str, str]] = field(default_factory=dict)
+    permuted: dict[str, WeightOrder] = field(default_factory=dict)
 
     @staticmethod
     def from_trace(trace: Trace) -> Graph:

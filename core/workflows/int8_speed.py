@@ -17,6 +17,7 @@ from core.export.package import Exported
 from core.export.parity import real_batches
 from core.graph.batch_norm_folding import trace_folded
 from core.graph.program import Graph
+from core.graph.rewrites import rewrite
 from core.network.modes import evaluation_mode
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.latency_table import clock_for, shortest_ms
@@ -37,17 +38,19 @@ class Int8Latency:
     int8_ms: float
 
 
-def float_graph(task: Task, model: Layer, ending: str = "raw") -> Graph:
+def float_graph(task: Task, model: Layer, ending: str = "raw", *, rewritten: bool = True) -> Graph:
     """Return the float graph that the files of a quantized model are made of.
 
     Args:
         task: Task of the model.
         model: Quantized model; not changed.
         ending: See `core.export.package.export`.
+        rewritten: So is this.
     """
     layer, _ = ending_in(task, model, ending)
     with evaluation_mode(model), evaluation_mode(layer):
-        return trace_folded(layer, task.input_spec(), model)
+        graph = trace_folded(layer, task.input_spec(), model)
+    return rewrite(graph) if rewritten else graph
 
 
 def one_image(task: Task) -> list[np.ndarray]:

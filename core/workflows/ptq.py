@@ -43,6 +43,7 @@ def compress(
     formats: Sequence[Format],
     validation: Validation,
     limits: QualityLimits,
+    rewritten: bool = True,
 ) -> tuple[list[ComparisonRow], PtqConfig]:
     """Quantize a checkpoint with each setting, and write the best as a checkpoint and as files.
 
@@ -55,6 +56,7 @@ def compress(
         formats: Formats of the files.
         validation: Data to measure the metric on.
         limits: What the best must keep to.
+        rewritten: See `core.export.package.export`.
 
     Returns:
         The float model, each try and each file, with their metrics; and the best setting.
@@ -70,9 +72,10 @@ def compress(
         model, limits, config.target, validation, first.metric, metric
     )
     known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
-    made, seconds = write(folder, task, model, weights, known, formats, config)
+    made, seconds = write(folder, task, model, weights, known, formats, config, rewritten)
     layout = onnx_target(config.target)
-    latencies = measure_latency(float_graph(task, model), folder / INT8, made, one_image(task))
+    graph = float_graph(task, model, rewritten=rewritten)
+    latencies = measure_latency(graph, folder / INT8, made, one_image(task))
     warn_where_slower(latencies, layout, limits.remedy_for_speed)
     files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
     check_metrics(
@@ -166,6 +169,7 @@ def write(
     metrics: Mapping[str, float],
     formats: Sequence[Format],
     config: PtqConfig,
+    rewritten: bool = True,
 ) -> tuple[Exported, float]:
     """Write a quantized model as a checkpoint and as int8 files; a pruned one stays pruned.
 
@@ -177,6 +181,7 @@ def write(
         metrics: Metrics of the quantized model.
         formats: Formats of the files.
         config: Setting that it was quantized with.
+        rewritten: See `core.export.package.export`.
 
     Returns:
         The export, and the seconds it took.
@@ -190,7 +195,8 @@ def write(
     checkpoint.save(folder / MODEL, about, model.state_dict())
     begin = time.monotonic()
     (folder / INT8).mkdir()
-    made = write_export(task, model, folder / INT8, formats, target=onnx_target(config.target))
+    target = onnx_target(config.target)
+    made = write_export(task, model, folder / INT8, formats, target=target, rewritten=rewritten)
     return made, time.monotonic() - begin
 
 

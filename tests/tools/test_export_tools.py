@@ -107,7 +107,8 @@ def test_a_checkpoint_predicts_without_an_export(call, weights, tmp_path):
 
 def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
     status, said = call(
-        *("export_model.py", "--weights", weights, "--save_dir", "out", "--format", "onnx")
+        *("export_model.py", "--weights", weights, "--save_dir", "out", "--format", "onnx"),
+        *("--rewrite", "off"),
     )
     assert status == 0, said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "deploy.yml"}

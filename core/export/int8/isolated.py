@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from core.graph.batch_norm_folding import COPY
+from core.graph.channel_orders import WeightOrder
 
 Shapes = Mapping[str, Sequence[int]]  # of what is fed to each layer, by the layer's path
 _USE = re.compile(r"@use\d+$")  # of a shared weight, as `quantize_program` names it
@@ -79,6 +80,26 @@ class IsolatedLayer:
     bias_step: np.ndarray | None = field(default=None, repr=False)
     ending: Ending | None = None
     input_step: float = 0.0
+
+
+def in_order_of_model(layer: IsolatedLayer, order: WeightOrder | None) -> IsolatedLayer:
+    """Return a layer with its weight and bias as the eager model has them.
+
+    Args:
+        layer: As it is in the file.
+        order: Order of its channels there; None if it is that of the model.
+    """
+    if order is None:
+        return layer
+    back = np.argsort(order.outputs)
+    stored = Stored(order.undo(layer.stored.steps), _taken(layer.stored.step, back))
+    bias, step = (None if x is None else _taken(x, back) for x in (layer.bias, layer.bias_step))
+    return replace(layer, stored=stored, bias=bias, bias_step=step)
+
+
+def _taken(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return numbers of each output channel, [O, ...], in an order; one for all stays as it is."""
+    return values[order] if values.ndim and len(values) > 1 else values
 
 
 def float_name(weight: str) -> str:

@@ -163,9 +163,11 @@ class EagerLayers:
 
     def _factor(self, isolated: IsolatedLayer) -> np.ndarray:
         """Return by what a folded norm multiplies each weight; 1 where that is nothing."""
-        weight, folded = self.layers[isolated.path].weight.numpy(), self.graph.weights
-        some = weight != 0
-        factor: np.ndarray = np.where(some, folded[isolated.weight] / np.where(some, weight, 1), 1)
+        weight, order = self.layers[isolated.path].weight.numpy(), self.graph.permuted
+        folded, some = self.graph.weights[isolated.weight], weight != 0
+        if isolated.weight in order:
+            folded = order[isolated.weight].undo(folded)
+        factor: np.ndarray = np.where(some, folded / np.where(some, weight, 1), 1)
         factor[factor == 0] = 1
         return factor
 

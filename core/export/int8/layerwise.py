@@ -26,7 +26,7 @@ from onnx import ModelProto
 
 from core.errors import RejectedError
 from core.export import parity
-from core.export.int8.isolated import IsolatedLayer
+from core.export.int8.isolated import IsolatedLayer, in_order_of_model
 from core.export.int8.isolated_onnx import grids_on, isolate_onnx
 from core.export.int8.isolated_program import ends_on, isolate_program
 from core.export.int8.layer_feeds import BEYOND, EagerLayers
@@ -132,6 +132,8 @@ def _isolated(
             missing = [path for path in some if path not in {layer.path for layer in layers}]
             if missing and not endings:
                 raise RejectedError(f"{missing[0]}: is quantized, but not in int8 in the file")
+            orders = eager.graph.permuted
+            layers = [in_order_of_model(layer, orders.get(layer.weight)) for layer in layers]
             if layers:
                 yield layers, folder
 
@@ -139,14 +141,21 @@ def _isolated(
 def _run(
     folder: Path, backend: Backend, layers: Sequence[IsolatedLayer], eager: EagerLayers
 ) -> list[np.ndarray]:
-    """Return the outputs of the layers in a runtime."""
+    """Return the outputs of the layers in a runtime, with the channels as in the eager model."""
+    orders = eager.graph.permuted
     feeds, predictor = {}, load_predictor(folder, backend, own=True)
     for layer in layers:
         x = eager.fed(layer.path)
+        x = x[:, orders[layer.weight].inputs] if layer.weight in orders else x
         as_map = [1] * (layer.stored.steps.ndim - x.ndim)  # of a vector, for a convolution
         feeds[layer.source] = x.reshape([*x.shape, *as_map])
     made = parity.run(predictor, [feeds[port.name] for port in predictor.description.inputs])
-    return [made[layer.output] for layer in layers]
+    return [
+        made[layer.output][:, np.argsort(orders[layer.weight].outputs)]
+        if layer.weight in orders
+        else made[layer.output]
+        for layer in layers
+    ]
 
 
 def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray) -> float:

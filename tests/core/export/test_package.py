@@ -6,6 +6,7 @@ import re
 import resource
 
 import numpy as np
+import onnx
 import paddle
 import pytest
 import yaml
@@ -25,6 +26,7 @@ from core.runtimes.predictor import load_predictor
 from core.settings.config import to_mapping
 from core.targets.names import BACKENDS
 from core.task import build_task
+from tests.networks.shuffled import Residual
 
 
 @pytest.fixture
@@ -109,6 +111,38 @@ def test_bad_format_and_ending(task, model, tmp_path):
     with pytest.raises(ConfigError, match=r"^ending: expected raw"):
         export(task, model, tmp_path / "out", ending="points")
     assert left(tmp_path) == []
+
+
+class Shuffling(nn.Layer):
+    """A network with four channel shuffles, of which an export needs none."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = Residual(), nn.Linear(4, 1)
+
+    def forward(self, image):
+        return self.head(self.body(image).mean([2, 3]))
+
+
+def test_a_graph_is_rewritten_unless_that_is_switched_off(task, tmp_path):
+    paddle.seed(0)
+    shuffling, counts = Shuffling(), {}
+    for rewritten in (True, False):
+        folder = tmp_path / str(rewritten)
+        export(task, shuffling, folder, ("paddle", "onnx"), rewritten=rewritten)
+        graph = Graph.from_files(folder / "model.pdmodel", folder / "model.pdiparams")
+        nodes = onnx.load(folder / "model.onnx").graph.node
+        counts[rewritten] = (
+            sum(op.type == "transpose2" for op in graph.operators),
+            sum(node.op_type == "Transpose" for node in nodes),
+        )
+    assert counts == {True: (0, 0), False: (4, 4)}
+    x = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+    for backend in BACKENDS:
+        found, wanted = (
+            load_predictor(tmp_path / str(each), backend).run(x)["level"] for each in (True, False)
+        )
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 class Halves(nn.Layer):

@@ -1,0 +1,252 @@
+"""Take the channel shuffles out of a graph: weights are permuted, and blocks pass their parts on.
+
+What is computed between two shuffles (convolutions by channel and over all channels, weighting,
+addition) commutes with a permutation of the channels, so splits, concatenations and shuffles are
+only followed, see `core.graph.channel_reader`, until something must be stored in one tensor. There
+the parts are sliced and joined; where later parts are to be slices again, one shuffle of more
+groups does the work of several. Every number is computed from the same numbers as before; only
+sums over channels are taken in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from paddle.base.proto import framework_pb2
+
+from core.graph.channel_orders import HeldTensor, Layout, WeightOrder, runs_of
+from core.graph.channel_reader import CONVOLUTIONS, ChannelReader, Step
+from core.graph.operators import attribute, names_of, only, operator, variable
+from core.graph.program import Graph
+
+# what moving costs, in units of one channel of one pixel that a shuffle moves
+COPY, PIECE, SHUFFLE = 0.25, 4.0, 1.0
+
+
+def dissolve_shuffles(graph: Graph, kept: Collection[str] = ()) -> Graph:
+    """Return a graph without the shuffles that can be spared, or the same one if none can.
+
+    Args:
+        graph: Float graph with folded batch norms; stays as it is.
+        kept: Tensors that keep their names, with their channels in any order.
+    """
+    made = (follow_channels(graph, kept, with_shuffles) for with_shuffles in (True, False))
+    return min(graph, *made, key=movement_cost)
+
+
+def follow_channels(graph: Graph, kept: Collection[str] = (), with_shuffles: bool = True) -> Graph:
+    """Return a graph that moves channels only where they must lie in one tensor.
+
+    Args:
+        graph: Float graph with folded batch norms; stays as it is.
+        kept: Tensors that keep their names, with their channels in any order.
+        with_shuffles: Put parts that are sliced again in the order of the network, by shuffles of
+            several groups; otherwise slice by slice.
+    """
+    reader = ChannelReader(graph, kept)
+    reader.read()
+    reader.orders.choose(with_shuffles)
+    writer = _Writer(graph, reader)
+    writer.write()
+    return writer.made
+
+
+def movement_cost(graph: Graph) -> float:
+    """Estimate what splits, concatenations and shuffles cost that a processor runs by pixel."""
+    cost = 0.0
+    for op in graph.operators:
+        names = names_of(op.outputs) if op.type == "split" else names_of(op.inputs)
+        if op.type in ("split", "concat") and attribute(op, "axis") == 1:
+            sizes = [graph.shape(name) for name in names]
+            pixels = abs(int(np.prod(sizes[0][2:])))
+            cost += pixels * (COPY * sum(abs(size[1]) for size in sizes) + PIECE * len(sizes))
+        elif op.type == "transpose2" and attribute(op, "axis") == [0, 2, 1, 3, 4]:
+            cost += SHUFFLE * abs(int(np.prod(graph.shape(only(op.inputs, "X"))[1:])))
+    return cost
+
+
+@dataclass
+class _Gathering:
+    """Slices that a tensor is put together from, and the groups of a shuffle behind, or 1."""
+
+    slices: list[tuple[HeldTensor, int, int]]
+    groups: int
+
+
+class _Writer:
+    """Writes the graph that a reader has read, once the orders are chosen."""
+
+    def __init__(self, graph: Graph, reader: ChannelReader) -> None:
+        self._graph, self._reader = graph, reader
+        self.made = replace(graph, operators=[], variables=dict(graph.variables))
+        self.made.weights = dict(graph.weights)
+        self.made.permuted = dict(graph.permuted)
+        self._names: dict[int, str] = {}  # of stored tensors, by identity
+        self._pieces: dict[tuple[int, int], str] = {}  # by holder and first position
+        self._cuts: dict[int, list[int]] = {}
+        self._gatherings: dict[int, _Gathering] = {}
+
+    def write(self) -> None:
+        """Write operators, weights and variables."""
+        self._plan()
+        for name in self._graph.inputs:
+            if name in self._reader.layouts:
+                self._cut(self._reader.layouts[name].holders[0])
+        for step in self._reader.steps:
+            if step.op is None and step.made is not None:
+                self._gather(step.made)
+            elif step.op is not None:
+                self._copy(step, step.op)
+            if step.made is not None:
+                self._cut(step.made)
+            elif step.op is not None:
+                self._cut_all(step.op)
+        self.made.made = {
+            path: name
+            for path, name in self._graph.made.items()
+            if name in {each for op in self.made.operators for each in names_of(op.outputs)}
+        }
+        self.made.drop_unused()
+
+    def _plan(self) -> None:
+        """Decide how each tensor is gathered, and where others must be cut for that."""
+        for stored in self._reader.orders.gathered:
+            plan = _plan_of(stored, self._graph)
+            self._gatherings[id(stored)] = plan
+            for holder, start, length in plan.slices:
+                cuts = self._cuts.setdefault(id(holder), [])
+                cuts += [start, start + length]
+
+    def _cut(self, stored: HeldTensor) -> None:
+        """Split a tensor into all pieces that are gathered somewhere."""
+        count = stored.order_class.count
+        ends = sorted({0, count, *self._cuts.get(id(stored), ())})
+        name = self._name(stored)
+        if len(ends) == 2:
+            self._pieces[id(stored), 0] = name
+            return
+        parts = [f"{name}@from{start}" for start in ends[:-1]]
+        sizes = [int(size) for size in np.diff(ends)]
+        split = operator("split", {"X": name}, {}, {"axis": 1, "num": 0, "sections": sizes})
+        split.outputs.add(parameter="Out", arguments=parts)
+        self.made.operators.append(split)
+        for part, start, size in zip(parts, ends, sizes):
+            self._describe(part, name, size)
+            self._pieces[id(stored), start] = part
+
+    def _cut_all(self, op: Any) -> None:
+        for name in names_of(op.outputs):
+            if name in self._reader.layouts:
+                stored = self._reader.layouts[name].holders[0]
+                if stored.name == name:
+                    self._cut(stored)
+
+    def _gather(self, stored: HeldTensor) -> None:
+        """Join pieces, and shuffle them if their order is that of a shuffle."""
+        plan, name = self._gatherings[id(stored)], stored.name
+        pieces = [piece for each in plan.slices for piece in self._pieces_of(*each)]
+        outer = name in self._graph.outputs or name in self._reader.kept
+        if len(pieces) == 1 and plan.groups == 1:
+            if not outer:
+                self._names[id(stored)] = pieces[0]
+                return
+            self.made.operators.append(operator("assign", {"X": pieces[0]}, {"Out": name}, {}))
+            return
+        target = name if plan.groups == 1 else f"{name}@parts"
+        join = operator("concat", {}, {"Out": target}, {"axis": 1})
+        join.inputs.add(parameter="X", arguments=pieces)
+        self.made.operators.append(join)
+        if plan.groups > 1:
+            self._describe(target, name, stored.order_class.count)
+            self._shuffle(target, name, plan.groups)
+
+    def _shuffle(self, source: str, name: str, groups: int) -> None:
+        _, count, *size = self._graph.shape(name)
+        grouped, turned = f"{name}@grouped", f"{name}@turned"
+        parts = [groups, count // groups]
+        self._reshape("reshape2", source, grouped, {"shape": [0, *parts, *size]})
+        self._reshape("transpose2", grouped, turned, {"axis": [0, 2, 1, 3, 4]})
+        self._reshape("reshape2", turned, name, {"shape": [0, count, *size]})
+
+    def _reshape(self, kind: str, source: str, target: str, how: dict[str, list[int]]) -> None:
+        """Add an operator that gives a tensor another shape, with the output Paddle wants of it."""
+        before, dtype = self.made.shape(source), self.made.dtype(source)
+        after = [before[axis] for axis in how.get("axis", ())]
+        after = after or [before[0], *how["shape"][1:]]
+        for each, shape in ((target, after), (f"{target}@before", (0, *before))):
+            self.made.variables[each] = variable(each, shape, dtype)
+        outputs = {"Out": target, "XShape": f"{target}@before"}
+        self.made.operators.append(operator(kind, {"X": source}, outputs, how))
+
+    def _pieces_of(self, holder: HeldTensor, start: int, length: int) -> list[str]:
+        count = holder.order_class.count
+        ends = sorted({0, count, *self._cuts.get(id(holder), ())})
+        starts = [each for each in ends if start <= each < start + length]
+        return [self._pieces[id(holder), each] for each in starts]
+
+    def _copy(self, step: Step, original: Any) -> None:
+        op = framework_pb2.OpDesc()
+        op.CopyFrom(original)
+        names = {
+            name: self._name(layout.holders[0])
+            for name, layout in step.reads.items()
+            if layout.whole() is not None
+        }
+        for slot in op.inputs:
+            slot.arguments[:] = [names.get(name, name) for name in slot.arguments]
+        self.made.operators.append(op)
+        if step.made is not None:
+            self._permute(step, op, step.made.channels())
+
+    def _permute(self, step: Step, op: Any, outputs: np.ndarray) -> None:
+        """Permute the weights of an operator."""
+        weights = self.made.weights
+        for name in step.vectors:
+            value = weights[name]
+            axis = list(value.shape).index(len(outputs))
+            weights[name] = np.ascontiguousarray(value.take(outputs, axis))
+        if op.type not in CONVOLUTIONS or not step.weight:
+            return
+        (layout,) = step.reads.values()
+        inputs, value = _channels_read(layout), weights[step.weight][outputs]
+        if value.shape[1] == len(inputs):
+            value = value[:, inputs]
+        weights[step.weight] = np.ascontiguousarray(value)
+        in_place = np.array_equal(inputs, np.arange(len(inputs)))
+        if not in_place or not np.array_equal(outputs, np.arange(len(outputs))):
+            self.made.permuted[step.weight] = WeightOrder(inputs, outputs)
+
+    def _name(self, stored: HeldTensor) -> str:
+        return self._names.get(id(stored), stored.name)
+
+    def _describe(self, name: str, like: str, count: int) -> None:
+        shape = self.made.shape(like)
+        made = variable(name, (shape[0], count, *shape[2:]), self.made.dtype(like))
+        self.made.variables[name] = made
+
+
+def _channels_read(layout: Layout) -> np.ndarray:
+    """Return the channel, as the reader of a layout counts them, at each position."""
+    read: np.ndarray = np.argsort(layout.channels)[layout.holders[0].channels()]
+    return read
+
+
+def _plan_of(stored: HeldTensor, graph: Graph) -> _Gathering:
+    """Choose the cheapest way to gather a tensor: slices one by one, or a shuffle of slices."""
+    layout = stored.gathered
+    if layout is None:
+        raise ValueError(f"{stored.name}: is not gathered")
+    channels, groups = stored.channels(), layout.groups()
+    runs = runs_of(layout, channels)
+    known = min(graph.shape(stored.name)[1:]) > 0 and len(graph.shape(stored.name)) == 4
+    in_order = np.array_equal(channels, np.arange(len(layout)))
+    if groups == 1 or not known or not in_order:
+        return _Gathering(runs, 1)
+    residues = np.concatenate([np.arange(start, len(layout), groups) for start in range(groups)])
+    parts = runs_of(layout, residues)
+    shuffled = PIECE * len(parts) + (SHUFFLE + COPY) * len(layout)
+    plain = PIECE * len(runs) + COPY * len(layout)
+    return _Gathering(runs, 1) if plain <= shuffled else _Gathering(parts, groups)

@@ -1,0 +1,37 @@
+"""Exact rewriting of a graph that is to be exported: same results, fewer and cheaper operators."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from core.graph.channel_shuffles import dissolve_shuffles
+from core.graph.program import Graph
+from core.graph.upsampled_sums import nest_upsampled_sums
+
+_MOVING = ("transpose2", "split", "concat")
+_log = logging.getLogger(__name__)
+
+
+def rewrite(graph: Graph, kept: Collection[str] = ()) -> Graph:
+    """Return a graph that computes the same with less; the given one stays as it is.
+
+    Args:
+        graph: Float graph with folded batch norms.
+        kept: Tensors that are rounded in int8 files: they keep their names and their values, with
+            their channels in any order.
+    """
+    nested = nest_upsampled_sums(graph, kept)
+    if nested is not graph:
+        _log.info("rewrote sums of %d upsampled maps", _count(graph, "nearest_interp_v2"))
+    made = dissolve_shuffles(nested, kept)
+    if made is not nested:
+        _log.info(
+            "rewrote %d channel shuffles as %d, %d splits as %d, %d concatenations as %d",
+            *(_count(each, kind) for kind in _MOVING for each in (nested, made)),
+        )
+    return made
+
+
+def _count(graph: Graph, kind: str) -> int:
+    return sum(op.type == kind for op in graph.operators)
