@@ -158,6 +158,14 @@ def _as_array(value: Any, where: str) -> np.ndarray:
     return array
 
 
+def not_finite(model: Layer) -> list[str]:
+    """Return the weights and statistics of a model that hold values which are not finite."""
+    floats = {
+        name: value for name, value in model.state_dict().items() if value.is_floating_point()
+    }
+    return [name for name, value in floats.items() if not bool(paddle.isfinite(value).all())]
+
+
 def _kind(value: Any) -> str:
     return "nothing" if value is None else f"a {type(value).__name__}"
 

@@ -14,7 +14,7 @@ import paddle
 from paddle import Tensor
 
 from core.errors import ConfigError, TrainingError
-from core.network.weights import assign, blaming
+from core.network.weights import assign, blaming, not_finite
 from core.strategy import Context
 from core.task import Batch, Losses
 from core.training import checkpoint, distributed
@@ -81,7 +81,7 @@ class Engine:
         """Train to the end and return the last metrics.
 
         Raises:
-            TrainingError: A loss is not finite.
+            TrainingError: A loss or a weight is not finite.
             CheckpointError: Nothing to resume from.
             FileError: A checkpoint cannot be written.
         """
@@ -98,6 +98,7 @@ class Engine:
             while self.epoch < self.epochs and not self.stop:
                 self._open_epoch()
                 self._train_epoch()
+                self._check_weights()
                 self.epoch += 1
                 self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
                 self.metrics = self._evaluate() if self.evaluated else {}
@@ -210,6 +211,16 @@ class Engine:
                 )
             terms[name] = terms.get(name, 0.0) + value / self.config.accumulate
         return paddle.add_n(trains)
+
+    def _check_weights(self) -> None:
+        """Refuse weights that are not finite, which rounding or a mask can hide from the loss."""
+        wrong = not_finite(self.model)
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            raise TrainingError(
+                f"{wrong[0]}{more}: not finite after epoch {self.epoch + 1}; "
+                "lower train.learning_rate or set train.clip_norm"
+            )
 
     def _evaluate(self) -> dict[str, float]:
         with self.best_weights():

@@ -220,6 +220,20 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_step(
     assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1
 
 
+def test_weights_that_the_loss_does_not_show_are_not_saved(
+    toy_settings: Any, tmp_path: Path
+) -> None:
+    class Spoil(Hook):
+        def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+            if engine.step == 8:  # the last one of the second epoch
+                weight = engine.model.conv.weight
+                weight.set_value(weight.numpy() * np.nan)
+
+    with pytest.raises(TrainingError, match=r"^conv\.weight: not finite after epoch 2; lower"):
+        make_engine(toy_settings(), tmp_path / "out", hooks=[Checkpoints(), Spoil()]).train()
+    assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1
+
+
 def test_early_stop_waits_for_evaluations(toy_settings: Any, tmp_path: Path) -> None:
     settings = toy_settings(epochs=9, eval_every=4, learning_rate=1e-9)
     engine = make_engine(settings, tmp_path / "out", hooks=[Checkpoints(), EarlyStop(1)])
