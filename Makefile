@@ -5,7 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3.10 python3; do \
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint unit clean
+.PHONY: install demo test lint unit zoo-smoke clean
 
 install: .venv/installed
 
@@ -31,6 +31,10 @@ lint: install
 unit: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadscope -m int8
+
+# Every row of the model zoo from end to end on drawn data: train, slim, export, evaluate, report.
+zoo-smoke: install
+	$(BIN)/python tools/reproduce.py --scale smoke --jobs 2
 
 clean:
 	rm -rf output demo_data .mypy_cache .ruff_cache .pytest_cache .hypothesis

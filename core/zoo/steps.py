@@ -110,15 +110,23 @@ class _Plan:
             return
         slim: tuple[str, ...] = ("--slim", ",".join(self.row.slim))
         recipes = [self.places.recipes / f"{name}.yml" for name in self.row.slim]
+        overrides = (*self.scale.overrides, *self.scale.slim_overrides)
         teacher = self.scale.teacher or self.row.teacher
         if teacher:
-            named = str(self.weights[FLOAT]) if teacher == OF_FLOAT else teacher
+            named, more, files = self._teacher(teacher)
             slim += ("--distill_config", named)
-            recipes += [] if teacher == OF_FLOAT else [Path(teacher)]
-        overrides = (*self.scale.overrides, *self.scale.slim_overrides)
+            overrides, recipes = (*overrides, *more), [*recipes, *files]
         if kinds_of(self.row, self.places) & FROM_TRAINED:
             overrides = (f"model.pretrained={self.weights[FLOAT]}", *overrides)
         self._train(COMPRESSED, overrides, slim, tuple(recipes))
+
+    def _teacher(self, teacher: str) -> tuple[str, tuple[str, ...], tuple[Path, ...]]:
+        """Return what names a teacher, with overrides and the files that decide about it."""
+        if teacher != OF_FLOAT:
+            return teacher, (), (Path(teacher),)
+        if self.trains_float:
+            return str(self.weights[FLOAT]), (), ()
+        return self.config, (f"teacher.weights={self.weights[FLOAT]}",), (self.weights[FLOAT],)
 
     def _train(
         self, name: str, overrides: tuple[str, ...], more: tuple[str, ...], files: tuple[Path, ...]
