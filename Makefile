@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(VERSION)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint unit chain clean
+.PHONY: install demo test lint unit chain zoo-smoke clean
 
 install: $(INSTALLED)
 
@@ -43,6 +43,10 @@ unit: install
 # The wheel at work, in a new environment of each other Python that is found on this machine.
 chain:
 	$(or $(PYTHON),python3) tests/chain.py
+
+# Every row of the model zoo from end to end on drawn data: train, slim, export, evaluate, report.
+zoo-smoke: install
+	$(BIN)/python tools/reproduce.py --scale smoke --jobs 2
 
 clean:
 	rm -rf output demo_data .mypy_cache .ruff_cache .pytest_cache .hypothesis

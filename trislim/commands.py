@@ -52,6 +52,7 @@ COMMANDS = (
     Command("qat-train", "qat_train"),
     Command("qat-export", "qat_export"),
     Command("data", "data"),
+    Command("reproduce", "reproduce"),
     Command("ptq", "ptq"),
     Command("act", "act"),
     Command("processors", "processors"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -41,12 +42,17 @@ def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
     return [*before, str(int(number)), str(os.getpid()), *command]
 
 
-def run_beside(command: Sequence[str]) -> int:
+def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
     """Run a command that speaks for itself to its end; return its status.
 
     If this process is asked to end, so is that one, which may finish what it is at.
+
+    Args:
+        command: Begins with the path of a program.
+        log: File for all that it says; None: where this process speaks.
     """
-    process = subprocess.Popen(tethered(command, signal.SIGTERM))
+    said = None if log is None else subprocess.STDOUT
+    process = subprocess.Popen(tethered(command, signal.SIGTERM), stdout=log, stderr=said)
     try:
         return process.wait()
     except BaseException as error:

@@ -1,0 +1,140 @@
+"""The report of a reproduction: one HTML page without a network, and the same figures as JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from core.settings.files import write_text
+from core.targets.names import BACKENDS, Backend
+from core.zoo.reproduction import ZooResult
+from core.zoo.steps import COMPRESSED, FLOAT
+
+PAGE, FIGURES = "report.html", "report.json"
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+GREY = "#808080"  # can be read on white and on black
+COLOURS = {FLOAT: "#3b82f6", COMPRESSED: "#f97316"}
+# what the SVG has of the day and of random names would make each report another file
+STEADY = {"svg.hashsalt": "trislim", "svg.fonttype": "none"}
+
+
+def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder: Path) -> Path:
+    """Write `report.html` and `report.json`; return the page.
+
+    Args:
+        results: Rows that were reproduced.
+        failures: What was said of each row that was not.
+        folder: Folder of the report.
+
+    Raises:
+        FileError: A file cannot be written.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    rows = [_row(result) for result in results]
+    page = template.render(
+        rows=rows,
+        failures=failures,
+        charts=list(_charts(results)),
+        machine=results[0].environment if results else {},
+        dates=sorted({result.date for result in results}),
+        backends=BACKENDS,
+    )
+    content = {"rows": [asdict(result) for result in results], "failures": failures}
+    write_text(folder / FIGURES, json.dumps(content, indent=1) + "\n")
+    write_text(folder / PAGE, page)
+    return folder / PAGE
+
+
+def _row(result: ZooResult) -> dict[str, Any]:
+    """Lay out the figures of a row as the template wants them."""
+    published = result.row["published"]
+    files = []
+    for backend in BACKENDS:
+        before, after = (result.measured(model, backend) for model in (FLOAT, COMPRESSED))
+        files.append(
+            {
+                "backend": backend,
+                "metrics": [result.metric(model, backend) for model in (FLOAT, COMPRESSED)],
+                "sizes": [each and each["size_mb"] for each in (before, after)],
+                "times": [each and each["mean_ms"] for each in (before, after)],
+                "speedup": after and after["speedup"],
+                "ratio": after and before and before["mean_ms"] / after["mean_ms"],
+            }
+        )
+    reached = [_best(result, model) for model in (FLOAT, COMPRESSED)]
+    wanted = [published["float_metric"], published["compressed_metric"]]
+    return {
+        "result": result,
+        "row": result.row,
+        "published": published,
+        "files": files,
+        "reached": reached,
+        "difference": [
+            None if None in pair else pair[0] - pair[1] for pair in zip(reached, wanted)
+        ],
+        "curves": [
+            (model, _embedded(Path(folder, "curves.png")))
+            for model, folder in result.trainings.items()
+        ],
+    }
+
+
+def _best(result: ZooResult, model: str) -> float | None:
+    """Return a model's metric in the first runtime that ran it."""
+    found = (result.metric(model, backend) for backend in BACKENDS)
+    return next((value for value in found if value is not None), None)
+
+
+def _embedded(file: Path) -> str | None:
+    """Return a picture as a URL that holds it, or None if there is none."""
+    if not file.is_file():
+        return None
+    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def _charts(results: Sequence[ZooResult]) -> Iterable[tuple[str, str]]:
+    """Draw, for each metric, accuracy against latency and against size; yield titles and SVG."""
+    for metric in sorted({result.row["metric"] for result in results}):
+        those = [result for result in results if result.row["metric"] == metric]
+        yield f"{metric} against latency in OpenVINO", _chart(those, metric, "mean_ms", "ms")
+        yield f"{metric} against size of the ONNX file", _chart(those, metric, "size_mb", "MB")
+
+
+def _chart(results: Sequence[ZooResult], metric: str, key: str, unit: str) -> str:
+    backend: Backend = "openvino"
+    with matplotlib.rc_context(STEADY):
+        figure = Figure(figsize=(6, 3.6), layout="constrained")
+        axes = figure.add_subplot(xlabel=unit, ylabel=metric)
+        for result in results:
+            points = []
+            for model, colour in COLOURS.items():
+                measured, value = result.measured(model, backend), result.metric(model, backend)
+                if measured is not None and value is not None:
+                    points.append((measured[key], value))
+                    axes.plot(*points[-1], "o", color=colour)
+            if len(points) == 2:
+                arrow = {"arrowstyle": "->", "color": GREY}
+                axes.annotate("", points[1], points[0], arrowprops=arrow)
+            if points:
+                axes.annotate(f" {result.name}", points[-1], color=GREY, fontsize=7)
+        axes.set_xscale("log")
+        for part in (axes.xaxis.label, axes.yaxis.label):
+            part.set_color(GREY)
+        axes.tick_params(colors=GREY, which="both")
+        axes.spines[:].set_color(GREY)
+        for side in (figure.patch, axes.patch):
+            side.set_alpha(0)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,189 @@
+"""Run the steps of a row that are not done yet, and collect its figures."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core.errors import FileError, UserError
+from core.settings.config import read
+from core.settings.files import write_text
+from core.settings.processes import run_beside
+from core.targets.names import BACKENDS
+from core.zoo.rows import ScaleName, ZooRow
+from core.zoo.step_cache import StepCache
+from core.zoo.steps import (
+    BENCHMARK,
+    COMPRESSED,
+    FLOAT,
+    ZooPlaces,
+    ZooStep,
+    exported,
+    float_home,
+    metrics_file,
+)
+
+RESULT = "result.json"
+LAST_LINES = 3  # of a log, in the message of a step that failed
+Tell = Callable[[str], None]
+Locks = Mapping[Path, AbstractContextManager[Any]]  # by the homes of steps
+
+
+@dataclass(frozen=True)
+class ZooResult:
+    """Figures of a row at one scale, as in its `result.json`.
+
+    Attributes:
+        name: Name of the row's file.
+        scale: Scale that was run.
+        row: What the row's file says of title, source, metric and published figures.
+        metrics: Metrics of the files by model (`float`, `compressed`) and runtime.
+        benchmark: Rows of `tools/benchmark.py`; the model is `float` or `compressed`.
+        commands: Command of each step.
+        seconds: Seconds of each step.
+        trainings: Folder of each model's training.
+        environment: Machine, of the benchmark.
+        date: Day of the run.
+    """
+
+    name: str
+    scale: str
+    row: dict[str, Any]
+    metrics: dict[str, dict[str, dict[str, float]]]
+    benchmark: tuple[dict[str, Any], ...]
+    commands: dict[str, str]
+    seconds: dict[str, float]
+    trainings: dict[str, str]
+    environment: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+
+    def metric(self, model: str, backend: str) -> float | None:
+        """Return the row's own metric of a file in a runtime."""
+        value = self.metrics.get(model, {}).get(backend, {}).get(self.row["metric"])
+        return None if value is None else float(value)
+
+    def measured(self, model: str, backend: str) -> dict[str, Any] | None:
+        """Return the row of the benchmark for a file in a runtime."""
+        found = (r for r in self.benchmark if (r["model"], r["backend"]) == (model, backend))
+        return next(found, None)
+
+
+def run_steps(
+    steps: Sequence[ZooStep], cache: StepCache, locks: Locks, tools: Path, tell: Tell
+) -> None:
+    """Run what is not done; say of each step what it does and how long it took.
+
+    An interrupted training is resumed; what another key has made is removed first. What a step says
+    goes to `logs/` beside its output.
+
+    Args:
+        steps: Steps in their order.
+        cache: What is done.
+        locks: One for each home of steps: rows that run at the same time may share some.
+        tools: Folder of the tools.
+        tell: Receives lines for people.
+
+    Raises:
+        UserError: A step failed; the message has the end of its log.
+    """
+    for step in steps:
+        with locks[step.home]:
+            if cache.is_done(step):
+                tell(f"{step.name}: done before")
+                continue
+            words = list(step.words)
+            if step.training and cache.was_begun(step) and (step.output / "latest").is_dir():
+                words.append("--resume")
+            else:
+                _remove(step.output)
+            cache.note(step, None)
+            tell(f"{step.name}: python tools/{shlex.join(words)}")
+            begin = time.monotonic()
+            _run(step, words, tools)
+            seconds = time.monotonic() - begin
+            cache.note(step, round(seconds, 1))
+            tell(f"{step.name}: {seconds:.0f} s")
+
+
+def collect(
+    name: str,
+    row: ZooRow,
+    scale: ScaleName,
+    steps: Sequence[ZooStep],
+    cache: StepCache,
+    places: ZooPlaces,
+) -> ZooResult:
+    """Read what the steps have written, and write it as `result.json`."""
+    homes = {FLOAT: float_home(row, row.scales[scale], places)}
+    if row.slim:
+        homes[COMPRESSED] = places.row
+    benchmark = _json(places.row / BENCHMARK)
+    names = {str(exported(home, model)): model for model, home in homes.items()}
+    rows = [{**each, "model": names[each["model"]], "times_ms": None} for each in benchmark["rows"]]
+    result = ZooResult(
+        name=name,
+        scale=scale,
+        row={
+            **{key: getattr(row, key) for key in ("title", "source", "metric")},
+            "slim": list(row.slim),
+            "published": asdict(row.published),
+        },
+        metrics={
+            model: {each: _json(metrics_file(home, model, each)) for each in BACKENDS}
+            for model, home in homes.items()
+        },
+        benchmark=tuple(rows),
+        commands={step.name: f"python tools/{shlex.join(step.words)}" for step in steps},
+        seconds={step.name: cache.seconds(step) or 0.0 for step in steps},
+        trainings={model: str(home / model) for model, home in homes.items()},
+        environment=benchmark["environment"],
+        date=datetime.date.today().isoformat(),
+    )
+    write_text(places.row / RESULT, json.dumps(asdict(result), indent=1) + "\n")
+    return result
+
+
+def read_result(file: Path) -> ZooResult:
+    """Read a `result.json`.
+
+    Raises:
+        FileError: It is none.
+    """
+    try:
+        return read(ZooResult, _json(file))
+    except UserError as error:
+        raise FileError(f"{file}: is not what reproduce writes: {error}") from error
+
+
+def _run(step: ZooStep, words: Sequence[str], tools: Path) -> None:
+    log = step.home / "logs" / f"{step.name.replace(' ', '_')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as said:
+        status = run_beside([sys.executable, str(tools / words[0]), *words[1:]], said)
+    if status:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        told = " | ".join(lines[-LAST_LINES:])
+        raise UserError(f"{step.name}: ended with status {status}: {told} (log: {log})")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"{file}: cannot be read: {error}") from error

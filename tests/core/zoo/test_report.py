@@ -1,0 +1,122 @@
+"""The report: every figure is there, nothing is fetched, and what names say is only text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.zoo.report import FIGURES, write_report
+from core.zoo.reproduction import ZooResult
+
+NOTHING = "\N{EN DASH}"
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Notes what a browser would fetch, and tags that do not close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for key, value in attributes:
+            if key in ("src", "href", "xlink:href") and not value.startswith(("#", "data:")):
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag: str, attributes: Any) -> None:
+        for key, value in attributes:
+            if key in ("src", "href", "xlink:href") and not value.startswith(("#", "data:")):
+                self.fetched.append(value)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> ZooResult:
+    rows = [
+        {"model": model, "backend": backend, "mean_ms": ms, "size_mb": ms / 2, "speedup": 0.375}
+        for model, ms in (("float", 8.0), ("compressed", 5.0))
+        for backend in ("paddle", "onnxruntime", "openvino")
+    ]
+    published = {"float_metric": 0.7, "compressed_metric": 0.6, "float_ms": 204.2}
+    published |= {"compressed_ms": 150.1, "size_mb": None}
+    metrics = {
+        model: {each: {"top1": value} for each in ("paddle", "onnxruntime", "openvino")}
+        for model, value in (("float", 0.6875), ("compressed", 0.625))
+    }
+    about = {"title": "<b>Net</b>", "source": "S", "metric": "top1", "slim": ["qat"]}
+    training = tmp_path / "float"
+    training.mkdir()
+    (training / "curves.png").write_bytes(b"picture")
+    return ZooResult(
+        name="net",
+        scale="small",
+        row={**about, "published": published},
+        metrics=metrics,
+        benchmark=tuple(rows),
+        commands={"benchmark": "python tools/benchmark.py --model_dir a b"},
+        seconds={"benchmark": 12.0},
+        trainings={"float": str(training), "compressed": str(tmp_path / "none")},
+        environment={"cpu": "EPYC", "cpu_instructions": ["avx2", "avx512_vnni"]},
+        date="2026-11-26",
+    )
+
+
+def read(page: Path) -> Page:
+    parsed = Page()
+    parsed.feed(page.read_text(encoding="utf-8"))
+    parsed.close()
+    return parsed
+
+
+def test_every_figure_is_there_and_nothing_is_fetched(tmp_path: Path, result: ZooResult) -> None:
+    page = read(write_report([result], {"other": "data/x: is missing"}, tmp_path))
+    assert page.open == []
+    assert page.fetched == []
+    for said in ("0.6875", "0.6250", "-0.0125", "+0.0250", "8.00 → 5.00", "4.00 → 2.50", "37.5 %"):
+        assert said in page.text
+    for said in ("1.60", "204.2 → 150.1", "avx512_vnni", "data/x: is missing", "# benchmark, 12 s"):
+        assert said in page.text
+    assert "<b>Net</b>" in page.text  # as text
+    assert "data:image/png;base64,cGljdHVyZQ==" in (tmp_path / "report.html").read_text()
+
+
+def test_the_same_figures_are_in_json(tmp_path: Path, result: ZooResult) -> None:
+    write_report([result], {}, tmp_path)
+    content = json.loads((tmp_path / FIGURES).read_text())
+    assert content["rows"][0]["metrics"]["float"]["paddle"]["top1"] == 0.6875
+    assert content["failures"] == {}
+
+
+def test_the_same_results_make_the_same_page(tmp_path: Path, result: ZooResult) -> None:
+    pages = [write_report([result], {}, tmp_path).read_bytes() for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_rows_without_figures_have_dashes(tmp_path: Path, result: ZooResult) -> None:
+    published = dict.fromkeys(result.row["published"])
+    metrics = {"float": result.metrics["float"]}
+    alone = replace(result, metrics=metrics, row={**result.row, "published": published, "slim": []})
+    alone = replace(alone, benchmark=alone.benchmark[:3])
+    page = read(write_report([alone], {}, tmp_path))
+    assert f"8.00 → {NOTHING}" in page.text
+
+
+def test_nothing_that_was_reproduced_is_a_page_too(tmp_path: Path) -> None:
+    page = read(write_report([], {"net": "failed <script>"}, tmp_path))
+    assert "0 rows reproduced, 1 not" in page.text
+    assert "failed <script>" in page.text
