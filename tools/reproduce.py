@@ -8,10 +8,12 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+import shlex
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 EPILOG = """\
 scales: full needs the public data; small takes real data sets that a CPU can train on; smoke draws
-its data and takes seconds for each row. Under python -m paddle.distributed.launch train a row's
-own config instead: each row's commands are in its report.
+its data and takes seconds for each row. Several GPUs or machines train under Paddle's launcher:
+--launch "--gpus 0,1,2,3", or --launch "--master HOST:PORT --nnodes 2 --gpus 0,1,2,3".
 """
 
 
@@ -44,6 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, default=ROOT / "configs/zoo", help="folder of rows")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all data sets")
     parser.add_argument("--save_dir", type=Path, default=Path("output/zoo"))
+    text = "train under paddle.distributed.launch with these arguments of it"
+    parser.add_argument("--launch", type=shlex.split, default=[], metavar="ARGUMENTS", help=text)
     text = "rows that run at the same time (default: 1)"
     parser.add_argument("--jobs", type=options.positive, default=1, help=text)
     return cli.parse(parser)
@@ -73,7 +77,8 @@ def main() -> int:
     def reproduce(name: str) -> None:
         steps, cache, places = plans[name]
         with noting(name, failures):
-            run_steps(steps, cache, locks, ROOT / "tools", lambda text: tell(name, text))
+            say = partial(tell, name)
+            run_steps(steps, cache, locks, ROOT / "tools", say, arguments.launch)
             results.append(collect(name, rows[name], scale, steps, cache, places))
 
     with ThreadPoolExecutor(arguments.jobs) as pool:

@@ -78,7 +78,12 @@ class ZooResult:
 
 
 def run_steps(
-    steps: Sequence[ZooStep], cache: StepCache, locks: Locks, tools: Path, tell: Tell
+    steps: Sequence[ZooStep],
+    cache: StepCache,
+    locks: Locks,
+    tools: Path,
+    tell: Tell,
+    launch: Sequence[str] = (),
 ) -> None:
     """Run what is not done; say of each step what it does and how long it took.
 
@@ -91,6 +96,7 @@ def run_steps(
         locks: One for each home of steps: rows that run at the same time may share some.
         tools: Folder of the tools.
         tell: Receives lines for people.
+        launch: Arguments of `paddle.distributed.launch`, which starts the trainings then.
 
     Raises:
         UserError: A step failed; the message has the end of its log.
@@ -108,7 +114,7 @@ def run_steps(
             cache.note(step, None)
             tell(f"{step.name}: python tools/{shlex.join(words)}")
             begin = time.monotonic()
-            _run(step, words, tools)
+            _run(step, words, tools, launch if step.training else ())
             seconds = time.monotonic() - begin
             cache.note(step, round(seconds, 1))
             tell(f"{step.name}: {seconds:.0f} s")
@@ -164,11 +170,12 @@ def read_result(file: Path) -> ZooResult:
         raise FileError(f"{file}: is not what reproduce writes: {error}") from error
 
 
-def _run(step: ZooStep, words: Sequence[str], tools: Path) -> None:
+def _run(step: ZooStep, words: Sequence[str], tools: Path, launch: Sequence[str]) -> None:
     log = step.home / "logs" / f"{step.name.replace(' ', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") as said:
-        status = run_beside([sys.executable, str(tools / words[0]), *words[1:]], said)
+        several = ("-m", "paddle.distributed.launch", *launch) if launch else ()
+        status = run_beside([sys.executable, *several, str(tools / words[0]), *words[1:]], said)
     if status:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         told = " | ".join(lines[-LAST_LINES:])

@@ -44,6 +44,7 @@ class ZooScale:
         weights: Float weights: `published`, or a path. null: they are trained first.
         teacher: Config in the place of the row's `teacher`.
         input_shape: [C, H, W] of the images that are timed; null: those of the export.
+        benchmark: More options of `tools/benchmark.py`.
         data: Files or folders that have to be there, with what belongs there.
         cost: How long it takes and on what, for people.
     """
@@ -55,6 +56,7 @@ class ZooScale:
     weights: str | None = None
     teacher: str | None = None
     input_shape: tuple[int, int, int] | None = None
+    benchmark: tuple[str, ...] = ()
     data: dict[str, str] = field(default_factory=dict)
     cost: str = ""
 

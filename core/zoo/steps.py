@@ -167,6 +167,7 @@ class _Plan:
         words = ["benchmark.py", "--model_dir", *folders, "--save", str(file)]
         if self.scale.input_shape:
             words += ["--input_shape", ",".join(map(str, self.scale.input_shape))]
+        words += self.scale.benchmark
         needs = tuple(f"export {name}" for name in names)
         self._add("benchmark", words, file, needs)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import FileError, UserError
+from core.zoo import reproduction
 from core.zoo.reproduction import collect, read_result, run_steps
 from core.zoo.step_cache import StepCache
 from core.zoo.steps import ZooPlaces, ZooStep
@@ -124,6 +125,25 @@ def test_rows_at_the_same_time_train_a_float_model_once(
             cache = StepCache(places, "code")
             pool.submit(run_steps, steps, cache, locks, tools, lambda text: None)
     assert len([call for call in calls(tools) if call.startswith("train.py")]) == 1
+
+
+def test_trainings_alone_are_launched(
+    plan: Plan, places: ZooPlaces, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def note(command: list[str], log: object) -> int:
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(reproduction, "run_beside", note)
+    steps = plan(make_row(()))
+    locks = {step.home: threading.Lock() for step in steps}
+    tell, launch = (lambda text: None), ["--gpus", "0,1"]
+    run_steps(steps, StepCache(places, "code"), locks, tools, tell, launch)
+    launched = ["-m", "paddle.distributed.launch", "--gpus", "0,1", str(tools / "train.py")]
+    assert commands[0][1:6] == launched
+    assert all("-m" not in command for command in commands[1:])
 
 
 def test_a_result_that_is_none_is_one_line(tmp_path: Path) -> None:
