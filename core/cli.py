@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, UserError
+from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.config import load_yaml, merge, parse_overrides
 from core.settings.signals import WORDS, number_of, raising
 
@@ -224,8 +225,8 @@ def described_by(weights: str | Path) -> Described | None:
     return description.task, description.settings, str(description_path(weights))
 
 
-def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
-    """Train, or tell what would happen, or write the run as one file.
+def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
+    """Train, or tell what would happen, or write the run as one file; return the tool's status.
 
     Args:
         training: A run with where it goes.
@@ -233,7 +234,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
     """
     from core.training.distributed import initialize
     from core.workflows.rehearsal import timeline_table
-    from core.workflows.training import save_plan
+    from core.workflows.training import figures_of_best, save_plan
 
     if arguments.dry_run:
         told = training.rehearse(arguments.resume, arguments.overwrite)
@@ -243,12 +244,25 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> None:
         save_plan(training.plan, arguments.save_config)
         print(f"the run in our own words: {arguments.save_config}")
     if arguments.dry_run or arguments.save_config:
-        return
+        return 0
     engine = training.train(arguments.resume, arguments.overwrite)
     if initialize()[0] == 0 and engine.best is not None:
         print(engine.best_report)
         where = f"{training.save_dir}/best_model"
         print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}")
+        return judged(arguments.targets, [figures_of_best(engine)])
+    return 0
+
+
+def judged(wanted: Acceptance | None, files: Sequence[FileFigures]) -> int:
+    """Print which files meet their targets, and which is best; return the status of the tool."""
+    if wanted is None:
+        return 0
+    found = judge(wanted, files)
+    for line in found.lines:
+        print(line)
+    print("no file meets all targets" if found.best is None else f"best: {found.best.name}")
+    return 1 if found.best is None else 0
 
 
 def print_left_out(messages: Iterable[str]) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from core.errors import ConfigError
+from core.settings.acceptance import Acceptance, read_acceptance
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
 
 
@@ -52,6 +54,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry_run", action="store_true", help=text)
     text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
     add("--save_config", type=Path, metavar="YML", help=text)
+    add_acceptance_argument(parser, "max_latency_ms")
     flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
     flags("--model_path", help="weights to start from (model.pretrained)")
     flags("--learning_rate", type=float, help="in the place of the file's")
@@ -123,6 +126,33 @@ def add_control_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave layers in float that int8 makes no faster in the target, measured here",
     )
+
+
+def add_acceptance_argument(parser: argparse.ArgumentParser, *left_out: str) -> None:
+    """Add what the result must meet: `--targets max_size_mb=20,max_drop=5%,max_latency_ms=100`.
+
+    Args:
+        parser: Parser of the tool.
+        left_out: Targets that this tool measures nothing for.
+    """
+
+    def read(text: str) -> Acceptance:
+        try:
+            found = read_acceptance(text)
+        except ConfigError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        for name in left_out:
+            if getattr(found, name) is not None:
+                raise argparse.ArgumentTypeError(f"{name}: is not measured by this tool")
+        return found
+
+    text = (
+        "of max_size_mb, max_drop (points, or with %% of the float metric), max_latency_ms: print "
+    )
+    text += "which files meet them; status 1 if none does"
+    if left_out:
+        text += f" ({', '.join(left_out)}: not here)"
+    parser.add_argument("--targets", type=read, metavar="A=X,B=Y", help=text)
 
 
 def integers(text: str) -> tuple[int, ...]:

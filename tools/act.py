@@ -30,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_target_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--no_metric", action="store_true", help="measure nothing, keep the last weights")
+    options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
 
@@ -62,7 +63,7 @@ def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loade
     return Loader(dataset, batch_size=given.batch_size, train=True, seed=given.seed, **how)
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     cli.complete(arguments, "save_dir")
     import paddle
@@ -72,7 +73,12 @@ def main() -> None:
     from core.act.source import open_source
     from core.training.distributed import initialize
     from core.training.run import pick_device
-    from core.workflows.comparison_table import Validation, open_validation, to_table
+    from core.workflows.comparison_table import (
+        Validation,
+        figures_of,
+        open_validation,
+        to_table,
+    )
 
     paddle.set_device(pick_device("auto"))
     rank, world = initialize()
@@ -98,10 +104,11 @@ def main() -> None:
     )
     rows = compression.compress().rows
     if rank:
-        return
+        return 0
     cli.print_left_out(train.skipped)
     cli.wide_console().print(to_table(rows, val.metric))
     print(f"written to {arguments.save_dir}")
+    return cli.judged(arguments.targets, figures_of(rows, val.higher_is_better))
 
 
 if __name__ == "__main__":

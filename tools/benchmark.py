@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from core import cli, options
+from core.settings.acceptance import FileFigures
 from core.targets.names import BACKENDS
 
 EPILOG = """\
@@ -47,10 +48,11 @@ def parse_arguments() -> argparse.Namespace:
         "--no_memory", action="store_true", help="leave out peak memory, which takes a process each"
     )
     parser.add_argument("--save", type=Path, metavar="JSON", help="also write all figures there")
+    options.add_acceptance_argument(parser, "max_drop")
     return cli.parse(parser)
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     from rich.console import Console
     from tqdm import tqdm
@@ -81,6 +83,8 @@ def main() -> None:
     if arguments.save:
         write_json(rows, protocol, arguments.save)
         console.print(f"written to {arguments.save}")
+    files = [FileFigures(f"{row.model} in {row.backend}", row.size_mb, row.mean_ms) for row in rows]
+    return cli.judged(arguments.targets, files)
 
 
 if __name__ == "__main__":

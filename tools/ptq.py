@@ -44,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--batch_size", type=options.positive, default=1, help="of validation (1)")
     add("--no_metric", action="store_true", help="measure nothing")
+    options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
 
@@ -73,7 +74,7 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     return ptq.read_each(kind, given, arguments.observer)
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     if not arguments.weights and not arguments.model_dir:
         cli.complete(arguments, "model_dir")
@@ -87,7 +88,12 @@ def main() -> None:
     from core.quant.calibration import calibration_images
     from core.training.run import pick_device
     from core.workflows import ptq
-    from core.workflows.comparison_table import Validation, open_validation, to_table
+    from core.workflows.comparison_table import (
+        Validation,
+        figures_of,
+        open_validation,
+        to_table,
+    )
     from core.workflows.float_fallback import QualityLimits
 
     paddle.set_device(pick_device("auto"))
@@ -122,6 +128,7 @@ def main() -> None:
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, validation.metric))
     print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
+    return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 
 
 if __name__ == "__main__":

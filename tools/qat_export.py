@@ -35,17 +35,23 @@ def parse_arguments() -> argparse.Namespace:
         "--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)"
     )
     parser.add_argument("--no_metric", action="store_true", help="compare answers only")
+    options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     cli.complete(arguments, "weights", "save_dir")
     from core.export.files import check_folder, check_formats
     from core.export.rejected import check_rejected_folder, replacing_unless_rejected
     from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites
-    from core.workflows.comparison_table import ComparisonRow, Validation, open_validation
+    from core.workflows.comparison_table import (
+        ComparisonRow,
+        Validation,
+        figures_of,
+        open_validation,
+    )
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
 
     formats, target, folder = arguments.format, arguments.target, arguments.save_dir
@@ -72,10 +78,10 @@ def main() -> None:
         model, limits, runtime, validation, rows[0].metric, rows[1].metric
     )
     with replacing_unless_rejected(folder) as draft:
-        export_and_check(
-            draft, task, model, arguments, validation, limits, [*rows, *changed], metric
-        )
+        rows += changed
+        rows += export_and_check(draft, task, model, arguments, validation, limits, rows, metric)
     print(f"exported to {folder}")
+    return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 
 
 def export_and_check(
@@ -87,8 +93,11 @@ def export_and_check(
     limits: QualityLimits,
     rows: list[ComparisonRow],
     metric: float | None,
-) -> None:
-    """Export, print how the files compare with the models in `rows`, and check their metric."""
+) -> list[ComparisonRow]:
+    """Export, print how the files compare with the models in `rows`, and check their metric.
+
+    Returns a row for each runtime.
+    """
     from core.export.package import write_export
     from core.export.parity import summary
     from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
@@ -123,6 +132,7 @@ def export_and_check(
         about.processors,
         validation.higher_is_better,
     )
+    return files
 
 
 if __name__ == "__main__":

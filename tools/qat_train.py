@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     return cli.parse(parser)
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     from core.workflows.run_plan import RunFiles, read_plan
     from core.workflows.training import prepare
@@ -36,7 +36,7 @@ def main() -> None:
     plan = replace(plan, epochs_given=True)
     name = f"{Path(arguments.config).stem}_qat"
     scalars = arguments.use_vdl, arguments.use_tensorboard
-    cli.train(prepare(plan, arguments.save_dir, name, *scalars), arguments)
+    return cli.train(prepare(plan, arguments.save_dir, name, *scalars), arguments)
 
 
 if __name__ == "__main__":

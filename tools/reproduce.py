@@ -50,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--launch", type=shlex.split, default=[], metavar="ARGUMENTS", help=text)
     text = "rows that run at the same time (default: 1)"
     parser.add_argument("--jobs", type=options.positive, default=1, help=text)
+    options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
 
@@ -92,7 +93,8 @@ def main() -> int:
     folder = arguments.save_dir / scale
     page = write_report(results, failures, folder)
     print(f"{len(results)} of {len(rows)} rows reproduced; report: {page}")
-    return 1 if failures else 0
+    judged = [cli.judged(arguments.targets, each.files()) for each in results]
+    return 1 if failures else max(judged, default=0)
 
 
 def tell(name: str, text: str) -> None:

@@ -37,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     return cli.parse(parser)
 
 
-def main() -> None:
+def main() -> int:
     arguments = parse_arguments()
     from core.workflows.run_plan import RunFiles, read_plan
     from core.workflows.training import prepare
@@ -47,7 +47,7 @@ def main() -> None:
     files = RunFiles(*named, recipes=RECIPES)
     plan = read_plan(files)
     scalars = arguments.use_vdl, arguments.use_tensorboard
-    cli.train(prepare(plan, arguments.save_dir, files.name, *scalars), arguments)
+    return cli.train(prepare(plan, arguments.save_dir, files.name, *scalars), arguments)
 
 
 if __name__ == "__main__":

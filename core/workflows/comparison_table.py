@@ -15,6 +15,7 @@ from core.export.files import format_of_file
 from core.export.package import Exported
 from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
+from core.settings.acceptance import FileFigures
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import BACKENDS, Backend, Format, Processors
 from core.targets.presets import FULL_INT8
@@ -75,6 +76,22 @@ def to_table(rows: Sequence[ComparisonRow], metric: str) -> Table:
             _times(row.latency),
         )
     return table
+
+
+def figures_of(rows: Sequence[ComparisonRow], higher_is_better: bool) -> list[FileFigures]:
+    """Return the figures of the files among the rows, whose first is the float model."""
+    return [
+        FileFigures(
+            row.model,
+            size_mb=sum(after for _, _, after in row.sizes) / 1e6,
+            latency_ms=row.latency.int8_ms if row.latency else None,
+            metric=row.metric,
+            float_metric=rows[0].metric,
+            higher_is_better=higher_is_better,
+        )
+        for row in rows
+        if row.sizes
+    ]
 
 
 def _times(latency: Int8Latency | None) -> str:

@@ -11,8 +11,10 @@ import paddle
 import yaml
 
 from core.errors import ConfigError, FileError
+from core.settings.acceptance import FileFigures
+from core.settings.download import is_url
 from core.settings.files import write_text
-from core.training.checkpoint import DESCRIPTION
+from core.training.checkpoint import DESCRIPTION, WEIGHTS, load_description
 from core.training.distributed import initialize
 from core.training.engine import Engine
 from core.training.hooks import Hook
@@ -147,3 +149,15 @@ def _check_writable(folder: Path) -> None:
     there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise FileError(f"save_dir: {folder} cannot be written: {there} is in the way")
+
+
+def figures_of_best(engine: Engine) -> FileFigures:
+    """Return size and metric of a training's best checkpoint, beside the weights it began with."""
+    assert engine.metric is not None  # it was evaluated
+    began, pretrained = None, engine.task.config.model.pretrained
+    if isinstance(pretrained, str) and not is_url(pretrained):
+        about = load_description(pretrained)
+        began = about.metrics.get(engine.metric.primary) if about else None
+    size = (engine.save_dir / "best_model" / WEIGHTS).stat().st_size / 1e6
+    better = engine.metric.higher_is_better
+    return FileFigures("best_model", size, None, engine.best, began, better)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import FileError, UserError
+from core.settings.acceptance import FileFigures
 from core.settings.config import read
 from core.settings.files import write_text
 from core.settings.processes import run_beside
@@ -70,6 +71,17 @@ class ZooResult:
         """Return the row's own metric of a file in a runtime."""
         value = self.metrics.get(model, {}).get(backend, {}).get(self.row["metric"])
         return None if value is None else float(value)
+
+    def files(self) -> list[FileFigures]:
+        """Return the figures of the row's own files, compressed if it is about those."""
+        model = COMPRESSED if COMPRESSED in self.metrics else FLOAT
+        found = []
+        for backend in self.metrics[model]:
+            known = self.measured(model, backend) or {"size_mb": None, "mean_ms": None}
+            metrics = self.metric(model, backend), self.metric(FLOAT, backend)
+            name = f"{self.name}, {model} in {backend}"
+            found.append(FileFigures(name, known["size_mb"], known["mean_ms"], *metrics))
+        return found
 
     def measured(self, model: str, backend: str) -> dict[str, Any] | None:
         """Return the row of the benchmark for a file in a runtime."""

@@ -17,6 +17,7 @@ import pytest
 from core import cli, options
 from core.errors import ConfigError, DataError
 from core.settings import versions
+from core.settings.acceptance import FileFigures
 from core.settings.signals import Terminated
 from core.settings.versions import check_versions
 
@@ -180,3 +181,23 @@ def test_one_of_several_processes_names_itself(capsys, monkeypatch) -> None:
     with pytest.raises(SystemExit):
         cli.run(main)
     assert capsys.readouterr().err == "error: rank 1: x.jpg: broken\n"
+
+
+def test_targets_are_read_and_decide_the_status(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    options.add_acceptance_argument(parser, "max_drop")
+    wanted = parser.parse_args(["--targets", "max_size_mb=2"]).targets
+    small, large = FileFigures("small", size_mb=1.0), FileFigures("large", size_mb=3.0)
+    assert cli.judged(None, [large]) == 0
+    assert cli.judged(wanted, [large, small]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "FAIL  large: size 3 MB, at most 2 wanted",
+        "pass  small: size 1 MB, at most 2 wanted",
+        "best: small",
+    ]
+    assert cli.judged(wanted, [large]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "no file meets all targets"
+    for text, said in {"max_drop=1": "is not measured by this tool", "x=1": "expected one"}.items():
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--targets", text])
+        assert said in capsys.readouterr().err

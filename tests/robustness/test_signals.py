@@ -33,6 +33,7 @@ TOOLS = sorted(path.name for path in (ROOT / "tools").glob("*.py"))
 ARGUMENTS = {
     "act.py": ("--config_path", "x", "--save_dir", "y"),
     "benchmark.py": ("--model_dir", "x"),
+    "data.py": ("inspect", "x"),
     "demo.py": (),
     "eval.py": ("--weights", "x"),
     "export_model.py": ("--weights", "x", "--save_dir", "y"),
@@ -40,6 +41,7 @@ ARGUMENTS = {
     "processors.py": ("x",),
     "ptq.py": ("--weights", "x", "--save_dir", "y"),
     "qat_export.py": ("--weights", "x", "--save_dir", "y"),
+    "reproduce.py": ("--scale", "smoke"),
     "sensitivity.py": ("--weights", "x"),
     "qat_train.py": ("-c", "x"),
     "train.py": ("-c", "x"),

@@ -95,6 +95,8 @@ warnings.warn("still seen")
     assert_quiet(done.stdout, done.stderr)
 
 
+# the demo calls the others; what data.py prints is all in tests/tools/test_own_data.py
+APART = ("demo.py", "data.py")
 # read what was made with a task from outside, which they are told to trust
 PLUGGED = (
     *("eval.py", "sensitivity.py", "export_model.py", "predict.py", "ptq.py", "qat_export.py"),
@@ -138,12 +140,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "export_model.py": ("--weights", "run/best_model", "--save_dir", "float", "--format"),
         "benchmark.py": ("--model_dir", "float", "--runs", 1, "--warmup", 0),
         "processors.py": ("float",),
+        "reproduce.py": ("--list", "--scale", "smoke"),
         "predict.py": ("--model_dir", "float", "--image_path", "pictures", "--save_dir", "drawn"),
         "ptq.py": ("--weights", "run/best_model", *short, "ptq"),
         "qat_export.py": ("--weights", "ptq/model", *short, "int8"),
         "act.py": ("--config_path", "act.yml", *short, "act"),
     }
     calls["export_model.py"] += ("paddle,onnx",)
+    for tool in ("train.py", "benchmark.py", "ptq.py", "qat_export.py", "act.py"):
+        calls[tool] += ("--targets", "max_size_mb=1")
     for tool in PLUGGED:
         calls[tool] += ("--plugin", "outside.toy")
     for tool, words in calls.items():
@@ -154,9 +159,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.chain
-@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool != "demo.py"])
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if tool not in APART])
 def test_no_noise_in_a_run(runs: dict[str, str], tool: str) -> None:
     assert_quiet(runs[tool])
+
+
+@pytest.mark.parametrize(
+    ("tool", "file"),
+    [
+        ("train.py", "best_model"),
+        ("benchmark.py", "float in onnxruntime"),
+        ("ptq.py", "int8, paddle"),
+        ("qat_export.py", "int8, paddle"),
+        ("act.py", "int8, paddle"),
+    ],
+)
+def test_targets_are_judged(runs: dict[str, str], tool: str, file: str) -> None:
+    lines = runs[tool].splitlines()
+    assert any(line.startswith(f"pass  {file}: size 0.00") for line in lines)
+    assert any(line.startswith("best: ") for line in lines)
 
 
 class Unknown(nn.Layer):

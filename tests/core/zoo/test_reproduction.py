@@ -79,6 +79,11 @@ def test_a_row_runs_once_and_its_figures_are_kept(
     assert measured["mean_ms"] == 2.0
     assert result.commands["benchmark"].startswith("python tools/benchmark.py --model_dir ")
     assert read_result(places.row / "result.json") == result
+    files = result.files()
+    assert [file.name for file in files] == [
+        f"demo, compressed in {each}" for each in ("paddle", "onnxruntime", "openvino")
+    ]
+    assert {(file.size_mb, file.latency_ms, file.drop) for file in files} == {(1.0, 2.0, 0.0)}
 
 
 def test_a_failure_has_the_end_of_the_log_and_is_run_again(
