@@ -158,6 +158,7 @@ def test_training_in_an_empty_folder(site: Path, empty: Path) -> None:
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "listens to cls" in said
+    assert "command: trislim train -c cls/demo.yml --slim own.yml" in said
     assert (empty / "demo_data" / "cls" / "train").is_dir()
     description = load_description(empty / "run" / "latest")
     assert description is not None

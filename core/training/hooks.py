@@ -160,7 +160,10 @@ class LogFile(Hook):
             raise FileError(f"{path}: cannot be written: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
-        log.info("command: python %s", shlex.join(sys.argv))
+        program, *arguments = sys.argv
+        if not program.startswith("trislim "):  # that is how its commands call themselves
+            program = f"python {shlex.quote(program)}"
+        log.info("command: %s %s", program, shlex.join(arguments))
 
     def after_training(self, engine: Engine) -> None:
         logging.getLogger().removeHandler(self._handler)
