@@ -87,7 +87,7 @@ class Engine:
             ConfigError: The save folder holds an earlier run; `overwrite` replaces it.
             FileError: A checkpoint cannot be written.
         """
-        self.replaces = resume or overwrite
+        every, self.replaces = self.config.eval_every, resume or overwrite
         if resume:
             self._resume()
         else:
@@ -102,9 +102,7 @@ class Engine:
                 self._open_epoch()
                 self._train_epoch()
                 self.epoch += 1
-                self.evaluated = (
-                    self.epoch == self.epochs or not self.epoch % self.config.eval_every
-                )
+                self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
                 self.metrics = self._evaluate() if self.evaluated else {}
                 for hook in self.hooks:
                     hook.after_epoch(self)
@@ -220,8 +218,7 @@ class Engine:
         with self.best_weights():
             metric = evaluate_model(self.task, self.model, self.val_loader, progress=True)
         metrics = metric.compute()
-        value = metrics[metric.primary]
-        if is_better(value, self.best, metric.higher_is_better):
+        if is_better(value := metrics[metric.primary], self.best, metric.higher_is_better):
             self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
         return metrics | self.windows.evaluate()
 
