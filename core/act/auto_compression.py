@@ -199,18 +199,23 @@ class AutoCompression:
     ) -> tuple[Exported, list[ComparisonRow]]:
         """Write and compare the files; return them with a row of the table for each runtime."""
         begin = time.monotonic()
-        made = write(model, folder, self._layout, samples)
+        made = write(model, folder, self._layout, samples, self._more_samples)
         files = measure_files(
             model,
             made,
             time.monotonic() - begin,
             self._measure,
             self._metric.name,
-            self._metric.higher_is_better,
             self._metric.images,
             samples[0],
+            self._metric.higher_is_better,
         )
         return made, files
+
+    def _more_samples(self, count: int) -> list[InputArrays]:
+        """Return up to so many images of the training data."""
+        inputs = (inputs_of(self._source, given) for given in self._data)
+        return samples_of(self._source, inputs, READER, count)
 
     def _draft(self) -> contextlib.AbstractContextManager[Path | None]:
         if not self._first:

@@ -20,7 +20,14 @@ from core.act.session import InputArrays
 from core.errors import ExportError, RejectedError
 from core.export import parity
 from core.export.files import size_mb_of_folder, write_files
-from core.export.int8.comparison import compare, compare_as_written
+from core.export.int8.comparison import (
+    ArrayBatches,
+    MoreBatches,
+    OutputKinds,
+    WholeAnswers,
+    compare_as_written,
+    compare_enough,
+)
 from core.export.int8.int8_files import write_int8
 from core.export.package import Exported, open_predictors
 from core.export.traced_model import ports_of
@@ -79,7 +86,11 @@ def describe_task(task: Task) -> TaskSettings:
 
 
 def write(
-    model: QuantizedProgram, folder: Path, layout: FileLayout, samples: Sequence[InputArrays]
+    model: QuantizedProgram,
+    folder: Path,
+    layout: FileLayout,
+    samples: Sequence[InputArrays],
+    more: MoreBatches = lambda count: [],
 ) -> Exported:
     """Write int8 files and `deploy.yml`, and compare each with PaddleSlim's model.
 
@@ -88,6 +99,7 @@ def write(
         folder: Existing, empty folder.
         layout: Files to write.
         samples: Batches to compare on, arrays [N, ...] for each input.
+        more: Returns more images, for where these do not tell.
 
     Raises:
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
@@ -97,18 +109,17 @@ def write(
         float_folder = Path(place)
         write_files(model.graph, float_folder, wanted)
         float_bytes = size_bytes(sorted(float_folder.iterdir()))
-        exact = _answers(float_folder, samples)
         tables = {kind: model.table_for(kind) for kind in wanted}
         preset = PRESETS[layout.target]
         write_int8(model.graph, tables, float_folder, folder, preset, model.processors)
-    cost = replace(_report(model, samples[0]), size_mb=size_mb_of_folder(folder))
-    description = _describe(model, layout, cost)
-    description = write_description(description, folder)
-    for weight, reason in model.float_in("paddle").items():
-        _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
-    differences = []
-    for predictor in open_predictors(folder, wanted):
-        differences += _compare(model, predictor, preset, samples, exact)
+        cost = replace(_report(model, samples[0]), size_mb=size_mb_of_folder(folder))
+        description = write_description(_describe(model, layout, cost), folder)
+        for weight, reason in model.float_in("paddle").items():
+            _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
+        differences = []
+        for predictor in open_predictors(folder, wanted):
+            comparison = _Comparison(model, predictor, preset, _open_float(float_folder))
+            differences += comparison.check(samples, more)
     sizes = size_bytes(sorted(folder.iterdir()))
     return Exported(folder, description, sizes, differences, float_bytes)
 
@@ -119,9 +130,9 @@ def measure_files(
     seconds: float,
     measure: MeasureMetric,
     metric: str,
-    higher_is_better: bool,
     images: int,
     sample: InputArrays,
+    higher_is_better: bool = True,
 ) -> list[ComparisonRow]:
     """Return a line of the table for each runtime.
 
@@ -134,9 +145,9 @@ def measure_files(
         seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
         metric: Its name.
-        higher_is_better: Whether larger values of it are better.
         images: Number of images it is measured on.
         sample: Inputs [N, ...], the first of which is timed.
+        higher_is_better: Whether larger values of the metric are better.
 
     Raises:
         RejectedError: A metric is worse.
@@ -158,38 +169,58 @@ def measure_files(
     return rows
 
 
-def _answers(folder: Path, samples: Sequence[InputArrays]) -> list[Arrays]:
-    """Return what float files answer, in the first runtime that reads them; nothing without one."""
-    there = readable_backends(folder)
-    if not there:
-        return []
-    predictor = load_predictor(folder, there[0], own=True)
-    return [parity.run(predictor, batch) for batch in samples]
+def _open_float(folder: Path) -> Predictor:
+    """Open float files in the first runtime that reads them."""
+    return load_predictor(folder, readable_backends(folder)[0], own=True)
 
 
-def _compare(
-    model: QuantizedProgram,
-    predictor: Predictor,
-    preset: Preset,
-    samples: Sequence[InputArrays],
-    exact: Sequence[Arrays],
-) -> list[parity.Difference]:
-    backend, decided = predictor.backend, parity.deciding_outputs(model.graph)
-    as_written = model.processors == "vnni" and not multiplies_int8_exactly(backend)
-    grids = model.grids_for(format_of(backend), preset, as_written)
-    run = model.session.on_grids(grids)
-    rounded = [run(*batch) for batch in samples]
-    if as_written:
-        return compare_as_written(predictor, samples, rounded, exact, decided)
-    found = [parity.run(predictor, batch) for batch in samples]
-    differences = compare(backend, rounded, found, exact, decided)
-    for each in differences:
-        if not each.passes:
-            raise RejectedError(
+class _Comparison:
+    """Comparison of a file with PaddleSlim's model on the grids of that file."""
+
+    def __init__(
+        self, model: QuantizedProgram, predictor: Predictor, preset: Preset, exact: Predictor
+    ) -> None:
+        self._predictor, self._exact = predictor, exact
+        self._kinds = OutputKinds.of(model.graph)
+        backend = predictor.backend
+        self._as_written = model.processors == "vnni" and not multiplies_int8_exactly(backend)
+        grids = model.grids_for(format_of(backend), preset, self._as_written)
+        self._run = model.session.on_grids(grids)
+
+    def check(self, samples: ArrayBatches, more: MoreBatches) -> list[parity.Difference]:
+        """Compare on as many images as it takes to tell.
+
+        Raises:
+            RejectedError: The file answers otherwise, which is no chance.
+        """
+        backend = self._predictor.backend
+        if self._as_written:
+            return compare_as_written(
+                self._predictor, samples, more, self._model_answers, self._kinds
+            )
+        differences, _ = compare_enough(backend, self._answers, samples, more, self._kinds)
+        for each in differences:
+            if each.passes:
+                continue
+            said = (
                 f"{backend}: output {each.output!r} of the int8 file is not that of PaddleSlim's "
                 f"model: {each}"
             )
-    return differences
+            if each.enough:
+                raise RejectedError(said)
+            _log.warning("%s; %d images do not tell, so let the metric decide", said, each.images)
+        return differences
+
+    def _answers(self, batches: ArrayBatches) -> WholeAnswers:
+        wanted, exact = self._model_answers(batches)
+        return WholeAnswers(
+            wanted, [parity.run(self._predictor, batch) for batch in batches], exact
+        )
+
+    def _model_answers(self, batches: ArrayBatches) -> tuple[list[Arrays], list[Arrays]]:
+        """Return the outputs of PaddleSlim's model on the grids of the file, and in float."""
+        rounded = [self._run(*batch) for batch in batches]
+        return rounded, [parity.run(self._exact, batch) for batch in batches]
 
 
 def _report(model: QuantizedProgram, batch: InputArrays) -> Report:

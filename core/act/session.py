@@ -94,21 +94,24 @@ def fitting(source: Source, batches: Iterable[InputArrays], reader: str) -> Iter
             yield part
 
 
-def samples_of(source: Source, batches: Iterable[InputArrays], reader: str) -> list[InputArrays]:
+def samples_of(
+    source: Source, batches: Iterable[InputArrays], reader: str, count: int = SAMPLES
+) -> list[InputArrays]:
     """Return a few images to compare files on, one by one, or as the model fixes its batch.
 
     Args:
         source: The model.
         batches: Arrays [N, ...] for each input, with batches of any size.
         reader: Named in messages.
+        count: How many.
     """
     found: list[InputArrays] = []
     size = max(source.graph.shape(source.graph.inputs[0])[0], 1)
     for batch in batches:
         found += fitting(source, cut(batch, size), reader)
-        if len(found) >= SAMPLES:
+        if len(found) >= count:
             break
-    return found[:SAMPLES]
+    return found[:count]
 
 
 def cut(batch: InputArrays, size: int) -> list[InputArrays]:

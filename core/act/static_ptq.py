@@ -84,7 +84,13 @@ def compress(
         begin = time.monotonic()
         (folder / INT8).mkdir()
         model = settle(session, *found[best], first.processors)
-        made = write(model, folder / INT8, layout, samples)
+        made = write(
+            model,
+            folder / INT8,
+            layout,
+            samples,
+            lambda count: samples_of(source, batches(), READER, count),
+        )
         seconds = time.monotonic() - begin
         files = measure_files(
             model,
@@ -92,9 +98,9 @@ def compress(
             seconds,
             measure,
             validation.metric,
-            validation.higher_is_better,
             validation.images,
             samples[0],
+            validation.higher_is_better,
         )
     return [float_row, *tried, *files], configs[best]
 

@@ -39,6 +39,7 @@ AGREEMENT = 0.99
 CONDITION = 10.0
 CEILING = 1e-3
 SAMPLES = 4
+AT_ONCE = 1 << 22  # values of a batch of many samples
 
 _DECIDING = (
     *("arg_max", "arg_min", "top_k", "top_k_v2", "argsort", "sign", "round", "floor", "ceil"),
@@ -58,6 +59,8 @@ class Difference:
     # of quantized models `relative` is of the root mean squares, or the share of unequal decisions
     effect: float | None = None  # the same between the rounded eager model and itself in float
     limit: float = TOLERANCE
+    images: int = 0  # of quantized models: on how many it was measured
+    enough: bool = True  # whether others would hardly tell otherwise
 
     @property
     def passes(self) -> bool:
@@ -69,8 +72,8 @@ class Difference:
     def __str__(self) -> str:
         if self.effect is not None:
             return (
-                f"differs by {self.relative:.1e}, rounding itself by {self.effect:.1e}; "
-                f"at most {self.limit:.1e} wanted"
+                f"differs by {self.relative:.1e} over {self.images} images, rounding itself by "
+                f"{self.effect:.1e}; at most {self.limit:.1e} wanted"
             )
         if self.agreement is not None:
             return f"{self.agreement:.2%} of elements equal, at least {AGREEMENT:.0%} wanted"
@@ -161,10 +164,7 @@ def real_batches(task: Task, specs: Sequence[InputSpec]) -> list[list[np.ndarray
     not fit the fixed dimensions is cut, or continued periodically. Where the specification fixes
     the batch, so are the batches.
     """
-    samples = _validation_samples(task) or _random_samples(task)
-    rows = [
-        [_fit(sample[spec.name], tuple(spec.shape[1:])) for spec in specs] for sample in samples
-    ]
+    rows = _rows(task, specs, SAMPLES)
     fixed = specs[0].shape[0]
     if fixed not in (None, -1):
         return [_stack((rows * int(fixed))[: int(fixed)])]
@@ -172,7 +172,30 @@ def real_batches(task: Task, specs: Sequence[InputSpec]) -> list[list[np.ndarray
     return [*(_stack([row]) for row in rows[:half]), _stack((rows[half:] + rows)[:2])]
 
 
-def _validation_samples(task: Task) -> list[Sample]:
+def many_batches(task: Task, specs: Sequence[InputSpec], count: int) -> list[list[np.ndarray]]:
+    """Return up to `count` samples as batches [N, C, H, W], as `real_batches` takes a few.
+
+    Where the specification fixes the batch, so are the batches; samples that do not fill one are
+    left out.
+    """
+    rows = _rows(task, specs, count)
+    fixed = specs[0].shape[0]
+    size = int(fixed) if fixed not in (None, -1) else 1
+    if size == 1 and fixed != 1 and len({tuple(each.shape for each in row) for row in rows}) == 1:
+        size = max(1, min(len(rows), AT_ONCE // max(each.size for each in rows[0])))
+    starts = range(0, len(rows), size)
+    whole = [rows[start : start + size] for start in starts]
+    return [_stack(some) for some in whole if fixed in (None, -1) or len(some) == size]
+
+
+def _rows(task: Task, specs: Sequence[InputSpec], count: int) -> list[list[np.ndarray]]:
+    samples = _validation_samples(task, count) or _random_samples(task, count)
+    return [
+        [_fit(sample[spec.name], tuple(spec.shape[1:])) for spec in specs] for sample in samples
+    ]
+
+
+def _validation_samples(task: Task, count: int) -> list[Sample]:
     config = task.config
     root = getattr(getattr(config, "data", None), "root", None)
     if root is not None and not Path(root).exists():
@@ -180,7 +203,7 @@ def _validation_samples(task: Task) -> list[Sample]:
         return []  # exporting should neither draw nor download a data set
     try:
         dataset = task.build_dataset("val")
-        indices = sorted({index * len(dataset) // SAMPLES for index in range(SAMPLES)})
+        indices = sorted({index * len(dataset) // count for index in range(count)})
         rng = np.random.default_rng(0)
         return [dataset.sample(index, rng) for index in indices] if len(dataset) else []
     except UserError as error:
@@ -188,10 +211,10 @@ def _validation_samples(task: Task) -> list[Sample]:
         return []
 
 
-def _random_samples(task: Task) -> list[Sample]:
+def _random_samples(task: Task, count: int) -> list[Sample]:
     rng = np.random.default_rng(0)
     samples = []
-    for _ in range(SAMPLES):
+    for _ in range(count):
         coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         sample, _ = task.preprocess(np.kron(coarse, np.ones((20, 20, 1), np.uint8)))
         samples.append(sample)
@@ -277,6 +300,6 @@ def summary(differences: Sequence[Difference]) -> Mapping[str, str]:
     for each in differences:
         figure = f"{each.agreement:.2%} equal" if each.relative is None else f"{each.relative:.1e}"
         if each.effect is not None:
-            figure += f" (rounding itself {each.effect:.1e})"
+            figure += f" (rounding itself {each.effect:.1e}, {each.images} images)"
         lines[each.runtime].append(f"{each.output} {figure}")
     return {runtime: ", ".join(parts) for runtime, parts in lines.items()}

@@ -16,7 +16,9 @@ _SUFFIX = ".rejected"
 
 def rejected_folder(folder: Path) -> Path:
     """Return where the files go that were made for a folder, but are refused."""
-    return folder.with_name(f"{folder.name}{_SUFFIX}")
+    if folder.is_symlink() or folder.name in ("", ".."):
+        folder = Path(os.path.realpath(folder))
+    return folder.parent / f"{folder.name}{_SUFFIX}"
 
 
 def check_rejected_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from paddle.static import InputSpec
 
 from core.export import lite, parity
 from core.export.files import LITE, MODEL, PARAMS, size_mb_of_folder, write_files
+from core.export.int8.comparison import OutputKinds
 from core.export.int8.exporter import Int8Exporter
 from core.export.int8.file_comparison import FileComparison
 from core.export.int8.layerwise import LayerDifference
@@ -157,10 +159,11 @@ class TracedModel:
         Raises:
             ExportError: One answers differently.
         """
-        decided = parity.deciding_outputs(self.graph)
         if self.quantized is not None:
-            comparison = FileComparison(self.quantized, folder, decided)
-            return comparison.check(predictors, batches)
+            comparison = FileComparison(self.quantized, folder, OutputKinds.of(self.graph))
+            more = partial(parity.many_batches, self.task, self.specs)
+            return comparison.check(predictors, batches, more)
+        decided = parity.deciding_outputs(self.graph)
         return parity.check(self.layer, expected, predictors, batches, decided), []
 
 

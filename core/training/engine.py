@@ -88,7 +88,7 @@ class Engine:
             ConfigError: The save folder holds an earlier run; `overwrite` replaces it.
             FileError: A checkpoint cannot be written.
         """
-        self.replaces = resume or overwrite
+        every, self.replaces = self.config.eval_every, resume or overwrite
         if resume:
             self._resume()
         else:
@@ -104,9 +104,7 @@ class Engine:
                 self._train_epoch()
                 self._check_weights()
                 self.epoch += 1
-                self.evaluated = (
-                    self.epoch == self.epochs or not self.epoch % self.config.eval_every
-                )
+                self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
                 self.metrics = self._evaluate() if self.evaluated else {}
                 for hook in self.hooks:
                     hook.after_epoch(self)

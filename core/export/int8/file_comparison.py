@@ -8,17 +8,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import onnx as onnx_format
 
 from core.errors import RejectedError
 from core.export import parity
 from core.export.files import MODEL, ONNX, PARAMS
 from core.export.int8 import layerwise
-from core.export.int8.comparison import compare, compare_as_written, nothing_left
+from core.export.int8.comparison import (
+    ArrayBatches,
+    MoreBatches,
+    OutputKinds,
+    WholeAnswers,
+    compare,
+    compare_as_written,
+    compare_enough,
+    nothing_left,
+)
 from core.export.int8.exporter import Int8Exporter
 from core.export.int8.file_grids import FileGrids
 from core.export.int8.layer_feeds import EagerLayers
@@ -35,7 +44,6 @@ from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import Backend, Format
 from core.task import Arrays
 
-ArrayBatches = Sequence[Sequence[np.ndarray]]
 _log = logging.getLogger(__name__)
 
 
@@ -46,12 +54,12 @@ class FileComparison:
     Attributes:
         exporter: Writer of the files.
         folder: Folder that it wrote them to.
-        decided: Outputs behind a decision, see `parity.deciding_outputs`.
+        kinds: Of the outputs.
     """
 
     exporter: Int8Exporter
     folder: Path
-    decided: Sequence[str] = ()
+    kinds: OutputKinds = field(default_factory=OutputKinds)
 
     @property
     def grids(self) -> FileGrids:
@@ -59,13 +67,17 @@ class FileComparison:
         return self.exporter.grids
 
     def check(
-        self, predictors: Sequence[Predictor], batches: ArrayBatches
+        self,
+        predictors: Sequence[Predictor],
+        batches: ArrayBatches,
+        more: MoreBatches = lambda count: [],
     ) -> tuple[list[parity.Difference], list[LayerDifference]]:
         """Compare each runtime with the eager model on the grids of its file.
 
         Args:
             predictors: The files, opened in each runtime.
             batches: Arrays for each input of the model, [N, C, H, W] for images.
+            more: Returns more images, for where these do not tell how far the outputs are off.
 
         Returns:
             The differences of the outputs, and of the layers each by itself.
@@ -81,11 +93,11 @@ class FileComparison:
         for predictor in predictors:
             if predictor in here:
                 answers = wanted[format_of(predictor.backend)]
-                differences += self._check_whole(predictor, answers, batches, exact)
+                differences += self._check_whole(predictor, batches, (answers, exact), more)
             else:
                 kind = format_of(predictor.backend)
-                said = self.eager_answers(batches, kind, as_written=True)
-                differences += compare_as_written(predictor, batches, said, exact, self.decided)
+                answer = partial(self._both_answers, kind=kind, as_written=True)
+                differences += compare_as_written(predictor, batches, more, answer, self.kinds)
         return differences, layers
 
     def _is_for_others(self, predictor: Predictor) -> bool:
@@ -111,19 +123,32 @@ class FileComparison:
     def _check_whole(
         self,
         predictor: Predictor,
-        answers: Sequence[Arrays],
         batches: ArrayBatches,
-        exact: Sequence[Arrays],
+        known: tuple[Sequence[Arrays], Sequence[Arrays]],
+        more: MoreBatches,
     ) -> list[parity.Difference]:
-        """Warn about outputs that are farther off than roundings are, or refuse them."""
+        """Warn about outputs that are farther off than roundings are, or refuse them.
+
+        Args:
+            predictor: A file, opened.
+            batches: The first few images.
+            known: What the eager model answers to them, rounded and in float.
+            more: Returns more images.
+        """
         backend = predictor.backend
-        found = [parity.run(predictor, batch) for batch in batches]
-        differences = compare(backend, answers, found, exact, self.decided)
+
+        def answer(some: ArrayBatches) -> WholeAnswers:
+            wanted, exact = known
+            if some is not batches:
+                wanted, exact = self._both_answers(some, format_of(backend))
+            return WholeAnswers(wanted, [parity.run(predictor, batch) for batch in some], exact)
+
+        differences, answers = compare_enough(backend, answer, batches, more, self.kinds)
         for each in differences:
             if each.passes:
                 continue
             said = f"{backend}: output {each.output!r} of the int8 model {each}"
-            if nothing_left(each, answers, self.decided):
+            if nothing_left(each, answers.wanted, self.kinds):
                 raise RejectedError(f"{said}; {self._first_drift(backend, batches)}")
             _log.warning("%s; each layer by itself is right, so let the metric decide", said)
         return differences
@@ -191,6 +216,13 @@ class FileComparison:
         with self.grids.rounding_as(kind, sites, requantized, as_written):
             return self._answers(batches)
 
+    def _both_answers(
+        self, batches: ArrayBatches, kind: Format, as_written: bool = False
+    ) -> tuple[Sequence[Arrays], Sequence[Arrays]]:
+        """Return the answers of the eager model while it rounds as a file does, and in float."""
+        rounded = self.eager_answers(batches, kind, None, as_written)
+        return rounded, self.eager_answers(batches, "paddle", ())
+
     def _first_drift(self, backend: Backend, batches: ArrayBatches) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""
         kind = format_of(backend)
@@ -209,7 +241,7 @@ class FileComparison:
                 predictor = load_predictor(folder, backend, own=True)
                 wanted = self.eager_answers(batches, kind, order[:count])
                 found = [parity.run(predictor, batch) for batch in batches]
-                compared = compare(backend, wanted, found, exact, self.decided)
+                compared = compare(backend, WholeAnswers(wanted, found, exact), self.kinds)
                 passes = all(each.passes for each in compared)
                 good, bad = (count, bad) if passes else (good, count)
         site, layer = order[bad - 1], layer_of(order[bad - 1])

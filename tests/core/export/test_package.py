@@ -408,3 +408,16 @@ def test_outputs_behind_an_argmax_are_known():
     spec = [InputSpec([None, 1, 4, 4], "float32", "image")]
     graph = Graph.from_trace(trace(Peak(), spec))
     assert parity.deciding_outputs(graph) == ["place"]
+
+
+def test_many_samples_come_in_few_batches(task, monkeypatch):
+    free = task.input_spec()
+    assert [len(batch[0]) for batch in parity.many_batches(task, free, 64)] == [64]
+    monkeypatch.setattr(parity, "AT_ONCE", 10 * free[0].shape[1] * 64)
+    batches = parity.many_batches(task, free, 24)
+    assert [len(batch[0]) for batch in batches] == [10, 10, 4]
+    assert len({batch[0].tobytes() for batch in batches}) == 3  # other images each
+    fixed = [InputSpec([5, *free[0].shape[1:]], free[0].dtype, free[0].name)]
+    assert [len(batch[0]) for batch in parity.many_batches(task, fixed, 24)] == [5, 5, 5, 5]
+    single = [InputSpec([1, *free[0].shape[1:]], free[0].dtype, free[0].name)]
+    assert len(parity.many_batches(task, single, 6)) == 6

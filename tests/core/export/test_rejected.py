@@ -36,6 +36,19 @@ def test_what_is_refused_is_kept_with_the_reason(tmp_path: Path) -> None:
     assert (content(tmp_path / "out"), content(place)) == ("good", "3")
 
 
+def test_the_folder_is_a_link_or_the_one_that_we_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real" / "out").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "out")
+    with pytest.raises(RejectedError, match=r"/real/out\.rejected, not in \S*/link$"):
+        attempt(tmp_path / "link", "1", RejectedError("bad"))
+    monkeypatch.chdir(tmp_path / "real" / "out")
+    with pytest.raises(RejectedError, match=r"/real/out\.rejected, not in \.$"):
+        attempt(Path("."), "2", RejectedError("bad"))
+    assert content(tmp_path / "real" / "out.rejected") == "2"
+
+
 def test_what_fails_otherwise_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^key$"):
         attempt(tmp_path / "out", "half", ConfigError("key"))

@@ -14,6 +14,7 @@ import yaml
 from core.errors import ConfigError
 from core.runtimes.description import read_description
 from core.settings.config import merge
+from core.training import checkpoint
 from core.training.hooks import Checkpoints, Hook
 from core.workflows.run_plan import RunFiles, read_plan, settle
 from core.workflows.training import PreparedRun
@@ -208,6 +209,18 @@ def test_a_file_that_says_no_task(tmp_path: Path) -> None:
     for files in (RunFiles(str(slim)), RunFiles(None, str(slim))):
         with pytest.raises(ConfigError, match="says no task; name its config with -c"):
             read_plan(files)
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(config: Path, tmp_path: Path) -> None:
+    plan, run, recipe = settle(read_plan(RunFiles(str(config))))
+    training = PreparedRun(plan, run, recipe, tmp_path / "out")
+    checkpoint.save(tmp_path / "out" / "latest", checkpoint.describe(run.task), {})
+    for attempt in (training.rehearse, training.train):
+        with pytest.raises(ConfigError, match=r"^save_dir: .*/out holds an earlier run; go on"):
+            attempt()
+    assert training.rehearse(resume=True)
+    assert training.rehearse(overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["latest"]
 
 
 def test_a_misspelt_task(config: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from core.errors import ExportError
 from core.export import parity
 from core.export.int8 import exporter, layerwise
-from core.export.int8.comparison import compare
+from core.export.int8.comparison import OutputKinds, WholeAnswers, compare
 from core.export.int8.exporter import Int8Exporter
 from core.export.int8.file_comparison import FileComparison
 from core.export.package import export
@@ -71,7 +71,7 @@ def test_the_deepest_layer_of_a_net_that_rounds_badly(
         predictor = load_predictor(tmp_path, backend, own=True)
         wanted = comparison.eager_answers(batches, format_of(backend), None)
         got = [predictor.run(*batch) for batch in batches]
-        (whole,) = compare(backend, wanted, got, exact, [])
+        (whole,) = compare(backend, WholeAnswers(wanted, got, exact), OutputKinds())
         assert whole.effect is not None
         assert whole.effect > 0.2
         assert whole.passes  # which was all that was asked
@@ -138,7 +138,7 @@ def test_right_layers_that_make_a_drifting_whole_are_warned_about(
     found = whole()
     (line,) = (r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
     assert line.startswith(
-        "openvino: output 'output' of the int8 model differs by 1.0e-01, rounding"
+        "openvino: output 'output' of the int8 model differs by 1.0e-01 over 3 images, "
     )
     assert line.endswith("each layer by itself is right, so let the metric decide")
     assert [each.runtime for each in found if not each.passes] == ["openvino"]
