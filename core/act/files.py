@@ -93,6 +93,7 @@ def write(
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
     wanted = [name for name in FORMATS if name in layout.formats]
+    _log.info("export: writing files (%s)", ", ".join(wanted))
     with scratch() as place:
         float_folder = Path(place)
         write_files(model.graph, float_folder, wanted)
@@ -106,6 +107,7 @@ def write(
     description = write_description(description, folder)
     for weight, reason in model.float_in("paddle").items():
         _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
+    _log.info("export: comparing the files with PaddleSlim's model")
     differences = []
     for predictor in open_predictors(folder, wanted):
         differences += _compare(model, predictor, preset, samples, exact)
