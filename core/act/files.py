@@ -105,6 +105,7 @@ def write(
         ExportError: A file answers otherwise than PaddleSlim's model; names runtime and output.
     """
     wanted = [name for name in FORMATS if name in layout.formats]
+    _log.info("export: writing files (%s)", ", ".join(wanted))
     with scratch() as place:
         float_folder = Path(place)
         write_files(model.graph, float_folder, wanted)
@@ -116,6 +117,7 @@ def write(
         description = write_description(_describe(model, layout, cost), folder)
         for weight, reason in model.float_in("paddle").items():
             _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
+        _log.info("export: comparing the files with PaddleSlim's model")
         differences = []
         for predictor in open_predictors(folder, wanted):
             comparison = _Comparison(model, predictor, preset, _open_float(float_folder))

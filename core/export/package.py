@@ -26,6 +26,7 @@ from core.runtimes.formats import format_of, is_installed
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.files import scratch
 from core.settings.processes import ending_children
+from core.settings.progress import progress
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
 from core.task import Task
 
@@ -195,7 +196,7 @@ def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
 def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
     """Open the files of an export in each installed runtime that reads them."""
     predictors = []
-    for backend in BACKENDS:
+    for backend in progress(BACKENDS, "open the files", unit="runtime"):
         if format_of(backend) not in formats:
             continue
         if is_installed(backend):

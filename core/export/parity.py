@@ -32,6 +32,7 @@ from core.graph.program import Graph
 from core.graph.trace import name_outputs
 from core.network.modes import evaluation_mode
 from core.runtimes.predictor import Predictor
+from core.settings.progress import progress
 from core.task import Arrays, Sample, Task
 
 TOLERANCE = 1e-4
@@ -119,7 +120,7 @@ def check(
             names the runtime, the output and the numbers.
     """
     differences = []
-    for predictor in predictors:
+    for predictor in progress(predictors, "compare the files", unit="runtime"):
         got = [run(predictor, batch) for batch in batches]
         for name in expected[0]:
             pairs = [(want[name], have[name]) for want, have in zip(expected, got)]

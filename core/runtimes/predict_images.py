@@ -8,6 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,31 +87,55 @@ def predict_files(
     check_boxes(boxes, names)
     model.tell_of_boxes(boxes_of is not None)
     outputs = _Outputs(save_dir, names, model.palette())
-    parts = dict(zip(images, zip(names, outputs.name_pictures(names), boxes)))
-    results: dict[str, Any] = {}
+    plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
     channels = image_channels(model.task)
     skipped: list[str] = []
-    unsure = 0
+    seen = (
+        (plan[file], image)
+        for file in steps(images)
+        if (image := _read(file, channels, skipped if image_path.is_dir() else None)) is not None
+    )
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
-        for file in steps(images):
-            image = _read(file, channels, skipped if image_path.is_dir() else None)
-            if image is None:
-                continue
-            name, picture, inside = parts[file]
-            prediction = _predict(model, file, image, inside)
-            outputs.write(picture, model.draw(as_rgb(image), prediction)[..., ::-1])
-            finding = model.describe(prediction)
-            unsure += finding.unsure
-            tell(f"{name.as_posix()}: {finding.text}")
-            values = _to_plain(prediction, picture, outputs)
-            results[name.as_posix()] = {"picture": picture.as_posix(), **values}
-        write_predictions(save_dir, results)
+        write_predictions(save_dir, _predict_all(model, seen, outputs, root, tell))
     except OSError as error:
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error
-    tell_of_unsure(unsure, len(results), "pictures")
     return skipped
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """An image: its name, that of its picture, and the boxes in it."""
+
+    name: Path
+    picture: Path
+    boxes: Sequence[Box] | None
+
+
+def _predict_all(
+    model: ImageModel,
+    seen: Iterable[tuple[_Planned, np.ndarray]],
+    outputs: _Outputs,
+    root: Path,
+    tell: Tell,
+) -> dict[str, Any]:
+    """Predict on images, write a picture of each and return its values, by name."""
+    results: dict[str, Any] = {}
+    unsure = 0
+    for plan, image in seen:
+        try:
+            prediction = model.predict(image, plan.boxes)
+        except DataError as error:
+            raise DataError(f"{root / plan.name}: {error}") from error
+        outputs.write(plan.picture, model.draw(as_rgb(image), prediction)[..., ::-1])
+        finding = model.describe(prediction)
+        unsure += finding.unsure
+        tell(f"{plan.name.as_posix()}: {finding.text}")
+        values = _to_plain(prediction, plan.picture, outputs)
+        results[plan.name.as_posix()] = {"picture": plan.picture.as_posix(), **values}
+    tell_of_unsure(unsure, len(results), "pictures")
+    return results
 
 
 def write_predictions(save_dir: Path, results: dict[str, Any]) -> None:
@@ -140,15 +165,6 @@ def check_boxes(boxes: Sequence[Sequence[Box] | None], names: Sequence[Path]) ->
         f"--boxes: none of them belongs to a picture, of {len(names)} like {names[0].as_posix()}; "
         "image_id must be the picture's name or the number in it, or the file have COCO's 'images'"
     )
-
-
-def _predict(
-    model: ImageModel, file: Path, image: np.ndarray, boxes: Sequence[Box] | None
-) -> dict[str, Any]:
-    try:
-        return model.predict(image, boxes)
-    except DataError as error:
-        raise DataError(f"{file}: {error}") from error
 
 
 def _read(file: Path, channels: int, skipped: list[str] | None) -> np.ndarray | None:
