@@ -17,7 +17,7 @@ def parse_arguments() -> argparse.Namespace:
         epilog="Exit status 1: some files of the folder could not be read and were left out.",
     )
     parser.add_argument(
-        "--model_dir", required=True, type=Path, help="folder that tools/export_model.py made"
+        "--model_dir", required=True, type=Path, help="exported model: folder, or file .onnx"
     )
     parser.add_argument(
         "--image_path",
@@ -29,9 +29,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--save_dir", required=True, type=Path, help="for the pictures and predictions.json"
     )
+    options.add_config_arguments(parser, required=False)
     options.add_backend_argument(parser)
+    options.add_output_argument(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
-    options.add_plugin_argument(parser)
     return cli.parse(parser)
 
 
@@ -40,11 +41,14 @@ def main() -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from core.runtimes.predict_images import PREDICTIONS, load_task, predict_files
+    from core.runtimes.foreign import fit_output
+    from core.runtimes.predict_images import PREDICTIONS, predict_files
     from core.runtimes.predictor import load_predictor
 
     predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-    task = load_task(predictor, arguments.model_dir)
+    description = predictor.description
+    task = cli.exported_task(arguments, arguments.model_dir, description, description.inputs)
+    fit_output(predictor, task, arguments.output)
     with logging_redirect_tqdm():
         skipped = predict_files(
             task,

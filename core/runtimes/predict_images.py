@@ -63,7 +63,9 @@ def list_images(path: Path) -> list[Path]:
 def predict_image(task: Task, predictor: Predictor, image: np.ndarray) -> dict[str, Any]:
     """Return what the model says of an image [H, W, C], as the task's plain values."""
     sample, info = task.preprocess(image)
-    feeds = [sample[port.name][None] for port in predictor.description.inputs]
+    # models that other projects exported have names of their own
+    ports = zip(predictor.description.inputs, task.input_spec())
+    feeds = [sample[p.name if p.name in sample else spec.name][None] for p, spec in ports]
     return task.postprocess(predictor.run(*feeds), info)
 
 
