@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from core.dialects.foreign import Translation
-    from core.runtimes.description import DeployDescription
+    from core.runtimes.description import DeployDescription, Port
     from core.task import Task
     from core.workflows.training import PreparedRun
 
@@ -191,19 +191,27 @@ def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
 
 
 def exported_task(
-    arguments: argparse.Namespace, model_dir: str | Path, description: DeployDescription | None
+    arguments: argparse.Namespace,
+    model_dir: str | Path,
+    description: DeployDescription | None,
+    inputs: Sequence[Port],
 ) -> Task:
     """Build the task of `-c`, else the one that an exported model's `deploy.yml` names.
+
+    Its images get the size that the model takes.
 
     Args:
         arguments: Of `add_config_arguments`.
         model_dir: Named in the message.
         description: What `deploy.yml` says; None if there is none.
+        inputs: Of the model.
 
     Raises:
         ConfigError: Neither says what task it is, or the model ends in layers.
+        ExportError: The model takes no images.
     """
     from core.runtimes.description import DESCRIPTION
+    from core.runtimes.foreign import fitted_task
 
     if description is not None:
         description.check_whole(model_dir)
@@ -212,7 +220,7 @@ def exported_task(
     task = chosen_task(arguments, (said.name, said.settings, where) if said else None)
     if task is None:
         raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
-    return task
+    return fitted_task(task, inputs, model_dir)
 
 
 def described_by(weights: str | Path) -> Described | None:

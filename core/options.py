@@ -106,6 +106,12 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", metavar="NAME", help=known)
 
 
+def add_output_argument(parser: argparse.ArgumentParser) -> None:
+    """Add which output of an exported model answers, `--output`."""
+    text = "the output that answers, of a model that another project exported with several"
+    parser.add_argument("--output", metavar="NAME", help=text)
+
+
 def add_target_argument(parser: argparse.ArgumentParser) -> None:
     """Add the runtime that an ONNX file in int8 is laid out for, `--target`."""
     known = f"{', '.join(ONNX_TARGETS)} (default: {DEFAULT_TARGET})"

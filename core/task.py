@@ -291,6 +291,22 @@ class ConfusionMetric(Protocol):
         ...
 
 
+class ForeignModels(Protocol):
+    """What a task's package may offer as `foreign`, for models that other projects exported."""
+
+    def settings_for(self, config: Any, shape: tuple[int, ...]) -> Mapping[str, Any]:
+        """Return the settings that prepare images of a shape [C, H, W]; -1 is free."""
+        ...
+
+    def name_of(self, config: Any, output: np.ndarray) -> str:
+        """Return what `infer`, metric and `postprocess` call an output [N, ...].
+
+        Raises:
+            ConfigError: It cannot be an answer to this task.
+        """
+        ...
+
+
 def build_task(name: str, settings: Mapping[str, Any]) -> Task:
     """Import the package of a task that the user names, and build it from its settings.
 

@@ -28,6 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("model_dir", "model_filename", "params_filename"):
         add(f"--{name}", help="in the place of the one in the file's section Global")
     options.add_target_argument(parser)
+    options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--no_metric", action="store_true", help="measure nothing, keep the last weights")
     options.add_acceptance_argument(parser)
@@ -85,8 +86,8 @@ def main() -> int:
     config = read_config(arguments)
     model = config.Global
     source = open_source(model.model_dir, model.model_filename, model.params_filename)
-    task = cli.exported_task(arguments, model.model_dir, source.description)
-    source.name_outputs(task)
+    task = cli.exported_task(arguments, model.model_dir, source.description, source.inputs)
+    source.name_outputs(task, arguments.output)
     train = open_training(task, config, rank, world)
     val = Validation(task)
     if not arguments.no_metric:

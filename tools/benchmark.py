@@ -25,7 +25,12 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model_dir", required=True, nargs="+", type=Path, metavar="DIR", help="exported models"
+        "--model_dir",
+        required=True,
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="exported models: folders, or files .onnx",
     )
     parser.add_argument(
         "--backends",
@@ -42,6 +47,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="C,H,W",
         help="size of the image (default: the one the model was exported for)",
     )
+    options.add_config_arguments(parser, required=False)
+    options.add_output_argument(parser)
     parser.add_argument("--warmup", type=int, default=10, help="runs before (default: 10)")
     parser.add_argument("--runs", type=int, default=50, help="runs that count (default: 50)")
     parser.add_argument(
@@ -59,13 +66,17 @@ def main() -> int:
 
     from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
     from core.runtimes.environment import environment
+    from core.runtimes.foreign import image_shape
     from core.runtimes.overflow_report import warn_of_overflow
 
+    task = cli.chosen_task(arguments)
     protocol = Protocol(
         backends=arguments.backends,
         threads=arguments.threads,
         batch_size=arguments.batch_size,
         input_shape=arguments.input_shape,
+        free_shape=None if task is None else image_shape(task),
+        output=arguments.output,
         warmup=arguments.warmup,
         runs=arguments.runs,
         memory=not arguments.no_memory,

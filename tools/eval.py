@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from core import cli, options
+from core.errors import ConfigError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -16,10 +17,11 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
-    what.add_argument("--model_dir", type=Path, help="exported model")
+    what.add_argument("--model_dir", type=Path, help="exported model: folder, or file .onnx")
     text = "the exported model, and perhaps its data, that the section Global of an ACT file names"
     what.add_argument("--config_path", type=Path, metavar="YML", help=text)
     options.add_backend_argument(parser)
+    options.add_output_argument(parser)
     parser.add_argument("--batch_size", type=options.positive, default=1, help="default: 1")
     parser.add_argument("--threads", type=options.positive, default=1, help="of an exported model")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
@@ -31,6 +33,7 @@ def main() -> None:
     import paddle
 
     from core.act.config import read_act
+    from core.runtimes.foreign import fit_output
     from core.runtimes.overflow_report import warn_of_overflow
     from core.runtimes.predictor import load_predictor
     from core.settings.files import write_text
@@ -45,11 +48,15 @@ def main() -> None:
         if given.data_dir:
             arguments.override.insert(0, f"data.root={given.data_dir}")
     if arguments.weights:
+        if arguments.output:
+            raise ConfigError("--output: is for exported models; a checkpoint has the task's own")
         task, model = cli.restored(arguments)
         run = eager_forward(task, model)
     else:
         predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-        task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
+        description = predictor.description
+        task = cli.exported_task(arguments, arguments.model_dir, description, description.inputs)
+        fit_output(predictor, task, arguments.output)
         run = predictor.run
         warn_of_overflow([(arguments.model_dir, predictor.backend)])
     loader = validation_loader(task, arguments.batch_size)

@@ -23,7 +23,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     options.add_config_arguments(parser, required=False)
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("--model_dir", type=Path, help="folder that tools/export_model.py made")
+    model.add_argument("--model_dir", type=Path, help="exported model: folder, or file .onnx")
     text = "checkpoint (folder or weights file); published weights need -c"
     model.add_argument("--weights", "--model_path", type=Path, help=text)
     what = parser.add_mutually_exclusive_group(required=True)
@@ -42,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     text = "frames of a video or a camera (default: all)"
     parser.add_argument("--max_frames", type=options.positive, metavar="N", help=text)
     options.add_backend_argument(parser)
+    options.add_output_argument(parser)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     return cli.parse(parser)
 
@@ -49,6 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 def load_model(arguments: argparse.Namespace) -> ImageModel:
     import paddle
 
+    from core.runtimes.foreign import fit_output
     from core.runtimes.image_model import eager_model, exported_model
     from core.runtimes.predictor import load_predictor
     from core.training.run import pick_device
@@ -57,7 +59,9 @@ def load_model(arguments: argparse.Namespace) -> ImageModel:
         paddle.set_device(pick_device("auto"))
         return eager_model(*cli.restored(arguments), arguments.threshold)
     predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-    task = cli.exported_task(arguments, arguments.model_dir, predictor.description)
+    description = predictor.description
+    task = cli.exported_task(arguments, arguments.model_dir, description, description.inputs)
+    fit_output(predictor, task, arguments.output)
     return exported_model(task, predictor, arguments.threshold)
 
 

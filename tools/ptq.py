@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--processors", default="any", help=known)
     add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
     options.add_control_arguments(parser)
+    options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--batch_size", type=options.positive, default=1, help="of validation (1)")
     add("--no_metric", action="store_true", help="measure nothing")
@@ -102,8 +103,8 @@ def main() -> int:
         task, model = cli.restored(arguments)
     else:
         model = open_source(arguments.model_dir)
-        task = cli.exported_task(arguments, arguments.model_dir, model.description)
-        model.name_outputs(task)
+        task = cli.exported_task(arguments, arguments.model_dir, model.description, model.inputs)
+        model.name_outputs(task, arguments.output)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
     validation = Validation(task)
     if not arguments.no_metric:

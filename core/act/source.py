@@ -8,20 +8,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import paddle
 from paddle.base.proto import framework_pb2
 
 from core.act.child import FLOAT
 from core.errors import ConfigError, ExportError
 from core.export.int8.weights import transposed_axis
+from core.export.traced_model import ports_of
 from core.graph.batch_norm_folding import COPY, fold_batch_norms
 from core.graph.linear_layers import layers_of
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 from core.network.layers import match
 from core.quant.scales import Grid, LayerScales
-from core.runtimes.description import DeployDescription, read_description
-from core.runtimes.formats import find_files
+from core.runtimes.description import DeployDescription, Port, read_description
+from core.runtimes.foreign import main_output_name
+from core.runtimes.formats import find_files, is_model_file
+from core.runtimes.ports import in_words
 from core.settings.config import suggest
 from core.settings.files import present
 from core.task import Task
@@ -77,10 +79,29 @@ class Source:
     graph: Graph
     description: DeployDescription | None
 
-    def name_outputs(self, task: Task) -> None:
-        """Call the one output of a model from elsewhere what its task calls it."""
-        if self.description is None and len(self.graph.outputs) == 1:
-            self.graph.name_outputs(list(task.name_outputs(paddle.zeros([1])))[:1])
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        """Return the inputs with their sizes."""
+        return ports_of(self.graph, self.graph.inputs)
+
+    def name_outputs(self, task: Task, output: str | None = None) -> None:
+        """Call the output of a model from elsewhere that answers what its task calls it.
+
+        Args:
+            task: Its task.
+            output: Its name, where there are several: the others are dropped.
+
+        Raises:
+            ConfigError: There is no such output.
+        """
+        if output is not None:
+            if output not in self.graph.outputs:
+                known = in_words(ports_of(self.graph, self.graph.outputs))
+                raise ConfigError(f"--output: {self.folder} has no output {output!r}: {known}")
+            self.graph.outputs[:] = [output]
+            self.graph.drop_unused()
+        if output is not None or (self.description is None and len(self.graph.outputs) == 1):
+            self.graph.name_outputs([main_output_name(task)])
 
     def choose(
         self, kinds: Sequence[str], never: Sequence[str], per_channel: bool, key: str
@@ -195,6 +216,11 @@ def open_source(
         ExportError: None is there, or it is quantized already.
     """
     folder = present(Path(model_dir))
+    if is_model_file(folder) and folder.suffix == ".onnx":
+        raise ExportError(
+            f"{folder}: ONNX, which eval, predict and benchmark read; ptq and act need Paddle's "
+            "files: a folder with .pdmodel and .pdiparams"
+        )
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model; {EXPORT_FIRST}")
     weights = [*folder.glob("*.pdparams"), *folder.glob("*.safetensors")]

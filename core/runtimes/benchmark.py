@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,9 @@ class Protocol:
         backends: Runtimes; none means each that can read the model.
         threads: CPU threads of one run.
         batch_size: Images of one run.
-        input_shape: [C, H, W] of the image, for models whose description leaves it free.
+        input_shape: [C, H, W] of the image.
+        free_shape: [C, H, W] where the model and its description leave a size free.
+        output: The only one that is asked for; None: all.
         warmup: Runs before it counts.
         runs: Runs that count.
         memory: Whether to measure peak memory, which starts a process for each.
@@ -48,6 +50,8 @@ class Protocol:
     threads: int = 1
     batch_size: int = 1
     input_shape: tuple[int, ...] | None = None
+    free_shape: tuple[int, ...] | None = None
+    output: str | None = None
     warmup: int = 10
     runs: int = 50
     memory: bool = True
@@ -167,6 +171,8 @@ def _load(folder: Path, protocol: Protocol) -> list[_Entry]:
     entries = []
     for backend in backends:
         predictor = load_predictor(folder, backend, protocol.threads)
+        if protocol.output is not None:
+            predictor.answer_with(protocol.output, protocol.output)
         rng = np.random.default_rng(0)
         inputs = tuple(
             rng.normal(size=_shape(folder, predictor.description, index, protocol)).astype(
@@ -186,6 +192,10 @@ def _shape(
     if index == 0 and protocol.input_shape is not None:
         return (protocol.batch_size, *protocol.input_shape)
     known = description.report.input_shapes[index] if description.report else port.shape
+    free = protocol.free_shape
+    if index == 0 and free is not None and (not known or -1 in known[1:]):
+        known = (-1, *free)
+        port = port if port.shape else replace(port, shape=known)
     shape = [k if size == -1 else size for size, k in zip(port.shape, known)]
     if not shape or -1 in shape[1:]:
         raise ExportError(

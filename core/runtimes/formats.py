@@ -60,9 +60,14 @@ def formats_in(folder: Path) -> tuple[Format, ...]:
     found: dict[Format, bool] = {
         "paddle": bool(_paddle_files(folder)),
         "onnx": bool(_onnx_files(folder)),
-        "lite": any(folder.glob("*.nb")),
+        "lite": folder.is_dir() and any(folder.glob("*.nb")),
     }
     return tuple(name for name in FORMATS if found[name])
+
+
+def is_model_file(path: Path) -> bool:
+    """Tell whether a path is a file in a format that runtimes read, in place of a folder."""
+    return path.is_file() and path.suffix in (".onnx", ".pdmodel")
 
 
 def readable_backends(folder: Path) -> tuple[Backend, ...]:
@@ -101,6 +106,9 @@ def _shown(folder: Path) -> str:
 
 
 def _paddle_files(folder: Path) -> tuple[Path, ...]:
+    if is_model_file(folder):
+        both = folder, folder.with_suffix(".pdiparams")
+        return both if folder.suffix == ".pdmodel" and both[1].is_file() else ()
     for names in _PADDLE_NAMES:
         files = tuple(folder / name for name in names)
         if all(file.is_file() for file in files):
@@ -110,5 +118,7 @@ def _paddle_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _onnx_files(folder: Path) -> tuple[Path, ...]:
+    if is_model_file(folder):
+        return (folder,) if folder.suffix == ".onnx" else ()
     found = sorted(folder.glob("*.onnx"))
     return tuple(file for file in found if file.name == "model.onnx" or len(found) == 1)

@@ -113,7 +113,10 @@ class ImageModel:
 
 def exported_model(task: Task, predictor: Predictor, threshold: float | None = None) -> ImageModel:
     """Return an exported model as one for images."""
-    inputs = tuple(port.name for port in predictor.description.inputs)
+    names = [spec.name for spec in task.input_spec()]
+    # models that other projects exported have names of their own
+    ports = zip(predictor.description.inputs, names)
+    inputs = tuple(port.name if port.name in names else name for port, name in ports)
     return ImageModel(task, predictor.run, inputs, threshold)
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from paddle.base.proto import framework_pb2
 
 from core.errors import ExportError
 from core.graph.program import Graph
-from core.runtimes.description import DeployDescription, Port, read_description
-from core.runtimes.formats import choose_backend, find_files, is_installed
+from core.runtimes.description import DeployDescription, read_description
+from core.runtimes.formats import choose_backend, find_files, is_installed, is_model_file
+from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
 from core.settings.config import suggest
 from core.settings.files import present
 from core.settings.processes import last_words, run_module
@@ -66,7 +68,8 @@ class Predictor(ABC):
         self, description: DeployDescription | None, inputs: list[str], outputs: list[str]
     ) -> None:
         self._alone = threading.Lock()
-        self.description = description or _from_graph(inputs, outputs)
+        self._called: dict[str, str] = {}  # outputs that are called otherwise than in the file
+        self.description = description or described(inputs, outputs, {})
         self._inputs = [port.name for port in self.description.inputs]
         self._outputs = [port.name for port in self.description.outputs]
         if sorted(self._inputs) != sorted(inputs) or sorted(self._outputs) != sorted(outputs):
@@ -89,10 +92,29 @@ class Predictor(ABC):
         if len(arrays) != len(ports):
             raise ExportError(f"inputs: expected {len(ports)} arrays, got {len(arrays)}")
         for port, array in zip(ports, arrays):
-            _check_shape(port, array.shape)
-        fed = {port.name: _as_fed(port, array) for port, array in zip(ports, arrays)}
+            check_shape(port, array.shape)
+        fed = {port.name: as_fed(port, array) for port, array in zip(ports, arrays)}
         with self._alone:
-            return self._run(fed)
+            found = self._run(fed)
+        return {self._called.get(name, name): found[name] for name in self._outputs}
+
+    def answer_with(self, output: str, name: str) -> None:
+        """Answer with one output alone, and call it what the task calls it.
+
+        Args:
+            output: In the file.
+            name: For `run`, and in the description.
+
+        Raises:
+            ExportError: There is no such output.
+        """
+        ports = {port.name: port for port in self.description.outputs}
+        if output not in ports:
+            raise ExportError(
+                f"--output: {self.folder} has no output {output!r}: {in_words(ports.values())}"
+            )
+        self._outputs, self._called = [output], {output: name}
+        self.description = replace(self.description, outputs=(replace(ports[output], name=name),))
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> Arrays: ...
@@ -111,7 +133,7 @@ def load_predictor(
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
-            them, or `model.onnx`; and perhaps `deploy.yml`.
+            them, or `model.onnx`; and perhaps `deploy.yml`. Or a file, `.onnx` or `.pdmodel`.
         backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
             first of them that is installed and reads a file of the folder.
         threads: CPU threads of one run.
@@ -126,8 +148,8 @@ def load_predictor(
         raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
     if threads < 1:
         raise ExportError(f"threads: expected 1 or more, got {threads}")
-    if not folder.is_dir():
-        raise ExportError(f"{folder}: no such folder of an exported model")
+    if not folder.is_dir() and not is_model_file(folder):
+        raise ExportError(f"{folder}: no such folder of an exported model, or file .onnx, .pdmodel")
     if backend is None:
         backend = choose_backend(folder)
         _log.info("%s: runs in %s", folder, backend)
@@ -141,6 +163,8 @@ def load_predictor(
         with _LOADING:
             predictor = _open(backend, files, description, threads)
         predictor.folder = folder
+        if description is None:
+            predictor.description = with_sizes(predictor.description, ports_in(files[0]))
         return predictor
     except ExportError as error:
         raise ExportError(f"{folder}: {error}") from error
@@ -303,9 +327,10 @@ class _OpenVino(Predictor):
     def __init__(self, file: Path, description: DeployDescription | None, threads: int) -> None:
         settings = openvino_settings(threads)
         self._model: Any = _openvino_core().compile_model(str(file), "CPU", settings)
-        known = [port.name for port in description.outputs] if description else []
+        ports = (*description.inputs, *description.outputs) if description else ()
+        known = [port.name for port in ports] if description else list(ports_in(file))
         names = (
-            [each.any_name for each in self._model.inputs],
+            [_name_of(each, known) for each in self._model.inputs],
             [_name_of(each, known) for each in self._model.outputs],
         )
         super().__init__(description, *names)
@@ -327,7 +352,7 @@ def _openvino_core() -> Any:
 
 
 def _name_of(port: Any, known: Sequence[str]) -> str:
-    """Choose an output's name: OpenVINO collects those of all equal tensors."""
+    """Choose the name of an input or output: OpenVINO collects those of all equal tensors."""
     own = port.get_node().friendly_name.partition("/sink_port_")[0]  # that of the ONNX graph
     names = [*known, own, *sorted(port.names)]
     return str(next(name for name in names if name in port.names))
@@ -363,33 +388,3 @@ def _operator_kinds(file: Path) -> set[str]:
     except DecodeError:
         return set()
     return {op.type for block in program.blocks for op in block.ops}
-
-
-def _from_graph(inputs: Sequence[str], outputs: Sequence[str]) -> DeployDescription:
-    return DeployDescription(
-        inputs=tuple(Port(name, (), "") for name in inputs),
-        outputs=tuple(Port(name, (), "") for name in outputs),
-    )
-
-
-def _as_fed(port: Port, array: np.ndarray) -> np.ndarray:
-    try:
-        fed = np.ascontiguousarray(array, port.dtype or None)
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"{port.name}: expected numbers, {port.dtype}: {error}") from error
-    if fed.dtype.kind not in "biuf":
-        raise ExportError(f"{port.name}: expected numbers, got an array of {fed.dtype}")
-    return fed
-
-
-def _check_shape(port: Port, shape: tuple[int, ...]) -> None:
-    if 0 in shape:
-        raise ExportError(
-            f"{port.name}: expected at least one image, got an empty array of {list(shape)}"
-        )
-    wanted = port.shape
-    fits = len(shape) == len(wanted) and all(w in (-1, s) for w, s in zip(wanted, shape))
-    if wanted and not fits:
-        raise ExportError(
-            f"{port.name}: the model takes {list(wanted)} (-1: any), got {list(shape)}"
-        )

@@ -1,7 +1,7 @@
 """Image classification with the networks of PaddleClas."""
 
-from tasks.cls import own_data
+from tasks.cls import foreign, own_data
 from tasks.cls.config import Config
 from tasks.cls.task import Task
 
-__all__ = ["Config", "Task", "own_data"]
+__all__ = ["Config", "Task", "foreign", "own_data"]

@@ -43,7 +43,7 @@ LAYOUTS = {
 
 
 def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the number of classes, and a batch that a small data set can fill.
+    """Return number and names of the classes, and a batch that a small data set can fill.
 
     Raises:
         DataError: A list or a labels file is malformed.
@@ -55,7 +55,11 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     train = read_split(data, MOST_CLASSES, "train")
     batch = min(len(train.paths), DEFAULTS["train"]["batch_size"])
-    return {"model": {"num_classes": count_classes(data, train)}, "train": {"batch_size": batch}}
+    found: dict[str, Any] = {"model": {"num_classes": count_classes(data, train)}}
+    names = class_names(data)
+    if names:
+        found["data"] = {"class_names": list(names)}
+    return found | {"train": {"batch_size": batch}}
 
 
 def count_classes(data: DataConfig, train: Items) -> int:

@@ -7,6 +7,7 @@ first command writes; what `-o` changes here only saves the test's time.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,9 @@ import pytest
 import yaml
 
 from core.runtimes.description import read_description
+from tasks.seg import label_maps, layouts
 
+ROOT = Path(__file__).resolve().parents[2]
 SIDE = 64
 MAP = {"ground": (0, 0, 0), "disc": (200, 30, 30), "box": (30, 30, 220)}
 NAMES = ["head", "left_arm", "right_arm", "hip", "left_leg", "right_leg"]
@@ -183,3 +186,16 @@ def test_a_drawn_split_is_written_as_lists(call_tool: Tool, tmp_path: Path) -> N
     assert "config_lists.yml reads them" in output
     data = yaml.safe_load((tmp_path / "look" / "config_lists.yml").read_text())["data"]
     assert len(Path(data["val_list"]).read_text().splitlines()) == 4
+
+
+def test_the_page_names_tools_and_flags_that_exist() -> None:
+    text = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python tools/(\w+\.py)(.*)$", text, re.M)
+    assert {tool for tool, _ in commands} >= {"data.py", "train.py", "ptq.py", "predict.py"}
+    shared = (ROOT / "core" / "options.py").read_text(encoding="utf-8")
+    for tool, rest in commands:
+        known = (ROOT / "tools" / tool).read_text(encoding="utf-8") + shared
+        for flag in re.findall(r"--(\w+)", rest):
+            assert f"--{flag}" in known, f"{tool} --{flag}"
+    names = {*layouts.IMAGES, *layouts.MASKS, *label_maps.WITH_COLORS, *label_maps.NAMES_ONLY}
+    assert {"images", "masks", "img", "gt", "labelmap.txt", "class_names.txt"} <= names

@@ -1,0 +1,38 @@
+"""Segmentation networks that other projects exported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from core.errors import ConfigError
+from core.runtimes.foreign import is_distribution
+from tasks.seg.config import Config
+
+
+def settings_for(config: Config, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return the settings that prepare images of a shape [C, H, W]; -1 is free."""
+    channels, height, width = shape
+    data: dict[str, Any] = {}
+    if channels > 0 and channels != config.data.channels:
+        data["channels"] = channels
+    if min(height, width) > 0:
+        data["size"] = [width, height]
+    return {"data": data}
+
+
+def name_of(config: Config, output: np.ndarray) -> str:
+    """Return what an output [N, C, H, W] is, or [N, H, W] of a model that ends in the argmax.
+
+    Raises:
+        ConfigError: It has another number of classes.
+    """
+    if output.ndim == 3 and output.dtype.kind in "iu":
+        return "labels"
+    if output.ndim != 4 or output.shape[1] != config.model.num_classes:
+        raise ConfigError(
+            f"model.num_classes: the model answers {list(output.shape)} to one image, expected "
+            f"[1, {config.model.num_classes}, H, W]"
+        )
+    return "probabilities" if is_distribution(output) else "logits"
