@@ -148,3 +148,30 @@ def test_a_split_and_a_concatenation_that_meet_cancel(folder: Path) -> None:
 def test_a_graph_in_which_nothing_is_won_stays_the_same() -> None:
     graph = traced(Shuffled([("convolve", 0), ("softmax", 1)]))
     assert dissolve_shuffles(graph) is graph
+
+
+class Pruned(nn.Layer):
+    """Two units of which pruning has left halves of 7 and 5 channels, in an order of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2D(3, 12, 1), nn.Conv2D(12, 4, 1)
+        self.split, self.shuffle = ChannelSplit([7, 5]), ChannelShuffle()
+        self.shuffle.order = [0, 7, 1, 2, 8, 3, 9, 4, 10, 5, 11, 6]
+        self.units = nn.LayerList([nn.Conv2D(5, 5, 1) for _ in range(2)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = nn.functional.relu(self.stem(image))
+        for unit in self.units:
+            kept, changed = self.split(x)
+            x = self.shuffle(kept, nn.functional.relu(unit(changed)))
+        return self.head(x)
+
+
+def test_a_pruned_network_selects_no_rows(folder: Path) -> None:
+    graph = traced(Pruned())
+    made = dissolve_shuffles(graph)
+    assert kinds(graph)["index_select"] == 2
+    assert kinds(made)["index_select"] == kinds(made)["flatten_contiguous_range"] == 0
+    assert movement_cost(made) < movement_cost(graph)
+    assert_alike(run(made, folder), run(graph, folder))
