@@ -4,8 +4,9 @@ What is computed between two shuffles (convolutions by channel and over all chan
 addition) commutes with a permutation of the channels, so splits, concatenations and shuffles are
 only followed, see `core.graph.channel_reader`, until something must be stored in one tensor. There
 the parts are sliced and joined; where later parts are to be slices again, one shuffle of more
-groups does the work of several, or one selection where pruning has left no regular shuffle. Every number is computed from the same numbers as before; only
-sums over channels are taken in another order.
+groups does the work of several, or one selection where pruning has left no regular shuffle. Every
+number is computed from the same numbers as before; only sums over channels are taken in another
+order.
 """
 
 from __future__ import annotations
