@@ -64,6 +64,9 @@ class ChannelReader:
         self.orders = Orders()
         self.steps: list[Step] = []
         self.layouts: dict[str, Layout] = {}
+        self.renamed: dict[str, str] = {}  # what operators make, by the name in the graph
+        self.origins: dict[str, str] = {}  # tensor of the graph that a new one is alike, by name
+        self._held: dict[str, HeldTensor] = {}
         self._read = graph.readers()
         moves = [move for move in find_moves(graph) if self._may_follow(move)]
         self._ends = {id(move.operators[-1]): move for move in moves}
@@ -95,7 +98,7 @@ class ChannelReader:
         count = self._channels(name)
         if not count or name in self._graph.weights:
             return None
-        stored = self.orders.make(name, count, pinned)
+        stored = self._held[name] = self.orders.make(name, count, pinned)
         self.layouts[name] = Layout.of(stored)
         return stored
 
@@ -171,7 +174,7 @@ class ChannelReader:
         if layout is None or len(layout) != self._channels(out):
             return False
         layout = self._stored(source)
-        step.made = self.orders.follow(out, layout)
+        step.made = self._held[out] = self.orders.follow(out, layout)
         step.reads[source] = layout
         self.layouts[out] = Layout.of(step.made)
         self.steps.append(step)
@@ -197,9 +200,7 @@ class ChannelReader:
             return False
         a, b = self._stored(first), self._stored(second)
         if not self.orders.tie(a, b):
-            gathered = self.orders.gather(second, b)
-            b = self.layouts[second] = Layout.of(gathered)
-            self.steps.append(Step(None, gathered))
+            b = self._gathered(second, b)
             if not self.orders.tie(a, b):
                 raise ValueError(f"{second}: what is gathered has no order that {first} may have")
         step.reads[second] = b
@@ -228,10 +229,25 @@ class ChannelReader:
         layout = self.layouts[name]
         source = layout.whole()
         if source is None or (name in self.kept and source.name != name):
-            gathered = self.orders.gather(name, layout)
-            self.steps.append(Step(None, gathered))
-            layout = self.layouts[name] = Layout.of(gathered)
+            layout = self._gathered(name, layout)
         return layout
+
+    def _gathered(self, name: str, layout: Layout) -> Layout:
+        """Put a tensor together under its name; if another one has that name, one is renamed.
+
+        It is the older one where the graph has the name as an output.
+        """
+        new, older = name, self._held.get(name)
+        if older is not None and name in self._graph.outputs:
+            older.name = self.renamed[name] = f"{name}@unordered"
+            self.origins[older.name] = name
+        elif older is not None:
+            new = f"{name}@ordered{len(self.steps)}"
+        gathered = self._held[new] = self.orders.gather(new, layout)
+        self.origins[new] = name
+        self.steps.append(Step(None, gathered))
+        self.layouts[name] = Layout.of(gathered)
+        return self.layouts[name]
 
     def _pinned(self, name: str) -> Layout:
         """Return the layout of a tensor that is stored in the order of the network."""
@@ -240,8 +256,6 @@ class ChannelReader:
         source = layout.whole()
         renamed = output and source is not None and source.name != name
         if renamed or not self.orders.pin(layout):
-            gathered = self.orders.gather(name, layout)
-            self.steps.append(Step(None, gathered))
-            layout = self.layouts[name] = Layout.of(gathered)
+            layout = self._gathered(name, layout)
             self.orders.pin(layout)
         return layout

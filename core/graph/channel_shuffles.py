@@ -11,7 +11,7 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +35,9 @@ def dissolve_shuffles(graph: Graph, kept: Collection[str] = ()) -> Graph:
         kept: Tensors that keep their names, with their channels in any order.
     """
     made = (follow_channels(graph, kept, with_shuffles) for with_shuffles in (True, False))
-    return min(graph, *made, key=movement_cost)
+    # channels that no output depends on are gone, and so may be what is kept
+    whole = [each for each in made if each.variables.keys() >= set(kept)]
+    return min(graph, *whole, key=movement_cost)
 
 
 def follow_channels(graph: Graph, kept: Collection[str] = (), with_shuffles: bool = True) -> Graph:
@@ -121,8 +123,10 @@ class _Writer:
 
     def _plan(self) -> None:
         """Decide how each tensor is gathered, and where others must be cut for that."""
+        for name, like in self._reader.origins.items():
+            self._describe(name, like, self._graph.shape(like)[1])
         for stored in self._reader.orders.gathered:
-            plan = _plan_of(stored, self._graph)
+            plan = _plan_of(stored, self.made.shape(stored.name))
             self._gatherings[id(stored)] = plan
             for holder, start, length in plan.slices:
                 cuts = self._cuts.setdefault(id(holder), [])
@@ -149,7 +153,7 @@ class _Writer:
         for name in names_of(op.outputs):
             if name in self._reader.layouts:
                 stored = self._reader.layouts[name].holders[0]
-                if stored.name == name:
+                if stored.name == self._reader.renamed.get(name, name):
                     self._cut(stored)
 
     def _gather(self, stored: HeldTensor) -> None:
@@ -177,7 +181,7 @@ class _Writer:
 
     def _select(self, source: str, name: str, order: np.ndarray) -> None:
         """Select rows: OpenVINO 2026.4 gathers wrong channels from maps of 4 axes."""
-        (batch, count, *size), dtype = self._graph.shape(name), self._graph.dtype(name)
+        (batch, count, *size), dtype = self.made.shape(name), self.made.dtype(name)
         rows, chosen, index = (f"{name}@{role}" for role in ("rows", "chosen", "order"))
         self.made.weights[index] = order.astype(np.int32)
         whole = np.dtype("int32")
@@ -186,7 +190,7 @@ class _Writer:
             shape = (batch, count, size[0] * size[1])
             self.made.variables[each] = variable(each, shape, dtype)
         flat = {"start_axis": 2, "stop_axis": 3}
-        before = variable(f"{rows}@before", (0, *self._graph.shape(name)), dtype)
+        before = variable(f"{rows}@before", (0, *self.made.shape(name)), dtype)
         self.made.variables[before.name] = before
         outputs = {"Out": rows, "XShape": before.name}
         self.made.operators += [
@@ -196,7 +200,7 @@ class _Writer:
         self._reshape("reshape2", chosen, name, {"shape": [0, count, *size]})
 
     def _shuffle(self, source: str, name: str, groups: int) -> None:
-        _, count, *size = self._graph.shape(name)
+        _, count, *size = self.made.shape(name)
         grouped, turned = f"{name}@grouped", f"{name}@turned"
         parts = [groups, count // groups]
         self._reshape("reshape2", source, grouped, {"shape": [0, *parts, *size]})
@@ -229,6 +233,8 @@ class _Writer:
         }
         for slot in op.inputs:
             slot.arguments[:] = [names.get(name, name) for name in slot.arguments]
+        for slot in op.outputs:
+            slot.arguments[:] = [self._reader.renamed.get(each, each) for each in slot.arguments]
         self.made.operators.append(op)
         if step.made is not None:
             self._permute(step, op, step.made.channels())
@@ -266,14 +272,13 @@ def _channels_read(layout: Layout) -> np.ndarray:
     return read
 
 
-def _plan_of(stored: HeldTensor, graph: Graph) -> _Gathering:
+def _plan_of(stored: HeldTensor, shape: Sequence[int]) -> _Gathering:
     """Choose the cheapest way to gather a tensor: slices alone, or put in order behind."""
     layout = stored.gathered
     if layout is None:
         raise ValueError(f"{stored.name}: is not gathered")
     channels, groups = stored.channels(), layout.groups()
     runs = runs_of(layout, channels)
-    shape = graph.shape(stored.name)
     if len(shape) != 4 or min(shape[1:]) < 1:
         return _Gathering(runs)
     moved = (SHUFFLE + COPY) * len(layout)
