@@ -40,6 +40,9 @@ CONFIGS = (
     "keypoint/lite_hrnet_30_256x192_coco",
 )
 
+# that shuffle channels, beside those among the others
+SHUFFLING = ("ShuffleNetV2_x1_0", "keypoint/tinypose_128x96", "keypoint/tinypose_256x192")
+
 NETWORKS = (*CLASSIFIERS, *(name.partition("/")[2] for name in CONFIGS))
 SEG_SIZE = [512, 256]  # width, height
 
@@ -50,11 +53,12 @@ PSP_SIZE = [576, 288]
 
 def build(network: str) -> tuple[Task, Layer]:
     """Build a network with the same random weights every time."""
-    if network in CLASSIFIERS:
+    if network in (*CLASSIFIERS, *SHUFFLING):
         model = {"name": network, "num_classes": 1000}
         task = build_task("cls", {"model": model, "data": {"root": ""}})
     else:
-        (config,) = (name for name in CONFIGS if name.endswith(f"/{network}"))
+        known = (*CONFIGS, *SHUFFLING)
+        (config,) = (name for name in known if name.endswith(f"/{network}"))
         changes: Entry = {"model": {"pretrained": None}, "data": {"root": "nowhere"}}
         if config.startswith("seg/"):
             changes["data"]["size"] = PSP_SIZE if network.startswith("psp") else SEG_SIZE

@@ -87,7 +87,7 @@ def measure(network: str, rounds: int, python: Path, limit: float) -> Entry:
             except PeerError as error:
                 entry["failures"][name] = str(error)
         runs = _runs(folder, images[0], entry)
-        entry["milliseconds"] = _take_turns(runs, rounds)
+        entry["milliseconds"] = take_turns(runs, rounds)
         entry["controlled"] = {}
         for backend, target in OURS:
             before, after = (
@@ -114,7 +114,7 @@ def _control(network: str, backend: Backend, target: Target, folder: Path, round
     runs = {name: _predicting(each, backend, images[0]) for name, each in places.items()}
     return {
         "layers": len(quantized_layers(model)),
-        "milliseconds": _take_turns(runs, rounds),
+        "milliseconds": take_turns(runs, rounds),
     }
 
 
@@ -213,7 +213,7 @@ def _openvino_run(file: Path, image: np.ndarray) -> Run:
     return lambda: {name: np.array(value) for name, value in model([image]).items()}
 
 
-def _take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return milliseconds of each round, of processor time.
 
     Every round has another order: what ran before leaves its data in the caches.

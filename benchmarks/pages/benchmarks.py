@@ -11,6 +11,7 @@ from benchmarks.pages.int8 import INT8, WITHOUT_VNNI, int8
 from benchmarks.pages.processors import processors
 from benchmarks.pages.prune import pruning
 from benchmarks.pages.qat import qat_networks, qat_steps
+from benchmarks.pages.rewrites import rewrites
 
 Entry = dict[str, Any]
 
@@ -93,6 +94,7 @@ def page() -> Iterator[str]:
     yield from int8(load("int8"), INT8)
     yield from int8(load("int8_without_vnni"), WITHOUT_VNNI)
     yield from processors(load("processors"))
+    yield from rewrites(load("rewrites"))
 
 
 def _training_row(task: str, entry: Entry) -> str:

@@ -219,8 +219,8 @@ class Orders:
         makes lies as it is wanted.
 
         Args:
-            with_shuffles: Give what is sliced again the order of the network where one shuffle
-                makes it, for there the parts are slices.
+            with_shuffles: Give what is sliced again the order of the network, in which the parts
+                are slices.
         """
         for each in self.gathered:
             if each.gathered is not None:
@@ -231,10 +231,10 @@ class Orders:
             made = next((each for each in kind.members if each.gathered is not None), None)
             if made is None or kind.order is not None:
                 continue
-            parts, layout = self._parts(kind), made.gathered
+            parts = self._parts(kind)
             if all(len(set(part)) == kind.count for part in parts):
                 joined.append(made)
-            elif with_shuffles and layout is not None and layout.groups() > 1:
+            elif with_shuffles:
                 kind.order = made.slots
             else:
                 kind.order = _grouped(kind, parts, made)
@@ -306,17 +306,15 @@ def _grouped(kind: OrderClass, parts: Sequence[Sequence[int]], made: HeldTensor)
     layout = made.gathered
     if layout is None:
         raise ValueError(f"{made.name}: is not gathered")
-    takers: list[tuple[int, ...]] = [
-        tuple(index for index, part in enumerate(parts) if slot in set(part))
-        for slot in range(kind.count)
-    ]
-    seen = list(dict.fromkeys(takers))
-    holders = layout.holder_list()
+    taken = [set(part) for part in parts]
+    takers = [tuple(slot in part for part in taken) for slot in range(kind.count)]
+    seen = {taker: number for number, taker in enumerate(dict.fromkeys(takers))}
+    places = {id(holder): number for number, holder in enumerate(layout.holder_list())}
     channel = np.argsort(made.slots)
 
     def place(slot: int) -> tuple[int, int, int]:
-        group = seen.index(takers[slot])
-        source = holders.index(layout.holders[channel[slot]])
+        group = seen[takers[slot]]
+        source = places[id(layout.holders[channel[slot]])]
         return group, -source if group % 2 else source, int(channel[slot])
 
     return np.array(sorted(range(kind.count), key=place))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from core.graph.channel_moves import Move, find_moves
 from core.graph.channel_orders import HeldTensor, Layout, Orders
 from core.graph.layer_patterns import is_nchw
 from core.graph.operators import attribute, names_of, only
@@ -63,9 +64,13 @@ class ChannelReader:
         self.orders = Orders()
         self.steps: list[Step] = []
         self.layouts: dict[str, Layout] = {}
-        self._consumers = graph.consumers()
+        self.renamed: dict[str, str] = {}  # what operators make, by the name in the graph
+        self.origins: dict[str, str] = {}  # tensor of the graph that a new one is alike, by name
+        self._held: dict[str, HeldTensor] = {}
         self._read = graph.readers()
-        self._skipped: set[int] = set()
+        moves = [move for move in find_moves(graph) if self._may_follow(move)]
+        self._ends = {id(move.operators[-1]): move for move in moves}
+        self._skipped = {id(op) for move in moves for op in move.operators[:-1]}
 
     def read(self) -> None:
         """Read all operators, and give the outputs the order of the network."""
@@ -93,7 +98,7 @@ class ChannelReader:
         count = self._channels(name)
         if not count or name in self._graph.weights:
             return None
-        stored = self.orders.make(name, count, pinned)
+        stored = self._held[name] = self.orders.make(name, count, pinned)
         self.layouts[name] = Layout.of(stored)
         return stored
 
@@ -103,7 +108,7 @@ class ChannelReader:
             return self._splits(op)
         if op.type == "concat":
             return self._joins(op)
-        return op.type == "reshape2" and self._shuffles(op)
+        return id(op) in self._ends and self._moves(self._ends[id(op)])
 
     def _splits(self, op: Any) -> bool:
         source, parts = only(op.inputs, "X"), names_of(op.outputs)
@@ -125,25 +130,15 @@ class ChannelReader:
         self.layouts[out] = Layout.join([self.layouts[name] for name in names])
         return True
 
-    def _shuffles(self, op: Any) -> bool:
-        """Follow the three operators of a channel shuffle."""
-        source, found = only(op.inputs, "X"), [op]
-        for kind in ("transpose2", "reshape2"):
-            out = only(found[-1].outputs, "Out")
-            readers = self._consumers.get(out, [])
-            if len(readers) != 1 or self._read[out] != 1 or readers[0].type != kind:
-                return False
-            if len(names_of(readers[0].inputs)) != 1:
-                return False
-            found.append(readers[0])
-        order = shuffle_order(self._graph, found)
-        if source not in self.layouts or order is None or len(names_of(op.inputs)) != 1:
-            return False
-        self.layouts[only(found[-1].outputs, "Out")] = self.layouts[source].select(order)
-        self._skipped.update(id(each) for each in found[1:])
-        out = only(found[-1].outputs, "Out")
-        if out in self.kept:
-            self._stored(out)
+    def _may_follow(self, move: Move) -> bool:
+        """Tell whether a move is of activations, with nothing inside that is stored."""
+        inside = {name for op in move.operators[:-1] for name in names_of(op.outputs)}
+        return self._graph.weights.keys().isdisjoint(move.sources) and not inside & self.kept
+
+    def _moves(self, move: Move) -> bool:
+        """Follow operators that put channels in another order, at the last of them."""
+        joined = Layout.join([self.layouts[name] for name in move.sources])
+        self.layouts[only(move.operators[-1].outputs, "Out")] = joined.select(move.order)
         return True
 
     def _convolves(self, op: Any) -> bool:
@@ -179,7 +174,7 @@ class ChannelReader:
         if layout is None or len(layout) != self._channels(out):
             return False
         layout = self._stored(source)
-        step.made = self.orders.follow(out, layout)
+        step.made = self._held[out] = self.orders.follow(out, layout)
         step.reads[source] = layout
         self.layouts[out] = Layout.of(step.made)
         self.steps.append(step)
@@ -205,9 +200,7 @@ class ChannelReader:
             return False
         a, b = self._stored(first), self._stored(second)
         if not self.orders.tie(a, b):
-            gathered = self.orders.gather(second, b)
-            b = self.layouts[second] = Layout.of(gathered)
-            self.steps.append(Step(None, gathered))
+            b = self._gathered(second, b)
             if not self.orders.tie(a, b):
                 raise ValueError(f"{second}: what is gathered has no order that {first} may have")
         step.reads[second] = b
@@ -236,10 +229,25 @@ class ChannelReader:
         layout = self.layouts[name]
         source = layout.whole()
         if source is None or (name in self.kept and source.name != name):
-            gathered = self.orders.gather(name, layout)
-            self.steps.append(Step(None, gathered))
-            layout = self.layouts[name] = Layout.of(gathered)
+            layout = self._gathered(name, layout)
         return layout
+
+    def _gathered(self, name: str, layout: Layout) -> Layout:
+        """Put a tensor together under its name; if another one has that name, one is renamed.
+
+        It is the older one where the graph has the name as an output.
+        """
+        new, older = name, self._held.get(name)
+        if older is not None and name in self._graph.outputs:
+            older.name = self.renamed[name] = f"{name}@unordered"
+            self.origins[older.name] = name
+        elif older is not None:
+            new = f"{name}@ordered{len(self.steps)}"
+        gathered = self._held[new] = self.orders.gather(new, layout)
+        self.origins[new] = name
+        self.steps.append(Step(None, gathered))
+        self.layouts[name] = Layout.of(gathered)
+        return self.layouts[name]
 
     def _pinned(self, name: str) -> Layout:
         """Return the layout of a tensor that is stored in the order of the network."""
@@ -248,27 +256,6 @@ class ChannelReader:
         source = layout.whole()
         renamed = output and source is not None and source.name != name
         if renamed or not self.orders.pin(layout):
-            gathered = self.orders.gather(name, layout)
-            self.steps.append(Step(None, gathered))
-            layout = self.layouts[name] = Layout.of(gathered)
+            layout = self._gathered(name, layout)
             self.orders.pin(layout)
         return layout
-
-
-def shuffle_order(graph: Graph, operators: list[Any]) -> np.ndarray | None:
-    """Return the order [C] that a reshape, a transpose and a reshape give; None if others.
-
-    Args:
-        graph: They are in it.
-        operators: Each reads what the one before it makes.
-    """
-    before = graph.shape(only(operators[0].inputs, "X"))
-    parts = graph.shape(only(operators[0].outputs, "Out"))
-    after = graph.shape(only(operators[-1].outputs, "Out"))
-    count = before[1] if len(before) == 4 else 0
-    places = attribute(operators[1], "axis") == [0, 2, 1, 3, 4] and len(parts) == 5
-    if not places or min(before[1:]) < 1 or parts[1] * parts[2] != count:
-        return None
-    if parts[3:] != before[2:] or after[1:] != before[1:]:
-        return None
-    return np.arange(count).reshape(parts[1], parts[2]).T.ravel()

@@ -4,13 +4,14 @@ What is computed between two shuffles (convolutions by channel and over all chan
 addition) commutes with a permutation of the channels, so splits, concatenations and shuffles are
 only followed, see `core.graph.channel_reader`, until something must be stored in one tensor. There
 the parts are sliced and joined; where later parts are to be slices again, one shuffle of more
-groups does the work of several. Every number is computed from the same numbers as before; only
-sums over channels are taken in another order.
+groups does the work of several, or one selection where pruning has left no regular shuffle. Every
+number is computed from the same numbers as before; only sums over channels are taken in another
+order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +35,9 @@ def dissolve_shuffles(graph: Graph, kept: Collection[str] = ()) -> Graph:
         kept: Tensors that keep their names, with their channels in any order.
     """
     made = (follow_channels(graph, kept, with_shuffles) for with_shuffles in (True, False))
-    return min(graph, *made, key=movement_cost)
+    # channels that no output depends on are gone, and so may be what is kept
+    whole = [each for each in made if each.variables.keys() >= set(kept)]
+    return min(graph, *whole, key=movement_cost)
 
 
 def follow_channels(graph: Graph, kept: Collection[str] = (), with_shuffles: bool = True) -> Graph:
@@ -65,15 +68,25 @@ def movement_cost(graph: Graph) -> float:
             cost += pixels * (COPY * sum(abs(size[1]) for size in sizes) + PIECE * len(sizes))
         elif op.type == "transpose2" and attribute(op, "axis") == [0, 2, 1, 3, 4]:
             cost += SHUFFLE * abs(int(np.prod(graph.shape(only(op.inputs, "X"))[1:])))
+        elif op.type == "index_select":
+            cost += SHUFFLE * abs(int(np.prod(graph.shape(only(op.outputs, "Out"))[1:])))
     return cost
 
 
 @dataclass
 class _Gathering:
-    """Slices that a tensor is put together from, and the groups of a shuffle behind, or 1."""
+    """How a tensor is put together.
+
+    Attributes:
+        slices: Holder, first position and length of each part.
+        groups: Of a shuffle behind; 1 if there is none.
+        selected: Place among the joined parts of each channel that is selected behind; None if all
+            lie as they should.
+    """
 
     slices: list[tuple[HeldTensor, int, int]]
-    groups: int
+    groups: int = 1
+    selected: np.ndarray | None = None
 
 
 class _Writer:
@@ -104,17 +117,16 @@ class _Writer:
                 self._cut(step.made)
             elif step.op is not None:
                 self._cut_all(step.op)
-        self.made.made = {
-            path: name
-            for path, name in self._graph.made.items()
-            if name in {each for op in self.made.operators for each in names_of(op.outputs)}
-        }
+        left = {name for op in self.made.operators for name in names_of(op.outputs)}
+        self.made.made = {path: name for path, name in self._graph.made.items() if name in left}
         self.made.drop_unused()
 
     def _plan(self) -> None:
         """Decide how each tensor is gathered, and where others must be cut for that."""
+        for name, like in self._reader.origins.items():
+            self._describe(name, like, self._graph.shape(like)[1])
         for stored in self._reader.orders.gathered:
-            plan = _plan_of(stored, self._graph)
+            plan = _plan_of(stored, self.made.shape(stored.name))
             self._gatherings[id(stored)] = plan
             for holder, start, length in plan.slices:
                 cuts = self._cuts.setdefault(id(holder), [])
@@ -141,7 +153,7 @@ class _Writer:
         for name in names_of(op.outputs):
             if name in self._reader.layouts:
                 stored = self._reader.layouts[name].holders[0]
-                if stored.name == name:
+                if stored.name == self._reader.renamed.get(name, name):
                     self._cut(stored)
 
     def _gather(self, stored: HeldTensor) -> None:
@@ -149,22 +161,46 @@ class _Writer:
         plan, name = self._gatherings[id(stored)], stored.name
         pieces = [piece for each in plan.slices for piece in self._pieces_of(*each)]
         outer = name in self._graph.outputs or name in self._reader.kept
-        if len(pieces) == 1 and plan.groups == 1:
+        behind = plan.groups > 1 or plan.selected is not None
+        if len(pieces) == 1 and not behind:
             if not outer:
                 self._names[id(stored)] = pieces[0]
                 return
             self.made.operators.append(operator("assign", {"X": pieces[0]}, {"Out": name}, {}))
             return
-        target = name if plan.groups == 1 else f"{name}@parts"
+        target = f"{name}@parts" if behind else name
         join = operator("concat", {}, {"Out": target}, {"axis": 1})
         join.inputs.add(parameter="X", arguments=pieces)
         self.made.operators.append(join)
-        if plan.groups > 1:
+        if behind:
             self._describe(target, name, stored.order_class.count)
+        if plan.groups > 1:
             self._shuffle(target, name, plan.groups)
+        elif plan.selected is not None:
+            self._select(target, name, plan.selected)
+
+    def _select(self, source: str, name: str, order: np.ndarray) -> None:
+        """Select rows: OpenVINO 2026.4 gathers wrong channels from maps of 4 axes."""
+        (batch, count, *size), dtype = self.made.shape(name), self.made.dtype(name)
+        rows, chosen, index = (f"{name}@{role}" for role in ("rows", "chosen", "order"))
+        self.made.weights[index] = order.astype(np.int32)
+        whole = np.dtype("int32")
+        self.made.variables[index] = variable(index, order.shape, whole, persistable=True)
+        for each in (rows, chosen):
+            shape = (batch, count, size[0] * size[1])
+            self.made.variables[each] = variable(each, shape, dtype)
+        flat = {"start_axis": 2, "stop_axis": 3}
+        before = variable(f"{rows}@before", (0, *self.made.shape(name)), dtype)
+        self.made.variables[before.name] = before
+        outputs = {"Out": rows, "XShape": before.name}
+        self.made.operators += [
+            operator("flatten_contiguous_range", {"X": source}, outputs, flat),
+            operator("index_select", {"X": rows, "Index": index}, {"Out": chosen}, {"dim": 1}),
+        ]
+        self._reshape("reshape2", chosen, name, {"shape": [0, count, *size]})
 
     def _shuffle(self, source: str, name: str, groups: int) -> None:
-        _, count, *size = self._graph.shape(name)
+        _, count, *size = self.made.shape(name)
         grouped, turned = f"{name}@grouped", f"{name}@turned"
         parts = [groups, count // groups]
         self._reshape("reshape2", source, grouped, {"shape": [0, *parts, *size]})
@@ -197,6 +233,8 @@ class _Writer:
         }
         for slot in op.inputs:
             slot.arguments[:] = [names.get(name, name) for name in slot.arguments]
+        for slot in op.outputs:
+            slot.arguments[:] = [self._reader.renamed.get(each, each) for each in slot.arguments]
         self.made.operators.append(op)
         if step.made is not None:
             self._permute(step, op, step.made.channels())
@@ -234,19 +272,33 @@ def _channels_read(layout: Layout) -> np.ndarray:
     return read
 
 
-def _plan_of(stored: HeldTensor, graph: Graph) -> _Gathering:
-    """Choose the cheapest way to gather a tensor: slices one by one, or a shuffle of slices."""
+def _plan_of(stored: HeldTensor, shape: Sequence[int]) -> _Gathering:
+    """Choose the cheapest way to gather a tensor: slices alone, or put in order behind."""
     layout = stored.gathered
     if layout is None:
         raise ValueError(f"{stored.name}: is not gathered")
     channels, groups = stored.channels(), layout.groups()
     runs = runs_of(layout, channels)
-    known = min(graph.shape(stored.name)[1:]) > 0 and len(graph.shape(stored.name)) == 4
-    in_order = np.array_equal(channels, np.arange(len(layout)))
-    if groups == 1 or not known or not in_order:
-        return _Gathering(runs, 1)
-    residues = np.concatenate([np.arange(start, len(layout), groups) for start in range(groups)])
-    parts = runs_of(layout, residues)
-    shuffled = PIECE * len(parts) + (SHUFFLE + COPY) * len(layout)
-    plain = PIECE * len(runs) + COPY * len(layout)
-    return _Gathering(runs, 1) if plain <= shuffled else _Gathering(parts, groups)
+    if len(shape) != 4 or min(shape[1:]) < 1:
+        return _Gathering(runs)
+    moved = (SHUFFLE + COPY) * len(layout)
+    costs = [(PIECE * len(runs) + COPY * len(layout), _Gathering(runs))]
+    if groups > 1 and np.array_equal(channels, np.arange(len(layout))):
+        residues = [np.arange(start, len(layout), groups) for start in range(groups)]
+        parts = runs_of(layout, np.concatenate(residues))
+        costs.append((PIECE * len(parts) + moved, _Gathering(parts, groups)))
+    lying = _as_they_lie(layout)
+    parts, places = runs_of(layout, lying), np.argsort(lying)[channels]
+    costs.append((PIECE * len(parts) + 1.5 * moved, _Gathering(parts, 1, places)))
+    return min(costs, key=lambda each: each[0])[1]
+
+
+def _as_they_lie(layout: Layout) -> np.ndarray:
+    """Return the channels of a layout tensor by tensor, as these hold them."""
+    places = {id(each): (n, each.positions()) for n, each in enumerate(layout.holder_list())}
+
+    def place(channel: int) -> tuple[int, int]:
+        number, positions = places[id(layout.holders[channel])]
+        return number, int(positions[layout.channels[channel]])
+
+    return np.array(sorted(range(len(layout)), key=place))

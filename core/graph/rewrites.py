@@ -23,7 +23,7 @@ def rewrite(graph: Graph, kept: Collection[str] = ()) -> Graph:
     """
     nested = nest_upsampled_sums(graph, kept)
     if nested is not graph:
-        _log.info("rewrote sums of %d upsampled maps", _count(graph, "nearest_interp_v2"))
+        _log.info("rewrote sums of maps of several resolutions")
     made = dissolve_shuffles(nested, kept)
     if made is not nested:
         _log.info(

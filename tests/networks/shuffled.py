@@ -18,7 +18,10 @@ from core.graph.program import Graph
 from core.network.channels import ChannelShuffle, ChannelSplit
 
 CHANNELS, SIZE = 8, 4
-MOVES = ("unit", "shuffle", "turn", "convolve", "by_channel", "add", "gate", "group", "softmax")
+MOVES = (
+    *("unit", "shuffle", "select", "turn", "convolve"),
+    *("by_channel", "add", "gate", "group", "softmax"),
+)
 
 
 class ShuffleUnit(nn.Layer):
@@ -65,6 +68,8 @@ class Shuffled(nn.Layer):
         self.moves = list(moves)
         self.stem = nn.Conv2D(3, CHANNELS, 1)
         self.shuffle, self.split = ChannelShuffle(), ChannelSplit([CHANNELS // 4] * 4)
+        self.select = ChannelShuffle()
+        self.select.order = [3, 0, 7, 1, 6, 2, 4, 5]  # as pruning leaves one
         self.layers = nn.LayerList([_layer_of(name) for name, _ in moves])
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
@@ -74,6 +79,9 @@ class Shuffled(nn.Layer):
             if name == "shuffle":
                 a, b, c, d = self.split(x)
                 x = self.shuffle(paddle.concat([a, d], axis=1), paddle.concat([c, b], axis=1))
+            elif name == "select":
+                a, b, c, d = self.split(x)
+                x = self.select(paddle.concat([d, a, c], axis=1), b)
             elif name == "turn":
                 a, b, c, d = self.split(x)
                 x = paddle.concat([d, self.split(other)[1], b, a], axis=1)

@@ -52,6 +52,9 @@ def test_any_network_computes_the_same(
     before = graph.to_program(), {name: each.copy() for name, each in graph.weights.items()}
     made = follow_channels(graph, (), with_shuffles)
     assert_alike(run(made, folder), run(graph, folder))
+    written = [name for op in made.operators for slot in op.outputs for name in slot.arguments]
+    assert len(set(written)) == len(written), "each tensor is made once"
+    assert set(written) <= made.variables.keys()
     assert graph.to_program() == before[0], "the given graph stays as it is"
     assert all(np.array_equal(graph.weights[name], before[1][name]) for name in before[1])
 
@@ -67,7 +70,8 @@ def test_kept_tensors_have_their_values_in_some_order(
     kept = data.draw(st.lists(st.sampled_from(maps), min_size=1, max_size=3, unique=True))
     made = follow_channels(graph, kept)
     assert_alike(run(made, folder), run(graph, folder))
-    for name in kept:
+    assert dissolve_shuffles(graph, kept).variables.keys() >= set(kept)
+    for name in made.variables.keys() & set(kept):  # without those that no output depends on
         found, wanted = (run(each, folder, [name])[name].sum((2, 3)) for each in (made, graph))
         order = np.sort(found, axis=1), np.sort(wanted, axis=1)
         np.testing.assert_allclose(*order, rtol=1e-4, atol=1e-5)
@@ -148,3 +152,54 @@ def test_a_split_and_a_concatenation_that_meet_cancel(folder: Path) -> None:
 def test_a_graph_in_which_nothing_is_won_stays_the_same() -> None:
     graph = traced(Shuffled([("convolve", 0), ("softmax", 1)]))
     assert dissolve_shuffles(graph) is graph
+
+
+class Pruned(nn.Layer):
+    """Two units of which pruning has left halves of 7 and 5 channels, in an order of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2D(3, 12, 1), nn.Conv2D(12, 4, 1)
+        self.split, self.shuffle = ChannelSplit([7, 5]), ChannelShuffle()
+        self.shuffle.order = [0, 7, 1, 2, 8, 3, 9, 4, 10, 5, 11, 6]
+        self.units = nn.LayerList([nn.Conv2D(5, 5, 1) for _ in range(2)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = nn.functional.relu(self.stem(image))
+        for unit in self.units:
+            kept, changed = self.split(x)
+            x = self.shuffle(kept, nn.functional.relu(unit(changed)))
+        return self.head(x)
+
+
+def test_a_pruned_network_selects_no_rows(folder: Path) -> None:
+    graph = traced(Pruned())
+    made = dissolve_shuffles(graph)
+    assert kinds(graph)["index_select"] == 2
+    assert kinds(made)["index_select"] == kinds(made)["flatten_contiguous_range"] == 0
+    assert movement_cost(made) < movement_cost(graph)
+    assert_alike(run(made, folder), run(graph, folder))
+
+
+class Turned(nn.Layer):
+    """Sums of a map and of itself turned, one of them an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.split = nn.Conv2D(3, 8, 1), ChannelSplit([4, 4])
+        self.middle = nn.Conv2D(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        x = nn.functional.relu(self.stem(image))
+        first, second = self.split(x)
+        turned = nn.functional.sigmoid(paddle.concat([second, first], axis=1))
+        last = self.middle(nn.functional.relu(turned) + x)
+        return {"turned": turned, "sum": turned + x, "softened": last + nn.functional.relu(turned)}
+
+
+def test_sums_of_a_map_and_of_itself_in_another_order(folder: Path) -> None:
+    graph = traced(Turned())
+    made = follow_channels(graph)
+    assert_alike(run(made, folder), run(graph, folder))
+    written = [name for op in made.operators for slot in op.outputs for name in slot.arguments]
+    assert len(set(written)) == len(written)

@@ -1,0 +1,148 @@
+"""Time rewritten files beside plain ones, in float and in int8: one thread, one image.
+
+    python -m benchmarks.measure.rewrites
+    python -m benchmarks.measure.rewrites --networks tinypose_128x96 --rounds 60
+
+All files of a network take turns in one process, by the processor's clock. Both sides are our own
+exports, with folded batch norms, and what the runtimes optimize themselves when they load them.
+Writes docs/benchmarks/rewrites.json and docs/benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import core.settings.startup  # isort: skip  # noqa: F401
+import argparse
+import datetime
+import json
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+
+from benchmarks.comparison import record
+from benchmarks.measure.command import revision
+from benchmarks.measure.int8 import take_turns
+from benchmarks.networks import SHUFFLING
+from benchmarks.pages.benchmarks import page
+from benchmarks.peers.int8 import Run, prepare
+from core.export.traced_model import TracedModel, trace_for_export
+from core.network.modes import evaluation_mode
+from core.quant.post_training import PtqConfig, quantize_after_training
+from core.runtimes.environment import environment
+from core.runtimes.predictor import load_predictor
+from core.targets.names import BACKENDS, Backend, Format, Target
+from core.task import Task
+
+Entry = dict[str, Any]
+NETWORKS = (
+    *(name.rpartition("/")[2] for name in SHUFFLING),
+    *("lite_hrnet_18_256x192_coco", "lite_hrnet_30_256x192_coco"),
+)
+MOVING = ("transpose2", "index_select", "split", "concat", "nearest_interp_v2")
+SIDES = {"plain": False, "rewritten": True}
+# the grids for OpenVINO serve Paddle Inference as well
+FILES: dict[Target, tuple[Format, ...]] = {
+    "openvino": ("paddle", "onnx"),
+    "onnxruntime": ("onnx",),
+}
+
+
+def measure(network: str, rounds: int) -> Entry:
+    """Write the files of a network, and let them take turns in each runtime."""
+    entry: Entry = {"operators": {}, "milliseconds": {}, "apart": {}}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        task, model, images = prepare(network)
+        entry["input"] = list(images[0].shape)
+        for side, rewritten in SIDES.items():
+            traced = _traced(task, model, rewritten)
+            kinds = Counter(op.type for op in traced.graph.operators)
+            entry["operators"][side] = {kind: kinds[kind] for kind in MOVING}
+            _write(traced, folder / side / "float", ("paddle", "onnx"))
+        for target in FILES:
+            task, model, _ = prepare(network)
+            _quantize(task, model, images, target)
+            for side, rewritten in SIDES.items():
+                traced = _traced(task, model, rewritten, target)
+                _write(traced, folder / side / target, FILES[target])
+        for backend in BACKENDS:
+            runs = _runs(folder, backend, images[0])
+            entry["milliseconds"][backend] = take_turns(runs, rounds)
+            entry["apart"][backend] = _apart(runs)
+    return entry
+
+
+def _traced(task: Task, model: Layer, rewritten: bool, target: str = "openvino") -> TracedModel:
+    layer = task.deploy_model(model, "raw")
+    with evaluation_mode(model), evaluation_mode(layer):
+        specs = task.input_spec()
+        return trace_for_export(task, model, layer, specs, "raw", target, 13, rewritten)
+
+
+def _write(traced: TracedModel, folder: Path, formats: tuple[Format, ...]) -> None:
+    folder.mkdir(parents=True)
+    with evaluation_mode(traced.model), evaluation_mode(traced.layer):
+        traced.write(folder, formats)
+
+
+def _quantize(task: Task, model: Layer, images: list[np.ndarray], target: Target) -> None:
+    batches = [[paddle.to_tensor(image)] for image in images]
+    config = PtqConfig(observer="abs_max", target=target)
+    quantize_after_training(task, model, lambda: batches, config)
+
+
+def _runs(folder: Path, backend: Backend, image: np.ndarray) -> dict[str, Run]:
+    target = "onnxruntime" if backend == "onnxruntime" else "openvino"
+    return {
+        f"{name} {side}": _predicting(folder / side / place, backend, image)
+        for side in SIDES
+        for name, place in (("float", "float"), ("int8", target))
+    }
+
+
+def _predicting(folder: Path, backend: Backend, image: np.ndarray) -> Run:
+    predictor = load_predictor(folder, backend, own=True)
+    return lambda: predictor.run(image)
+
+
+def _apart(runs: dict[str, Run]) -> dict[str, float]:
+    """Return how far rewritten files are from plain ones, relative to the largest answer."""
+    found = {}
+    for name in ("float", "int8"):
+        answers: list[Any] = [runs[f"{name} {side}"]() for side in SIDES]
+        (plain, made) = (next(iter(each.values())) for each in answers)
+        found[name] = float(np.abs(plain - made).max() / np.abs(plain).max())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--rounds", type=int, default=60)
+    arguments = parser.parse_args()
+    paddle.set_device("cpu")
+    loaded = revision()  # not that of the end: files may have changed in between
+    for network in arguments.networks:
+        entry = measure(network, arguments.rounds) | {
+            "revision": loaded,
+            "load_average": round(os.getloadavg()[0], 1),
+            "environment": environment(),
+            "date": datetime.date.today().isoformat(),
+        }
+        record("rewrites", {network: entry}, page)
+        told = {
+            backend: {name: round(float(np.median(each)), 2) for name, each in taken.items()}
+            for backend, taken in entry["milliseconds"].items()
+        }
+        print(network, json.dumps(told | {"apart": entry["apart"]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The section on rewritten graphs in docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Entry = dict[str, Any]
+TEXT = """
+## Rewritten graphs
+
+Written by `python -m benchmarks.measure.rewrites`: exports as they are by default (`--rewrite on`)
+beside plain ones (`--rewrite off`), random weights, norms estimated on random images, one image,
+one thread, milliseconds of processor time, medians of runs that take turns in one process. int8:
+quantized after training for the runtime (Paddle Inference: for OpenVINO). Ratios are time of the
+plain file / time of the rewritten one, in brackets of the shortest runs; the last columns are plain
+float over rewritten int8, and how far the answers of rewritten files are from those of plain ones,
+relative to the largest.
+
+| network, input | runtime | float plain | rewritten | **plain / rewritten** | int8 plain | \
+rewritten | **plain / rewritten** | float rewritten / int8 rewritten | \
+float plain / int8 rewritten | float apart | int8 apart |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+OPERATORS = """
+What moves channels in the float graph, plain and rewritten:
+
+| network | shuffles | selections | splits | concatenations | upsampling to the nearest |
+| --- | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def rewrites(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield the lines of the section; none if nothing was measured."""
+    if not entries:
+        return
+    yield TEXT
+    for network, entry in entries.items():
+        for runtime, taken in entry["milliseconds"].items():
+            yield _row(network, runtime, entry, taken)
+    yield OPERATORS
+    for network, entry in entries.items():
+        plain, made = (entry["operators"][side] for side in ("plain", "rewritten"))
+        yield f"| {network} | {' | '.join(f'{plain[kind]}, {made[kind]}' for kind in plain)} |"
+    yield ""
+    for network, entry in entries.items():
+        about, rounds = entry["environment"], len(entry["milliseconds"]["openvino"]["float plain"])
+        yield (
+            f"- {network}: {rounds} rounds, {entry['date']}, revision {entry['revision']}, "
+            f"{about['cpu']}, load average {entry['load_average']}"
+        )
+
+
+def _row(network: str, runtime: str, entry: Entry, taken: Mapping[str, list[float]]) -> str:
+    size = "x".join(map(str, entry["input"][2:]))
+    middle = {name: statistics.median(each) for name, each in taken.items()}
+    columns = [f"{network}, {size}", runtime]
+    for kind in ("float", "int8"):
+        plain, made = f"{kind} plain", f"{kind} rewritten"
+        shortest = min(taken[plain]) / min(taken[made])
+        columns += [f"{middle[plain]:.2f}", f"{middle[made]:.2f}"]
+        columns.append(f"**{middle[plain] / middle[made]:.2f}** ({shortest:.2f})")
+    for first in ("float rewritten", "float plain"):
+        columns.append(f"{middle[first] / middle['int8 rewritten']:.2f}")
+    columns += [f"{entry['apart'][runtime][kind]:.0e}" for kind in ("float", "int8")]
+    return f"| {' | '.join(columns)} |"
