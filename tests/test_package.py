@@ -179,7 +179,10 @@ def test_demo_begins_in_an_empty_folder(site: Path, empty: Path) -> None:
         said = list(itertools.takewhile(lambda line: "drawing a data set" not in line, lines))
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=60)
-    assert said[:2] == ["\n", "$ trislim train -c cls/demo.yml --save_dir output/demo/cls\n"]
+    assert said[:2] == [
+        "\n",
+        "$ trislim train -c cls/demo.yml --save_dir output/demo/cls --overwrite\n",
+    ]
     assert process.returncode == 128 + signal.SIGTERM, rest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import CO_GENERATOR
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -93,8 +94,8 @@ def test_a_border_between_packages_is_crossed_downwards_only(walk: Callable[[], 
     upwards: set[tuple[str, str]] = set()
 
     def watch(frame: FrameType, event: str, value: Any) -> None:
-        if event != "call" or not (here := module(frame)):
-            return
+        if event != "call" or not (here := module(frame)) or frame.f_code.co_flags & CO_GENERATOR:
+            return  # a generator is resumed by whoever asks for its next value
         caller, through = frame.f_back, []
         while caller is not None and not module(caller):
             through.append(caller.f_globals.get("__name__", ""))

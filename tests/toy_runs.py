@@ -29,13 +29,14 @@ def train(
     *strategies: Any,
     hooks: Any = (),
     resume: bool = False,
+    overwrite: bool = False,
 ) -> Engine:
     """Train under strategies, with checkpoints, and return the engine."""
     described = read_run(settings)
     recipe = read_recipe({"strategies": list(strategies)}, described.train.epochs, False)
     save_dir.mkdir(exist_ok=True)
     engine = Engine(described, recipe, save_dir, [Checkpoints(), *hooks])
-    engine.train(resume=resume)
+    engine.train(resume=resume, overwrite=overwrite)
     return engine
 
 

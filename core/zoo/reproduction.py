@@ -35,7 +35,7 @@ from core.zoo.steps import (
 
 RESULT = "result.json"
 LAST_LINES = 3  # of a log, in the message of a step that failed
-Tell = Callable[[str], None]
+TellLine = Callable[[str], None]
 Locks = Mapping[Path, AbstractContextManager[Any]]  # by the homes of steps
 
 
@@ -94,7 +94,7 @@ def run_steps(
     cache: StepCache,
     locks: Locks,
     tools: Path,
-    tell: Tell,
+    tell: TellLine,
     launch: Sequence[str] = (),
 ) -> None:
     """Run what is not done; say of each step what it does and how long it took.

@@ -204,6 +204,8 @@ def test_states_that_lost_a_part_do_not_resume(interrupted: Any, tmp_path: Path)
         # of one parameter: as if it had never had a gradient; and what a metric was is only shown
         if path[:1] == ("metrics",) or (path[0] == "optimizer" and len(path) > 2):
             continue
+        if path[:2] == ("windows", "recipe") and len(path) > 3:  # saved before the key existed
+            continue
         damaged = without(state, path, empty)
         checkpoint.save(tmp_path / "run" / "latest", description, weights, damaged)
         with pytest.raises(UserError) as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -153,7 +154,7 @@ def test_a_training_ends_with_all_its_processes(
         assert said.count(word) == 1
         assert said.count("stopping after this step") <= 1
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-            *("best_model", "config.yml", "latest", "train.log")
+            *("best_model", "config.yml", "curves.png", "latest", "results.csv", "train.log")
         ]
     assert checkpoint.restore(tmp_path / "out/latest", read_run(settings).task)
 
@@ -221,8 +222,14 @@ def test_an_export_that_is_killed_leaves_nothing_for_long(
     process = start("export_model.py", *words, "--save_dir", "out")
 
     def converters() -> list[psutil.Process]:
-        found = psutil.Process(process.pid).children()
-        return [each for each in found if "core.export.onnx.converter_process" in each.cmdline()]
+        found = []
+        for each in psutil.Process(process.pid).children():
+            with contextlib.suppress(
+                psutil.NoSuchProcess
+            ):  # others come and go, zombies among them
+                if "core.export.onnx.converter_process" in each.cmdline():
+                    found.append(each)
+        return found
 
     children = wait_for(process, converters)
     process.kill()

@@ -12,6 +12,7 @@ import pytest
 
 from core.errors import ConfigError, DataError
 from core.export.package import export
+from core.runtimes.image_model import exported_model
 from core.runtimes.predict_images import predict_files
 from core.runtimes.predictor import load_predictor
 from core.settings.config import merge
@@ -169,6 +170,6 @@ def test_a_grey_oblong_model_is_exported_and_predicts(tmp_path: Path) -> None:
     assert made.description.preprocess is not None
     assert made.description.preprocess.channels == "grey"
     predictor = load_predictor(tmp_path / "model", "onnxruntime")
-    predict_files(task, predictor, tmp_path / "data" / "ant", tmp_path / "seen")
+    predict_files(exported_model(task, predictor), tmp_path / "data" / "ant", tmp_path / "seen")
     drawn = cv2.imread(str(tmp_path / "seen" / "0.png"))
     assert drawn.shape == (24, 90, 3)

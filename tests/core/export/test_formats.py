@@ -122,7 +122,7 @@ def test_no_failure_of_paddle_inference_spoils_other_formats(
 ) -> None:
     model = build(task, kind)
     for chosen in (("onnx",), ("lite",), ("onnx", "lite")):
-        export(task, model, tmp_path / "out", chosen)  # type: ignore[arg-type]
+        export(task, model, tmp_path / "out", chosen, overwrite=True)  # type: ignore[arg-type]
         assert names(tmp_path / "out") == named(chosen) | {"deploy.yml"}  # type: ignore[arg-type]
     with pytest.raises(ExportError, match=r"model.pdmodel: paddle cannot load it: no such instr"):
         export(task, model, tmp_path / "other", ("paddle", "onnx"))
@@ -193,7 +193,7 @@ def test_no_format_and_unknown_ones_are_refused(task: Task, tmp_path: Path) -> N
         (("onnx", "onx"), r"^format: no format 'onx' \(did you mean 'onnx'\?\)"),
     ):
         with pytest.raises(ExportError, match=message):
-            export(task, model, tmp_path / "out", chosen)  # type: ignore[arg-type]
+            export(task, model, tmp_path / "out", chosen, overwrite=True)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -78,7 +78,7 @@ def test_an_interrupted_run_has_the_rows_of_a_straight_one(
 
 def test_a_fresh_run_begins_a_fresh_file(toy_settings: Any, tmp_path: Path) -> None:
     for _ in range(2):
-        train(toy_settings(epochs=1), tmp_path / "out", hooks=[Results()])
+        train(toy_settings(epochs=1), tmp_path / "out", hooks=[Results()], overwrite=True)
     assert [row["epoch"] for row in rows_of(tmp_path / "out")] == [1]
 
 

@@ -1,0 +1,145 @@
+"""The model zoo at one scale: plan its rows, show what is done of them, run what is not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.table import Table
+
+from core.errors import UserError
+from core.settings.config import load_yaml
+from core.settings.home import CONFIGS
+from core.training.checkpoint import locate
+from core.training.run import read_run
+from core.zoo.reproduction import ZooResult, collect, run_steps
+from core.zoo.rows import PUBLISHED, ScaleName, ZooRow
+from core.zoo.step_cache import StepCache, code_digest
+from core.zoo.steps import ZooPlaces, ZooStep, missing_data, plan_steps
+
+TOP = CONFIGS.parent
+CODE = ("core", "tasks", "tools")
+TellRow = Callable[[str, str], None]  # receives a row's name and a line about it
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row with its steps and what is done of them."""
+
+    steps: list[ZooStep]
+    cache: StepCache
+    places: ZooPlaces
+
+
+class Zoo:
+    """Rows that are reproduced at one scale.
+
+    Args:
+        rows: Rows by name.
+        scale: Scale of all of them.
+        data: Folder of all data sets.
+        save_dir: Folder for what is made, with a folder for each scale.
+    """
+
+    def __init__(
+        self, rows: Mapping[str, ZooRow], scale: ScaleName, data: Path, save_dir: Path
+    ) -> None:
+        self.rows, self.scale, self.data = rows, scale, data
+        self.folder = save_dir / scale
+        self._code = code_digest([TOP / name for name in CODE])
+
+    def plan(self, name: str, fetch: bool = True) -> PlannedRow:
+        """Plan a row.
+
+        Args:
+            name: Name of the row.
+            fetch: Whether to fetch weights that are published; otherwise the row is refused.
+
+        Raises:
+            UserError: The row has no such scale, data are missing, or weights cannot be fetched.
+        """
+        row = self.rows[name]
+        if self.scale not in row.scales:
+            raise UserError(f"has no scale {self.scale}; it has {', '.join(row.scales)}")
+        how = row.scales[self.scale]
+        shared = self.folder / "floats", self.data, self.folder / "drawn"
+        places = ZooPlaces(self.folder / name, *shared, CONFIGS / "slim")
+        missing = missing_data(how, places)
+        if missing:
+            raise UserError(missing)
+        weights = None
+        if how.weights == PUBLISHED:
+            if not fetch:
+                raise UserError("can run; its published weights are fetched then")
+            weights = locate(read_run(load_yaml(how.config or row.config)).task, True)
+        elif how.weights:
+            weights = Path(how.weights.replace("{data}", str(self.data)))
+        data = [Path(path.replace("{data}", str(self.data))) for path in how.data]
+        cache = StepCache(places, self._code, data)
+        return PlannedRow(plan_steps(row, how, places, weights), cache, places)
+
+    def table(self) -> Table:
+        """Return the rows with what is done of them and what they cost; nothing is fetched."""
+        table = Table(title=f"model zoo, scale {self.scale}")
+        for column in ("row", "", "done", "cost"):
+            table.add_column(column, overflow="fold")
+        for name, row in self.rows.items():
+            cost = row.scales[self.scale].cost if self.scale in row.scales else ""
+            try:
+                planned = self.plan(name, fetch=False)
+            except UserError as error:
+                table.add_row(name, row.title, str(error), cost)
+                continue
+            done = [planned.cache.is_done(step) for step in planned.steps]
+            seconds = [planned.cache.seconds(step) for step in planned.steps]
+            known = [each for each in seconds if each is not None]
+            if len(known) == len(done):
+                cost = f"{sum(known):.0f} s the last time"
+            table.add_row(name, row.title, f"{sum(done)} of {len(done)} steps", cost)
+        return table
+
+    def reproduce(
+        self, jobs: int, launch: Sequence[str], tell: TellRow
+    ) -> tuple[list[ZooResult], dict[str, str]]:
+        """Run what is not done; return the figures of the rows, and why others failed.
+
+        Args:
+            jobs: Rows that run at the same time.
+            launch: Arguments of `paddle.distributed.launch` for trainings; none: one process.
+            tell: Receives lines for people.
+        """
+        plans: dict[str, PlannedRow] = {}
+        results: dict[str, ZooResult] = {}
+        failures: dict[str, str] = {}
+
+        def attempt(name: str, do: Callable[[], None]) -> None:
+            try:
+                do()
+            except UserError as error:
+                failures[name] = str(error)
+                tell(name, str(error))
+
+        def plan(name: str) -> None:
+            plans[name] = self.plan(name)
+
+        def run(name: str) -> None:
+            steps, cache, places = plans[name].steps, plans[name].cache, plans[name].places
+            run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch)
+            row = self.rows[name]
+            results[name] = collect(name, row, self.scale, steps, cache, places)
+
+        for name in self.rows:
+            attempt(name, partial(plan, name))
+        locks = {step.home: threading.Lock() for each in plans.values() for step in each.steps}
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for future in [pool.submit(attempt, name, partial(run, name)) for name in plans]:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [results[name] for name in self.rows if name in results], failures

@@ -1,0 +1,63 @@
+"""The zoo as a whole: rows that cannot run do not stop the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from core.errors import UserError
+from core.zoo import zoo as module
+from core.zoo.rows import PUBLISHED
+from core.zoo.zoo import Zoo
+from tests.core.zoo.conftest import make_row
+
+
+def shown(zoo: Zoo) -> str:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(zoo.table())
+    return captured.get()
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Zoo:
+    rows = {
+        "good": make_row(()),
+        "bad": make_row((), data={"{data}/flowers": "class folders"}),
+        "far": make_row((), weights=PUBLISHED),
+    }
+    return Zoo(rows, "small", tmp_path / "data", tmp_path / "zoo")
+
+
+def test_the_table_says_what_is_done_and_fetches_nothing(zoo: Zoo) -> None:
+    text = shown(zoo)
+    assert "0 of 6 steps" in text
+    assert "flowers: is missing; put there: class folders" in text
+    assert "can run; its published weights are fetched then" in text
+
+
+def test_a_scale_that_a_row_has_not(tmp_path: Path) -> None:
+    zoo = Zoo({"good": make_row(())}, "full", tmp_path, tmp_path)
+    with pytest.raises(UserError, match="has no scale full; it has small"):
+        zoo.plan("good")
+
+
+def test_other_rows_go_on(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+
+    def locate(task: object, wanted: bool) -> Path:
+        raise UserError("cannot be fetched")
+
+    def run_steps(steps: object, *rest: object) -> None:
+        raise UserError("train float: ended with status 2")
+
+    monkeypatch.setattr(module, "locate", locate)
+    monkeypatch.setattr(module, "run_steps", run_steps)
+    results, failures = zoo.reproduce(2, (), lambda name, text: told.append(f"{name}: {text}"))
+    assert results == []
+    assert failures["far"] == "cannot be fetched"
+    assert failures["good"] == "train float: ended with status 2"
+    assert failures["bad"].endswith("flowers: is missing; put there: class folders")
+    assert sorted(told) == sorted(f"{name}: {text}" for name, text in failures.items())
