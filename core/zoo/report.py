@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 
 from core.settings.files import write_text
 from core.targets.names import BACKENDS, Backend
@@ -45,7 +46,7 @@ def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder:
         rows=rows,
         failures=failures,
         charts=list(_charts(results)),
-        machine=results[0].environment if results else {},
+        machine=_machine(results[0].environment) if results else {},
         dates=sorted({result.date for result in results}),
         backends=BACKENDS,
     )
@@ -53,6 +54,17 @@ def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder:
     write_text(folder / FIGURES, json.dumps(content, indent=1) + "\n")
     write_text(folder / PAGE, page)
     return folder / PAGE
+
+
+def _machine(environment: dict[str, Any]) -> dict[str, str]:
+    """Return what is known of a machine as words."""
+    words = {}
+    for key, value in environment.items():
+        if isinstance(value, dict):
+            value = [f"{name} {each}" for name, each in value.items()]
+        if value:
+            words[key] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return words
 
 
 def _row(result: ZooResult) -> dict[str, Any]:
@@ -126,8 +138,13 @@ def _chart(results: Sequence[ZooResult], metric: str, key: str, unit: str) -> st
                 arrow = {"arrowstyle": "->", "color": GREY}
                 axes.annotate("", points[1], points[0], arrowprops=arrow)
             if points:
-                axes.annotate(f" {result.name}", points[-1], color=GREY, fontsize=7)
-        axes.set_xscale("log")
+                where = Annotation(
+                    result.name, points[-1], xytext=(6, 6), textcoords="offset points"
+                )
+                where.set(color=GREY, fontsize=8)
+                axes.add_artist(where)
+        axes.set_xlim(left=0)
+        axes.margins(y=0.15)
         for part in (axes.xaxis.label, axes.yaxis.label):
             part.set_color(GREY)
         axes.tick_params(colors=GREY, which="both")
