@@ -121,7 +121,7 @@ def test_no_failure_of_paddle_inference_spoils_other_formats(
 ) -> None:
     model = build(task, kind)
     for chosen in (("onnx",), ("lite",), ("onnx", "lite")):
-        export(task, model, tmp_path / "out", chosen)  # type: ignore[arg-type]
+        export(task, model, tmp_path / "out", chosen, overwrite=True)  # type: ignore[arg-type]
         assert names(tmp_path / "out") == named(chosen) | {"deploy.yml"}  # type: ignore[arg-type]
     with pytest.raises(ExportError, match=r"model.pdmodel: paddle cannot load it: no such instr"):
         export(task, model, tmp_path / "other", ("paddle", "onnx"))
