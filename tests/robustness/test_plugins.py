@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import paddle
 import pytest
 import yaml
 
-from core.cli import exported_task
 from core.errors import CheckpointError, ConfigError, DataError
 from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
 from core.runtimes.description import TaskSettings, read_description, write_description
 from core.runtimes.memory import peak_memory_mb
+from core.runtimes.predict_images import load_task
 from core.runtimes.predictor import load_predictor
 from core.settings.plugins import load_plugin
 from core.strategy import KINDS, recorded_strategy
@@ -235,7 +234,6 @@ def test_an_export_names_no_code(trap: Path) -> None:
     content = yaml.safe_load((trap / "out" / "deploy.yml").read_text())
     assert content["task"]["name"] == "outside.toy"
     write_description(replace(made.description, task=TaskSettings("evil.inner", {})), trap / "out")
-    described = load_predictor(trap / "out").description
     with pytest.raises(ConfigError, match=r"out/deploy\.yml: asks for the task 'evil\.inner'"):
-        exported_task(Namespace(config=None, override=[]), trap / "out", described)
+        load_task(load_predictor(trap / "out"), trap / "out")
     assert not hacked(trap)
