@@ -24,7 +24,7 @@ from paddle.base.proto import framework_pb2
 from core.errors import ExportError
 from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, read_description
-from core.runtimes.formats import choose_backend, find_files, is_installed, is_model_file
+from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
 from core.settings.config import suggest
 from core.settings.files import present
@@ -173,8 +173,7 @@ def _check_call(folder: Path, backend: Backend | None, threads: int) -> None:
         raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
     if threads < 1:
         raise ExportError(f"threads: expected 1 or more, got {threads}")
-    if not folder.is_dir() and not is_model_file(folder):
-        raise ExportError(f"{folder}: no such folder of an exported model, or file .onnx, .pdmodel")
+    check_present(folder)
 
 
 def _open(
