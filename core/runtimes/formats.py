@@ -12,6 +12,7 @@ from pathlib import Path
 from core.errors import ExportError
 from core.targets.names import BACKENDS, FORMATS, Backend, Format
 
+MODEL_SUFFIXES = (".onnx", ".pdmodel")  # of files that are named in place of their folder
 # the names that Paddle's tools of different years give their files; PIR writes .json
 _PADDLE_NAMES = (
     ("model.pdmodel", "model.pdiparams"),
@@ -67,7 +68,18 @@ def formats_in(folder: Path) -> tuple[Format, ...]:
 
 def is_model_file(path: Path) -> bool:
     """Tell whether a path is a file in a format that runtimes read, in place of a folder."""
-    return path.is_file() and path.suffix in (".onnx", ".pdmodel")
+    return path.is_file() and path.suffix in MODEL_SUFFIXES
+
+
+def check_present(path: Path) -> None:
+    """Refuse what is neither a folder nor a model file.
+
+    Raises:
+        ExportError: Names it.
+    """
+    if not path.is_dir() and not is_model_file(path):
+        kind = "file" if path.suffix in MODEL_SUFFIXES else "folder"
+        raise ExportError(f"{path}: no such {kind} of an exported model")
 
 
 def readable_backends(folder: Path) -> tuple[Backend, ...]:

@@ -24,7 +24,7 @@ from paddle.base.proto import framework_pb2
 from core.errors import ExportError
 from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, read_description
-from core.runtimes.formats import choose_backend, find_files, is_installed, is_model_file
+from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
 from core.settings.config import suggest
 from core.settings.files import present
@@ -144,12 +144,7 @@ def load_predictor(
             that is not installed.
     """
     folder = present(Path(model_dir))
-    if backend is not None and backend not in BACKENDS:
-        raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
-    if threads < 1:
-        raise ExportError(f"threads: expected 1 or more, got {threads}")
-    if not folder.is_dir() and not is_model_file(folder):
-        raise ExportError(f"{folder}: no such folder of an exported model, or file .onnx, .pdmodel")
+    _check_call(folder, backend, threads)
     if backend is None:
         backend = choose_backend(folder)
         _log.info("%s: runs in %s", folder, backend)
@@ -171,6 +166,14 @@ def load_predictor(
     except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+
+
+def _check_call(folder: Path, backend: Backend | None, threads: int) -> None:
+    if backend is not None and backend not in BACKENDS:
+        raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
+    if threads < 1:
+        raise ExportError(f"threads: expected 1 or more, got {threads}")
+    check_present(folder)
 
 
 def _open(

@@ -16,7 +16,7 @@ from core.training.image_files import SUFFIXES, declared_size, is_clutter, list_
 from core.training.images import read_image
 
 LOOKED_AT = 200  # files, spread over all
-VAST = 20_000  # entries below a folder
+VAST = 5_000  # entries below a folder
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = isinstance(model, Mapping) and "num_classes" in model
     if data is None or given or find_layout(data).kind == "none":
         return {}
-    train = read_split(data, MOST_CLASSES, "train")
+    # data to measure on have no training split
+    alone = find_layout(data).kind == "lists" and not (Path(data.root) / data.train_list).is_file()
+    train = read_split(data, MOST_CLASSES, "val" if alone else "train")
     batch = min(len(train.paths), DEFAULTS["train"]["batch_size"])
     found: dict[str, Any] = {"model": {"num_classes": count_classes(data, train)}}
     names = class_names(data)

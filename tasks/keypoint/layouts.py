@@ -52,11 +52,12 @@ def find_layout(data: DataConfig, given: Mapping[str, Any]) -> Layout:
         DataError: The images of an annotation file are not found.
     """
     root = Path(data.root)
-    named = {key: root / getattr(data, key) for key in ("train_annotations", "val_annotations")}
-    if all(path.is_file() for path in named.values()):
-        if named["train_annotations"].suffix.lower() in YAML:
-            return Layout("yolo", {}, named["train_annotations"])
-        return _coco(root, named["train_annotations"], named["val_annotations"], given)
+    named = [path for path in named_files(data) if path.is_file()]
+    if named:  # perhaps one alone: data to measure on have no training split
+        if named[0].suffix.lower() in YAML:
+            return Layout("yolo", {}, named[0])
+        small = min(named, key=lambda file: file.stat().st_size)
+        return Layout("coco", {}, small, read_json(small, DataError))
     if "train_annotations" in given or "val_annotations" in given:
         return Layout("none", {})  # told when it is opened
     for file in _files(root, YAML):
@@ -68,6 +69,11 @@ def find_layout(data: DataConfig, given: Mapping[str, Any]) -> Layout:
         return _coco(root, splits[0], splits[1], given)
     single = splits[0] or splits[1] or (found[0] if found else None)
     return _coco(root, single, single, given) if single else Layout("none", {})
+
+
+def named_files(data: DataConfig) -> list[Path]:
+    """Return the annotation files that a config names, or the default ones."""
+    return [Path(data.root) / name for name in (data.train_annotations, data.val_annotations)]
 
 
 def what_lies_there(data: DataConfig) -> str:

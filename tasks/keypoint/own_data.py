@@ -23,7 +23,7 @@ from tasks.keypoint.config import Config, DataConfig
 from tasks.keypoint.data import image_folder, load_split
 from tasks.keypoint.drawing import draw_skeleton
 from tasks.keypoint.joint_names import JointsFound, find_flip_pairs, joints_of_category
-from tasks.keypoint.layouts import Layout, find_layout, what_lies_there
+from tasks.keypoint.layouts import Layout, find_layout, named_files, what_lies_there
 from tasks.keypoint.yolo import YoloData, read_yolo
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
@@ -39,6 +39,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 SQUARE = 1.15  # a box whose sides differ less is cut out as a square
+MOST_BYTES = 50_000_000  # of annotations that are read to look at boxes
 LAYOUTS = {"coco": "COCO keypoints", "yolo": "YOLO pose labels"}
 
 
@@ -50,7 +51,9 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     data, given, model = _data_config(settings), settings.get("data"), settings.get("model")
     known = isinstance(model, Mapping) and "num_joints" in model
-    if data is None or not isinstance(given, Mapping) or (known and "train_annotations" in given):
+    if data is None or not isinstance(given, Mapping):
+        return {}
+    if known and ("train_annotations" in given or any(f.is_file() for f in named_files(data))):
         return {}
     return _found(data, given, find_layout(data, given))
 
@@ -131,10 +134,18 @@ def _found(data: DataConfig, given: Mapping[str, Any], layout: Layout) -> dict[s
         return {}
     found = merge(_joints(layout, data).settings(), {"data": dict(layout.settings)})
     config = _config_for(given, found)
-    _, persons = load_split(config, "train")
+    _, persons = load_split(config, _quick_split(config.data))
     size = _input_size(persons)
     batch = min(len(persons), DEFAULTS["train"]["batch_size"])
     return merge(found, {"data": {"input_size": size}, "train": {"batch_size": batch}})
+
+
+def _quick_split(data: DataConfig) -> Split:
+    """Return a split that is there, and not COCO's 118,000 images, to look at boxes."""
+    train, val = named_files(data)
+    if train.is_file() and (not val.is_file() or train.stat().st_size < MOST_BYTES):
+        return "train"
+    return "val"
 
 
 def _joints(layout: Layout, data: DataConfig) -> JointsFound:

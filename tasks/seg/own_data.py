@@ -57,7 +57,9 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     layout = find_layout(data) if data is not None else Layout("none")
     if data is None or layout.kind == "none" or (known and layout.kind == "lists"):
         return {}
-    pairs = read_pairs(data, "train")
+    # data to measure on have no training split
+    alone = layout.kind == "lists" and not (Path(data.root) / data.train_list).is_file()
+    pairs = read_pairs(data, "val" if alone else "train")
     found: dict[str, Any] = {"data": {}, "train": {}}
     if not known and not data.colors:
         classes = classes_of(data, pairs)

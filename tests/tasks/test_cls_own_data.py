@@ -73,6 +73,14 @@ def test_list_files_say_how_many_classes(tmp_path: Path) -> None:
     assert config_of(tmp_path).model.num_classes == 6
 
 
+def test_data_to_measure_on_need_no_training_split(tmp_path: Path) -> None:
+    draw(tmp_path / "p", 2)
+    (tmp_path / "val_list.txt").write_text("p/0.png 0\np/1.png 3\n")
+    config = config_of(tmp_path)
+    assert config.model.num_classes == 4
+    assert len(build_dataset(config, "val")) == 2
+
+
 def test_one_class_teaches_nothing(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "ant", 3)
     with pytest.raises(DataError, match=r"has one class only \('ant'\); expected 2 or more"):

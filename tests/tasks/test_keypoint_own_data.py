@@ -237,3 +237,14 @@ def test_samples_have_joints_and_boxes(tmp_path: Path) -> None:
     [drawn] = own_data.labelled(config_of(tmp_path), 1)
     assert drawn.picture.shape == (HEIGHT, WIDTH, 3)
     assert (drawn.picture == 255).all(axis=2).any()  # box and joints are white
+
+
+def test_data_to_measure_on_alone_stay_whole(tmp_path: Path) -> None:
+    """Of a validation split under the default name, no part is taken for training."""
+    write_coco(tmp_path, "annotations/person_keypoints_val2017.json", "val2017")
+    for known in ({}, {"num_joints": 6}):
+        found = own_data.from_data({"data": {"root": str(tmp_path)}, "model": known})
+        assert "val_share" not in found.get("data", {})
+    assert found == {}
+    config = config_of(tmp_path)
+    assert len(load_split(config, "val")[1]) == 5

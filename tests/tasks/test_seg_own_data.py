@@ -238,6 +238,14 @@ def test_broken_label_maps_are_named(tmp_path: Path, text: str, message: str) ->
         read_colors(tmp_path / "labelmap.txt")
 
 
+def test_data_to_measure_on_need_no_training_split(tmp_path: Path) -> None:
+    pairs(tmp_path, "p", "m", 2)
+    (tmp_path / "val.txt").write_text("p/0.jpg m/0.png\np/1.jpg m/1.png\n")
+    config = config_of(tmp_path)
+    assert config.model.num_classes == 3
+    assert len(read_pairs(config.data, "val")) == 2
+
+
 def test_what_the_config_says_stays(tmp_path: Path) -> None:
     pairs(tmp_path, "images", "masks")
     given = {"data": {"root": str(tmp_path), "size": [96, 32]}, "model": {"num_classes": 4}}

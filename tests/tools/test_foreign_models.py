@@ -125,7 +125,7 @@ def test_what_is_not_said_is_asked_for_in_one_line(call_tool: Tool, work: Path) 
         ),
         (
             ["predict.py", "--model_dir", "gone.onnx", "--image_path", "p", "--save_dir", "s"],
-            "gone.onnx: no such folder of an exported model, or file .onnx",
+            "gone.onnx: no such file of an exported model",
         ),
     ):
         status, output = call_tool(*arguments)

@@ -106,7 +106,7 @@ OWN = [
         draw_folders,
         "cls",
         ("4 classes", "16 pictures for training, 4 for validation"),
-        ("model.name=MobileNetV1_x0_25", "data.image_size=32", "data.resize_short=32"),
+        ("model.name=SqueezeNet1_1", "data.image_size=32", "data.resize_short=32"),
         "",
     ),
     Own(

@@ -117,6 +117,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
     (folder / "toy.yml").write_text(yaml.safe_dump(settings))
     toy.draw_images(folder / "pictures", 2, seed=0)
+    for name in ("ant", "bee"):
+        toy.draw_images(folder / "own" / name, 2, seed=0)
     act = {
         "Global": {"model_dir": "float", "batch_size": 4, "calibration_batches": 1},
         "Distillation": {"loss": "l2"},
@@ -135,6 +137,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             "--save_dir",
             "q",
         ),
+        "data.py": ("inspect", "own", "--save_dir", "look"),
         "eval.py": ("--weights", "run/best_model"),
         "sensitivity.py": ("--weights", "run/best_model", "--print_groups"),
         "export_model.py": ("--weights", "run/best_model", "--save_dir", "float", "--format"),
