@@ -16,7 +16,8 @@ one thread, milliseconds of processor time, medians of runs that take turns in o
 quantized after training for the runtime (Paddle Inference: for OpenVINO). Ratios are time of the
 plain file / time of the rewritten one, in brackets of the shortest runs; the last columns are plain
 float over rewritten int8, and how far the answers of rewritten files are from those of plain ones,
-relative to the largest.
+relative to the largest. int8 answers are the same to the bit, unless a sum in float falls to the
+other side of a rounding, from where on these untrained networks drift apart as roundings do.
 
 | network, input | runtime | float plain | rewritten | **plain / rewritten** | int8 plain | \
 rewritten | **plain / rewritten** | float rewritten / int8 rewritten | \

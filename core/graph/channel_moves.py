@@ -95,6 +95,8 @@ class _Finder:
 
     def _constant(self, name: str) -> np.ndarray | None:
         """Return whole numbers that are written in the graph."""
+        if name in self._graph.weights:
+            return self._graph.weights[name].astype(np.int64)
         maker = self._makers.get(name)
         while maker is not None and maker.type == "cast":
             if attribute(maker, "out_dtype") not in _INTEGERS:

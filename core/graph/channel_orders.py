@@ -32,6 +32,17 @@ class WeightOrder:
     inputs: IntArray
     outputs: IntArray
 
+    def after(self, before: WeightOrder | None) -> WeightOrder:
+        """Return the order behind another one and this."""
+        if before is None:
+            return self
+        return WeightOrder(before.inputs[self.inputs], before.outputs[self.outputs])
+
+    def is_former(self) -> bool:
+        """Tell whether all channels are where they were."""
+        both = (self.inputs, self.outputs)
+        return all(np.array_equal(each, np.arange(len(each))) for each in both)
+
     def undo(self, weight: IntArray) -> IntArray:
         """Return a weight [O, I / groups, h, w] in the order of the network."""
         former = weight[np.argsort(self.outputs)]

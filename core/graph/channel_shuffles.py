@@ -253,9 +253,9 @@ class _Writer:
         if value.shape[1] == len(inputs):
             value = value[:, inputs]
         weights[step.weight] = np.ascontiguousarray(value)
-        in_place = np.array_equal(inputs, np.arange(len(inputs)))
-        if not in_place or not np.array_equal(outputs, np.arange(len(outputs))):
-            self.made.permuted[step.weight] = WeightOrder(inputs, outputs)
+        order = WeightOrder(inputs, outputs).after(self._graph.permuted.get(step.weight))
+        if not order.is_former():
+            self.made.permuted[step.weight] = order
 
     def _name(self, stored: HeldTensor) -> str:
         return self._names.get(id(stored), stored.name)

@@ -181,6 +181,14 @@ def test_a_pruned_network_selects_no_rows(folder: Path) -> None:
     assert_alike(run(made, folder), run(graph, folder))
 
 
+def test_what_is_rewritten_twice_remembers_the_first_order(folder: Path) -> None:
+    for graph in (traced(Pruned()), traced(Residual())):
+        again = follow_channels(follow_channels(graph))
+        assert_alike(run(again, folder), run(graph, folder))
+        for name, order in again.permuted.items():
+            assert np.array_equal(order.undo(again.weights[name]), graph.weights[name]), name
+
+
 class Turned(nn.Layer):
     """Sums of a map and of itself turned, one of them an output."""
 
