@@ -162,8 +162,9 @@ def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray) -> fl
     """Return the largest difference: of the images to their largest value, of the drawn to its.
 
     Values are those of the outputs or of the sums before the bias is added, for where they cancel
-    out, their errors stay. What is rounded may be off by half a step, and by that of a bias that
-    ONNX Runtime rounds to int32.
+    out, their errors stay; and at least those of one step of the data times one of the weight, for
+    where all data are zero, what is left is a bias. What is rounded may be off by half a step, and
+    by that of a bias that ONNX Runtime rounds to int32.
     """
     if found.size != wanted.size:
         return float("inf")
@@ -171,10 +172,11 @@ def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray) -> fl
     if layer.bias is not None:
         by_channel = [-1, *[1] * (wanted.ndim - 2)] if layer.stored.steps.ndim > 2 else [-1]
         scope = np.maximum(scope, np.abs(wanted - layer.bias.reshape(by_channel)))
+    products = layer.input_step * float(layer.stored.step.max())
+    scope = np.maximum(scope, products)
     if layer.ending is None:
         far = np.abs(found - wanted)
     else:
-        products = layer.input_step * float(layer.stored.step.max())
         far = np.abs(found - np.clip(wanted, layer.ending.lowest, layer.ending.highest))
         far = np.maximum(far - (layer.ending.step + products) / 2, 0)
     parts = slice(None, -1), slice(-1, None)

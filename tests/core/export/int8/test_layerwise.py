@@ -159,7 +159,10 @@ def test_differences_are_relative_to_the_sums_too() -> None:
     assert layerwise._relative(bare, drawn, drawn + found - wanted) == pytest.approx(5e-3, rel=1e-3)
     assert layerwise._relative(bare, wanted, found * np.float32("nan")) == float("inf")
     assert layerwise._relative(bare, wanted, found[:, :, :2]) == float("inf")
-    assert layerwise._relative(bare, 0 * wanted, 0 * wanted + np.float32(1e-30)) < 1e-20
+    nothing = 0 * wanted, 0 * wanted + np.float32(1e-30)  # the bias of an ONNX file that has none
+    assert layerwise._relative(bare, *nothing) < 1e-20
+    filled = replace(layer, bias=np.full(2, 1e-30), input_step=0.01)
+    assert layerwise._relative(filled, *nothing) < 1e-20
 
 
 @pytest.mark.parametrize("kind", KINDS)
