@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import itertools
 import os
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("core", "tasks", "tools", "configs", "trislim")
 FILES = ("pyproject.toml", "setup.py", "README.md", "LICENSE")
 FOREIGN = re.compile(r"^\s*(from|import) (core|tasks|tools|configs)\b", re.MULTILINE)
+SECONDS = 300  # that a process may take on a busy machine
 TRAP = "raise ImportError('not a module of TriSlim')\n"
 PLUGIN = """\
 from dataclasses import dataclass
@@ -97,11 +100,12 @@ def empty(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(site: Path, folder: Path, *script: str) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def started(site: Path, folder: Path, *script: str) -> Iterator[subprocess.Popen[str]]:
     """Start Python on a script in a folder, which comes first on Python's path, then the wheel."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
     (folder / "script.py").write_text(SCRIPT, encoding="utf-8")
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-u", "script.py", *script],
         cwd=folder,
         env={**own, "PYTHONPATH": str(site)},
@@ -109,6 +113,11 @@ def started(site: Path, folder: Path, *script: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_imports_are_put_under_one_name() -> None:
@@ -155,7 +164,7 @@ def test_training_in_an_empty_folder(site: Path, empty: Path) -> None:
     (empty / "own.yml").write_text(RECIPE, encoding="utf-8")
     words = f"train -c cls/demo.yml --slim own.yml --save_dir run {shlex.join(SMALL)}"
     with started(site, empty, words) as process:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, said
     assert "listens to cls" in said
     assert "command: trislim train -c cls/demo.yml --slim own.yml" in said
@@ -178,7 +187,7 @@ def test_demo_begins_in_an_empty_folder(site: Path, empty: Path) -> None:
         lines = iter(process.stdout.readline, "")
         said = list(itertools.takewhile(lambda line: "drawing a data set" not in line, lines))
         process.send_signal(signal.SIGTERM)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=SECONDS)
     assert said[:2] == [
         "\n",
         "$ trislim train -c cls/demo.yml --save_dir output/demo/cls --overwrite\n",
