@@ -47,6 +47,7 @@ def test_configs_are_readable(path):
 
 
 def test_endings_agree_with_scipy(tmp_path):
+    paddle.seed(0)  # no two classes are as likely
     task = make_task(tmp_path)
     model = task.build_model()
     model.eval()

@@ -61,11 +61,15 @@ class FileGrids:
         return self.sites() & set(quantized_layers(self.model))
 
     def sites(self) -> set[str]:
-        """Return the sites that the graph contains; the outputs of a cut graph are not rounded."""
+        """Return the sites that the graph contains; the outputs of a cut graph are not rounded.
+
+        Layers that only training needs, such as auxiliary heads, may be missing in any graph.
+        """
         every, graph = set(sites_of(self.model)), self.graph
-        if not self.cut:
-            return every
         layers = {layer_path(COPY.sub("", weight)) for weight in graph.weights}
+        if not self.cut:
+            absent = set(quantized_layers(self.model)) - layers
+            return {site for site in every if layer_of(site) not in absent}
         inside = graph.variables.keys() - set(graph.outputs)
         return {
             site for site in every if {site, graph.made.get(layer_of(site))} & (layers | inside)

@@ -12,6 +12,8 @@ import onnx
 import paddle
 import pytest
 from onnx import numpy_helper
+from paddle import nn
+from paddle.static import InputSpec
 
 from core.errors import ExportError
 from core.export.files import MODEL, ONNX, PARAMS
@@ -22,6 +24,7 @@ from core.export.int8.isolated import IsolatedLayer, Stored
 from core.export.int8.layerwise import LIMIT, LayerDifference
 from core.graph.operators import only
 from core.graph.program import Graph
+from core.graph.trace import trace
 from core.quant.apply import apply_quantization
 from core.quant.grid_plan import plan_grids
 from core.quant.layers import quantized_layers
@@ -277,3 +280,36 @@ def test_a_kernel_that_rounds_outputs_wrongly_is_found(
     assert wrong(differences(rounded, tmp_path)) == set()
     steps[0] = 1.2
     assert wrong(differences(rounded, tmp_path)) == {("onnxruntime", "first")}
+
+
+class Auxiliary(nn.Layer):
+    """Has a second head that runs in evaluation mode too, and is not exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2D(3, 8, 3)
+        self.head, self.aux = nn.Conv2D(8, 4, 1), nn.Conv2D(8, 4, 1)
+
+    def forward(self, image: paddle.Tensor) -> tuple[paddle.Tensor, paddle.Tensor]:
+        features = paddle.nn.functional.relu(self.stem(image))
+        return self.head(features), self.aux(features)
+
+
+class First(nn.Layer):
+    def __init__(self, whole: nn.Layer) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
+        answer: paddle.Tensor = self.whole(image)[0]
+        return answer
+
+
+def test_layers_that_are_not_exported_have_no_place_in_files(tmp_path: Path) -> None:
+    model = quantized(Auxiliary())
+    model.eval()
+    layer, specs = First(model), [InputSpec([None, 3, 12, 12], "float32", "image")]
+    exporter = Int8Exporter(model, layer, Graph.from_trace(trace(layer, specs, model)), "openvino")
+    assert exporter.grids.layers() == {"stem", "head"}
+    exporter.write(tmp_path, KINDS)
+    assert not wrong(differences(exporter, tmp_path))
