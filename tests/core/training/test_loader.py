@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import DataError
+from core.training import loader as loader_module
 from core.training.images import read_image, stack
 from core.training.loader import Loader
 
@@ -211,3 +214,19 @@ def test_read_image_refuses_broken_files(tmp_path: Path, ending: str) -> None:
         read_image(str(tmp_path / "gone.jpg"))
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_image(str(tmp_path))
+
+
+def test_a_thread_has_ended_when_the_system_says_so() -> None:
+    """A process forked before would inherit a lock of Paddle that nobody opens any more."""
+    ending, ended = threading.Event(), threading.Thread(target=lambda: None)
+    running = threading.Thread(target=ending.wait)
+    running.start()
+    assert not loader_module._has_ended(running)
+    ended.start()
+    loader_module._let_rest(ended)
+    assert loader_module._has_ended(ended)
+    leaving = SimpleNamespace(is_alive=lambda: False, native_id=running.native_id)
+    assert not loader_module._has_ended(leaving)  # type: ignore[arg-type]
+    ending.set()
+    loader_module._let_rest(running)
+    assert loader_module._has_ended(leaving)  # type: ignore[arg-type]
