@@ -37,7 +37,7 @@ def dissolve_shuffles(graph: Graph, kept: Collection[str] = ()) -> Graph:
     made = (follow_channels(graph, kept, with_shuffles) for with_shuffles in (True, False))
     # channels that no output depends on are gone, and so may be what is kept
     whole = [each for each in made if each.variables.keys() >= set(kept)]
-    return min(graph, *whole, key=movement_cost)
+    return min([graph, *whole], key=movement_cost)
 
 
 def follow_channels(graph: Graph, kept: Collection[str] = (), with_shuffles: bool = True) -> Graph:
