@@ -31,7 +31,7 @@ def own_module(name: str) -> str:
     if parts[0] not in OWN or not all(part.isidentifier() for part in parts):
         return name
     path = _FOLDER.joinpath(*parts)
-    there = path.is_dir() or path.with_suffix(".py").is_file()
+    there = os.path.isdir(path) or os.path.isfile(f"{path}.py")  # a name too long is no error
     return f"{_PREFIX}{rest}" if there else name
 
 

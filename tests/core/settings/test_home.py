@@ -83,3 +83,7 @@ def test_known_configs_are_named_as_they_are_given() -> None:
     known = home.known_configs()
     assert {"cls/demo.yml", "slim/qat.yml", "seg/base/camvid.yml"} < set(known)
     assert all((ROOT / "configs" / name).is_file() for name in known)
+
+
+def test_a_name_that_no_file_system_takes_is_no_module_of_ours() -> None:
+    assert home.own_module(f"tasks.{'x' * 3000}") == f"tasks.{'x' * 3000}"
