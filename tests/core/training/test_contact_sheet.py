@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from core.errors import DataError
-from core.task import Labelled
 from core.training.contact_sheet import BAR, COLUMNS, SIDE, sheet, write_sheet
+from core.training.inspection import Labelled
 
 
 def picture(height: int, width: int, color: tuple[int, int, int]) -> np.ndarray:
