@@ -1,15 +1,18 @@
 """Flip bits of every file of a checkpoint or an export, one at a time, and count what is noticed.
 
-    python -m benchmarks.measure.bit_flips output/cls/demo/best_model exported --save flips.json
+    python -m benchmarks.measure.bit_flips output/demo/cls/latest output/demo/cls_int8
 
 Each flip is made in a copy, which is then opened as the tools open it, up to where weights or
-programs would be used. Truncations at as many places are counted beside them.
+programs would be used. Truncations at as many places are counted beside them. Writes
+docs/benchmarks/robustness_flips.json and docs/robustness.md.
 """
 
 from __future__ import annotations
 
+import core.settings.startup  # isort: skip  # noqa: F401
+
 import argparse
-import json
+import datetime
 import random
 import shutil
 import tempfile
@@ -18,9 +21,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks.comparison import record
+from benchmarks.measure.command import revision
+from benchmarks.pages.robustness import PAGE, page
 from core.errors import UserError
 from core.runtimes.description import DESCRIPTION, read_description
-from core.settings.files import write_text
 from core.training import checkpoint
 
 
@@ -65,13 +70,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, help="checkpoints and exports")
     parser.add_argument("--flips", type=int, default=1000, help="of each file (1000)")
-    parser.add_argument("--save", type=Path, metavar="JSON")
     arguments = parser.parse_args()
-    found = {str(folder): measure(folder, arguments.flips) for folder in arguments.folders}
-    text = json.dumps(found, indent=1)
-    print(text)
-    if arguments.save:
-        write_text(arguments.save, text + "\n")
+    files = {
+        f"{'export' if (folder / DESCRIPTION).is_file() else 'checkpoint'}, {name}": counts
+        for folder in arguments.folders
+        for name, counts in measure(folder, arguments.flips).items()
+    }
+    today = datetime.date.today().isoformat()
+    entry = {"files": files, "revision": revision(), "date": today}
+    record("robustness_flips", {"flips": entry}, page, PAGE)
 
 
 if __name__ == "__main__":

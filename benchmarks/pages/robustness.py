@@ -37,6 +37,15 @@ its end, a training with `--resume`.
   `terminated`, or it cannot be run to its end afterwards.
 - **different**: a resumed training does not end in the same bytes as the undisturbed one."""
 
+FLIPS = """
+## Damaged files
+
+Written by `python -m benchmarks.measure.bit_flips`: single bits of each file of a checkpoint and of an
+export flipped, and the file cut off at random places, one at a time. "Noticed" is one line that names
+the file, when the folder is opened as the tools open it.
+
+| file | bytes | bits flipped | noticed | cut off | noticed |
+| --- | ---: | ---: | ---: | ---: | ---: |"""
 COLUMNS = ("sent", "in_time", "hangs", "processes", "half_files", "noise", "failed", "different")
 
 
@@ -76,4 +85,14 @@ def signals(entries: Mapping[str, Entry]) -> Iterator[str]:
         )
 
 
-SECTIONS = {"signals": signals, "settings": settings}
+def flips(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield the lines about damaged files."""
+    entry = entries["flips"]
+    yield FLIPS
+    for name, counts in entry["files"].items():
+        keys = ("bytes", "flips", "noticed", "truncations", "truncations_noticed")
+        yield f"| {name} | {' | '.join(f'{counts[key]:,}' for key in keys)} |"
+    yield f"\nRevision {entry['revision']}, {entry['date']}."
+
+
+SECTIONS = {"signals": signals, "settings": settings, "flips": flips}
