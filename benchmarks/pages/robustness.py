@@ -40,9 +40,9 @@ its end, a training with `--resume`.
 FLIPS = """
 ## Damaged files
 
-Written by `python -m benchmarks.measure.bit_flips`: single bits of each file of a checkpoint and of an
-export flipped, and the file cut off at random places, one at a time. "Noticed" is one line that names
-the file, when the folder is opened as the tools open it.
+Written by `python -m benchmarks.measure.bit_flips`: single bits of each file of a checkpoint and of
+an export flipped, and the file cut off at random places, one at a time. "Noticed" is one line that
+names the file, when the folder is opened as the tools open it.
 
 | file | bytes | bits flipped | noticed | cut off | noticed |
 | --- | ---: | ---: | ---: | ---: | ---: |"""
