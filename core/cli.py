@@ -258,7 +258,8 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
         print(engine.best_report)
         where = f"{training.save_dir}/best_model"
         print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}")
-        return judged(arguments.targets, [figures_of_best(engine)])
+        if arguments.targets is not None:
+            return judged(arguments.targets, [figures_of_best(engine)])
     return 0
 
 

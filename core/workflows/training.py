@@ -153,11 +153,11 @@ def _check_writable(folder: Path) -> None:
 
 def figures_of_best(engine: Engine) -> FileFigures:
     """Return size and metric of a training's best checkpoint, beside the weights it began with."""
-    assert engine.metric is not None  # it was evaluated
+    metric = engine.task.build_metric()
     began, pretrained = None, engine.task.config.model.pretrained
     if isinstance(pretrained, str) and not is_url(pretrained):
         about = load_description(pretrained)
-        began = about.metrics.get(engine.metric.primary) if about else None
+        began = about.metrics.get(metric.primary) if about else None
     size = (engine.save_dir / "best_model" / WEIGHTS).stat().st_size / 1e6
-    better = engine.metric.higher_is_better
+    better = metric.higher_is_better
     return FileFigures("best_model", size, None, engine.best, began, better)

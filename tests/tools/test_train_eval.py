@@ -90,6 +90,16 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert load_description(tmp_path / "out/latest").epoch == 5
     assert load_arrays(tmp_path / "out/latest/model.safetensors")["head.weight"].shape == (2, 1)
+    over = (
+        "--resume",
+        "-o",
+        "train.epochs=5",
+        "--targets",
+        "max_size_mb=1",
+    )  # nothing is left to do
+    done = call("train.py", *arguments, *over, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "pass  best_model: size" in done.stdout
 
 
 @pytest.mark.parametrize(
