@@ -21,14 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
-from core.settings.config import load_yaml, merge, parse_overrides
 from core.settings.signals import WORDS, number_of, raising
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
     from rich.console import Console
 
-    from core.dialects.foreign import Translation
     from core.runtimes.description import DeployDescription, Port
     from core.task import Task
     from core.workflows.training import PreparedRun
@@ -37,7 +35,6 @@ TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # of a message
 PEER_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
-Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -123,29 +120,6 @@ def _unknown(overrides: Sequence[str], rest: Sequence[str]) -> str:
     return f"unrecognized arguments: {' '.join(rest)}"
 
 
-def chosen_task(arguments: argparse.Namespace, described: Described | None = None) -> Task | None:
-    """Build the task of `-c`, else the one that the model describes, with `-o` on top.
-
-    Args:
-        arguments: Of `add_config_arguments`.
-        described: What the model brings; None if it brings nothing.
-
-    Returns:
-        None if neither says what task it is.
-    """
-    from core.task import build_recorded_task
-    from core.training.run import read_run
-
-    if arguments.config:
-        settings, translation, rest = _read_config(arguments)
-        if translation is not None:
-            settings.pop("device", None)  # that a training is meant for
-        return read_run(merge(settings, parse_overrides(rest))).task
-    if described is None:
-        return None
-    return build_recorded_task(*described, parse_overrides(arguments.override))
-
-
 def complete(arguments: argparse.Namespace, *wanted: str) -> None:
     """Take what the command line leaves out from the file of `-c`, if that is of PaddleClas.
 
@@ -156,9 +130,11 @@ def complete(arguments: argparse.Namespace, *wanted: str) -> None:
     Raises:
         ConfigError: Neither says it.
     """
+    from core.workflows.opening import read_config
+
     found: dict[str, Any] = {}
     if arguments.config:
-        settings, translation, _ = _read_config(arguments)
+        settings, translation, _ = read_config(arguments.config, arguments.override)
         weights = settings.get("model", {}).get("pretrained")
         if translation is not None and isinstance(weights, str):
             found["weights"] = weights
@@ -171,23 +147,18 @@ def complete(arguments: argparse.Namespace, *wanted: str) -> None:
             setattr(arguments, name, Path(found[name]))
 
 
-def _read_config(
-    arguments: argparse.Namespace,
-) -> tuple[dict[str, Any], Translation | None, list[str]]:
-    """Return the config of `-c` in our own words, whose it was, and the overrides left for it."""
-    from core.dialects.files import translated
+def chosen_task(arguments: argparse.Namespace) -> Task | None:
+    """Build the task of `-c`, with `-o` on top; None without `-c`."""
+    from core.workflows import opening
 
-    content = load_yaml(arguments.config)
-    translation, rest = translated(content, arguments.override)
-    return (content if translation is None else translation.settings), translation, rest
+    return opening.chosen_task(arguments.config, arguments.override)
 
 
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
     """Return the model of `--weights`, with the task of `-c` or of the checkpoint."""
-    from core.training.checkpoint import restore
+    from core.workflows import opening
 
-    chosen = chosen_task(arguments, described_by(arguments.weights))
-    return restore(arguments.weights, chosen)
+    return opening.restored(arguments.weights, arguments.config, arguments.override)
 
 
 def exported_task(
@@ -196,41 +167,11 @@ def exported_task(
     description: DeployDescription | None,
     inputs: Sequence[Port],
 ) -> Task:
-    """Build the task of `-c`, else the one that an exported model's `deploy.yml` names.
+    """Build the task of `-c`, else of an exported model, see `core.workflows.opening`."""
+    from core.workflows import opening
 
-    Its images get the size that the model takes.
-
-    Args:
-        arguments: Of `add_config_arguments`.
-        model_dir: Named in the message.
-        description: What `deploy.yml` says; None if there is none.
-        inputs: Of the model.
-
-    Raises:
-        ConfigError: Neither says what task it is, or the model ends in layers.
-        ExportError: The model takes no images.
-    """
-    from core.runtimes.description import DESCRIPTION
-    from core.runtimes.foreign import fitted_task
-
-    if description is not None:
-        description.check_whole(model_dir)
-    said = description.task if description else None
-    where = str(Path(model_dir, DESCRIPTION))
-    task = chosen_task(arguments, (said.name, said.settings, where) if said else None)
-    if task is None:
-        raise ConfigError(f"{model_dir}: has no deploy.yml; name a config with -c")
-    return fitted_task(task, inputs, model_dir)
-
-
-def described_by(weights: str | Path) -> Described | None:
-    """Return what lies beside a weights file."""
-    from core.training.checkpoint import description_path, load_description
-
-    description = load_description(weights)
-    if description is None:
-        return None
-    return description.task, description.settings, str(description_path(weights))
+    named = arguments.config, arguments.override
+    return opening.exported_task(model_dir, description, inputs, *named)
 
 
 def train(training: PreparedRun, arguments: argparse.Namespace) -> int:

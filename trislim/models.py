@@ -5,6 +5,7 @@ Nothing here changes the model that it is called on: `quantize` and `prune` retu
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import paddle
 from paddle.nn import Layer
 
-from core.errors import CheckpointError, ConfigError
+from core.errors import ConfigError, DataError
 from core.export.files import usual_formats
 from core.export.package import export
+from core.graph.cost import size_mb
 from core.network.weights import assign
 from core.prune.config import PruneConfig
 from core.prune.strategy import Prune
@@ -26,17 +28,21 @@ from core.quant.layers import quantized_layers
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.benchmark import BenchmarkRow, Protocol, benchmark
 from core.runtimes.description import DESCRIPTION
+from core.runtimes.foreign import fit_output
+from core.runtimes.formats import find_files, formats_in
+from core.runtimes.image_model import ImageModel, eager_model, exported_model
 from core.runtimes.predictor import Predictor, load_predictor
-from core.settings.config import load_yaml, merge, parse_overrides, read
+from core.settings.config import read
 from core.settings.files import present, scratch
 from core.strategy import Context
 from core.targets.names import DEFAULT_TARGET, Backend, Format
-from core.task import Batch, Forward, Task, build_recorded_task
+from core.task import Batch, Task
 from core.training import checkpoint
-from core.training.evaluation import eager_forward, evaluate, measure, validation_loader
-from core.training.images import read_image
+from core.training.evaluation import evaluate, measure, validation_loader
+from core.training.images import as_rgb, image_channels, read_image, with_channel_axis
 from core.training.loader import Loader
-from core.training.run import pick_device, read_run
+from core.training.run import pick_device
+from core.workflows.opening import exported_task, restored
 from core.workflows.ptq import onnx_target
 from core.workflows.run_plan import RunFiles, read_plan
 from core.workflows.training import prepare
@@ -46,8 +52,49 @@ Picture = str | Path | np.ndarray
 Prediction = dict[str, Any]
 
 
+class Answering(ABC):
+    """What a model says of pictures, whether it is a checkpoint or exported.
+
+    A picture is a file, or values [H, W, C] uint8 with the channels that the model takes: RGB for
+    most, of a model for grey pictures also [H, W].
+    """
+
+    task: Task
+
+    def predict(self, image: Picture) -> Prediction:
+        """Return what the model says of a picture.
+
+        Raises:
+            DataError: It cannot be read, or has other channels than the model takes.
+        """
+        return self._for_images().predict(self._pixels(image))
+
+    def draw(self, image: Picture) -> np.ndarray:
+        """Return a picture with what the model says of it, RGB [H, W, 3] uint8.
+
+        Raises:
+            DataError: As `predict`.
+        """
+        pixels, model = self._pixels(image), self._for_images()
+        return model.draw(as_rgb(pixels), model.predict(pixels))
+
+    @abstractmethod
+    def _for_images(self) -> ImageModel:
+        """Return the model as the tools use it."""
+
+    def _pixels(self, image: Picture) -> np.ndarray:
+        channels = image_channels(self.task)
+        if not isinstance(image, np.ndarray):
+            return read_image(str(image), channels)
+        pixels = with_channel_axis(image)
+        if pixels.shape[2:] != (channels,) or pixels.dtype != np.uint8:
+            shape = f"{list(image.shape)} {image.dtype}"
+            raise DataError(f"image: expected [height, width, {channels}] uint8, got {shape}")
+        return pixels
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class Model:
+class Model(Answering):
     """A network with its task; of a checkpoint, or made from another model.
 
     Attributes:
@@ -77,16 +124,6 @@ class Model:
     def quantized(self) -> bool:
         """Tell whether layers of the network round to int8."""
         return bool(quantized_layers(self.network))
-
-    def predict(self, image: Picture) -> Prediction:
-        """Return what the model says of a picture: a file, or RGB values [H, W, 3] uint8."""
-        names = [spec.name for spec in self.task.input_spec()]
-        return _predict(self.task, eager_forward(self.task, self.network), names, image)
-
-    def draw(self, image: Picture) -> np.ndarray:
-        """Return the picture, RGB [H, W, 3] uint8, with what the model says of it."""
-        pixels = _pixels(image)
-        return self.task.draw(pixels, self.predict(pixels))
 
     def evaluate(self, share: float = 1.0, batch_size: int = 1) -> dict[str, float]:
         """Return the metrics on the validation data, or on a random share, always the same one.
@@ -174,6 +211,9 @@ class Model:
         export(self.task, self.network, folder, kinds, ending, input_shape, target=self.target)
         return ExportedModel(Path(folder), load_predictor(folder, own=True), self.task)
 
+    def _for_images(self) -> ImageModel:
+        return eager_model(self.task, self.network)
+
     def _copy(self) -> Model:
         network = self.task.build_model()
         checkpoint.replay(network, self.edits, "model")
@@ -183,7 +223,7 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ExportedModel:
+class ExportedModel(Answering):
     """Files of an exported model, in one of the runtimes that read them.
 
     Attributes:
@@ -203,18 +243,8 @@ class ExportedModel:
 
     @property
     def size_mb(self) -> float:
-        """Return the size of all files; 1 MB is 10**6 bytes."""
-        return sum(file.stat().st_size for file in self.folder.iterdir()) / 1e6
-
-    def predict(self, image: Picture) -> Prediction:
-        """Return what the model says of a picture: a file, or RGB values [H, W, 3] uint8."""
-        names = [port.name for port in self.predictor.description.inputs]
-        return _predict(self.task, self.predictor.run, names, image)
-
-    def draw(self, image: Picture) -> np.ndarray:
-        """Return the picture, RGB [H, W, 3] uint8, with what the model says of it."""
-        pixels = _pixels(image)
-        return self.task.draw(pixels, self.predict(pixels))
+        """Return the size of the files that the runtime reads; 1 MB is 10**6 bytes."""
+        return size_mb(find_files(self.folder, self.predictor.backend))
 
     def evaluate(self, share: float = 1.0, batch_size: int = 1) -> dict[str, float]:
         """Return the metrics on the validation data, or on a random share, always the same one.
@@ -235,42 +265,49 @@ class ExportedModel:
         folders = [self.folder, *(each.folder for each in others)]
         return benchmark(folders, read(Protocol, protocol))
 
+    def _for_images(self) -> ImageModel:
+        return exported_model(self.task, self.predictor)
+
 
 def load(
     path: str | Path,
     config: str | Path | None = None,
     overrides: Sequence[str] = (),
     backend: Backend | None = None,
+    output: str | None = None,
 ) -> Model | ExportedModel:
     """Load a checkpoint, or an exported model, from its path.
 
     Args:
-        path: Folder of a checkpoint, file of weights, or folder of an exported model.
-        config: YAML of the task; for weights that do not describe themselves.
+        path: Folder of a checkpoint, file of weights, or an exported model: folder or file .onnx.
+        config: YAML of the task, ours or of another project; for weights and models that do not
+            describe themselves.
         overrides: `key.sub=value`, such as `data.root=DATA`.
         backend: Runtime of an exported model: paddle, onnxruntime, openvino; None: the first that
             reads it.
+        output: Of an exported model with several outputs, the one that answers.
 
     Raises:
         UserError: There is none, or it is not whole.
     """
     paddle.set_device(pick_device("auto"))
-    if (present(Path(path)) / DESCRIPTION).is_file():
-        return _load_exported(Path(path), config, overrides, backend)
-    if backend is not None:
-        raise ConfigError(f"backend: {path} is no exported model, which alone runs in a backend")
-    description = checkpoint.load_description(path)
-    task = _task(config, overrides)
-    if task is None and description is not None and overrides:
-        where = str(checkpoint.description_path(path))
-        settings = parse_overrides(overrides)
-        task = build_recorded_task(description.task, description.settings, where, settings)
-    if task is None and description is None:
-        raise CheckpointError(f"{path}: does not describe itself; name its config: config=...")
-    task, network = checkpoint.restore(path, task)
-    if description is None:
+    place = present(Path(path))
+    if (place / DESCRIPTION).is_file() or formats_in(place):
+        predictor = load_predictor(place, backend)
+        about = predictor.description
+        task = exported_task(place, about, about.inputs, config, overrides)
+        fit_output(predictor, task, output)
+        return ExportedModel(place, predictor, task)
+    for name, value in (("backend", backend), ("output", output)):
+        if value is not None:
+            raise ConfigError(
+                f"{name}: {path} is no exported model, which alone has a choice of it"
+            )
+    task, network = restored(path, config, overrides)
+    recorded = checkpoint.load_description(path)
+    if recorded is None:
         return Model(task, network)
-    return Model(task, network, tuple(description.edits), description.epoch)
+    return Model(task, network, tuple(recorded.edits), recorded.epoch)
 
 
 def train(
@@ -285,59 +322,20 @@ def train(
     Args:
         config: YAML of the task and its training, or its content; `cls/demo.yml` comes with it.
         slim: Recipe: name, path, or several with commas between.
-        save_dir: For checkpoints and logs; None: `output/<task>/<name of the config>`.
+        save_dir: For checkpoints and logs; None: `output/<task>/<names of config and recipe>`.
         overrides: `key.sub=value`, such as `train.epochs=3`.
         teachers: Configs or checkpoints of teachers.
 
     Raises:
         UserError: A setting, a file or the training is wrong.
     """
-    name = "run" if isinstance(config, Mapping) else Path(config).stem
-    plan = read_plan(RunFiles(config, slim, tuple(teachers), tuple(overrides)))
+    files = RunFiles(config, slim, tuple(teachers), tuple(overrides))
     folder = None if save_dir is None else Path(save_dir)
-    training = prepare(plan, folder, name, use_vdl=False)
+    training = prepare(read_plan(files), folder, files.name or "run", use_vdl=False)
     training.train()
     made = load(training.save_dir / "best_model")
     assert isinstance(made, Model)  # a training writes checkpoints
     return made
-
-
-def _task(config: str | Path | None, overrides: Sequence[str]) -> Task | None:
-    if config is None:
-        return None
-    return read_run(merge(load_yaml(config), parse_overrides(overrides))).task
-
-
-def _load_exported(
-    folder: Path, config: str | Path | None, overrides: Sequence[str], backend: Backend | None
-) -> ExportedModel:
-    predictor = load_predictor(folder, backend)
-    described, task = predictor.description.task, _task(config, overrides)
-    if task is None:
-        predictor.description.check_whole(folder)
-        if described is None:
-            raise ConfigError(f"{folder}: has no {DESCRIPTION}; give a config")
-        settings, where = parse_overrides(overrides), str(folder / DESCRIPTION)
-        task = build_recorded_task(described.name, described.settings, where, settings)
-    return ExportedModel(folder, predictor, task)
-
-
-def _pixels(image: Picture) -> np.ndarray:
-    """Return a picture as RGB values [H, W, 3] uint8."""
-    return image if isinstance(image, np.ndarray) else read_image(str(image))
-
-
-def _predict(task: Task, run: Forward, names: Sequence[str], image: Picture) -> Prediction:
-    """Run one picture through a model.
-
-    Args:
-        task: Prepares the picture, reads the outputs.
-        run: The model: inputs [1, C, H, W] in, named outputs out.
-        names: Of the inputs.
-        image: A file, or RGB values [H, W, 3] uint8.
-    """
-    sample, info = task.preprocess(_pixels(image))
-    return task.postprocess(run(*[sample[name][None] for name in names]), info)
 
 
 def _context(task: Task, folder: Path) -> Context:

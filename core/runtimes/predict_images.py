@@ -16,12 +16,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from core.errors import DataError, ExportError
-from core.runtimes.description import DESCRIPTION
+from core.errors import DataError
 from core.runtimes.image_model import ImageModel
-from core.runtimes.predictor import Predictor
 from core.settings.files import write_bytes
-from core.task import Box, BoxesOf, Task, build_recorded_task
+from core.task import Box, BoxesOf
 from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import as_rgb, image_channels, read_image
 
@@ -30,21 +28,6 @@ _log = logging.getLogger(__name__)
 
 ImageSteps = Callable[[Sequence[Path]], Iterable[Path]]  # wraps the images, to show progress
 Tell = Callable[[str], object]  # gets a line for people
-
-
-def load_task(predictor: Predictor, model_dir: Path) -> Task:
-    """Build the task that `deploy.yml` names, for preparing and reading images.
-
-    Raises:
-        ExportError: There is no such file.
-        ConfigError: The model ends in layers.
-    """
-    predictor.description.check_whole(model_dir)
-    described = predictor.description.task
-    if described is None:
-        raise ExportError(f"{model_dir}: no deploy.yml, which says how images are prepared")
-    where = str(model_dir / DESCRIPTION)
-    return build_recorded_task(described.name, described.settings, where)
 
 
 def list_images(path: Path) -> list[Path]:

@@ -250,7 +250,7 @@ def restore(path: str | Path, task: Task | None = None) -> tuple[Task, Layer]:
     description = load_description(path)
     if task is None:
         if description is None:
-            raise CheckpointError(f"{path}: no {DESCRIPTION} beside it; name a config with -c")
+            raise CheckpointError(f"{path}: no {DESCRIPTION} beside it; name its config (-c)")
         where = str(path.with_name(DESCRIPTION))
         task = build_recorded_task(description.task, description.settings, where)
     elif description is not None and description.task != task.name:

@@ -19,13 +19,13 @@ from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
 from core.runtimes.description import TaskSettings, read_description, write_description
 from core.runtimes.memory import peak_memory_mb
-from core.runtimes.predict_images import load_task
 from core.runtimes.predictor import load_predictor
 from core.settings.plugins import load_plugin
 from core.strategy import KINDS, recorded_strategy
 from core.task import build_recorded_task, build_task
 from core.training import checkpoint
 from core.training.checkpoint import CheckpointDescription
+from core.workflows.opening import exported_task
 from tests.robustness.conftest import PLUGINS, ROOT, one_line, train
 
 EVIL = "from pathlib import Path\nPath(__file__).with_name('hacked').touch()\n"
@@ -235,5 +235,5 @@ def test_an_export_names_no_code(trap: Path) -> None:
     assert content["task"]["name"] == "outside.toy"
     write_description(replace(made.description, task=TaskSettings("evil.inner", {})), trap / "out")
     with pytest.raises(ConfigError, match=r"out/deploy\.yml: asks for the task 'evil\.inner'"):
-        load_task(load_predictor(trap / "out"), trap / "out")
+        exported_task(trap / "out", read_description(trap / "out"), ())
     assert not hacked(trap)

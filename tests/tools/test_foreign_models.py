@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import trislim
 from core.act.source import open_source
 from core.errors import ConfigError, ExportError
 from core.export.onnx.convert import convert_to_onnx
@@ -104,7 +105,7 @@ def test_what_is_not_said_is_asked_for_in_one_line(call_tool: Tool, work: Path) 
     write_onnx(work / "theirs.onnx", [None, 3, None, None])
     plain = ["eval.py", "--model_dir", "theirs.onnx"]
     for arguments, message in (
-        (plain, "theirs.onnx: has no deploy.yml; name a config with -c"),
+        (plain, "theirs.onnx: has no deploy.yml; name its config (-c)"),
         (
             [*plain, "-c", "own.yml"],
             "--output: theirs.onnx has the outputs features [-1, 3], chances [-1, 2]; name the",
@@ -210,3 +211,19 @@ def test_one_of_several_outputs_of_a_program_is_kept(tmp_path: Path) -> None:
         for name, backend in (("model.pdmodel", "paddle"), ("other.onnx", "onnxruntime"))
     ]
     np.testing.assert_allclose(*answers, rtol=1e-5)
+
+
+def test_an_onnx_file_in_a_script(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    file = write_onnx(work / "theirs.onnx", [1, 3, 20, 30])
+    made = trislim.load(file, config=work / "own.yml", output="chances")
+    assert isinstance(made, trislim.ExportedModel)
+    assert made.size_mb == file.stat().st_size / 1e6
+    for number, name in enumerate(("0 red", "1 blue")):
+        said = made.predict(work / "pictures" / name / "0.png")
+        assert (said["label"], said["name"]) == (number, name)
+    assert made.evaluate()["top1"] == 1.0
+    with pytest.raises(ExportError, match="name the one that answers"):
+        trislim.load(file, config=work / "own.yml")
+    with pytest.raises(ConfigError, match=r"theirs\.onnx: has no deploy\.yml; name its config"):
+        trislim.load(file)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -124,6 +125,29 @@ def test_pictures_as_files_and_as_arrays(model: trislim.Model, weights: Path) ->
         model.predict("gone.png")
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_have_the_channels_that_the_model_takes(channels: int, tmp_path: Path) -> None:
+    paddle.seed(0)
+    settings = {
+        "model": {"name": "MobileNetV3_small_x0_35", "num_classes": 3},
+        "data": {"root": str(tmp_path), "channels": channels, "image_size": 32},
+    }
+    task = build_task("cls", settings)
+    checkpoint.save(tmp_path / "run", checkpoint.describe(task), task.build_model().state_dict())
+    made = trislim.load(tmp_path / "run")
+    values = np.random.default_rng(0).integers(0, 256, (40, 50, channels), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), values[..., [2, 1, 0, 3]] if channels == 4 else values)
+    assert made.predict(tmp_path / "a.png") == made.predict(values)
+    assert made.draw(values).shape == (40, 50, 3)
+    expected = rf"image: expected \[height, width, {channels}\] uint8, got \[8, 8, 3\] uint8"
+    with pytest.raises(DataError, match=expected):
+        made.predict(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"got .* float32"):
+        made.predict(values.astype(np.float32))
+    if channels == 1:
+        assert made.predict(values[..., 0]) == made.predict(values)
+
+
 def test_settings_and_other_data(weights: Path, tmp_path: Path) -> None:
     other = trislim.load(weights, overrides=[f"data.root={tmp_path / 'other'}"])
     assert to_mapping(other.task.config)["data"]["root"] == str(tmp_path / "other")
@@ -134,11 +158,13 @@ def test_settings_and_other_data(weights: Path, tmp_path: Path) -> None:
         other.prune(1.5)
     with pytest.raises(ConfigError, match=r"backend: .* is no exported model"):
         trislim.load(weights, backend="paddle")
+    with pytest.raises(ConfigError, match=r"output: .* is no exported model"):
+        trislim.load(weights, output="logits")
 
 
 def test_weights_that_do_not_describe_themselves(weights: Path, tmp_path: Path) -> None:
     (weights / "model.json").unlink()
-    with pytest.raises(CheckpointError, match="name its config: config="):
+    with pytest.raises(CheckpointError, match=r"no model\.json beside it; name its config"):
         trislim.load(weights)
     config = tmp_path / "toy.yml"
     config.write_text(

@@ -21,11 +21,11 @@ from core.export.rejected import REASON
 from core.graph.program import Graph
 from core.graph.trace import trace
 from core.runtimes.description import read_description
-from core.runtimes.predict_images import load_task
 from core.runtimes.predictor import load_predictor
 from core.settings.config import to_mapping
 from core.targets.names import BACKENDS
 from core.task import build_task
+from core.workflows.opening import exported_task
 from tests.networks.shuffled import Residual
 
 
@@ -185,7 +185,7 @@ def test_a_model_that_ends_in_layers(task, tmp_path):
     with pytest.raises(
         ConfigError, match=r"ends in layers \(body, norm\), so there are no answers"
     ):
-        load_task(load_predictor(made.folder), made.folder)
+        exported_task(made.folder, described, described.inputs)
 
 
 def test_an_ending_of_the_task_comes_before_a_layer_of_its_name(task, tmp_path):

@@ -22,7 +22,7 @@ from paddle import nn
 from paddle.static import InputSpec
 from PIL import Image
 
-from core.errors import DataError, ExportError
+from core.errors import ConfigError, DataError, ExportError
 from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
 from core.graph.program import Graph
@@ -31,10 +31,11 @@ from core.runtimes import memory
 from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
 from core.runtimes.environment import environment
 from core.runtimes.image_model import ImageModel, exported_model
-from core.runtimes.predict_images import list_images, load_task, predict_files
+from core.runtimes.predict_images import list_images, predict_files
 from core.runtimes.predictor import load_predictor
 from core.targets.names import BACKENDS
 from core.task import build_task
+from core.workflows.opening import exported_task
 
 BOTH = ("paddle", "onnx")
 
@@ -190,7 +191,8 @@ def test_a_backend_that_is_not_installed(toy, monkeypatch):
 def load_model(folder) -> ImageModel:
     """Open an exported model with the task that it names."""
     predictor = load_predictor(folder)
-    return exported_model(load_task(predictor, folder), predictor)
+    about = predictor.description
+    return exported_model(exported_task(folder, about, about.inputs), predictor)
 
 
 def test_prediction_on_a_folder(toy, tmp_path):
@@ -335,7 +337,7 @@ def test_no_images_and_no_task(bare, tmp_path):
         list_images(tmp_path / "absent")
     with pytest.raises(DataError, match=r"holds no images \(.jpg"):
         list_images(tmp_path)
-    with pytest.raises(ExportError, match=r"no deploy.yml, which says how images are prepared"):
+    with pytest.raises(ConfigError, match=r"has no deploy\.yml; name its config"):
         load_model(bare)
 
 

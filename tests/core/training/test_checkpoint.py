@@ -261,7 +261,7 @@ def test_restore_needs_a_description_or_a_task(toy_settings: Any, tmp_path: Path
     task = read_run(toy_settings()).task
     net = task.build_model()
     paddle.save(net.state_dict(), str(tmp_path / "published.pdparams"))
-    with pytest.raises(CheckpointError, match=r"no model\.json beside it; name a config with -c"):
+    with pytest.raises(CheckpointError, match=r"no model\.json beside it; name its config \(-c\)"):
         checkpoint.restore(tmp_path / "published.pdparams")
     _, model = checkpoint.restore(tmp_path / "published", task)
     np.testing.assert_array_equal(model.head.weight.numpy(), net.head.weight.numpy())
