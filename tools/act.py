@@ -69,7 +69,7 @@ def main() -> int:
     cli.complete(arguments, "save_dir")
     import paddle
 
-    from core.act.auto_compression import AutoCompression, Epochs, MeasuredMetric
+    from core.act.auto_compression import AutoCompression, Epochs
     from core.act.files import FileLayout, describe_task
     from core.act.source import open_source
     from core.training.distributed import initialize
@@ -99,7 +99,7 @@ def main() -> int:
         config=config,
         eval_callback=val.measure,
         loss=task.losses,
-        metric=MeasuredMetric(val.metric, val.higher_is_better, val.images),
+        metric=val.measured,
         layout=FileLayout(arguments.format, arguments.target, describe_task(task)),
         overwrite=arguments.overwrite,
     )

@@ -123,15 +123,7 @@ def export_and_check(
     console.print(to_table([*rows, *files], validation.metric))
     about = made.description.quantization
     assert about is not None  # the model is quantized
-    check_metrics(
-        metric,
-        files,
-        validation.metric,
-        validation.images,
-        target,
-        about.processors,
-        validation.higher_is_better,
-    )
+    check_metrics(metric, files, validation.measured, target, about.processors)
     return files
 
 

@@ -29,7 +29,7 @@ from core.task import Arrays, Forward
 from core.training.distributed import gather
 from core.training.loader import Loader
 from core.training.metric_order import is_better
-from core.workflows.comparison_table import ComparisonRow, MeasureMetric
+from core.workflows.comparison_table import ComparisonRow, MeasuredMetric, MeasureMetric
 
 ORIGIN = 0.05  # by which the float model's metric may miss `origin_metric`, as in PaddleSlim
 _log = logging.getLogger(__name__)
@@ -64,21 +64,6 @@ class Compressed:
     exported: Exported | None
     rows: list[ComparisonRow]
     best_step: int
-
-
-@dataclass(frozen=True)
-class MeasuredMetric:
-    """Metric that a callback measures.
-
-    Attributes:
-        name: Name of the metric.
-        higher_is_better: Whether larger values are better.
-        images: Number of images it is measured on, which sets how closely files must reach it.
-    """
-
-    name: str = "metric"
-    higher_is_better: bool = True
-    images: int = 1
 
 
 class AutoCompression:
@@ -205,10 +190,8 @@ class AutoCompression:
             made,
             time.monotonic() - begin,
             self._measure,
-            self._metric.name,
-            self._metric.images,
+            self._metric,
             samples[0],
-            self._metric.higher_is_better,
         )
         return made, files
 

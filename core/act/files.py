@@ -49,6 +49,7 @@ from core.targets.presets import PRESETS, Preset
 from core.task import Arrays, Task
 from core.workflows.comparison_table import (
     ComparisonRow,
+    MeasuredMetric,
     MeasureMetric,
     check_metrics,
     runtime_rows,
@@ -131,10 +132,8 @@ def measure_files(
     made: Exported,
     seconds: float,
     measure: MeasureMetric,
-    metric: str,
-    images: int,
+    metric: MeasuredMetric,
     sample: InputArrays,
-    higher_is_better: bool = True,
 ) -> list[ComparisonRow]:
     """Return a line of the table for each runtime.
 
@@ -146,10 +145,8 @@ def measure_files(
         made: The files.
         seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
-        metric: Its name.
-        images: Number of images it is measured on.
+        metric: What it measures.
         sample: Inputs [N, ...], the first of which is timed.
-        higher_is_better: Whether larger values of the metric are better.
 
     Raises:
         RejectedError: A metric is worse.
@@ -167,7 +164,7 @@ def measure_files(
         files = [row for row in rows if row.model.endswith(tuple(backends))]
         if files:
             same = measure(model.session.on_grids(model.grids_for(kind, preset)))
-            check_metrics(same, files, metric, images, target, model.processors, higher_is_better)
+            check_metrics(same, files, metric, target, model.processors)
     return rows
 
 

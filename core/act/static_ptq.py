@@ -92,16 +92,7 @@ def compress(
             lambda count: samples_of(source, batches(), READER, count),
         )
         seconds = time.monotonic() - begin
-        files = measure_files(
-            model,
-            made,
-            seconds,
-            measure,
-            validation.metric,
-            validation.images,
-            samples[0],
-            validation.higher_is_better,
-        )
+        files = measure_files(model, made, seconds, measure, validation.measured, samples[0])
     return [float_row, *tried, *files], configs[best]
 
 

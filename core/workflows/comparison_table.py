@@ -32,6 +32,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class MeasuredMetric:
+    """What models are measured by.
+
+    Attributes:
+        name: Name of the metric.
+        higher_is_better: Whether larger values are better.
+        images: Number of images it is measured on, which sets how closely files must reach it.
+    """
+
+    name: str = "metric"
+    higher_is_better: bool = True
+    images: int = 1
+
+
+@dataclass(frozen=True)
 class ComparisonRow:
     """A line of the table: a model, its metric, how long making it took, and its files.
 
@@ -123,9 +138,10 @@ class Validation:
         return self.task.build_metric().higher_is_better
 
     @property
-    def images(self) -> int:
-        """Return on how many images models are measured; 1 if nothing is measured."""
-        return len(self.loader.dataset) if self.loader else 1
+    def measured(self) -> MeasuredMetric:
+        """Return the metric with the number of images it is measured on, 1 if nothing is."""
+        images = len(self.loader.dataset) if self.loader else 1
+        return MeasuredMetric(self.metric, self.higher_is_better, images)
 
     def measure(self, model: Layer | Predictor | Forward) -> float | None:
         """Return the metric of an eager or exported model, or of a function; None without data."""
@@ -193,11 +209,9 @@ def runtime_rows(
 def check_metrics(
     quantized: float | None,
     files: Sequence[ComparisonRow],
-    metric: str,
-    images: int,
+    metric: MeasuredMetric,
     target: str,
     processors: Processors = "any",
-    higher_is_better: bool = True,
 ) -> None:
     """Refuse files whose metric is worse than the quantized model's where they are meant to run.
 
@@ -207,17 +221,15 @@ def check_metrics(
     Args:
         quantized: Metric of the quantized model.
         files: Rows of `runtime_rows`.
-        metric: Its name.
-        images: Number of images it was measured on.
+        metric: What was measured.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
         processors: Processors on which the files must be right.
-        higher_is_better: Whether larger values of the metric are better.
 
     Raises:
         RejectedError: A file is worse by more than a point and by more than two images.
     """
-    limit = max(TOLERANCE, IMAGES / images)
+    limit = max(TOLERANCE, IMAGES / metric.images)
     binding = [target if target in BACKENDS else "onnxruntime"]
     if target not in FULL_INT8:  # otherwise Paddle's file rounds less than the model does
         binding.append("paddle")
@@ -225,8 +237,10 @@ def check_metrics(
     for row in files:
         if row.metric is None or quantized is None:
             continue
-        loss = quantized - row.metric if higher_is_better else row.metric - quantized
-        found = f"{metric} of the file is {row.metric:.4f}, of the quantized model {quantized:.4f}"
+        loss = (quantized - row.metric) * (1 if metric.higher_is_better else -1)
+        found = (
+            f"{metric.name} of the file is {row.metric:.4f}, of the quantized model {quantized:.4f}"
+        )
         said = f"{row.model}: {found}; at most {limit:.4f} worse wanted"
         if loss <= limit:  # not-a-number is not
             if loss < -limit:

@@ -78,15 +78,7 @@ def compress(
     latencies = measure_latency(graph, folder / INT8, made, one_image(task))
     warn_where_slower(latencies, layout, limits.remedy_for_speed)
     files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
-    check_metrics(
-        metric,
-        files,
-        validation.metric,
-        validation.images,
-        layout,
-        config.processors,
-        validation.higher_is_better,
-    )
+    check_metrics(metric, files, validation.measured, layout, config.processors)
     return [first, *tried, *changed, *files], config
 
 

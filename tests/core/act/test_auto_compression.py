@@ -15,7 +15,7 @@ import pytest
 from paddle import nn
 
 from core.act import static_ptq
-from core.act.auto_compression import AutoCompression, MeasuredMetric
+from core.act.auto_compression import AutoCompression
 from core.act.config import OP_TYPES, StaticPtqConfig
 from core.act.files import FileLayout, write
 from core.act.session import check_batch, open_session, samples_of
@@ -26,6 +26,7 @@ from core.export.package import export
 from core.settings.config import read
 from core.targets.names import DEFAULT_TARGET
 from core.task import build_task
+from core.workflows.comparison_table import MeasuredMetric
 
 
 @pytest.fixture(scope="module")

@@ -40,13 +40,14 @@ from core.targets.names import DEFAULT_TARGET
 from core.targets.presets import PRESETS
 from core.task import build_task
 from core.workflows import comparison_table
-from core.workflows.comparison_table import MeasureMetric
+from core.workflows.comparison_table import MeasuredMetric, MeasureMetric
 
 pytestmark = pytest.mark.int8
 
 PER_CHANNEL: WeightType = "channel_wise_abs_max"
 Models = Callable[..., QuantizedProgram]
 ONE = [np.zeros((1, 3, 8, 8), np.float32)]
+TOP1 = MeasuredMetric("top1", images=1000)
 LAYERS = ("stem", "deep", "grouped", "slow", "project", "up", "sequence", "head")
 SETTINGS: dict[str, Any] = {
     "Global": {"model_dir": "float", "calibration_batches": 2},
@@ -246,7 +247,7 @@ def test_files_for_vnni_where_there_is_none(
     assert [each.limit for each in made.differences] == [math.inf] * 3
     for backend in BACKENDS:
         assert f"{backend}: this processor has no VNNI" in caplog.text
-    measure_files(model, made, 1.0, metric_where_off("paddle", "openvino"), "top1", 1000, ONE)
+    measure_files(model, made, 1.0, metric_where_off("paddle", "openvino"), TOP1, ONE)
     for backend in ("paddle", "openvino"):
         assert f"int8, {backend}: top1 of the file is 0.5000" in caplog.text
     assert "int8, onnxruntime" not in caplog.text
@@ -260,8 +261,8 @@ def test_the_metric_binds_in_the_runtime_of_each_file(models: Models, tmp_path: 
     made = written(models(), tmp_path / "int8")
     for off in ("paddle", "openvino"):
         with pytest.raises(ExportError, match=f"^int8, {off}: top1 of the file is 0.5000, of"):
-            measure_files(models(), made, 1.0, metric_where_off(off), "top1", 1000, ONE)
-    rows = measure_files(models(), made, 1.0, metric_where_off("onnxruntime"), "top1", 1000, ONE)
+            measure_files(models(), made, 1.0, metric_where_off(off), TOP1, ONE)
+    rows = measure_files(models(), made, 1.0, metric_where_off("onnxruntime"), TOP1, ONE)
     assert [row.metric for row in rows] == [0.8, 0.5, 0.8]  # the file is for OpenVINO
 
 

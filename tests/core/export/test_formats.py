@@ -36,6 +36,7 @@ from core.runtimes.predictor import load_predictor
 from core.targets.names import FORMATS, ONNX_TARGETS, Format
 from core.targets.presets import PRESETS
 from core.task import Task, build_task
+from core.workflows.comparison_table import MeasuredMetric
 from core.workflows.layer_speed import measure_speed
 
 RUNTIMES: dict[str, set[str]] = {
@@ -147,7 +148,9 @@ def test_models_without_their_code_need_no_paddle_inference(
         made = write(
             model, out, FileLayout(chosen, "openvino", None), samples_of(source, data, "x")
         )
-        rows = measure_files(model, made, 0.0, lambda run: 0.5, "mae", 4, data[0])
+        rows = measure_files(
+            model, made, 0.0, lambda run: 0.5, MeasuredMetric("mae", images=4), data[0]
+        )
     assert names(out) == named(chosen) | {"deploy.yml"}
     assert {each.runtime for each in made.differences} == (
         RUNTIMES["onnx"] if "onnx" in chosen else set()

@@ -37,7 +37,7 @@ from core.targets.presets import PRESETS
 from core.targets.processors import Limit, largest_of_even, weight_limits, with_signed_bytes
 from core.task import Task, build_task
 from core.training import checkpoint
-from core.workflows.comparison_table import ComparisonRow, check_metrics
+from core.workflows.comparison_table import ComparisonRow, MeasuredMetric, check_metrics
 
 pytestmark = pytest.mark.int8
 
@@ -272,22 +272,24 @@ def test_the_metric_binds_where_files_are_meant_to_run(
         caplog.clear()
         if off in binding:
             with pytest.raises(ExportError, match=f"int8, {off}: top1 of the file is 0.9000, of"):
-                check_metrics(0.92, rows, "top1", 1000, target)
+                check_metrics(0.92, rows, MeasuredMetric("top1", images=1000), target)
         else:
-            check_metrics(0.92, rows, "top1", 1000, target)
+            check_metrics(0.92, rows, MeasuredMetric("top1", images=1000), target)
             assert f"int8, {off}: top1 of the file is 0.9000" in caplog.text
             assert f"laid out for {target}" in caplog.text
-    check_metrics(0.92, rows, "top1", 50, target)  # two images are as much
-    check_metrics(None, rows, "top1", 1000, target)
+    check_metrics(0.92, rows, MeasuredMetric("top1", images=50), target)  # two images are as much
+    check_metrics(None, rows, MeasuredMetric("top1", images=1000), target)
 
 
 def test_a_better_metric_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     rows = [ComparisonRow("int8, openvino", 0.5)]
-    check_metrics(0.2, rows, "top1", 1000, "openvino")
+    top1 = MeasuredMetric("top1", images=1000)
+    error = MeasuredMetric("mae", higher_is_better=False, images=1000)
+    check_metrics(0.2, rows, top1, "openvino")
     assert "top1 of the file is 0.5000, of the quantized model 0.2000; better is" in caplog.text
     with pytest.raises(RejectedError, match=r"at most 0\.0100 worse wanted"):
-        check_metrics(0.2, rows, "mae", 1000, "openvino", higher_is_better=False)
-    check_metrics(0.8, rows, "mae", 1000, "openvino", higher_is_better=False)
+        check_metrics(0.2, rows, error, "openvino")
+    check_metrics(0.8, rows, error, "openvino")
     with pytest.raises(RejectedError, match="is nan"):
-        check_metrics(0.8, [ComparisonRow("int8, openvino", math.nan)], "top1", 1000, "openvino")
+        check_metrics(0.8, [ComparisonRow("int8, openvino", math.nan)], top1, "openvino")
