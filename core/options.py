@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from core.errors import ConfigError
-from core.settings.acceptance import Acceptance, read_acceptance
+from core.settings.acceptance import ACCEPTANCE_NAMES, Acceptance, read_acceptance
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
 
 
@@ -152,12 +152,9 @@ def add_acceptance_argument(parser: argparse.ArgumentParser, *left_out: str) -> 
                 raise argparse.ArgumentTypeError(f"{name}: is not measured by this tool")
         return found
 
-    text = (
-        "of max_size_mb, max_drop (points, or with %% of the float metric), max_latency_ms: print "
-    )
-    text += "which files meet them; status 1 if none does"
-    if left_out:
-        text += f" ({', '.join(left_out)}: not here)"
+    names = [name for name in ACCEPTANCE_NAMES if name not in left_out]
+    text = f"{', '.join(names)}: print which files meet them; status 1 if none does"
+    text += "; max_drop is in points, or with %% of the float metric" * ("max_drop" in names)
     parser.add_argument("--targets", type=read, metavar="A=X,B=Y", help=text)
 
 

@@ -112,9 +112,8 @@ def main() -> int:
     ptq.check_comparison(configs, validation)
     formats = arguments.format
     best: Any  # the setting that was kept
-    with replacing_unless_rejected(
-        folder
-    ) as draft:  # made now, so that what cannot be written is told now
+    # made before the work, so that a folder that cannot be written is reported before it
+    with replacing_unless_rejected(folder) as draft:
         if weights:
             limits = QualityLimits(arguments.max_drop, arguments.speed_control)
             rewritten = arguments.rewrite == "on"

@@ -43,6 +43,7 @@ from core.targets.names import Format
 from core.task import Arrays, Task
 from core.training.images import image_channels
 
+CHANNEL_NAMES = {1: "grey", 3: "RGB", 4: "RGBA"}  # by their number
 _log = logging.getLogger(__name__)
 
 
@@ -206,9 +207,6 @@ def trace_for_export(
         int8 = Int8Exporter(model, layer, graph, target, cut, opset)
     parameters = sum(math.prod(each.shape) for each in counted.values())
     return TracedModel(task, model, layer, specs, ending, graph, int8, opset, parameters)
-
-
-CHANNEL_NAMES = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
 def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:

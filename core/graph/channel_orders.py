@@ -52,7 +52,7 @@ class WeightOrder:
 
 @dataclass(eq=False)
 class OrderClass:
-    """HeldTensor tensors that have their channels in one order.
+    """Held tensors that have their channels in one order.
 
     Attributes:
         number: Classes of lower numbers come first in the graph.
@@ -103,7 +103,7 @@ class Layout:
     """Where each channel of a tensor of the network is stored.
 
     Attributes:
-        holders: HeldTensor tensor of each channel.
+        holders: Tensor that holds each channel.
         channels: Channel there, as the network counts them, [count].
     """
 

@@ -28,7 +28,7 @@ def ports_in(file: Path) -> dict[str, Port]:
     try:
         ports = _of_onnx(file) if file.suffix == ".onnx" else _of_program(file)
         return {port.name: port for port in ports}
-    except (DecodeError, KeyError, LookupError, TypeError, ValueError):
+    except (DecodeError, LookupError, TypeError, ValueError):
         return {}  # a runtime may still read it, which says the names
 
 

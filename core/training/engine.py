@@ -74,7 +74,8 @@ class Engine:
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
         self.metric: Metric | None = None  # what they were computed by
-        self.evaluated = self.stop = self.replaces = False  # files that an earlier run wrote
+        self.evaluated = self.stop = False
+        self.replaces = False  # files that an earlier run wrote
         self.best_report = ""  # the metric's table, of the best epoch
         self._optimizer, self.ema = self._build_updaters()
         self._inputs = [spec.name for spec in self.task.input_spec()]

@@ -14,7 +14,7 @@ from core.task import Split
 from core.training.image_files import list_image_files
 from core.training.images import read_image
 from core.training.looking import size_of
-from tasks.keypoint.annotations import Annotations, Persons, annotated_persons
+from tasks.keypoint.annotations import Annotations
 
 YAML = (".yaml", ".yml")
 _FOLDERS = ("images", "labels")  # labels lie in the second, as images in the first
@@ -154,15 +154,6 @@ def label_file(image: Path) -> Path:
             parts[index] = _FOLDERS[1]
             break
     return Path(*parts).with_suffix(".txt")
-
-
-def persons_of(data: YoloData, split: Split, root: str) -> Persons:
-    """Read the persons of a split, of all categories.
-
-    Raises:
-        DataError: As `load_yolo`.
-    """
-    return annotated_persons(load_yolo(data.path, data.joints, None, split, root))
 
 
 def _person(where: str, line: str, data: YoloData, size: tuple[int, int]) -> dict[str, Any]:
