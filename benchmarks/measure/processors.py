@@ -4,10 +4,9 @@
 
 A trained network is quantized after training for each runtime, with `processors: any` and `vnni`,
 and by NNCF with its defaults and with `overflow_fix` for all layers. Every file answers the whole
-validation split in its runtime on this processor, and on one without VNNI: OpenVINO and Paddle
-Inference under ONEDNN_MAX_CPU_ISA=AVX2, which makes them take the kernels of such a processor, and
-ONNX Runtime, which obeys no variable, on an emulated one (`qemu-x86_64 -cpu Haswell`, if it is
-installed). Writes docs/benchmarks/processors.json and docs/benchmarks.md.
+validation split in its runtime on this processor, and as on one without VNNI
+(`benchmarks.processor.without_vnni`). Writes docs/benchmarks/processors.json and
+docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +32,7 @@ from benchmarks.comparison import record
 from benchmarks.measure.command import revision
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import PeerError, install_nncf, last_line
+from benchmarks.processor import without_vnni
 from core import cli, options
 from core.export.package import export
 from core.quant.calibration import Calibration, folder_images, training_images
@@ -54,8 +53,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNNER, NNCF_SCRIPT = (
     str(ROOT / "benchmarks" / name) for name in ("measure/processors_run.py", "peers/nncf_int8.py")
 )
-CAP = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
 NNCF = {"NNCF": "first_layer_only", "NNCF, overflow_fix": "enable"}
 Entry = dict[str, Any]
 
@@ -74,20 +71,29 @@ def measure(
     root: str,
     images: Calibration,
     python: Path,
-    emulated: int,
+    capped: dict[str, str],
     balance: bool,
 ) -> Entry:
-    """Make all files of a network and measure each on both kinds of processor."""
+    """Make all files of a network and measure each on both kinds of processor.
+
+    Args:
+        config: Config of the network.
+        weights: Its trained weights.
+        root: Folder of its data.
+        images: What ranges are estimated on.
+        python: Interpreter that has NNCF.
+        capped: Environment variables under which a process sees no VNNI.
+        balance: Whether channels are evened out.
+    """
     task = read_run(merge(load_yaml(config), {"data": {"root": root}})).task
     loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         export(task, checkpoint.restore(weights, task)[1], folder / "float", ("paddle", "onnx"))
-        whole = store_inputs(task, loader, folder, "whole")
-        few = store_inputs(task, loader.share(emulated / len(loader.dataset)), folder, "few")
+        fed = store_inputs(task, loader, folder)
         metrics: Entry = {}
         for backend in BACKENDS:
-            metrics[backend] = {"float": on_both(task, whole, few, folder / "float", backend)}
+            metrics[backend] = {"float": on_both(task, fed, folder / "float", backend, capped)}
             for processors in ("any", "vnni"):
                 _, model = checkpoint.restore(weights, task)
                 zero_points = balance and backend != "paddle"
@@ -99,25 +105,24 @@ def measure(
                 kind = format_of(backend)
                 target = "onnxruntime" if backend == "onnxruntime" else "openvino"
                 export(task, model, made, (kind,), target=target)
-                found = on_both(task, whole, few, made, backend)
+                found = on_both(task, fed, made, backend, capped)
                 metrics[backend][processors] = found
                 logging.info("%s, %s: %s", backend, processors, found)
         try:
             files = quantize_with_nncf(python, folder, images)
             for name, made in files.items():
-                metrics["openvino"][name] = on_both(task, whole, few, made, "openvino")
+                metrics["openvino"][name] = on_both(task, fed, made, "openvino", capped)
         except PeerError as error:
             metrics["failed"] = str(error)
     return {
         "network": task.config.model.name,
         "metric": task.build_metric().primary,
         "images": len(loader.dataset),
-        **({"emulated": emulated} if emulated < len(loader.dataset) else {}),
         "metrics": metrics,
     }
 
 
-def store_inputs(task: Task, loader: Loader, folder: Path, name: str) -> Split:
+def store_inputs(task: Task, loader: Loader, folder: Path) -> Split:
     """Store what the network is fed in an evaluation."""
     fed: dict[str, np.ndarray] = {}
     run = load_predictor(folder / "float", "onnxruntime").run
@@ -127,29 +132,17 @@ def store_inputs(task: Task, loader: Loader, folder: Path, name: str) -> Split:
         return run(x)
 
     evaluate(task, keep, loader)
-    np.savez(folder / f"{name}.npz", **fed)
-    return Split(loader, folder / f"{name}.npz")
+    np.savez(folder / "inputs.npz", **fed)
+    return Split(loader, folder / "inputs.npz")
 
 
 def on_both(
-    task: Task, whole: Split, few: Split, model: Path, backend: Backend
-) -> dict[str, float | None]:
-    """Return the metric here, and without VNNI (None: cannot be measured here).
-
-    What is emulated is measured on few images, and so is the float file for it: on this processor,
-    as kernels for float32 know no VNNI.
-    """
-    if not multiplies_int8_exactly("onnxruntime"):
-        return {"avx2": metric_of(task, whole, model, backend, CAP)}
-    found: dict[str, float | None] = {"vnni": metric_of(task, whole, model, backend, {})}
-    if backend != "onnxruntime":
-        found["avx2"] = metric_of(task, whole, model, backend, CAP)
-    elif model.name == "float":
-        found["avx2"] = metric_of(task, few, model, backend, {})
-    elif shutil.which(EMULATOR[0]) is None:
-        found["avx2"] = None
-    else:
-        found["avx2"] = metric_of(task, few, model, backend, CAP, EMULATOR)
+    task: Task, split: Split, model: Path, backend: Backend, capped: dict[str, str]
+) -> dict[str, float]:
+    """Return the metric here, if this processor has VNNI, and without VNNI."""
+    found = {"avx2": metric_of(task, split, model, backend, capped)}
+    if multiplies_int8_exactly(backend):
+        found["vnni"] = metric_of(task, split, model, backend, {})
     return found
 
 
@@ -158,12 +151,11 @@ def metric_of(
     split: Split,
     model: Path,
     backend: Backend,
-    cap: dict[str, str],
-    emulator: tuple[str, ...] = (),
+    variables: dict[str, str],
 ) -> float:
-    """Let a process with such instructions answer, and return the metric of its answers."""
+    """Let a process with such variables answer, and return the metric of its answers."""
     answers = model.parent / "answers.npz"
-    run_elsewhere(model, backend, split.inputs, answers, cap, emulator)
+    run_elsewhere(model, backend, split.inputs, answers, variables)
     try:
         return replay(task, split.loader, answers)
     finally:
@@ -175,18 +167,17 @@ def run_elsewhere(
     backend: Backend,
     inputs: Path,
     answers: Path,
-    cap: dict[str, str],
-    emulator: tuple[str, ...],
+    variables: dict[str, str],
 ) -> None:
-    """Let a process with such instructions answer the stored inputs."""
+    """Let a process with such variables answer the stored inputs."""
     if backend == "paddle":
         module = ["-m", "benchmarks.measure.processors", "--answer"]
         command = [sys.executable, *module, str(model), str(inputs), str(answers)]
     else:
         file = model if model.suffix == ".xml" else model / "model.onnx"
-        command = [*emulator, sys.executable, RUNNER, backend, str(file), str(inputs), str(answers)]
-    variables = os.environ | cap | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True)
+        command = [sys.executable, RUNNER, backend, str(file), str(inputs), str(answers)]
+    whole = os.environ | variables | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=whole, cwd=ROOT, capture_output=True, text=True)
     if not answers.is_file():
         raise SystemExit(f"{' '.join(command)}: {last_line(done.stderr)}")
 
@@ -247,12 +238,11 @@ def main() -> None:
     help_ = "even out channels, and zero points in runtimes that know them"
     parser.add_argument("--balance", action="store_true", help=help_)
     parser.add_argument("--images", type=options.positive, default=128)
-    parser.add_argument(
-        "--emulated", type=options.positive, default=500, help="images for an emulator"
-    )
-    default = Path(tempfile.gettempdir(), "trislim_benchmarks")
-    parser.add_argument("--work_dir", type=Path, default=default, help="for NNCF's environment")
+    help_ = "for NNCF's environment and copies of libraries"
+    parser.add_argument("--work_dir", type=Path, default=without_vnni.WORK_DIR, help=help_)
     given = parser.parse_args()
+    here = all(map(multiplies_int8_exactly, BACKENDS))
+    capped = without_vnni.variables(given.work_dir) if here else {}
     loaded = revision()
     task = read_run(merge(load_yaml(given.config), {"data": {"root": given.root}})).task
     if given.calibration:
@@ -261,10 +251,10 @@ def main() -> None:
         images = training_images(task, given.images)
     python = install_nncf(given.work_dir, importlib.metadata.version("openvino"))
     source = given.config, given.weights, given.root
-    entry = measure(*source, images, python, given.emulated, given.balance) | {
+    entry = measure(*source, images, python, capped, given.balance) | {
         "command": f"python -m benchmarks.measure.processors {given.config} "
-        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images} "
-        f"--emulated {given.emulated}{' --balance' if given.balance else ''}",
+        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images}"
+        f"{' --balance' if given.balance else ''}",
         "revision": loaded,
         "environment": environment(),
         "date": datetime.date.today().isoformat(),

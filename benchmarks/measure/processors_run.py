@@ -1,8 +1,6 @@
 """Run an ONNX or OpenVINO file on stored inputs; needs NumPy and the runtime alone.
 
-    python -m benchmarks.measure.processors_run BACKEND MODEL INPUTS.npz OUTPUTS.npz
-
-It is what an emulated processor runs: `qemu-x86_64 -cpu Haswell python ...`.
+python -m benchmarks.measure.processors_run BACKEND MODEL INPUTS.npz OUTPUTS.npz
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ the better one counts. Ratios are time of the other / time of ours: above 1 ours
 WITHOUT_VNNI = """
 ## Int8 without VNNI
 
-The same networks and files on a processor without VNNI, or under `ONEDNN_MAX_CPU_ISA=AVX2`, which
-makes OpenVINO and Paddle Inference take the kernels of one. ONNX Runtime does not obey it; its
-columns are empty where the processor itself has VNNI.
+The same networks and files on a processor without VNNI, or as on one:
+`python -m benchmarks.processor.without_vnni python -m benchmarks.measure.int8`.
 """
 OPENVINO = """\
 | network, input | OpenVINO float | ours | NNCF performance | mixed | **float / ours** | \

@@ -13,10 +13,10 @@ TEXT = """
 Written by `python -m benchmarks.measure.processors`: trained networks quantized after training,
 each file measured in its runtime on the whole validation split; in brackets the points against
 float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`. Without
-VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an emulated
-Haswell, on as many images as the column says if not on all (its float file on the same ones, with
-VNNI, which float32 does not use). NNCF: its performance preset with the same images, as it is, and
-with `overflow_fix` for all layers; it writes files for OpenVINO only.
+VNNI: as `python -m benchmarks.processor.without_vnni` runs them, on all images; where a column says
+a number of images, ONNX Runtime answered these on an emulated Haswell instead. NNCF: its
+performance preset with the same images, as it is, and with `overflow_fix` for all layers; it writes
+files for OpenVINO only.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""
