@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle.nn import Layer
+from paddle.static import InputSpec
 
 from benchmarks.comparison import record
 from benchmarks.measure.command import revision
@@ -42,6 +43,7 @@ Entry = dict[str, Any]
 NETWORKS = (
     *(name.rpartition("/")[2] for name in SHUFFLING),
     *("lite_hrnet_18_256x192_coco", "lite_hrnet_30_256x192_coco"),
+    *("bisenetv2_cityscapes_1024x2048", "pp_liteseg_stdc1_cityscapes_1024x512"),
 )
 MOVING = ("transpose2", "index_select", "split", "concat", "nearest_interp_v2")
 SIDES = {"plain": False, "rewritten": True}
@@ -60,7 +62,7 @@ def measure(network: str, rounds: int) -> Entry:
         task, model, images = prepare(network)
         entry["input"] = list(images[0].shape)
         for side, rewritten in SIDES.items():
-            traced = _traced(task, model, rewritten)
+            traced = _traced(task, model, images[0], rewritten)
             kinds = Counter(op.type for op in traced.graph.operators)
             entry["operators"][side] = {kind: kinds[kind] for kind in MOVING}
             _write(traced, folder / side / "float", ("paddle", "onnx"))
@@ -68,7 +70,7 @@ def measure(network: str, rounds: int) -> Entry:
             task, model, _ = prepare(network)
             _quantize(task, model, images, target)
             for side, rewritten in SIDES.items():
-                traced = _traced(task, model, rewritten, target)
+                traced = _traced(task, model, images[0], rewritten, target)
                 _write(traced, folder / side / target, FILES[target])
         for backend in BACKENDS:
             runs = _runs(folder, backend, images[0])
@@ -77,10 +79,12 @@ def measure(network: str, rounds: int) -> Entry:
     return entry
 
 
-def _traced(task: Task, model: Layer, rewritten: bool, target: str = "openvino") -> TracedModel:
+def _traced(
+    task: Task, model: Layer, image: np.ndarray, rewritten: bool, target: str = "openvino"
+) -> TracedModel:
     layer = task.deploy_model(model, "raw")
     with evaluation_mode(model), evaluation_mode(layer):
-        specs = task.input_spec()
+        specs = [InputSpec([-1, *image.shape[1:]], "float32", task.input_spec()[0].name)]
         return trace_for_export(task, model, layer, specs, "raw", target, 13, rewritten)
 
 

@@ -31,7 +31,6 @@ from paddle.static import InputSpec
 from core.errors import ExportError
 from core.graph.operators import attribute, only
 from core.graph.program import Graph
-from core.graph.shapes import settle_sizes
 from core.graph.trace import trace
 from core.settings.files import scratch
 
@@ -77,9 +76,7 @@ def count_stored(graph: Graph) -> int:
 def count_macs(layer: Layer, shapes: Sequence[Shape], specs: Sequence[InputSpec]) -> int:
     """Count the multiply-accumulates of a layer for inputs of these shapes, batch included."""
     fixed = [InputSpec(shape, spec.dtype, spec.name) for shape, spec in zip(shapes, specs)]
-    traced = trace(layer, fixed)
-    settle_sizes(traced.program.desc.block(0))
-    graph = Graph.from_trace(traced)
+    graph = Graph.from_trace(trace(layer, fixed))
     return sum(macs_by_operator(graph, {name: graph.shape(name) for name in graph.variables}))
 
 

@@ -23,6 +23,7 @@ from paddle.base.proto import framework_pb2
 from core.errors import ExportError
 from core.graph.channel_orders import WeightOrder
 from core.graph.operators import DTYPES, attribute, names_of, only, operator, variable
+from core.graph.shapes import settle_sizes
 from core.graph.trace import Trace
 
 # what an operator carries for training and for messages; the first holds paths of source files
@@ -55,9 +56,12 @@ class Graph:
     def from_trace(trace: Trace) -> Graph:
         """Copy a trace; its outputs take the names that the layer gave them.
 
+        Sizes that operators compute from those of fixed inputs are filled in.
+
         Raises:
             ExportError: Control flow in the graph, or names that clash.
         """
+        settle_sizes(trace.program.desc.block(0))
         program = framework_pb2.ProgramDesc()
         program.ParseFromString(trace.program.desc.serialize_to_string())
         weights = {name: tensor.numpy() for name, tensor in trace.weights.items()}

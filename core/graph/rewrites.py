@@ -8,6 +8,7 @@ from collections.abc import Collection
 from core.graph.channel_moves import find_moves
 from core.graph.channel_shuffles import dissolve_shuffles
 from core.graph.program import Graph
+from core.graph.resized_outputs import multiply_resized_outputs
 from core.graph.upsampled_sums import nest_upsampled_sums
 
 _log = logging.getLogger(__name__)
@@ -24,13 +25,16 @@ def rewrite(graph: Graph, kept: Collection[str] = ()) -> Graph:
     nested = nest_upsampled_sums(graph, kept)
     if nested is not graph:
         _log.info("rewrote sums of maps of several resolutions")
-    made = dissolve_shuffles(nested, kept)
-    if made is not nested:
-        before, after = len(find_moves(nested)), len(find_moves(made))
+    resized = multiply_resized_outputs(nested, kept)
+    if resized is not nested:
+        _log.info("rewrote the resizing of outputs as products of matrices")
+    made = dissolve_shuffles(resized, kept)
+    if made is not resized:
+        before, after = len(find_moves(resized)), len(find_moves(made))
         _log.info(
             "rewrote %d channel shuffles as %d, %d splits as %d, %d concatenations as %d",
-            *(before, after, _count(nested, "split"), _count(made, "split")),
-            *(_count(nested, "concat"), _count(made, "concat")),
+            *(before, after, _count(resized, "split"), _count(made, "split")),
+            *(_count(resized, "concat"), _count(made, "concat")),
         )
     return made
 

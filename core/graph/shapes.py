@@ -11,6 +11,7 @@ import numpy as np
 SizeArray = np.ndarray
 Values = dict[str, SizeArray]  # of the small tensors that sizes are computed with
 _INT32, _INT64 = 2, 3  # in attributes called dtype
+_FREE = np.iinfo(np.int64).min  # stands for a size that is not known, as that of the batch
 
 _ARITHMETIC: Mapping[str, Callable[[SizeArray, SizeArray], SizeArray]] = MappingProxyType(
     {
@@ -71,7 +72,7 @@ def _evaluate(op: Any, block: Any, values: Values) -> SizeArray | None:
     """Compute the output of an operator if all of its inputs are known."""
     if op.type() == "shape":
         sizes = _shape(block, op.input("Input")[0])
-        return None if -1 in sizes else np.array(sizes, np.int64)
+        return np.array([_FREE if size == -1 else size for size in sizes], np.int64)
     if op.type() == "fill_constant" and not op.input_arg_names():
         few = int(np.prod(op.attr("shape"))) <= 8
         return np.full(op.attr("shape"), op.attr("value")) if few else None
@@ -82,8 +83,9 @@ def _evaluate(op: Any, block: Any, values: Values) -> SizeArray | None:
     if op.type() == "slice":
         return _slice(op, first)
     if op.type() == "cast":
-        return first.astype(np.int64) if op.attr("out_dtype") in (_INT32, _INT64) else first
-    if op.type() == "scale":
+        whole = op.attr("out_dtype") in (_INT32, _INT64)
+        return first.astype(np.int64) if whole else None if _FREE in first else first
+    if op.type() == "scale" and _FREE not in first:
         scale, bias = op.attr("scale"), op.attr("bias")
         scaled = first * scale + (bias if op.attr("bias_after_scale") else bias * scale)
         return np.asarray(scaled.astype(first.dtype))
@@ -92,7 +94,7 @@ def _evaluate(op: Any, block: Any, values: Values) -> SizeArray | None:
         return np.asarray(join([values[name] for name in names], axis=op.attr("axis")))
     if op.type() in ("reshape2", "unsqueeze2", "squeeze2"):
         return first.reshape(_shape(block, op.output("Out")[0]))
-    if op.type() in _ARITHMETIC:
+    if op.type() in _ARITHMETIC and not any(_FREE in values[name] for name in names):
         result = _ARITHMETIC[op.type()](values[op.input("X")[0]], values[op.input("Y")[0]])
         return np.asarray(result.astype(first.dtype))
     return None
@@ -113,11 +115,15 @@ def _sizes(op: Any, block: Any, values: Values) -> list[int] | None:
     if not names or any(name not in values for name in names):
         return None
     told = [int(size) for name in names for size in np.ravel(values[name])]
+    if _FREE in told:
+        return None
     if op.type() == "fill_constant":
         return told
     before = _shape(block, op.input("X")[0])
     if op.type() == "reshape2":
         told = [before[axis] if size == 0 else size for axis, size in enumerate(told)]
+        if -1 in before:
+            return told if told.count(-1) == 1 else None
         known = int(np.prod([size for size in told if size != -1]))
         return [int(np.prod(before)) // known if size == -1 else size for size in told]
     if op.type() == "expand_v2":

@@ -35,3 +35,18 @@ def test_computed_sizes_are_those_of_a_run(name: str) -> None:
     graph = trace_operators(net, specs(1, 2, 7, 5), training=False)
     (output,) = graph.outputs.values()
     assert list(graph.shapes[output]) == net(paddle.ones([1, 2, 7, 5])).shape
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_no_size_is_wrong_where_the_batch_is_free(name: str) -> None:
+    """What is known with a batch of any size holds for 1 and 3; heights and widths are known."""
+    net = Net(SIZES[name], a=nn.Conv2D(2, 3, 3, 2))
+    graph = trace_operators(net, specs(-1, 2, 7, 5), training=False)
+    (output,) = graph.outputs.values()
+    known = graph.shapes[output]
+    for batch in (1,) if name == "reshape by a tensor" else (1, 3):  # its -batch is for one image
+        made = net(paddle.ones([batch, 2, 7, 5])).shape
+        assert len(made) == len(known)
+        assert all(size in (-1, real) for size, real in zip(known, made)), (known, made)
+    if name in ("resize", "parts", "rounding", "convolution after"):
+        assert min(known[2:]) > 0
