@@ -95,7 +95,7 @@ def _write(graph: Graph, op: Any) -> None:
     source, out = only(op.inputs, "X"), only(op.outputs, "Out")
     batch, channels, height, width = graph.shape(source)
     rows, columns = graph.shape(out)[2:]
-    down = resizing_matrix(op, 0, height, rows)[None, None]  # [1, 1, rows, height]
+    down = resizing_matrix(op, 0, height, rows)  # [rows, height]
     across = resizing_matrix(op, 1, width, columns).T  # [width, columns]
     for name, matrix in ((f"{out}@rows", down), (f"{out}@columns", across)):
         graph.weights[name] = np.ascontiguousarray(matrix)

@@ -21,6 +21,7 @@ from core.targets.names import Format, Processors, RoundedOutputs, Target
 from core.targets.paddle_inference import rounded_for_all, unsigned_inputs
 from core.targets.presets import FASTEST, UNSIGNED_TARGETS
 from core.targets.processors import (
+    BY_ONEDNN,
     Limit,
     slow_without_dot_products,
     weight_limits,
@@ -79,6 +80,7 @@ def plan_grids(
     slow: dict[str, str] = {}
     if target == "paddle" and processors == "any":
         graph = with_signed_bytes(graph)
+    if target in BY_ONEDNN and processors == "any":
         found = {_layer(weight): why for weight, why in slow_without_dot_products(graph).items()}
         slow = {path: found[path] for path in layers if path in found}
         layers = [path for path in layers if path not in slow]

@@ -21,6 +21,7 @@ from core.targets.names import Format, Processors
 from core.targets.paddle_inference import computed_in_int8
 from core.targets.tensor_copies import UNSIGNED
 
+BY_ONEDNN = ("paddle", "openvino")  # targets whose kernels for int8 are those of oneDNN
 Limit = Literal["none", "pair_sum", "even"]
 HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # largest sum of two steps
@@ -84,7 +85,8 @@ def slow_without_dot_products(graph: Graph) -> dict[str, str]:
     """Return the layers for which oneDNN has no fast int8 kernel without VNNI.
 
     These are grouped convolutions whose groups do not fill vectors of four channels, depthwise ones
-    excepted: oneDNN uses its reference kernel there, which is slower than its float kernels.
+    excepted: oneDNN multiplies matrices there, group by group, which takes OpenVINO 2 to 6 times as
+    long as its float kernels. With VNNI int8 is faster, but with one channel to a group.
 
     Returns:
         Reason by weight.

@@ -15,7 +15,7 @@ from core.quant.post_training import PtqConfig, quantize_after_training
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
 from core.quant.sites import sites_of
-from core.targets.names import RoundedOutputs
+from core.targets.names import PROCESSORS, TARGETS, Processors, RoundedOutputs, Target
 from core.task import Task, build_task
 from tests.networks.residual import ALL, RESIDUAL, batches, network
 
@@ -51,6 +51,35 @@ def test_the_target_decides_by_default(task: Task) -> None:
     }
     # where files are right on any processor, all that Paddle Inference reads has a sign
     assert plan_grids(task, model, "paddle", layers, None).outputs == RESIDUAL
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("processors", PROCESSORS)
+def test_layers_without_a_fast_kernel_stay_in_float(
+    task: Task, target: Target, processors: Processors
+) -> None:
+    """Of the runtimes that compute by oneDNN, where files are for processors without VNNI, too."""
+
+    class Groups(Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.depthwise = nn.Conv2D(3, 8, 1), nn.Conv2D(8, 8, 3, groups=8)
+            self.multiplied, self.fours = (
+                nn.Conv2D(8, 16, 3, groups=8),
+                nn.Conv2D(16, 8, 1, groups=2),
+            )
+
+        def forward(self, image: Tensor) -> dict[str, Tensor]:
+            return {"out": self.fours(self.multiplied(self.depthwise(self.stem(image))))}
+
+    model = Groups()
+    layers = ("stem", "depthwise", "multiplied", "fours")
+    found = plan_grids(task, model, target, layers, "none", processors=processors).slow
+    if processors == "any" and target in ("paddle", "openvino"):
+        assert found.keys() == {"multiplied"}
+        assert found["multiplied"].startswith("groups of 1 to 2 channels are slow in int8")
+    else:
+        assert found == {}
 
 
 def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> None:
