@@ -102,8 +102,12 @@ def _write(graph: Graph, op: Any) -> None:
         graph.variables[name] = variable(name, matrix.shape, matrix.dtype, persistable=True)
     plain, half = f"{out}@plain", f"{out}@half"
     graph.variables[plain] = variable(plain, graph.shape(source), graph.dtype(source))
+    graph.variables[f"{plain}.shape"] = variable(
+        f"{plain}.shape", (0, *graph.shape(source)), graph.dtype(source)
+    )
+    ends = {"Out": plain, "XShape": f"{plain}.shape"}  # Paddle Lite wants the second, too
     same = {"shape": [0, 0, height, width]}
-    graph.operators.append(operator("reshape2", {"X": source}, {"Out": plain}, same))
+    graph.operators.append(operator("reshape2", {"X": source}, ends, same))
     rows_first = rows * width * (height + columns) <= height * columns * (width + rows)
     shape = (batch, channels, rows, width) if rows_first else (batch, channels, height, columns)
     graph.variables[half] = variable(half, shape, graph.dtype(source))
