@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, MappingProxyType, SimpleNamespace
@@ -24,11 +25,11 @@ from paddle.base.layer_helper import LayerHelper
 Axes = int | Sequence[int] | None
 Builder = Callable[..., Variable]
 _WRAPPERS = "paddle.base.dygraph.generated_tensor_methods_patch"  # absent from Paddle 3.1
-# modules that import kernels by name, to call them or to offer them
+# modules that import kernels by name, to call them or to offer them; not all versions have all
 _MODULES = (
     *(f"paddle.tensor.{name}" for name in ("math", "linalg", "manipulation", "einsum")),
     *(f"paddle.nn.functional.{name}" for name in ("activation", "common", "vision")),
-    "paddle.linalg",
+    *("paddle", "paddle.linalg", "paddle.special"),
 )
 _ALIASES = MappingProxyType({"input": "x", "other": "y", "dim": "axis"})  # of arguments
 _REPLACING = threading.RLock()
@@ -59,7 +60,7 @@ def _replacements() -> Iterator[tuple[Any, dict[str, Any]]]:
     either = {name: _either(kernels[name], build) for name, build in BUILDERS.items()}
     by_kernel = {id(kernels[name]): function for name, function in either.items()}
     yield importlib.import_module(_WRAPPERS), {"_C_ops": SimpleNamespace(**{**kernels, **either})}
-    for owner in (Variable, *map(importlib.import_module, _MODULES)):
+    for owner in (Variable, *(sys.modules[name] for name in _MODULES if name in sys.modules)):
         own = {n: v for n, v in vars(owner).items() if isinstance(v, BuiltinFunctionType)}
         yield owner, {n: by_kernel[id(v)] for n, v in own.items() if id(v) in by_kernel}
 
@@ -85,9 +86,7 @@ def _add(
     """Add an operator to the graph; its output has the type of its first input by default."""
     helper = LayerHelper(kind)
     made = helper.create_variable_for_type_inference(dtype or next(iter(inputs.values())).dtype)
-    helper.append_op(
-        type=kind, inputs=dict(inputs), outputs={output: made}, attrs=dict(attributes)
-    )
+    helper.append_op(type=kind, inputs=dict(inputs), outputs={output: made}, attrs=dict(attributes))
     return made
 
 
