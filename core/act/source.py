@@ -259,9 +259,9 @@ def never_negative(graph: Graph) -> set[str]:
 
 def _of_new_ir(file: Path) -> ExportError:
     return ExportError(
-        f"{file}: a program of Paddle 3's new IR, which eval, predict and benchmark read; ptq and act "
-        "need .pdmodel: export it again under Paddle 3.1 (pip install paddlepaddle==3.1.1) with "
-        "FLAGS_enable_pir_api=0 in the environment"
+        f"{file}: a program of Paddle 3's new IR, which eval, predict and benchmark read; ptq and "
+        "act need .pdmodel: export it again under Paddle 3.1 (pip install paddlepaddle==3.1.1) "
+        "with FLAGS_enable_pir_api=0 in the environment"
     )
 
 
