@@ -279,7 +279,8 @@ def load(
     """Load a checkpoint, or an exported model, from its path.
 
     Args:
-        path: Folder of a checkpoint, file of weights, or an exported model: folder or file .onnx.
+        path: Folder of a checkpoint, file of weights, or an exported model: folder or file
+            (.onnx, .pdmodel, .json).
         config: YAML of the task, ours or of another project; for weights and models that do not
             describe themselves.
         overrides: `key.sub=value`, such as `data.root=DATA`.

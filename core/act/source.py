@@ -221,6 +221,8 @@ def open_source(
             f"{folder}: ONNX, which eval, predict and benchmark read; ptq and act need Paddle's "
             "files: a folder with .pdmodel and .pdiparams"
         )
+    if is_model_file(folder) and folder.suffix == ".json":
+        raise _of_new_ir(folder)
     if not folder.is_dir():
         raise ExportError(f"{folder}: no such folder of an exported model; {EXPORT_FIRST}")
     weights = [*folder.glob("*.pdparams"), *folder.glob("*.safetensors")]
@@ -228,10 +230,7 @@ def open_source(
         raise ExportError(f"{folder}: holds a checkpoint, no exported model; {EXPORT_FIRST}")
     files = _files(folder, model_filename, params_filename)
     if files[0].suffix == ".json":
-        raise ExportError(
-            f"{files[0]}: a program of Paddle's new IR, which PaddleSlim cannot edit; export it as "
-            ".pdmodel, for instance with FLAGS_enable_pir_api=0"
-        )
+        raise _of_new_ir(files[0])
     graph = Graph.from_files(*files)
     rounding = next((op.type for op in graph.operators if "quantize" in op.type), None)
     if rounding:
@@ -256,6 +255,14 @@ def never_negative(graph: Graph) -> set[str]:
         if op.type in _POSITIVE or (op.type in _KEEPING and found.issuperset(read)):
             found.update(names_of(op.outputs))
     return found
+
+
+def _of_new_ir(file: Path) -> ExportError:
+    return ExportError(
+        f"{file}: a program of Paddle 3's new IR, which eval, predict and benchmark read; ptq and "
+        "act need .pdmodel: export it again under Paddle 3.1 (pip install paddlepaddle==3.1.1) "
+        "with FLAGS_enable_pir_api=0 in the environment"
+    )
 
 
 def _files(folder: Path, model: str | None, params: str | None) -> tuple[Path, ...]:

@@ -28,6 +28,7 @@ from paddleslim.quant import quant_aware, quant_post_static
 
 from core.act.child import FLOAT
 from core.act.programs import Grids, OnGrids, activation_quantizers
+from core.graph.kernel_calls import kernels_take_variables
 from core.task import Arrays
 
 QUANTIZED = "quantized"
@@ -220,6 +221,11 @@ def main(arguments: Sequence[str]) -> None:
     """Do what comes through the connection until its other end is closed."""
     load_paddle()
     connection = Connection(int(arguments[0]))
+    with kernels_take_variables():  # for PaddleSlim's own code as well; this process does no more
+        _work(connection)
+
+
+def _work(connection: Connection) -> None:
     worker = Worker(connection)
     while True:
         try:

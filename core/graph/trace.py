@@ -26,6 +26,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.errors import ExportError
+from core.graph.kernel_calls import kernels_take_variables
 from core.network.modes import evaluation_mode, training_mode
 
 
@@ -58,6 +59,7 @@ def old_ir() -> Iterator[None]:
         framework._dygraph_guard(None),
         paddle.utils.unique_name.guard(),
         paddle.pir_utils.OldIrGuard(),
+        kernels_take_variables(),
     ):
         yield
 

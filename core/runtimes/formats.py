@@ -12,8 +12,9 @@ from pathlib import Path
 from core.errors import ExportError
 from core.targets.names import BACKENDS, FORMATS, Backend, Format
 
-MODEL_SUFFIXES = (".onnx", ".pdmodel")  # of files that are named in place of their folder
-# the names that Paddle's tools of different years give their files; PIR writes .json
+_PROGRAM_SUFFIXES = (".pdmodel", ".json")  # of Paddle's old IR, and of PIR, Paddle 3's own
+MODEL_SUFFIXES = (".onnx", *_PROGRAM_SUFFIXES)  # of files that are named in place of their folder
+# the names that Paddle's tools of different years give their files
 _PADDLE_NAMES = (
     ("model.pdmodel", "model.pdiparams"),
     ("inference.pdmodel", "inference.pdiparams"),
@@ -120,13 +121,16 @@ def _shown(folder: Path) -> str:
 def _paddle_files(folder: Path) -> tuple[Path, ...]:
     if is_model_file(folder):
         both = folder, folder.with_suffix(".pdiparams")
-        return both if folder.suffix == ".pdmodel" and both[1].is_file() else ()
+        return both if folder.suffix in _PROGRAM_SUFFIXES and both[1].is_file() else ()
     for names in _PADDLE_NAMES:
         files = tuple(folder / name for name in names)
         if all(file.is_file() for file in files):
             return files
-    others = [p for p in folder.glob("*.pdmodel") if p.with_suffix(".pdiparams").is_file()]
-    return (others[0], others[0].with_suffix(".pdiparams")) if len(others) == 1 else ()
+    for suffix in _PROGRAM_SUFFIXES:
+        others = [p for p in folder.glob(f"*{suffix}") if p.with_suffix(".pdiparams").is_file()]
+        if len(others) == 1:
+            return others[0], others[0].with_suffix(".pdiparams")
+    return ()
 
 
 def _onnx_files(folder: Path) -> tuple[Path, ...]:

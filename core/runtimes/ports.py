@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,28 @@ from paddle.base.proto import framework_pb2
 from core.errors import ExportError
 from core.graph.operators import DTYPES, only
 from core.runtimes.description import DeployDescription, Port
+from core.settings.reading import read_json
+
+_PIR_DTYPES = MappingProxyType(  # by the name of a type in its files; numpy has no bfloat16
+    {
+        **{f"0.t_f{bits}": f"float{bits}" for bits in (16, 32, 64)},
+        **{f"0.t_i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+        "0.t_ui8": "uint8",
+        "0.t_bool": "bool",
+    }
+)
 
 
 def ports_in(file: Path) -> dict[str, Port]:
     """Read names, sizes and types of the inputs and outputs from a model file.
 
     Returns:
-        By name; nothing for programs of Paddle's new IR, and for files that cannot be read.
+        By name; nothing for files that cannot be read.
     """
-    if file.suffix == ".json":
-        return {}
+    read = {".onnx": _of_onnx, ".json": _of_pir}.get(file.suffix, _of_program)
     try:
-        ports = _of_onnx(file) if file.suffix == ".onnx" else _of_program(file)
-        return {port.name: port for port in ports}
-    except (DecodeError, LookupError, TypeError, ValueError):
+        return {port.name: port for port in read(file)}
+    except (DecodeError, ExportError, LookupError, TypeError, ValueError):
         return {}  # a runtime may still read it, which says the names
 
 
@@ -119,4 +128,16 @@ def _of_program(file: Path) -> list[Port]:
         for name in ends:
             tensor = variables[name]
             found.append(Port(name, tuple(tensor.dims), DTYPES[tensor.data_type].name))
+    return found
+
+
+def _of_pir(file: Path) -> list[Port]:
+    """Read a program of Paddle's new IR: operators `data` and `fetch` are its ends."""
+    found = []
+    for op in read_json(file, ExportError)["program"]["regions"][0]["blocks"][0]["ops"]:
+        if str(op["#"]).partition(".")[2] in ("data", "fetch"):
+            said = {each["N"]: each["AT"]["D"] for each in op["A"]}
+            (kind, sizes, *_) = op["O"][0]["TT"]["D"]
+            shape = tuple(int(size) for size in sizes)
+            found.append(Port(str(said["name"]), shape, _PIR_DTYPES[kind["#"]]))
     return found

@@ -133,7 +133,8 @@ def load_predictor(
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
-            them, or `model.onnx`; and perhaps `deploy.yml`. Or a file, `.onnx` or `.pdmodel`.
+            them (`inference.json` of Paddle 3), or `model.onnx`; and perhaps `deploy.yml`. Or a
+            file: `.onnx`, `.pdmodel` or `.json`.
         backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
             first of them that is installed and reads a file of the folder.
         threads: CPU threads of one run.
@@ -261,7 +262,8 @@ class _Paddle(Predictor):
             # looking for them in vain takes two thirds of the time to load Lite-HRNet-30, 11 s
             for name in _BATCH_NORM_PASSES:
                 config.delete_pass(name)
-        with _muted() if "quantize_linear" in kinds else contextlib.nullcontext():
+        self._loud = files[0].suffix == ".json"  # PIR: on loading, and when it runs first
+        with _muted() if self._loud or "quantize_linear" in kinds else contextlib.nullcontext():
             self._predictor: Any = inference.create_predictor(config)
         names = self._predictor.get_input_names(), self._predictor.get_output_names()
         super().__init__(description, *names)
@@ -269,7 +271,12 @@ class _Paddle(Predictor):
     def _run(self, feeds: Arrays) -> Arrays:
         for name, array in feeds.items():
             self._predictor.get_input_handle(name).copy_from_cpu(array)
-        self._predictor.run()
+        if self._loud:
+            with _LOADING, _muted():
+                self._predictor.run()
+            self._loud = False
+        else:
+            self._predictor.run()
         return {
             name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self._outputs
         }
@@ -363,7 +370,7 @@ def _name_of(port: Any, known: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """Throw away what C++ code writes to the terminal inside: Paddle lists its int8 passes there.
+    """Throw away what C++ code writes to the terminal inside: Paddle lists its passes there.
 
     There is no setting for it. Errors come as exceptions and are not lost.
     """

@@ -192,3 +192,37 @@ def test_weights_of_another_size_are_refused(stranger: Path) -> None:
         params.write_bytes(damaged)
         with pytest.raises(ExportError, match=r"model\.pdiparams: does not hold the weights of"):
             Graph.from_files(stranger / "model.pdmodel", params)
+
+
+@pytest.fixture
+def of_new_ir(tmp_path: Path) -> Path:
+    """A program as `paddle.jit.save` writes it in Paddle 3."""
+    layer = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3), paddle.nn.Sigmoid())
+    spec = [paddle.static.InputSpec([None, 3, 8, 8], "float32", "input")]
+    paddle.jit.save(layer, str(tmp_path / "inference"), input_spec=spec)
+    return tmp_path
+
+
+def no_json(text: str) -> str:
+    """Paddle Inference ends the process."""
+    return text[: len(text) // 2]
+
+
+def no_such_operator(text: str) -> str:
+    return text.replace("1.conv2d", "1.conv9d")
+
+
+def no_such_value(text: str) -> str:
+    return text.replace('"I":[{"%":', '"I":[{"%":9')
+
+
+@pytest.mark.parametrize("damage", [no_json, no_such_operator, no_such_value])
+def test_a_damaged_program_of_the_new_ir_ends_in_one_line(of_new_ir: Path, damage: Any) -> None:
+    file = of_new_ir / "inference.json"
+    text = file.read_text()
+    assert damage(text) != text
+    file.write_text(damage(text))
+    for place in (of_new_ir, file):
+        with one_line() as said:
+            load_predictor(place)
+        assert said[0].startswith(f"{file}: paddle cannot load it: ")

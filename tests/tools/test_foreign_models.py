@@ -10,8 +10,11 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import paddle
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from paddle import nn
+from paddle.static import InputSpec
 
 import trislim
 from core.act.source import open_source
@@ -101,6 +104,62 @@ def test_an_onnx_file_is_measured_drawn_and_timed(call_tool: Tool, work: Path) -
     assert len(json.loads((work / "b.json").read_text())["rows"]) == 2
 
 
+class Telling(nn.Layer):
+    """Tells red from blue by the means of the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(3, 2)
+        weight = np.float32([[8, -8], [0, 0], [-8, 8]])
+        self.score.weight.set_value(weight)
+
+    def forward(self, image: paddle.Tensor) -> paddle.Tensor:
+        return self.score(image.mean([2, 3]))
+
+
+def test_a_program_of_the_new_ir_is_measured_drawn_and_timed(call_tool: Tool, work: Path) -> None:
+    """As `paddle.jit.save` writes it in Paddle 3, `inference.json` with its weights."""
+    spec = [InputSpec([None, 3, 20, 30], "float32", "image")]
+    paddle.jit.save(Telling(), str(work / "theirs" / "inference"), input_spec=spec)
+    file = "theirs/inference.json"
+    for model in ("theirs", file):
+        status, output = call_tool(
+            "eval.py", "--model_dir", model, "-c", "own.yml", "--save", "m.json"
+        )
+        assert status == 0, output
+        assert "takes images of [3, 20, 30], so they are prepared like that" in output
+        assert json.loads((work / "m.json").read_text())["top1"] == 1.0
+    given = ["--model_dir", "theirs", "-c", "own.yml"]
+    status, output = call_tool(
+        "predict.py", *given, "--image_path", "pictures", "--save_dir", "seen"
+    )
+    assert status == 0, output
+    predicted = json.loads((work / "seen" / "predictions.json").read_text())
+    assert {entry["name"] for name, entry in predicted.items() if "blue" in name} == {"1 blue"}
+    status, output = call_tool(
+        "benchmark.py", "--model_dir", "theirs", "--runs", 1, "--warmup", 0, "--save", "b.json"
+    )
+    assert status == 0, output
+    (row,) = json.loads((work / "b.json").read_text())["rows"]
+    assert row["backend"] == "paddle"
+    (work / "act.yml").write_text(
+        "Global: {model_dir: theirs}\nDistillation: {}\nQuantAware: {}\n"
+        "TrainConfig: {epochs: 1, learning_rate: 0.1}\n"
+    )
+    for arguments in (
+        ["ptq.py", *given, "--save_dir", "q"],
+        ["ptq.py", "--model_dir", file, "-c", "own.yml", "--save_dir", "q"],
+        ["act.py", "--config_path", "act.yml", "-c", "own.yml", "--save_dir", "q"],
+    ):
+        status, output = call_tool(*arguments)
+        assert status == 2, output
+        assert output.splitlines()[-1].endswith(
+            f"error: {file}: a program of Paddle 3's new IR, which eval, predict and benchmark "
+            "read; ptq and act need .pdmodel: export it again under Paddle 3.1 (pip install "
+            "paddlepaddle==3.1.1) with FLAGS_enable_pir_api=0 in the environment"
+        ), output
+
+
 def test_what_is_not_said_is_asked_for_in_one_line(call_tool: Tool, work: Path) -> None:
     write_onnx(work / "theirs.onnx", [None, 3, None, None])
     plain = ["eval.py", "--model_dir", "theirs.onnx"]
@@ -179,9 +238,6 @@ def test_other_tasks_take_their_size_from_the_model(
 
 
 def test_one_of_several_outputs_of_a_program_is_kept(tmp_path: Path) -> None:
-    import paddle
-    from paddle.static import InputSpec
-
     class Two(paddle.nn.Layer):
         def __init__(self) -> None:
             super().__init__()

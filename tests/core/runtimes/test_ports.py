@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import paddle
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from paddle import nn
+from paddle.static import InputSpec
 
 from core.errors import ExportError
 from core.runtimes.description import Port
@@ -32,10 +35,43 @@ def test_an_onnx_file_says_sizes_and_types(tmp_path: Path) -> None:
     }
 
 
+class Both(nn.Layer):
+    def forward(self, x: paddle.Tensor, y: paddle.Tensor) -> list[paddle.Tensor]:
+        return [x * 2, paddle.gather(x, y, axis=1), x > 0]
+
+
+def test_a_program_of_the_new_ir_says_sizes_and_types(tmp_path: Path) -> None:
+    specs = [InputSpec([None, 3, 8, None], "float32", "x"), InputSpec([2], "int64", "y")]
+    paddle.jit.save(Both(), str(tmp_path / "inference"), input_spec=specs)
+    assert ports_in(tmp_path / "inference.json") == {
+        "x": Port("x", (-1, 3, 8, -1), "float32"),
+        "y": Port("y", (2,), "int64"),
+        "fetch_name_0": Port("fetch_name_0", (-1, 3, 8, -1), "float32"),
+        "fetch_name_1": Port("fetch_name_1", (-1, 2, 8, -1), "float32"),
+        "fetch_name_2": Port("fetch_name_2", (-1, 3, 8, -1), "bool"),
+    }
+
+
 @pytest.mark.parametrize("name", ["x.onnx", "x.pdmodel", "x.json"])
 def test_files_that_say_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x0a\xff\xff\xff\xff no model")
     assert ports_in(tmp_path / name) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[1]",
+        '{"program": {"regions": []}}',
+        '{"program": {"regions": [{"blocks": [{"ops": [{"#": "1.data", "A": [], "O": []}]}]}]}}',
+        '{"program": {"regions": [{"blocks": [{"ops": [7]}]}]}}',
+        "[" * 100_000,
+    ],
+)
+def test_json_that_is_no_program(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    assert ports_in(tmp_path / "x.json") == {}
 
 
 def test_sizes_come_where_there_are_none() -> None:

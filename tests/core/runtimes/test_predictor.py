@@ -29,6 +29,7 @@ from core.graph.program import Graph
 from core.graph.trace import trace
 from core.runtimes import memory
 from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
+from core.runtimes.description import Port
 from core.runtimes.environment import environment
 from core.runtimes.image_model import ImageModel, exported_model
 from core.runtimes.predict_images import list_images, predict_files
@@ -129,15 +130,31 @@ def test_other_names_of_paddle_files(bare, tmp_path, names):
     )
 
 
-def test_pir_models(tmp_path):
-    layer = nn.Linear(3, 2)
+def test_pir_models(tmp_path, capfd):
+    layer = nn.Sequential(nn.Conv2D(3, 4, 3), nn.Sigmoid(), nn.AdaptiveAvgPool2D(1))
     layer.eval()
-    spec = [InputSpec([None, 3], "float32", "x")]
+    spec = [InputSpec([None, 3, 8, 8], "float32", "input")]
     paddle.jit.save(layer, str(tmp_path / "inference"), input_spec=spec)
-    assert (tmp_path / "inference.json").exists()
-    x = np.float32([[1, 2, 3]])
-    (got,) = load_predictor(tmp_path, own=True).run(x).values()
-    np.testing.assert_allclose(got, layer(paddle.to_tensor(x)).numpy(), rtol=1e-5)
+    x = np.random.default_rng(0).random((2, 3, 8, 8), "float32")
+    wanted = layer(paddle.to_tensor(x)).numpy()
+    (tmp_path / "other").mkdir()
+    for ending in ("json", "pdiparams"):
+        content = (tmp_path / f"inference.{ending}").read_bytes()
+        (tmp_path / "other" / f"best.{ending}").write_bytes(content)
+    capfd.readouterr()
+    for place in (tmp_path, tmp_path / "inference.json", tmp_path / "other"):
+        predictor = load_predictor(place, own=True)
+        assert predictor.description.inputs == (Port("input", (-1, 3, 8, 8), "float32"),)
+        assert [port.shape for port in predictor.description.outputs] == [(-1, 4, 1, 1)]
+        for _ in range(2):
+            (got,) = predictor.run(x).values()
+            np.testing.assert_allclose(got, wanted, rtol=1e-5)
+    assert capfd.readouterr() == ("", "")  # Paddle would list passes, and what oneDNN looks at
+    with pytest.raises(ExportError, match=r"input: the model takes \[-1, 3, 8, 8\]"):
+        predictor.run(x[:, :, 1:])
+    (tmp_path / "inference.pdiparams").unlink()
+    with pytest.raises(ExportError, match=r"inference\.json: no model\.pdmodel and model\.pdipar"):
+        load_predictor(tmp_path / "inference.json", own=True)
 
 
 def test_inputs_are_cast_and_made_contiguous(toy):
