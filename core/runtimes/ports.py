@@ -15,6 +15,7 @@ from paddle.base.proto import framework_pb2
 from core.errors import ExportError
 from core.graph.operators import DTYPES, only
 from core.runtimes.description import DeployDescription, Port
+from core.runtimes.openvino_models import ports_of_file
 
 
 def ports_in(file: Path) -> dict[str, Port]:
@@ -25,10 +26,10 @@ def ports_in(file: Path) -> dict[str, Port]:
     """
     if file.suffix == ".json":
         return {}
+    read = {".onnx": _of_onnx, ".xml": ports_of_file}.get(file.suffix, _of_program)
     try:
-        ports = _of_onnx(file) if file.suffix == ".onnx" else _of_program(file)
-        return {port.name: port for port in ports}
-    except (DecodeError, KeyError, LookupError, TypeError, ValueError):
+        return {port.name: port for port in read(file)}
+    except (DecodeError, LookupError, RuntimeError, TypeError, ValueError):
         return {}  # a runtime may still read it, which says the names
 
 
