@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-$(VERSION)
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test lint unit chain zoo-smoke clean
+.PHONY: install demo test lint unit test-gpu chain zoo-smoke clean
 
 install: $(INSTALLED)
 
@@ -41,6 +41,10 @@ unit: install
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 	$(BIN)/python -m benchmarks.processor.without_vnni --allow_cap \
 	  $(BIN)/python -m pytest -n 2 --dist loadscope -m int8
+
+# Contracts, mixed precision, batch norms and trainings in two processes on a GPU, where there is one.
+test-gpu: install
+	$(BIN)/python -m tests.on_gpu
 
 # The wheel at work, in a new environment of each other Python that is found on this machine.
 chain: install

@@ -10,10 +10,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
+
+from tests.device import DEVICE
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "plugins"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _device() -> None:
+    """Let tests run on a CPU, and those marked `gpu` where `make test-gpu` says."""
+    paddle.set_device(DEVICE)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="DIR",
-        help="exported models: folders, or files (.onnx, .pdmodel, .json)",
+        help="exported models: folders, or files (.onnx, .pdmodel, .json, .xml)",
     )
     parser.add_argument(
         "--backends",

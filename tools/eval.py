@@ -18,7 +18,9 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument(
-        "--model_dir", type=Path, help="exported model: folder, or file (.onnx, .pdmodel, .json)"
+        "--model_dir",
+        type=Path,
+        help="exported model: folder, or file (.onnx, .pdmodel, .json, .xml)",
     )
     text = "the exported model, and perhaps its data, that the section Global of an ACT file names"
     what.add_argument("--config_path", type=Path, metavar="YML", help=text)

@@ -10,8 +10,8 @@ from core import cli, options
 
 EPILOG = """\
 SAVE_DIR then holds deploy.yml and the formats asked for: model.pdmodel with model.pdiparams
-(paddle), model.onnx (onnx), model.nb (lite, for Paddle Lite). Files that answer differently go to
-SAVE_DIR.rejected, with the reason.
+(paddle), model.onnx (onnx), model.xml with model.bin (openvino), model.nb (lite, for Paddle Lite).
+Files that answer differently go to SAVE_DIR.rejected, with the reason.
 Endings: raw (the network as it is) everywhere; softmax, argmax (cls, seg); points (keypoint);
 or paths of layers with commas between, for what these put out.
 A file of PaddleClas as CONFIG may name weights and folder: Global.pretrained_model and

@@ -24,7 +24,9 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument(
-        "--model_dir", type=Path, help="exported model: folder, or file (.onnx, .pdmodel, .json)"
+        "--model_dir",
+        type=Path,
+        help="exported model: folder, or file (.onnx, .pdmodel, .json, .xml)",
     )
     text = "checkpoint (folder or weights file); published weights need -c"
     model.add_argument("--weights", "--model_path", type=Path, help=text)

@@ -19,7 +19,7 @@ from core.act.quantized import QuantizedProgram
 from core.act.session import InputArrays
 from core.errors import ExportError, RejectedError
 from core.export import parity
-from core.export.files import size_mb_of_folder, write_files
+from core.export.files import drop_sources, size_mb_of_files, with_sources, write_files
 from core.export.int8.comparison import (
     ArrayBatches,
     MoreBatches,
@@ -109,12 +109,13 @@ def write(
     _log.info("export: writing files (%s)", ", ".join(wanted))
     with scratch() as place:
         float_folder = Path(place)
-        write_files(model.graph, float_folder, wanted)
+        needed = with_sources(wanted)
+        write_files(model.graph, float_folder, needed)
         float_bytes = size_bytes(sorted(float_folder.iterdir()))
-        tables = {kind: model.table_for(kind) for kind in wanted}
+        tables = {kind: model.table_for(kind) for kind in needed}
         preset = PRESETS[layout.target]
         write_int8(model.graph, tables, float_folder, folder, preset, model.processors)
-        cost = replace(_report(model, samples[0]), size_mb=size_mb_of_folder(folder))
+        cost = replace(_report(model, samples[0]), size_mb=size_mb_of_files(folder, wanted[0]))
         description = write_description(_describe(model, layout, cost), folder)
         for weight, reason in model.float_in("paddle").items():
             _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
@@ -123,7 +124,10 @@ def write(
         for predictor in open_predictors(folder, wanted):
             comparison = _Comparison(model, predictor, preset, _open_float(float_folder))
             differences += comparison.check(samples, more)
+    drop_sources(folder, wanted)
+    description = write_description(description, folder)  # again: of the files there now
     sizes = size_bytes(sorted(folder.iterdir()))
+    float_bytes = {name: count for name, count in float_bytes.items() if name in sizes}
     return Exported(folder, description, sizes, differences, float_bytes)
 
 

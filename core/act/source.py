@@ -216,9 +216,10 @@ def open_source(
         ExportError: None is there, or it is quantized already.
     """
     folder = present(Path(model_dir))
-    if is_model_file(folder) and folder.suffix == ".onnx":
+    if is_model_file(folder) and folder.suffix in (".onnx", ".xml"):
+        kind = "ONNX" if folder.suffix == ".onnx" else "a file of OpenVINO"
         raise ExportError(
-            f"{folder}: ONNX, which eval, predict and benchmark read; ptq and act need Paddle's "
+            f"{folder}: {kind}, which eval, predict and benchmark read; ptq and act need Paddle's "
             "files: a folder with .pdmodel and .pdiparams"
         )
     if is_model_file(folder) and folder.suffix == ".json":

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from core.errors import ExportError
-from core.export import lite
+from core.export import lite, openvino_ir
 from core.export.onnx.convert import OPSET, check_converter, convert_to_onnx, has_converter
 from core.graph import cost
 from core.graph.adaptive_pooling import expand_adaptive_pools
@@ -18,13 +18,14 @@ from core.settings.files import scratch
 from core.targets.names import FORMATS, Format
 
 MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
+OPENVINO = "model.xml", "model.bin"
 
 FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
-    {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "lite": (LITE,)}
+    {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "openvino": OPENVINO, "lite": (LITE,)}
 )
 
 WAYS_OUT = "name another folder (--save_dir), or replace it (--overwrite)"
-_OURS = (MODEL, PARAMS, ONNX, LITE, DESCRIPTION)
+_OURS = (MODEL, PARAMS, ONNX, *OPENVINO, LITE, DESCRIPTION)
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -38,8 +39,10 @@ def check_formats(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
-    if "onnx" in formats:
+    if "onnx" in formats or "openvino" in formats:
         check_converter()
+    if "openvino" in formats:
+        openvino_ir.check_installed()
     if "lite" in formats:
         lite.find_python()
 
@@ -54,10 +57,26 @@ def format_of_file(name: str) -> Format:
     return next(kind for kind, names in FILES.items() if name in names)
 
 
-def size_mb_of_folder(folder: Path) -> float:
-    """Return the size of the files of the first format in a folder, as in `deploy.yml`."""
-    there = next(names for kind in FORMATS if (folder / (names := FILES[kind])[0]).is_file())
-    return round(cost.size_mb([folder / name for name in there]), 3)
+def size_mb_of_files(folder: Path, kind: Format) -> float:
+    """Return the size of the files of a format in a folder, as in `deploy.yml`."""
+    return round(cost.size_mb([folder / name for name in FILES[kind]]), 3)
+
+
+def with_sources(formats: Sequence[Format]) -> list[Format]:
+    """Return formats, and ONNX if OpenVINO's files are wanted: they are made of it.
+
+    Int8 layers are compared, and checked for overflow, in the ONNX file; `drop_sources` then takes
+    it away where nobody asked for it.
+    """
+    wanted = {*formats, "onnx"} if "openvino" in formats else {*formats}
+    return [name for name in FORMATS if name in wanted]
+
+
+def drop_sources(folder: Path, formats: Sequence[Format]) -> None:
+    """Take the files away that `with_sources` added to some formats."""
+    for kind in {*with_sources(formats)}.difference(formats):
+        for name in FILES[kind]:
+            (folder / name).unlink()
 
 
 def check_folder(folder: Path, overwrite: bool = False) -> None:
@@ -91,9 +110,13 @@ def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: in
         graph.write(folder / MODEL, folder / PARAMS)
     with scratch() as place:  # the converters read files of Paddle
         files = Path(place, MODEL), Path(place, PARAMS)
-        if "onnx" in formats:
+        if "onnx" in formats or "openvino" in formats:
             expand_adaptive_pools(graph).write(*files)
-            (folder / ONNX).write_bytes(convert_to_onnx(*files, opset))
+            content = convert_to_onnx(*files, opset)
+            if "onnx" in formats:
+                (folder / ONNX).write_bytes(content)
+            if "openvino" in formats:
+                openvino_ir.convert(content, *(folder / name for name in OPENVINO))
         if "lite" in formats:
             graph.write(*files)
             (folder / LITE).write_bytes(lite.convert(*files))

@@ -14,7 +14,13 @@ from paddle.static import InputSpec
 from core.errors import ExportError
 from core.export import parity
 from core.export.endings import ending_in
-from core.export.files import FILES, check_folder, check_formats
+from core.export.files import (
+    FILES,
+    check_folder,
+    check_formats,
+    drop_sources,
+    with_sources,
+)
 from core.export.int8.layerwise import LayerDifference
 from core.export.onnx.convert import OPSET
 from core.export.rejected import replacing_unless_rejected
@@ -22,7 +28,7 @@ from core.export.traced_model import TracedModel, trace_for_export
 from core.graph import cost
 from core.network.modes import evaluation_mode
 from core.runtimes.description import LAYERS, DeployDescription, write_description
-from core.runtimes.formats import format_of, is_installed
+from core.runtimes.formats import is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.files import scratch
 from core.settings.processes import ending_children
@@ -152,7 +158,8 @@ def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Form
     """Write all files of an export into a folder, and compare them with the eager model."""
     with scratch() as place, ThreadPoolExecutor(1) as aside, ending_children():
         _log.info("export: writing files (%s)", ", ".join(formats))
-        float_bytes = traced.write(folder, [name for name in formats if name != "lite"])
+        written = [name for name in with_sources(formats) if name != "lite"]
+        float_bytes = traced.write(folder, written)
         # the converter for Lite takes longest, and is another process anyway
         converting = aside.submit(traced.for_lite(place)) if "lite" in formats else None
         batches = parity.real_batches(traced.task, traced.specs)
@@ -163,7 +170,7 @@ def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Form
         if converting is not None and alone:
             _log.info("export: waiting for Paddle Lite's converter")
             float_bytes |= traced.add_lite(converting, folder)
-        description = traced.describe(folder, batches[0], expected[0])
+        description = traced.describe(folder, formats[0], batches[0], expected[0])
         description = write_description(description, folder)
         predictors = open_predictors(folder, formats)
         runtimes = ", ".join(each.backend for each in predictors)
@@ -172,8 +179,10 @@ def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Form
         if converting is not None and not alone:
             _log.info("export: waiting for Paddle Lite's converter")
             float_bytes |= traced.add_lite(converting, folder)
-            description = write_description(description, folder)  # again: one file more
+        drop_sources(folder, formats)
+        description = write_description(description, folder)  # again: of the files there now
         sizes = cost.size_bytes(sorted(folder.iterdir()))
+        float_bytes = {name: count for name, count in float_bytes.items() if name in sizes}
     return Exported(folder, description, sizes, differences, float_bytes, layers)
 
 
@@ -197,7 +206,7 @@ def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
     """Open the files of an export in each installed runtime that reads them."""
     predictors = []
     for backend in progress(BACKENDS, "open the files", unit="runtime"):
-        if format_of(backend) not in formats:
+        if read_format(backend, formats) is None:
             continue
         if is_installed(backend):
             predictors.append(load_predictor(folder, backend))

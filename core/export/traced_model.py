@@ -16,7 +16,7 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.export import lite, parity
-from core.export.files import LITE, MODEL, PARAMS, size_mb_of_folder, write_files
+from core.export.files import LITE, MODEL, PARAMS, size_mb_of_files, write_files
 from core.export.int8.comparison import OutputKinds
 from core.export.int8.exporter import Int8Exporter
 from core.export.int8.file_comparison import FileComparison
@@ -109,12 +109,13 @@ class TracedModel:
         return {LITE: count} if self.quantized else {}
 
     def describe(
-        self, folder: Path, batch: Sequence[np.ndarray], answer: Arrays
+        self, folder: Path, kind: Format, batch: Sequence[np.ndarray], answer: Arrays
     ) -> DeployDescription:
         """Return the content of `deploy.yml` for the files in the folder.
 
         Args:
             folder: Folder with the files.
+            kind: Format of the files whose size it gives.
             batch: Arrays for each input, [N, C, H, W] for images.
             answer: What `layer` answers to the batch, [N, ...] by name.
         """
@@ -128,15 +129,15 @@ class TracedModel:
             outputs=_outputs(self.graph, answer),
             ending=self.ending,
             preprocess=_preprocess(self.task, self.graph),
-            report=self._report(folder, batch),
+            report=self._report(size_mb_of_files(folder, kind), batch),
             task=TaskSettings(self.task.name, to_mapping(self.task.config)),
             quantization=quantization,
         )
 
-    def _report(self, folder: Path, batch: Sequence[np.ndarray]) -> Report:
+    def _report(self, size_mb: float, batch: Sequence[np.ndarray]) -> Report:
         shapes = tuple((1, *array.shape[1:]) for array in batch)
         return Report(
-            size_mb=size_mb_of_folder(folder),
+            size_mb=size_mb,
             parameters=self.parameters,
             macs=cost.count_macs(self.layer, shapes, self.specs),
             input_shapes=shapes,

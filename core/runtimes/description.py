@@ -11,7 +11,7 @@ Everything in it is plain, so that other programs can read it; we read it back s
     preprocess: {channels: RGB, layout: NCHW, mean: [...], std: [...], size: [512, 512]}
     report: {size_mb: ..., parameters: ..., macs: ..., input_shapes: [[1, 3, 512, 512]]}
         # size_mb: of the files of one format, the first of these that was written: model.pdmodel
-        # with model.pdiparams, model.onnx, model.nb; 1 MB is 10**6 bytes
+        # with model.pdiparams, model.onnx, model.xml with model.bin, model.nb; 1 MB is 10**6 bytes
     task: {name: seg, settings: {...}}   # builds the task again: pre- and postprocessing
     quantization: {layers: 54, target: openvino, processors: any}   # null: all is float
     files: {model.pdmodel: 02c4..., model.pdiparams: 77af...}   # SHA-256 of each other file
@@ -70,7 +70,7 @@ class Preprocess:
 class Report:
     """Size and cost, as `core.graph.cost` defines them."""
 
-    size_mb: float  # of the first format that was written: .pdmodel + .pdiparams, .onnx, .nb
+    size_mb: float  # of the first format: .pdmodel + .pdiparams, .onnx, .xml + .bin, .nb
     parameters: int
     macs: int
     input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are

@@ -6,14 +6,15 @@ Nothing here needs Paddle, so that the command line can name formats before it i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from core.errors import ExportError
 from core.targets.names import BACKENDS, FORMATS, Backend, Format
 
 _PROGRAM_SUFFIXES = (".pdmodel", ".json")  # of Paddle's old IR, and of PIR, Paddle 3's own
-MODEL_SUFFIXES = (".onnx", *_PROGRAM_SUFFIXES)  # of files that are named in place of their folder
+# of files that are named in place of their folder
+MODEL_SUFFIXES = (".onnx", *_PROGRAM_SUFFIXES, ".xml")
 # the names that Paddle's tools of different years give their files
 _PADDLE_NAMES = (
     ("model.pdmodel", "model.pdiparams"),
@@ -25,13 +26,19 @@ _PADDLE_NAMES = (
 
 
 def format_of(backend: Backend) -> Format:
-    """Return which files a backend reads."""
+    """Return which files are made for a backend; OpenVINO's own ones are made of ONNX."""
     return "paddle" if backend == "paddle" else "onnx"
+
+
+def read_format(backend: Backend, formats: Container[Format]) -> Format | None:
+    """Return which of some formats a backend reads; OpenVINO reads its own rather than ONNX."""
+    own: tuple[Format, ...] = ("openvino",) if backend == "openvino" else ()
+    return next((each for each in (*own, format_of(backend)) if each in formats), None)
 
 
 def leading_format(formats: Sequence[Format]) -> Format:
     """Return the format whose runtime a quantized model is made for: ONNX if it is among them."""
-    order: tuple[Format, ...] = ("onnx", "paddle", "lite")
+    order: tuple[Format, ...] = ("onnx", "openvino", "paddle", "lite")
     return next(name for name in order if name in formats)
 
 
@@ -47,7 +54,8 @@ def find_files(folder: Path, backend: Backend) -> tuple[Path, ...]:
         ExportError: There are none; the message says what is there, and how to make them.
     """
     kind = format_of(backend)
-    files = _paddle_files(folder) if kind == "paddle" else _onnx_files(folder)
+    files = _openvino_files(folder) if backend == "openvino" else ()
+    files = files or (_paddle_files(folder) if kind == "paddle" else _onnx_files(folder))
     if files:
         return files
     missing = "model.pdmodel and model.pdiparams" if kind == "paddle" else "model.onnx"
@@ -62,6 +70,7 @@ def formats_in(folder: Path) -> tuple[Format, ...]:
     found: dict[Format, bool] = {
         "paddle": bool(_paddle_files(folder)),
         "onnx": bool(_onnx_files(folder)),
+        "openvino": bool(_openvino_files(folder)),
         "lite": folder.is_dir() and any(folder.glob("*.nb")),
     }
     return tuple(name for name in FORMATS if found[name])
@@ -86,7 +95,7 @@ def check_present(path: Path) -> None:
 def readable_backends(folder: Path) -> tuple[Backend, ...]:
     """Return the installed runtimes that read a model file in the folder."""
     there = formats_in(folder)
-    return tuple(each for each in BACKENDS if format_of(each) in there and is_installed(each))
+    return tuple(each for each in BACKENDS if read_format(each, there) and is_installed(each))
 
 
 def choose_backend(folder: Path) -> Backend:
@@ -102,6 +111,10 @@ def choose_backend(folder: Path) -> Backend:
         raise ExportError(
             f"{folder}: holds ONNX, and no runtime for it is installed; run: pip install "
             "onnxruntime"
+        )
+    if "openvino" in there:
+        raise ExportError(
+            f"{folder}: holds files of OpenVINO, which is not installed; run: pip install openvino"
         )
     if there:
         raise ExportError(
@@ -138,3 +151,13 @@ def _onnx_files(folder: Path) -> tuple[Path, ...]:
         return (folder,) if folder.suffix == ".onnx" else ()
     found = sorted(folder.glob("*.onnx"))
     return tuple(file for file in found if file.name == "model.onnx" or len(found) == 1)
+
+
+def _openvino_files(folder: Path) -> tuple[Path, ...]:
+    found = [folder] if is_model_file(folder) else sorted(folder.glob("*.xml"))
+    both = [
+        (file, file.with_suffix(".bin"))
+        for file in found
+        if file.suffix == ".xml" and file.with_suffix(".bin").is_file()
+    ]
+    return next((pair for pair in both if pair[0].name == "model.xml" or len(both) == 1), ())

@@ -16,6 +16,7 @@ from paddle.base.proto import framework_pb2
 from core.errors import ExportError
 from core.graph.operators import DTYPES, only
 from core.runtimes.description import DeployDescription, Port
+from core.runtimes.openvino_models import ports_of_file
 from core.settings.reading import read_json
 
 _PIR_DTYPES = MappingProxyType(  # by the name of a type in its files; numpy has no bfloat16
@@ -34,10 +35,11 @@ def ports_in(file: Path) -> dict[str, Port]:
     Returns:
         By name; nothing for files that cannot be read.
     """
-    read = {".onnx": _of_onnx, ".json": _of_pir}.get(file.suffix, _of_program)
+    readers = {".onnx": _of_onnx, ".json": _of_pir, ".xml": ports_of_file}
+    read = readers.get(file.suffix, _of_program)
     try:
         return {port.name: port for port in read(file)}
-    except (DecodeError, ExportError, LookupError, TypeError, ValueError):
+    except (DecodeError, ExportError, LookupError, RuntimeError, TypeError, ValueError):
         return {}  # a runtime may still read it, which says the names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import logging
 import os
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from core.errors import ExportError
 from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
+from core.runtimes.openvino_models import name_of, openvino_core
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
 from core.settings.config import suggest
 from core.settings.files import present
@@ -133,10 +133,10 @@ def load_predictor(
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
-            them (`inference.json` of Paddle 3), or `model.onnx`; and perhaps `deploy.yml`. Or a
-            file: `.onnx`, `.pdmodel` or `.json`.
-        backend: `paddle` reads Paddle's files, `onnxruntime` and `openvino` read ONNX. None: the
-            first of them that is installed and reads a file of the folder.
+            them (`inference.json` of Paddle 3), or `model.onnx`, or `model.xml` and `model.bin`;
+            and perhaps `deploy.yml`. Or a file: `.onnx`, `.pdmodel`, `.json` or `.xml`.
+        backend: `paddle` reads Paddle's files, `onnxruntime` reads ONNX, `openvino` its own files,
+            or else ONNX. None: the first of them that is installed and reads a file of the folder.
         threads: CPU threads of one run.
         own: This process has just written the files, so they need no trial.
 
@@ -336,36 +336,18 @@ class _OpenVino(Predictor):
 
     def __init__(self, file: Path, description: DeployDescription | None, threads: int) -> None:
         settings = openvino_settings(threads)
-        self._model: Any = _openvino_core().compile_model(str(file), "CPU", settings)
+        self._model: Any = openvino_core().compile_model(str(file), "CPU", settings)
         ports = (*description.inputs, *description.outputs) if description else ()
         known = [port.name for port in ports] if description else list(ports_in(file))
         names = (
-            [_name_of(each, known) for each in self._model.inputs],
-            [_name_of(each, known) for each in self._model.outputs],
+            [name_of(each, known) for each in self._model.inputs],
+            [name_of(each, known) for each in self._model.outputs],
         )
         super().__init__(description, *names)
 
     def _run(self, feeds: Arrays) -> Arrays:
         results = self._model(feeds)
         return {name: np.array(results[name]) for name in self._outputs}
-
-
-@functools.cache
-def _openvino_core() -> Any:
-    """Return the core that all models of OpenVINO in this process share; it is never freed.
-
-    The first model of a core gives its thread a stack for signal handlers, and the end of the core
-    puts back the stack of before. With several cores that one may be freed already: the next
-    signal, Ctrl-C among them, would then crash the process.
-    """
-    return importlib.import_module("openvino").Core()
-
-
-def _name_of(port: Any, known: Sequence[str]) -> str:
-    """Choose the name of an input or output: OpenVINO collects those of all equal tensors."""
-    own = port.get_node().friendly_name.partition("/sink_port_")[0]  # that of the ONNX graph
-    names = [*known, own, *sorted(port.names)]
-    return str(next(name for name in names if name in port.names))
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 Backend = Literal["paddle", "onnxruntime", "openvino"]
-Format = Literal["paddle", "onnx", "lite"]
+Format = Literal["paddle", "onnx", "openvino", "lite"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 FORMATS: tuple[Format, ...] = get_args(Format)
 

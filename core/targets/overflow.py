@@ -58,6 +58,8 @@ def check_files(files: Sequence[Path]) -> tuple[LayerCheck, ...]:
     file = files[0]
     if file.suffix == ".json":
         raise ExportError(f"{file}: programs of PIR are not checked, only those of the old IR")
+    if file.suffix == ".xml":
+        raise ExportError(f"{file}: a file of OpenVINO is not checked, only ONNX and programs are")
     if file.suffix != ".onnx":
         return check_program(Graph.from_files(file, files[1]))
     try:

@@ -13,7 +13,7 @@ from rich.table import Table
 from core.errors import ConfigError, RejectedError, UserError
 from core.export.files import format_of_file
 from core.export.package import Exported
-from core.runtimes.formats import format_of, is_installed
+from core.runtimes.formats import is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.acceptance import FileFigures
 from core.targets.instructions import multiplies_int8_exactly
@@ -193,8 +193,8 @@ def runtime_rows(
         sizes.setdefault(format_of_file(name), []).append((name, before, made.file_bytes[name]))
     rows = []
     for backend in filter(is_installed, BACKENDS):
-        kind = format_of(backend)
-        if kind in sizes:
+        kind = read_format(backend, sizes)
+        if kind is not None:
             metric = measure(load_predictor(folder, backend))
             rows.append(
                 ComparisonRow(

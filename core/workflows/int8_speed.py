@@ -19,7 +19,7 @@ from core.graph.batch_norm_folding import trace_folded
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
 from core.network.modes import evaluation_mode
-from core.runtimes.formats import format_of, is_installed
+from core.runtimes.formats import is_installed, read_format
 from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
 from core.settings.files import scratch
@@ -74,7 +74,7 @@ def measure_latency(
     with scratch() as place:
         write_files(graph, place, formats)
         for backend in BACKENDS:
-            if format_of(backend) not in formats or not is_installed(backend):
+            if read_format(backend, formats) is None or not is_installed(backend):
                 continue
             _log.info("timing int8 beside float in %s", backend)
             predictors = [load_predictor(each, backend, own=True) for each in (place, folder)]

@@ -9,14 +9,14 @@ import numpy as np
 from core.errors import DataError
 from core.settings.reading import read_lines
 from core.task import Arrays, Sample, Split
-from core.training.image_files import list_image_files
 from core.training.images import read_annotated_image, read_image, stack
 from core.training.looking import some_of
 from core.training.splits import drawn_split, relative_names
 from tasks.seg import transforms
 from tasks.seg.config import Config, DataConfig
 from tasks.seg.labels import check_classes, check_values, read_mask
-from tasks.seg.layouts import find_layout, match_pairs, read_stems, what_lies_there
+from tasks.seg.layouts import find_layout, what_lies_there
+from tasks.seg.pairs import match_pairs, read_stems, without_partner
 
 
 class SegDataset:
@@ -117,15 +117,12 @@ def read_pairs(data: DataConfig, split: Split) -> list[tuple[Path, Path]]:
         chosen = drawn_split(names, data.val_share, data.split_seed)
         pairs = [pair for pair, taken in zip(pairs, chosen) if taken == val]
     if not pairs:
+        images, masks = (some_of(names, 3) or "none" for names in without_partner(folders))
         raise DataError(
             f"{folders[0]}: no image with a mask of the same name in {folders[1]} "
-            f"(images: {_first_names(folders[0])}; masks: {_first_names(folders[1])})"
+            f"(images: {images}; masks: {masks})"
         )
     return pairs
-
-
-def _first_names(folder: Path) -> str:
-    return some_of([path.name for path in list_image_files(folder)], 3) or "none"
 
 
 def read_list(data: DataConfig, name: str) -> list[tuple[Path, Path]]:

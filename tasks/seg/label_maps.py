@@ -36,6 +36,18 @@ class LabelMap:
     ignored: tuple[Color, ...] = ()
 
 
+@dataclass(frozen=True)
+class Classes:
+    """Number, names and colours of the classes; how that is known, and what counts nowhere."""
+
+    count: int
+    told_by: str
+    names: tuple[str, ...] = ()
+    colors: tuple[Color, ...] = ()
+    ignored: tuple[Color, ...] = ()
+    left_out: tuple[str, ...] = ()  # lines for people
+
+
 def find_label_map(root: Path) -> LabelMap | None:
     """Read the label map in a folder; None if there is none.
 

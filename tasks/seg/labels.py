@@ -15,7 +15,9 @@ from core.errors import DataError
 from core.settings.reading import read_bytes
 from core.training.image_files import PNG, declared_size, is_whole
 from core.training.images import check_size, read_image
+from tasks.seg.annotations import has_shapes, read_annotation
 from tasks.seg.config import DataConfig
+from tasks.seg.shapes import draw_classes
 
 GREY = 0  # colour type of PNG
 LOOKED_AT = 50  # label maps, where two classes were found in them
@@ -53,11 +55,13 @@ def read_label(path: str) -> np.ndarray:
 
 
 def read_mask(path: str, data: DataConfig) -> np.ndarray:
-    """Read the classes [H, W] of a mask: its numbers, or by `data.colors`.
+    """Read the classes [H, W] of a mask: its numbers, by `data.colors`, or from drawn shapes.
 
     Raises:
-        DataError: As `read_label`; or a colour belongs to no class.
+        DataError: As `read_label`; or a colour, or a label, belongs to no class.
     """
+    if has_shapes(Path(path)):
+        return draw_classes(read_annotation(Path(path)), path, data)
     if not data.colors:
         return read_label(path)
     image = read_image(path).astype(np.int32)

@@ -1,31 +1,31 @@
-"""How images and masks lie in a folder: in lists, or in folders with matching names."""
+"""How images and masks lie in a folder: in lists, or in folders with matching names.
+
+In place of masks there may be shapes: labelme's JSON files, or an `annotations.xml` of CVAT.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from core.errors import DataError
-from core.settings.reading import read_lines
-from core.training.image_files import list_class_folders, list_image_files
+from core.training.image_files import list_class_folders
 from core.training.looking import files_in, folder_in_words, holds_images
+from tasks.seg import cvat
+from tasks.seg.annotations import Pair
 from tasks.seg.config import DataConfig
+from tasks.seg.pairs import holds_labelme
 
 IMAGES = ("images", "image", "imgs", "img", "JPEGImages", "inputs", "input")
 MASKS = (
     *("masks", "mask", "SegmentationClassPNG", "SegmentationClass", "labels", "label"),
-    *("annotations", "annotation", "gt", "segmentations"),
+    *("annotations", "annotation", "gt", "segmentations", "json", "jsons"),
 )
 MASK_FOLDERS = ("annot", "_labels", "_masks", "_mask")  # behind the name of the images' folder
 SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test")}
 VOC_LISTS = Path("ImageSets", "Segmentation")
-# what tools put behind the name of an image to name its mask
-_SUFFIX = re.compile(r"[-_. ]?(masks?|labels?|labelids|seg|gt|segmentation|annot|json)$", re.I)
 Kind = Literal["lists", "voc", "splits", "one", "none"]
-Pair = tuple[Path, Path]  # image, mask
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Layout:
     Attributes:
         kind: `lists` of PaddleSeg, `voc` with its lists, folders of `splits`, `one` pair of
             folders for all, or `none`.
-        train: Folders of images and of masks; of all images where there is no `val`.
+        train: Folders of images and of masks; of all images where there is no `val`. Both are the
+            same folder where labelme's files lie beside their images, and the second is CVAT's
+            `annotations.xml` where there is one.
         val: Likewise; None: a part of the others is drawn.
         lists: Of `voc`: the list of each split; no list for `val`: a part is drawn.
     """
@@ -65,59 +67,13 @@ def find_layout(data: DataConfig) -> Layout:
         return Layout("splits", train, val)
     both = _pair_in(root)
     if both is None and val is None:
-        both = _other_pair(root)
+        both = _other_pair(root) or _with_shapes(root)
     if both is None:
         return Layout("none")
     lists = [_voc_list(root, names) for names in (*SPLITS.values(), ("trainval", "default"))]
     if lists[0] or lists[2]:
         return Layout("voc", both, None, (lists[0] or lists[2], lists[1] if lists[0] else None))
     return Layout("one", both)
-
-
-def match_pairs(folders: Pair, stems: Sequence[str] | None = None) -> list[Pair]:
-    """Return the images that have a mask of their name, with it, in order of their names.
-
-    Args:
-        folders: Of the images and of the masks, which may be the same.
-        stems: Only these images, in this order.
-
-    Raises:
-        DataError: A folder cannot be read, or an image that is asked for, or its mask, is absent.
-    """
-    images, masks = by_name(folders[0]), by_name(folders[1], masks=True)
-    if folders[0] == folders[1]:
-        images = {name: path for name, path in images.items() if path not in masks.values()}
-    if stems is None:
-        return [(path, masks[name]) for name, path in images.items() if name in masks]
-    for stem in stems:
-        if stem not in images or stem not in masks:
-            where = folders[1 if stem in images else 0]
-            raise DataError(f"{where / stem}: listed, but there is no such file")
-    return [(images[stem], masks[stem]) for stem in stems]
-
-
-def by_name(folder: Path, masks: bool = False) -> dict[str, Path]:
-    """Return the images of a folder, or its masks, by their names without endings, sorted.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    found: dict[str, Path] = {}
-    for path in list_image_files(folder):
-        stem = path.relative_to(folder).with_suffix("").as_posix()
-        found[stem] = path
-        if masks:
-            found.setdefault(_SUFFIX.sub("", stem), path)
-    return found
-
-
-def read_stems(path: Path) -> list[str]:
-    """Read a list of VOC: the name of an image per line, or paths of image and mask (CVAT).
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    return [Path(line.split()[0]).stem for _, line in read_lines(path, DataError)]
 
 
 def what_lies_there(data: DataConfig) -> str:
@@ -129,11 +85,12 @@ def what_lies_there(data: DataConfig) -> str:
         fitting = [e for e in inside if find_layout(DataConfig(str(e))).kind != "none"]
         hint = f"; {fitting[0]} has: make that data.root" if len(fitting) == 1 else ""
         if any(files_in(place, (".json",)) for place in (root, *inside[:20])):
-            hint += "; polygons in JSON are not read: export masks (labelme2voc, or CVAT's masks)"
+            hint += "; the JSON files there are not labelme's, or not named like images"
     return (
         f"{folder_in_words(root)}; for segmentation expected {data.train_list} and "
         f"{data.val_list} (lines 'image mask'), or images/ and masks/ with files of the same names "
-        f"(or train/images/, train/masks/, ...), or VOC's JPEGImages/ and SegmentationClass/{hint}"
+        "(or train/images/, train/masks/, ...), or VOC's JPEGImages/ and SegmentationClass/, or "
+        f"images with labelme's JSON files beside them, or CVAT's {cvat.FILE} and images/{hint}"
     )
 
 
@@ -141,6 +98,7 @@ def _split_folders(root: Path, names: Sequence[str]) -> Pair | None:
     """Return images and masks of a split: train/images, images/train, train with trainannot."""
     for name in names:
         pair = _pair_in(root / name) or _pair_in(root, name) or _neighbours(root, name)
+        pair = pair or _with_shapes(root / name) or _subset(root, name)
         if pair is not None:
             return pair
     return None
@@ -148,8 +106,26 @@ def _split_folders(root: Path, names: Sequence[str]) -> Pair | None:
 
 def _pair_in(root: Path, below: str = "") -> Pair | None:
     images = next((root / n / below for n in IMAGES if _holds_images(root / n / below)), None)
-    masks = next((root / n / below for n in MASKS if _holds_images(root / n / below)), None)
-    return (images, masks) if images is not None and masks is not None else None
+    if images is None:
+        return None
+    folders = [root / name / below for name in MASKS]
+    masks = next((each for each in folders if _holds_images(each)), None)
+    masks = masks or next((each for each in folders if holds_labelme(images, each)), None)
+    return (images, masks) if masks is not None else None
+
+
+def _subset(root: Path, name: str) -> Pair | None:
+    """Return the images of a subset in CVAT, `images/Train`, in the export of a project."""
+    images, file = root / "images" / name.capitalize(), root / cvat.FILE
+    return (images, file) if images.is_dir() and file.is_file() else None
+
+
+def _with_shapes(root: Path) -> Pair | None:
+    """Return a folder with what was drawn on its images: in an export of CVAT, or beside them."""
+    if (root / cvat.FILE).is_file():
+        folders = [root / name for name in IMAGES]
+        return next((each for each in folders if each.is_dir()), root), root / cvat.FILE
+    return (root, root) if holds_labelme(root, root) else None
 
 
 def _neighbours(root: Path, name: str) -> Pair | None:

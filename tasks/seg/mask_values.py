@@ -12,7 +12,7 @@ from core.errors import DataError
 from core.training.images import read_image
 from core.training.looking import some_of, spread
 from tasks.seg.config import Color
-from tasks.seg.label_maps import LabelMap
+from tasks.seg.label_maps import Classes, LabelMap
 from tasks.seg.labels import read_label
 
 MOST_COLORS = 256  # with more of them, a mask was stretched or saved as JPEG
@@ -57,17 +57,6 @@ class MaskValues:
     def is_grey(self) -> bool:
         """Whether all colours are shades of grey."""
         return all(red == green == blue for red, green, blue in self.colors)
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Number, names and colours of the classes; how that is known, for people."""
-
-    count: int
-    told_by: str
-    names: tuple[str, ...] = ()
-    colors: tuple[Color, ...] = ()
-    ignored: tuple[Color, ...] = ()
 
 
 def look_at_masks(paths: Sequence[Path]) -> MaskValues:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,18 +10,20 @@ from typing import Any
 from core.errors import ConfigError, DataError
 from core.settings.config import read
 from core.task import Split
-from core.training.image_files import list_image_files
 from core.training.images import as_rgb, read_annotated_image
 from core.training.inspection import Inspection, Labelled
 from core.training.looking import ImageSizes, look_at_images, some_of, spread
 from core.training.splits import relative_names, write_list
+from tasks.seg import cvat
+from tasks.seg.annotations import Pair, classes_of_shapes, has_shapes
 from tasks.seg.config import Config, DataConfig, Size
 from tasks.seg.data import read_pairs
 from tasks.seg.drawing import draw_mask
-from tasks.seg.label_maps import find_label_map
+from tasks.seg.label_maps import Classes, find_label_map
 from tasks.seg.labels import read_mask
-from tasks.seg.layouts import Layout, Pair, find_layout, match_pairs, what_lies_there
-from tasks.seg.mask_values import Classes, find_classes, look_at_masks
+from tasks.seg.layouts import Layout, find_layout, what_lies_there
+from tasks.seg.mask_values import find_classes, look_at_masks
+from tasks.seg.pairs import without_partner
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -53,16 +55,18 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
         DataError: Masks and label map contradict each other, or say too little.
     """
     data, given = _data_config(settings), settings.get("model")
-    known = isinstance(given, Mapping) and "num_classes" in given
     layout = find_layout(data) if data is not None else Layout("none")
-    if data is None or layout.kind == "none" or (known and layout.kind == "lists"):
+    if data is None or layout.kind == "none":
         return {}
-    # data to measure on have no training split
-    alone = layout.kind == "lists" and not (Path(data.root) / data.train_list).is_file()
-    pairs = read_pairs(data, "val" if alone else "train")
+    splits = _splits(data, layout)
+    pairs = read_pairs(data, splits[0])
+    drawn = has_shapes(pairs[0][1])
+    known = isinstance(given, Mapping) and "num_classes" in given
+    if known and layout.kind == "lists" and not drawn:
+        return {}
     found: dict[str, Any] = {"data": {}, "train": {}}
-    if not known and not data.colors:
-        classes = classes_of(data, pairs)
+    if drawn or not (known or data.colors):
+        classes = classes_of(data, splits)
         found |= {"model": {"num_classes": classes.count}}
         found["data"] = {"classes": list(classes.names), "colors": _lists(classes.colors)}
         found["data"]["ignored_colors"] = _lists(classes.ignored)
@@ -77,17 +81,23 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def classes_of(data: DataConfig, pairs: list[Pair]) -> Classes:
-    """Conclude from masks and label map what the classes are.
+def classes_of(data: DataConfig, splits: Sequence[Split]) -> Classes:
+    """Conclude from masks and label map, or from shapes and their labels, what the classes are.
+
+    Masks of the first split are looked at; shapes of all, as a label may occur in one place only.
 
     Raises:
         DataError: It cannot be concluded.
     """
-    values = look_at_masks([mask for _, mask in pairs])
+    masks = [mask for _, mask in read_pairs(data, splits[0])]
+    if has_shapes(masks[0]):
+        rest = [mask for split in splits[1:] for _, mask in read_pairs(data, split)]
+        return classes_of_shapes(data, [*masks, *rest])
+    values = look_at_masks(masks)
     try:
         return find_classes(values, find_label_map(Path(data.root)), data.ignore_index)
     except DataError as error:
-        raise DataError(f"{pairs[0][1].parent}: {error}") from error
+        raise DataError(f"{masks[0].parent}: {error}") from error
 
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
@@ -99,9 +109,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     layout = find_layout(data)
     if layout.kind == "none":
         return Inspection("seg", missing=(what_lies_there(data),))
-    kind = LAYOUTS[layout.kind]
-    if layout.train is not None:
-        kind += f" ({layout.train[0].name}, {layout.train[1].name})"
+    kind = _layout_in_words(layout)
     lines: list[str] = []
     missing: list[str] = []
     found: dict[str, Any] = {}
@@ -114,8 +122,9 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         lines.append(looked.in_words())
         missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
         missing += _without_partner(layout)
-        classes = classes_of(data, train)
+        classes = classes_of(data, _SPLITS)
         lines.append(f"{classes.count} classes{_names_of(classes)}; {classes.told_by}")
+        missing += classes.left_out
         found = from_data(settings)
         missing += _of_other_sizes(train, data, classes)
     except DataError as error:
@@ -153,6 +162,25 @@ def write_lists(config: Config, folder: Path) -> dict[str, Any]:
     return written | {"separator": "\t"}
 
 
+def _splits(data: DataConfig, layout: Layout) -> tuple[Split, ...]:
+    """Return the splits that are there: data to measure on have no training split."""
+    if layout.kind != "lists":
+        return _SPLITS
+    lists = {"train": data.train_list, "val": data.val_list}
+    return tuple(split for split in _SPLITS if (Path(data.root) / lists[split]).is_file())
+
+
+def _layout_in_words(layout: Layout) -> str:
+    if layout.train is None:
+        return LAYOUTS[layout.kind]
+    images, masks = layout.train
+    if cvat.file_of(masks / "x") is not None:
+        return f"an export of CVAT for images ({masks.name}; images in {images.name})"
+    if images == masks:
+        return "labelme's JSON files beside their images"
+    return f"{LAYOUTS[layout.kind]} ({images.name}, {masks.name})"
+
+
 def _input_size(looked: ImageSizes) -> Size:
     """Return width and height of the middle image, not too large, as networks can halve them."""
     width, height = looked.median if len(looked.sizes) else (512, 512)
@@ -166,13 +194,9 @@ def _without_partner(layout: Layout) -> list[str]:
     if layout.kind not in ("splits", "one"):
         return []
     told = []
-    for folders in (layout.train, layout.val):
-        if folders is None or folders[0] == folders[1]:
-            continue
-        pairs = match_pairs(folders)
-        for what, index, other in (("image", 0, "mask"), ("mask", 1, "image")):
-            used = {pair[index] for pair in pairs}
-            alone = [p.name for p in list_image_files(folders[index]) if p not in used]
+    for folders in filter(None, (layout.train, layout.val)):
+        images, masks = without_partner(folders)
+        for alone, what, other in ((images, "image", "mask"), (masks, "mask", "image")):
             if alone:
                 some = some_of(alone, 3)
                 told.append(f"left out: {len(alone)} {what}s without {other} ({some})")
@@ -186,6 +210,7 @@ def _of_other_sizes(pairs: list[Pair], data: DataConfig, classes: Classes) -> li
         DataConfig,
         {
             "root": data.root,
+            "classes": list(classes.names),
             "colors": _lists(data.colors or classes.colors),
             "ignored_colors": _lists(data.ignored_colors or classes.ignored),
         },

@@ -37,8 +37,10 @@ from core.training.hooks import Checkpoints, Hook
 from core.training.loader import Loader
 from core.training.recipe import read_recipe
 from core.training.run import Run, read_run
+from tests.device import DEVICE
 from tests.networks.comparing import assert_same, graph_of
 
+pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
 DEMOS = {
     entry.name: ROOT / "configs" / entry.name / "demo.yml"
@@ -47,7 +49,7 @@ DEMOS = {
 SMALL = {
     "synthetic": {"train_images": 8, "val_images": 5},
     "train": {"epochs": 2, "batch_size": 4, "eval_batch_size": 2},
-    "device": "cpu",
+    "device": DEVICE,
 }
 LISTEN = "outside.strategies:Listen"
 

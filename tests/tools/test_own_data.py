@@ -1,4 +1,4 @@
-"""Three data sets of one's own, from nothing to an int8 file and a picture.
+"""Data sets of one's own, from nothing to an int8 file and a picture.
 
 Each takes four commands (look, train, quantize, predict) and three lines of YAML, those that the
 first command writes; what `-o` changes here only saves the test's time.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,43 @@ def draw_masks(root: Path) -> Path:
     return root
 
 
+def draw_polygons(root: Path) -> Path:
+    """Polygons as labelme saves them, beside their images."""
+    draw_masks(root)
+    for index in range(6):
+        (root / "JPEGImages" / f"{index}.jpg").rename(root / f"{index}.jpg")
+        box = [[38, 8], [59, 8], [59, 31 + 4 * index], [38, 31 + 4 * index]]
+        disc = [[18.5, 20.5 + 3 * index], [18.5, 33 + 3 * index]]
+        shapes = [
+            {"label": "box", "points": box, "shape_type": "polygon"},
+            {"label": "disc", "points": disc, "shape_type": "circle"},
+        ]
+        content = {"shapes": shapes, "imageWidth": SIDE, "imageHeight": SIDE, "imageData": None}
+        (root / f"{index}.json").write_text(json.dumps(content))
+    for folder in ("JPEGImages", "SegmentationClass"):
+        shutil.rmtree(root / folder)
+    (root / "labelmap.txt").unlink()
+    return root
+
+
+def draw_export(root: Path) -> Path:
+    """The same in an export of CVAT."""
+    draw_polygons(root)
+    images = []
+    for index in range(6):
+        write(root / "images" / f"{index}.jpg", cv2.imread(str(root / f"{index}.jpg"))[..., ::-1])
+        box = f'<box label="box" xtl="38" ytl="8" xbr="59" ybr="{31 + 4 * index}"/>'
+        disc = f'<ellipse label="disc" cx="18.5" cy="{20.5 + 3 * index}" rx="12.5" ry="12.5"/>'
+        name = f'name="{index}.jpg" width="{SIDE}" height="{SIDE}"'
+        images.append(f'<image id="{index}" {name}>{box}{disc}</image>')
+        (root / f"{index}.jpg").unlink()
+        (root / f"{index}.json").unlink()
+    labels = "".join(f"<label><name>{name}</name></label>" for name in ("disc", "box"))
+    meta = f"<meta><task><labels>{labels}</labels></task></meta>"
+    (root / "annotations.xml").write_text(f"<annotations>{meta}{''.join(images)}</annotations>")
+    return root
+
+
 def draw_figures(root: Path) -> Path:
     """Six joints under category 3, all in one COCO file."""
     images, annotations = [], []
@@ -117,6 +155,20 @@ OWN = [
         "JPEGImages",
     ),
     Own(
+        draw_polygons,
+        "seg",
+        ("labelme's JSON files", "3 classes: background, box, disc; shapes: box (6), disc (6)"),
+        ("model.name=FastSCNN", "model.arguments={enable_auxiliary_loss: false}"),
+        "",
+    ),
+    Own(
+        draw_export,
+        "seg",
+        ("an export of CVAT for images", "3 classes: background, disc, box"),
+        ("model.name=FastSCNN", "model.arguments={enable_auxiliary_loss: false}"),
+        "images",
+    ),
+    Own(
         draw_figures,
         "keypoint",
         ("6 joints of 'robot' (id 3)", "left_arm and right_arm, left_leg and right_leg"),
@@ -126,7 +178,7 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("own", OWN, ids=lambda own: own.task)
+@pytest.mark.parametrize("own", OWN, ids=lambda own: own.draw.__name__)
 def test_from_nothing_to_int8_and_a_picture(call_tool: Tool, tmp_path: Path, own: Own) -> None:
     (tmp_path / "mine").mkdir()
     own.draw(tmp_path / "mine")

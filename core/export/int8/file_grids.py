@@ -78,7 +78,7 @@ class FileGrids:
     def rounded_sites(self, kind: Format, sites: Container[str] | None = None) -> set[str]:
         """Return those of some sites (None: of all) that the files of a format round."""
         wanted = {path for path in self.sites() if sites is None or path in sites}
-        if kind == "onnx":
+        if kind in ("onnx", "openvino"):
             return wanted
         if kind == "paddle" and self.processors == "any":
             wanted -= {layer_path(weight) for weight in slow_without_dot_products(self.graph)}
@@ -174,7 +174,7 @@ class FileGrids:
             sites = self.sites() - self.layers()
             outputs = {site for site in sites if self.tensor_of(site) in clipped}
             return outputs | {layer_path(weight) for weight in unsigned_inputs(graph)}
-        zero_on = kind == "onnx" and self.preset.unsigned
+        zero_on = kind in ("onnx", "openvino") and self.preset.unsigned
         return set(sites_of(self.model)) if zero_on else set()
 
     def _table_of(self, wanted: Container[str], kind: Format) -> ScaleTable:

@@ -9,8 +9,8 @@ from pathlib import Path
 import onnx as onnx_format
 
 from core.errors import RejectedError
-from core.export import lite
-from core.export.files import LITE, MODEL, ONNX, PARAMS
+from core.export import lite, openvino_ir
+from core.export.files import LITE, MODEL, ONNX, OPENVINO, PARAMS
 from core.export.int8.onnx_writer import quantize_onnx
 from core.export.int8.paddle_writer import quantize_program
 from core.graph.program import Graph
@@ -38,7 +38,7 @@ def write_int8(
 
     Args:
         graph: Float graph with folded batch norms.
-        tables: Scales for each format to write.
+        tables: Scales for each format to write; for OpenVINO's files ONNX must be among them.
         float_files: Folder with the same graph in float, if ONNX is wanted.
         folder: Existing folder to write to.
         preset: Layout of the ONNX file.
@@ -55,7 +55,10 @@ def write_int8(
     if "onnx" in tables:
         proto = onnx_format.load(float_files / ONNX)
         proto = quantize_onnx(proto, tables["onnx"].layers, preset, tables["onnx"].outputs)
-        (folder / ONNX).write_bytes(proto.SerializeToString(deterministic=True))
+        content = proto.SerializeToString(deterministic=True)
+        (folder / ONNX).write_bytes(content)
+        if "openvino" in tables:
+            openvino_ir.convert(content, *(folder / name for name in OPENVINO))
     if "lite" in tables:
         with scratch() as place:
             content = lite_converter(graph, tables["lite"].layers, place)()
@@ -100,7 +103,8 @@ def check_overflow(folder: Path, formats: Sequence[Format], processors: Processo
         ExportError: The files are for any processor, and one would compute other numbers.
     """
     for kind in formats:
-        if kind == "lite":  # for ARM processors, which add products in 32 bits
+        # Lite's are for ARM processors, which add products in 32 bits; OpenVINO's are ONNX
+        if kind in ("lite", "openvino"):
             continue
         files = find_files(folder, "paddle" if kind == "paddle" else "onnxruntime")
         checks = check_files(files)

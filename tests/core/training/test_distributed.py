@@ -20,6 +20,7 @@ from core.settings.config import merge
 from core.training import checkpoint
 from core.training.distributed import SyncBatchNorm, gather, synchronized_batch_norm
 from core.training.run import read_run
+from tests.device import DEVICE, TWO_PROCESSES
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[3]
 def launch(arguments: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests' / 'plugins'}"
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
-    command += ["--backend", "gloo", "--log_dir", str(tmp_path / "log"), *arguments]
+    command = [sys.executable, "-m", "paddle.distributed.launch", *TWO_PROCESSES]
+    command += ["--log_dir", str(tmp_path / "log"), *arguments]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
@@ -58,13 +59,14 @@ def cut(settings: Any, tmp_path: Path) -> list[str]:
     return ["--slim", "recipe.yml"]
 
 
+@pytest.mark.two_gpus
 @pytest.mark.parametrize("extras", [None, teach, cut], ids=["plain", "distilled", "pruned"])
 def test_two_processes_equal_one_with_the_same_global_batch(
     toy_settings: Any, tmp_path: Path, extras: Any
 ) -> None:
     script = str(ROOT / "tools" / "train.py")
     settings = toy_settings(epochs=3, batch_size=4, sync_bn=True)
-    settings["device"] = "cpu"
+    settings["device"] = DEVICE
     extra = extras(settings, tmp_path) if extras else []
     (tmp_path / "two.yml").write_text(yaml.safe_dump(settings))
     settings["train"] |= {"batch_size": 8}
@@ -85,6 +87,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
 
 
+@pytest.mark.gpu
 def test_sync_batch_norm_alone_is_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paddle.distributed.all_reduce", lambda tensor: None)
     paddle.seed(0)
