@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
+import itertools
 import json
 import os
 import re
@@ -30,6 +32,8 @@ import psutil
 TASKS = ("cls", "seg", "keypoint")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+PAUSE_SECONDS = 180  # a longer silence in the log is an interruption, not training
+STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
 WIDTH, HEIGHT, CLASSES, IGNORED, FOLDERS = 640, 480, 11, 255, 5  # of the drawn pictures
 QUALITY = 90  # of their JPEG files, which then have about the size of those of COCO
 
@@ -274,6 +278,14 @@ def load(name: str) -> dict[str, Any]:
     path = DOCS / "benchmarks" / f"{name}.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return content
+
+
+def training_seconds(log: Path) -> float:
+    """Add up the time between the lines of a log, without interruptions."""
+    found = (STAMP.match(line) for line in log.read_text(encoding="utf-8").splitlines())
+    stamps = [datetime.datetime.fromisoformat(match[1]) for match in found if match]
+    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(stamps)]
+    return sum(gap for gap in gaps if 0 <= gap <= PAUSE_SECONDS)
 
 
 def command(log: Path) -> str:

@@ -131,7 +131,7 @@ class Fuzzer:
 
     def _use(self, settings: Settings, rng: random.Random) -> None:
         run = read_run(settings)
-        _step(run)
+        make_step(run)
         demo = self._demos.get(run.task.name)
         if demo is None:
             return
@@ -152,7 +152,7 @@ def _files(folder: str) -> list[Path]:
     return sorted((CONFIGS / folder).glob("*.yml"))
 
 
-def _step(run: Run) -> None:
+def make_step(run: Run) -> None:
     """Ask for rates all over the training, and make a step of the optimizer."""
     train = run.train
     total = train.epochs * 3

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import itertools
 import json
 import logging
-import re
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -28,8 +26,8 @@ from typing import Any
 import yaml
 from paddle.nn import Layer
 
-from benchmarks.comparison import command, shortened
-from benchmarks.measure import compare_runs, int8_results, ptq
+from benchmarks.comparison import command, shortened, training_seconds
+from benchmarks.measure import compare_runs, int8_results, ptq, whole_chain
 from core import cli
 from core.export.package import export
 from core.export.parity import summary
@@ -52,16 +50,6 @@ Written by `python -m benchmarks.measure.results RUN_DIR ...`, not by hand. Metr
 checkpoint on the validation split, measured again after training: as eager model and as exported
 file in each runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training times are
 wall times on two cores that were also running tests, so they are upper bounds."""
-PAUSE_SECONDS = 180  # a longer silence in the log is an interruption, not training
-STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)")
-
-
-def training_seconds(log: Path) -> float:
-    """Add up the time between the lines of a log, without interruptions."""
-    found = (STAMP.match(line) for line in log.read_text(encoding="utf-8").splitlines())
-    stamps = [datetime.datetime.fromisoformat(match[1]) for match in found if match]
-    gaps = [(b - a).total_seconds() for a, b in itertools.pairwise(stamps)]
-    return sum(gap for gap in gaps if 0 <= gap <= PAUSE_SECONDS)
 
 
 def measure(task: Task, run: Forward) -> dict[str, float]:
@@ -135,7 +123,10 @@ def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
         if "ways" in entry:
             yield from ptq.section(name, entry)
     for name, entry in sorted(entries.items()):
-        if not entry.keys() & {"rows", "int8", "ways"}:
+        if "chain" in entry:
+            yield from whole_chain.section(name, entry)
+    for name, entry in sorted(entries.items()):
+        if not entry.keys() & {"rows", "int8", "ways", "chain"}:
             yield from section(name, entry)
     machines = {entry["environment"]["cpu"] for entry in entries.values()}
     yield f"\nMeasured on: {'; '.join(sorted(machines))}."

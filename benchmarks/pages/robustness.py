@@ -46,6 +46,16 @@ names the file, when the folder is opened as the tools open it.
 
 | file | bytes | bits flipped | noticed | cut off | noticed |
 | --- | ---: | ---: | ---: | ---: | ---: |"""
+DIALECTS = """
+## Files of other projects
+
+Written by `python -m benchmarks.measure.dialect_mutations`: files as the documents have them,
+changed in one to three places (a value, a key, a whole branch), and read as the tools read them;
+what is accepted asks the schedule for rates and makes a step of the optimizer. "Refused" is a
+message that begins with the path of a key.
+
+| whose | files read | accepted | refused | without a path | tracebacks |
+| --- | ---: | ---: | ---: | ---: | ---: |"""
 COLUMNS = ("sent", "in_time", "hangs", "processes", "half_files", "noise", "failed", "different")
 
 
@@ -95,4 +105,19 @@ def flips(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield f"\nRevision {entry['revision']}, {entry['date']}."
 
 
-SECTIONS = {"signals": signals, "settings": settings, "flips": flips}
+def dialects(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield the lines about files of other projects."""
+    entry = entries["dialects"]
+    yield DIALECTS
+    total = 0
+    for name, ends in entry["ends"].items():
+        counts = [ends.get(end, 0) for end in ("accepted", "refused", "no path", "traceback")]
+        total += sum(counts)
+        yield f"| {name} | {sum(counts):,} | {' | '.join(f'{count:,}' for count in counts)} |"
+    yield (
+        f"\n{total:,} of {entry['files']} files, seed {entry['seed']}, revision "
+        f"{entry['revision']}, {entry['date']}."
+    )
+
+
+SECTIONS = {"signals": signals, "settings": settings, "dialects": dialects, "flips": flips}

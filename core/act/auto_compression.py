@@ -125,7 +125,7 @@ class AutoCompression:
             raise ConfigError(f"save_dir: {save_dir} holds the float model; name another folder")
         given = self._config.QuantAware
         self._places = self._source.choose(
-            given.quantize_op_types,
+            given.operators,
             given.never_quantize,
             given.per_channel,
             "QuantAware.never_quantize",

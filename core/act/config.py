@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -25,8 +25,11 @@ from core.settings.optimizer_config import (
 from core.settings.ranges import check_range
 from core.targets.names import Processors
 
-OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2"]
+OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2", "matmul", "mul"]
 OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2")
+ActivationType = Literal["moving_average_abs_max", "range_abs_max"]
+# what programs of Paddle before 2.1 have for linear layers; files name both
+LINEAR: Mapping[str, str] = MappingProxyType({"matmul": "matmul_v2", "mul": "matmul_v2"})
 LossKind = Literal["l2", "soft_label"]
 RATE, BATCH = 0.015, 32  # that belong together, and grow and shrink together
 _log = logging.getLogger(__name__)
@@ -57,6 +60,11 @@ class StaticPtqConfig:
             raise ValueError(f"percentile: expected above 0, up to 1, got {self.percentile}")
         if not self.quantize_op_types:
             raise ValueError("quantize_op_types: names no operator")
+
+    @property
+    def operators(self) -> list[str]:
+        """Return the types of operators to quantize, as programs have them."""
+        return operators_of(self.quantize_op_types)
 
     @property
     def per_channel(self) -> bool:
@@ -158,15 +166,18 @@ class QuantAwareConfig:
         never_quantize: Globs on layers that stay in float.
         processors: Processors on which the files must be right, see `QatConfig`.
         weight_quantize_type: A grid for each output channel, or one for the weight.
-        activation_quantize_type: PaddleSlim's name; only one value is supported.
+        activation_quantize_type: What moves the ends of grids: an average of the batches' largest
+            magnitudes, or the largest of a window of batches.
         moving_rate: Share of a moving average that stays with each batch.
+        window_size: Batches of `range_abs_max`.
         weight_bits: 8.
         activation_bits: 8.
         dtype: int8.
-        use_pact: Not for exported models.
+        use_pact: Whether training learns a threshold for each tensor that layers read, at which it
+            is clipped.
         is_full_quantize: Quantize operators that are no layers too; such files do not run in int8.
         for_tensorrt: Only what TensorRT had in int8 once.
-        onnx_format: Rounding as separate operators in the files, which ours always are.
+        onnx_format: Rounding as separate operators in the files, which ours always have.
         not_quant_pattern: Name scopes to leave in float; exported models have none.
     """
 
@@ -174,15 +185,16 @@ class QuantAwareConfig:
     never_quantize: tuple[str, ...] = ()
     processors: Processors = "any"
     weight_quantize_type: WeightType = "channel_wise_abs_max"
-    activation_quantize_type: Literal["moving_average_abs_max"] = "moving_average_abs_max"
+    activation_quantize_type: ActivationType = "moving_average_abs_max"
     moving_rate: float = 0.9
+    window_size: int = 10000
     weight_bits: Literal[8] = 8
     activation_bits: Literal[8] = 8
     dtype: Literal["int8"] = "int8"
     use_pact: bool = False
     is_full_quantize: Literal[False] = False
     for_tensorrt: Literal[False] = False
-    onnx_format: Literal[True] = True
+    onnx_format: bool = True
     not_quant_pattern: tuple[Literal["skip_quant"], ...] = ("skip_quant",)
 
     def __post_init__(self) -> None:
@@ -190,11 +202,12 @@ class QuantAwareConfig:
             raise ValueError(f"moving_rate: expected 0 or more and below 1, got {self.moving_rate}")
         if not self.quantize_op_types:
             raise ValueError("quantize_op_types: names no operator")
-        if self.use_pact:
-            raise ValueError(
-                "use_pact: expected false; PACT needs the network's code: tools/train.py --slim "
-                "qat with activation_preprocess_type: PACT"
-            )
+        check_range(self, 1, 100_000, "window_size")
+
+    @property
+    def operators(self) -> list[str]:
+        """Return the types of operators to quantize, as programs have them."""
+        return operators_of(self.quantize_op_types)
 
     @property
     def per_channel(self) -> bool:
@@ -368,7 +381,6 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "Distillation.teacher_model_dir": "the float model itself teaches; another one does with "
         "the network's code: --distill_config",
         "Distillation.merge_feed": "the float model is fed what the quantized one is",
-        "QuantAware.window_size": "belongs to range_abs_max, which exported models do not have",
         "TrainConfig.amp_config": "exported models are trained in float32",
         "TrainConfig.recompute_config": "activations are kept",
         "TrainConfig.sharding_config": "each process holds the whole model",
@@ -376,6 +388,24 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "TrainConfig.optim_args": "write optimizer_builder",
     }
 )
+
+# values that cannot act here, with what to do
+REFUSED_VALUES: Mapping[tuple[str, str, str | bool], str] = MappingProxyType(
+    {
+        ("QuantAware", "activation_quantize_type", "abs_max"): "has a scale for each batch, which "
+        "a file cannot compute; write moving_average_abs_max or range_abs_max",
+        ("QuantAware", "is_full_quantize", True): "rounds operators that are no layers, which run "
+        "in float in these files; outputs of layers get grids with the network's code: "
+        "quantize_outputs of --slim qat",
+        ("QuantAware", "for_tensorrt", True): "selects operators of PaddleSlim's own files; files "
+        "for TensorRT are written with --target tensorrt",
+    }
+)
+
+
+def operators_of(kinds: Sequence[OpType]) -> list[str]:
+    """Return types of operators as programs of today call them."""
+    return list(dict.fromkeys(LINEAR.get(kind, kind) for kind in kinds))
 
 
 def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
@@ -390,7 +420,14 @@ def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
         inside = content.get(section, {}) if key else content
         if isinstance(inside, Mapping) and (key or section) in inside:
             raise ConfigError(f"{path}: {reason}")
-    return read(ActConfig, {key: value or {} for key, value in content.items()})
+    for (section, key, value), reason in REFUSED_VALUES.items():
+        inside = content.get(section)
+        if isinstance(inside, Mapping) and inside.get(key) == value:
+            raise ConfigError(f"{section}.{key}: {value} {reason}")
+    found = read(ActConfig, {key: value or {} for key, value in content.items()})
+    if not found.QuantAware.onnx_format:
+        _log.info("not used here: QuantAware.onnx_format; files round by separate operators")
+    return found
 
 
 def _base(rate: float | Literal["auto"], images: int) -> float:

@@ -7,13 +7,14 @@ multiplies by both scales.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from paddle.static import Program
 
+from core.act.source import SKIP
 from core.export.int8.weights import BITS
 from core.quant.weight_grid import broadcast
 from core.targets.processors import HIGHEST
@@ -21,7 +22,18 @@ from core.task import Arrays
 
 _ROUNDING = ("fake_quantize_abs_max", "fake_channel_wise_quantize_abs_max")  # of weights
 _ONE_SCALE, _BY_CHANNEL = "fake_dequantize_max_abs", "fake_channel_wise_dequantize_max_abs"
+_CLIPPED = "@clipped"  # ends the name of a tensor that PACT has clipped
 _FAR = 2  # steps of its own grid; a weight that is rounded to another one is nearer
+
+
+def threshold_of(tensor: str) -> str:
+    """Return the name of the variable [1] at which PACT clips a tensor."""
+    return f"{tensor}@pact"
+
+
+def unclipped(tensor: str) -> str:
+    """Return the name of a tensor before PACT clipped it."""
+    return tensor.removesuffix(_CLIPPED)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,57 @@ def activation_quantizers(program: Program) -> list[Any]:
     """Return the operators that round to a grid whose end a variable holds."""
     operators = program.global_block().ops
     return [op for op in operators if {"X", "InScale"}.issubset(op.input_names)]
+
+
+def clip_inputs(program: Program, kinds: Sequence[str], tensors: Iterable[str]) -> list[str]:
+    """Clip what layers read at thresholds on both sides of zero (PACT: Choi et al., 2018).
+
+    Args:
+        program: Program for training that does not round yet.
+        kinds: Types of the operators that will round what they read.
+        tensors: Names of what they read.
+
+    Returns:
+        The names of the thresholds, variables [1] that have no value yet.
+    """
+    block, found = program.global_block(), set[str]()
+    for index in reversed(range(len(block.ops))):
+        op = block.ops[index]
+        if op.type in kinds and SKIP not in op.attr("op_namescope"):
+            for name in set(tensors).intersection(op.input_arg_names):
+                op._rename_input(name, name + _CLIPPED)
+                found.add(name)
+    for name in sorted(found):
+        reader = next(i for i, op in enumerate(block.ops) if name + _CLIPPED in op.input_arg_names)
+        _insert_clip(block, reader, name)
+    return [threshold_of(name) for name in sorted(found)]
+
+
+def _insert_clip(block: Any, index: int, name: str) -> None:
+    """Insert the operators that clip a tensor in front of the first that reads it clipped."""
+    tensor, end, low = block.var(name), threshold_of(name), f"{threshold_of(name)}@low"
+    block.create_var(name=end, shape=[1], dtype="float32", persistable=True, stop_gradient=False)
+    block.create_var(name=low, shape=[1], dtype="float32", stop_gradient=False)
+    cut = f"{name}{_CLIPPED}@above"
+    for each in (cut, name + _CLIPPED):
+        block.create_var(name=each, shape=tensor.shape, dtype="float32", stop_gradient=False)
+    below = {"scale": -1.0, "bias": 0.0, "bias_after_scale": True}
+    for kind, inputs, output, attributes in (
+        ("elementwise_max", {"X": cut, "Y": low}, name + _CLIPPED, {"axis": -1}),
+        ("elementwise_min", {"X": name, "Y": end}, cut, {"axis": -1}),
+        ("scale", {"X": end}, low, below),
+    ):
+        given = {slot: [each] for slot, each in inputs.items()}
+        block._insert_op(
+            index, type=kind, inputs=given, outputs={"Out": [output]}, attrs=attributes
+        )
+
+
+def unclip(program: Program) -> None:
+    """Let only the ends of grids cut off what `clip_inputs` clipped."""
+    for quantizer in activation_quantizers(program):
+        (name,) = quantizer.input("X")
+        quantizer._rename_input(name, unclipped(name))
 
 
 class OnGrids:

@@ -74,7 +74,7 @@ def compress(
     first, batches, measure = configs[0], arrays_of(images), validation.measure
     layout = FileLayout(formats, target, describe_task(validation.task))
     places = source.choose(
-        first.quantize_op_types, first.never_quantize, first.per_channel, "never_quantize"
+        first.operators, first.never_quantize, first.per_channel, "never_quantize"
     )
     samples = samples_of(source, batches(), READER)
     with open_session(source, places) as session:
@@ -134,7 +134,7 @@ def calibrate(session: Session, batches: CalibrationArrays, config: StaticPtqCon
         "algo": config.algo,
         "hist_percent": config.percentile,
         "weight_quantize_type": config.weight_quantize_type,
-        "quantizable_op_type": list(config.quantize_op_types),
+        "quantizable_op_type": config.operators,
     }
     scales = session.child.call(
         "quantize",

@@ -24,6 +24,7 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from core.act.config import ActConfig, LossKind
+from core.act.programs import threshold_of
 from core.act.quantized import QuantizedProgram
 from core.act.session import InputArrays, Session, fitting
 from core.act.source import Source
@@ -41,7 +42,7 @@ READER = "train_dataloader"
 
 @dataclass(frozen=True)
 class State:
-    """Weights and grids after a step."""
+    """Weights, with the thresholds of PACT, and grids after a step."""
 
     step: int
     weights: Arrays
@@ -83,20 +84,23 @@ class Training:
         source.table(self.session.places, scales, self.config.QuantAware.per_channel)  # checked
         quant = self.config.QuantAware
         settings = {
-            "quantize_op_types": list(quant.quantize_op_types),
+            "quantize_op_types": quant.operators,
             "weight_quantize_type": quant.weight_quantize_type,
             "activation_quantize_type": quant.activation_quantize_type,
             "moving_rate": quant.moving_rate,
+            "window_size": quant.window_size,
             "onnx_format": False,  # whose grids of weights lag behind the weights
         }
         trained = self.session.child.call(
-            "prepare", settings, scales, _floats(source), self._nodes()
+            "prepare", settings, scales, _floats(source), self._nodes(), quant.use_pact
         )
-        if not trained:
+        if not source.graph.weights.keys() & trained:
             raise ConfigError("Distillation.node: no weight has an influence on these variables")
+        ends = {threshold_of(name): np.array([end], np.float32) for name, end in scales.items()}
+        beginnings = {**source.graph.weights, **ends}
         for name in trained:
-            first = paddle.nn.initializer.Assign(source.graph.weights[name])
-            shape = list(source.graph.weights[name].shape)
+            first = paddle.nn.initializer.Assign(beginnings[name])
+            shape = list(beginnings[name].shape)
             self._weights[name] = paddle.create_parameter(
                 shape, "float32", default_initializer=first
             )
@@ -151,7 +155,9 @@ class Training:
         self.session.child.call("load_weights", state.weights)
         self.session.child.call("load_scales", state.scales)
         source, given = self.session.source, self.config.QuantAware
-        graph = replace(source.graph, weights={**source.graph.weights, **state.weights})
+        known = source.graph.weights  # thresholds are in the grids
+        weights = {name: state.weights.get(name, weight) for name, weight in known.items()}
+        graph = replace(source.graph, weights=weights)
         table = source.table(self.session.places, state.scales, given.per_channel)
         return QuantizedProgram(source, graph, table, self.session, given.processors)
 

@@ -27,7 +27,15 @@ from paddleslim.common.recover_program import recover_inference_program
 from paddleslim.quant import quant_aware, quant_post_static
 
 from core.act.child import FLOAT
-from core.act.programs import Grids, OnGrids, activation_quantizers
+from core.act.programs import (
+    Grids,
+    OnGrids,
+    activation_quantizers,
+    clip_inputs,
+    threshold_of,
+    unclip,
+    unclipped,
+)
 from core.graph.kernel_calls import kernels_take_variables
 from core.task import Arrays
 
@@ -97,6 +105,7 @@ class Worker:
         scales: Mapping[str, float],
         weights: Sequence[str],
         nodes: Sequence[str],
+        pact: bool,
     ) -> list[str]:
         """Make the programs of quantization-aware training; return what has gradients.
 
@@ -107,6 +116,7 @@ class Worker:
             scales: Largest magnitude of each tensor, at which its grid starts.
             weights: What may be trained.
             nodes: Variables that the loss reads.
+            pact: Whether what layers read is clipped at thresholds, which are trained, too.
         """
         with scope_guard(self._scope):
             program, _ = self._load(FLOAT, self._scope)
@@ -117,13 +127,20 @@ class Worker:
             for op in block.ops:
                 # it says False; dropout and batch statistics are no part of an exported model
                 op._set_attr("is_test", True)
+            ends = clip_inputs(program, config["quantize_op_types"], scales) if pact else []
             forward = program.clone()
-            trained = self._add_gradients(program, weights, nodes)
+            trained = self._add_gradients(program, [*weights, *ends], nodes)
             shared = {"place": self._place, "scope": self._scope, "return_program": True}
             self._observing = quant_aware(forward, config=dict(config), **shared)
             fixed = {**config, "scale_trainable": False}
             self._training = quant_aware(program, config=fixed, **shared)
-        self._use(self._observing.clone(for_test=True))
+        test = self._observing.clone(for_test=True)
+        unclip(test)
+        self._use(test)
+        if pact:
+            for name, absmax in scales.items():
+                self._scope.var(threshold_of(name))
+                self._set(threshold_of(name), np.array([absmax], np.float32))
         self._begin_grids(scales, config["moving_rate"])
         return trained
 
@@ -150,10 +167,13 @@ class Worker:
 
     def scales(self) -> dict[str, float]:
         """Return the largest magnitudes that the grids of activations hold, by tensor."""
-        return {
-            op.input("X")[0]: float(self._get(op.input("InScale")[0]).reshape(-1)[0])
-            for op in activation_quantizers(self._test)
-        }
+        found = {}
+        for op in activation_quantizers(self._test):
+            (name,) = op.input("X")
+            found[name] = float(self._get(op.input("InScale")[0]).reshape(-1)[0])
+            if self._scope.find_var(threshold_of(name)) is not None:  # fell below what was seen
+                found[name] = min(found[name], float(self._get(threshold_of(name))[0]))
+        return found
 
     def load_scales(self, scales: Mapping[str, float]) -> None:
         """Change the grids of activations."""
@@ -167,9 +187,15 @@ class Worker:
         """Put calibrated grids in the place of the 0.001 with which PaddleSlim begins."""
         self.load_scales(scales)
         for op in self._observing.global_block().ops:
-            if op.type == "fake_quantize_moving_average_abs_max":
+            if op.type == "fake_quantize_range_abs_max":
+                # as if it were the oldest batch of the window, which the last of the next replaces
+                (window,) = op.output("OutScales")
+                seen = np.zeros(op.attr("window_size"), np.float32)
+                seen[-1] = scales[unclipped(op.input("X")[0])]
+                self._set(window, seen)
+            elif op.type == "fake_quantize_moving_average_abs_max":
                 # of a moving average that has come to rest
-                absmax, count = scales[op.input("X")[0]], 1 / (1 - rate)
+                absmax, count = scales[unclipped(op.input("X")[0])], 1 / (1 - rate)
                 self._set(op.input("InState")[0], np.array([count], np.float32))
                 self._set(op.input("InAccum")[0], np.array([absmax * count], np.float32))
         self.load_weights({})

@@ -337,6 +337,82 @@ def test_training_moves_the_student_towards_the_teacher(exported: Path) -> None:
         assert np.isfinite(model.session.run(data[0]["image"])["level"]).all()
 
 
+def test_pact_learns_where_tensors_are_clipped(exported: Path) -> None:
+    from core.act.config import read_act
+    from core.act.programs import threshold_of
+    from core.act.training import Training
+
+    source, data = open_source(exported), batches()
+    config = read_act({**CONFIG, "QuantAware": {"use_pact": True}})
+    with open_session(source, places(source)) as session:
+        run = Training(session, config, [("l2", 1.0, ("level",))], None)
+        run.calibrate(data)
+        ends, first = run.state().scales, [each["image"] for each in data]
+        names = {name: threshold_of(name) for name in ends}
+        assert set(names.values()) < set(run._weights)
+        for name, threshold in names.items():  # they begin where calibration ended
+            assert float(run._weights[threshold]) == pytest.approx(ends[name], rel=1e-6)
+        # with half of the range, nothing beyond it is seen; the gradient is that of the function
+        half = np.array([ends["image"] / 2], np.float32)
+        run._weights[names["image"]].set_value(half)
+        assert run.evaluated() == session.run
+        assert run.state().scales["image"] == pytest.approx(float(half[0]), rel=1e-6)
+        answer = session.run(first[0])["level"]
+        clipped = session.run(np.minimum(first[0], half))["level"]
+        np.testing.assert_allclose(clipped, answer, rtol=1e-6)
+        assert np.abs(answer - session.run_float(first[0])["level"]).max() > 0.01
+        session.child.call("observe", {"image": first[0]}, ["level"])
+        ones = {"level": np.ones_like(answer)}
+        slopes = session.child.call("gradients", {"image": first[0]}, ones, [names["image"]])
+        more, less = (
+            session.run_float(np.minimum(first[0], half + step))["level"].sum()
+            for step in (0.01, -0.01)
+        )
+        assert slopes[names["image"]].item() == pytest.approx((more - less) / 0.02, rel=0.1)
+        for name, end in ends.items():
+            run._weights[names[name]].set_value(np.array([end / 2], np.float32))
+        session.child.call("load_weights", run._arrays())
+        before = float(run._weights[names["image"]])
+        terms = [sum(each.values()) for each in run.steps(data, 30)]
+        assert abs(float(run._weights[names["image"]]) - before) > 1e-3
+        assert np.mean(terms[-3:]) < terms[0]
+        model = run.restore(run.state())
+        assert model.graph.weights.keys() == source.graph.weights.keys()
+
+
+def test_the_window_forgets_calibration(exported: Path) -> None:
+    from core.act.config import read_act
+    from core.act.training import Training
+
+    source, data = open_source(exported), batches()
+    given = {"activation_quantize_type": "range_abs_max", "window_size": 3}
+    with open_session(source, places(source)) as session:
+        run = Training(session, read_act({**CONFIG, "QuantAware": given}), [], lambda *a: {})
+        run.calibrate(batches(scale=2.0))
+        begin, seen = run.state().scales["image"], []
+        for each in (*data, *data):
+            session.child.call("observe", each, ["level"])
+            seen.append(run.state().scales["image"])
+        largest = [float(each["image"].max()) for each in data]
+        assert seen[0] == pytest.approx(begin, rel=1e-6)
+        assert seen[-1] == pytest.approx(max(largest), rel=1e-6)
+        assert begin > 1.5 * seen[-1]
+
+
+def test_files_of_pact_and_windows(exported: Path, tmp_path: Path) -> None:
+    given = {"use_pact": True, "activation_quantize_type": "range_abs_max"}
+    given |= {"quantize_op_types": ["conv2d", "depthwise_conv2d", "matmul"], "onnx_format": False}
+    made = AutoCompression(
+        *(exported, batches()),
+        save_dir=tmp_path / "int8",
+        config={**CONFIG, "QuantAware": given},
+        layout=FileLayout(("paddle", "onnx"), DEFAULT_TARGET),
+    ).compress()
+    assert all(each.relative < each.effect / 10 for each in made.exported.differences)
+    with pytest.raises(ExportError, match="is quantized already"):
+        open_source(tmp_path / "int8")
+
+
 @pytest.mark.parametrize(
     ("change", "data", "message"),
     [

@@ -55,7 +55,16 @@ def test_sections_may_be_empty_and_distillation_absent() -> None:
             "Global.batchsize: unknown key (did you mean 'batch_",
         ),
         ({"QuantAware": {"weight_bits": 4}}, "QuantAware.weight_bits: expected one of 8, got 4"),
-        ({"QuantAware": {"use_pact": True}}, "QuantAware.use_pact: expected false; PACT needs"),
+        (
+            {"QuantAware": {"activation_quantize_type": "abs_max"}},
+            "QuantAware.activation_quantize_type: abs_max has a scale for each",
+        ),
+        ({"QuantAware": {"is_full_quantize": True}}, "is_full_quantize: True rounds operators"),
+        ({"QuantAware": {"for_tensorrt": True}}, "files for TensorRT are written with --target"),
+        (
+            {"QuantAware": {"window_size": 0}},
+            "QuantAware.window_size: expected 1 to 100,000, got 0",
+        ),
         ({"QuantAware": {"quantize_op_types": ["conv"]}}, "did you mean 'conv2d'?"),
         ({"Distillation": {"loss": "soft"}}, "Distillation.loss: expected one of l2, soft_label"),
         ({"Distillation": {"alpha": [1.0, 2.0]}}, "Distillation.alpha: expected one, got 2"),
@@ -74,6 +83,38 @@ def test_wrong_settings(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_act(merge(WHOLE, change))
     assert message in str(caught.value)
+
+
+def test_the_file_of_the_documents(caplog: pytest.LogCaptureFixture) -> None:
+    """Full quantization of MobileNetV3_large, as its authors wrote it."""
+    caplog.set_level("INFO")
+    quant = {
+        "use_pact": True,
+        "activation_bits": 8,
+        "activation_quantize_type": "moving_average_abs_max",
+        "weight_quantize_type": "channel_wise_abs_max",
+        "not_quant_pattern": ["skip_quant"],
+        "quantize_op_types": ["conv2d", "depthwise_conv2d", "matmul"],
+        "weight_bits": 8,
+        "onnx_format": False,
+    }
+    config = read_act(
+        {
+            "Global": {"input_name": "inputs", "model_dir": "x", "batch_size": 128},
+            "Distillation": {"alpha": 1.0, "loss": "soft_label"},
+            "QuantAware": quant,
+            "TrainConfig": {"epochs": 2, "eval_iter": 5000, "learning_rate": 0.001},
+        }
+    )
+    assert config.QuantAware.use_pact
+    assert config.QuantAware.operators == ["conv2d", "depthwise_conv2d", "matmul_v2"]
+    assert "not used here: QuantAware.onnx_format" in caplog.text
+
+
+def test_linear_layers_have_one_name() -> None:
+    assert read(StaticPtqConfig, {"quantize_op_types": ["mul", "matmul_v2"]}).operators == [
+        "matmul_v2"
+    ]
 
 
 def test_a_section_is_missing() -> None:
