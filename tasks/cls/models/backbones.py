@@ -28,6 +28,15 @@ def list_backbones() -> list[str]:
     return sorted(_factories())
 
 
+def family(name: str) -> str:
+    """Return the file of PaddleClas that holds a network and its relatives of other sizes.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    return _factory(name).__module__.rpartition(".")[2]
+
+
 def build_backbone(
     name: str,
     num_classes: int = 1000,
