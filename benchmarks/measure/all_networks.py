@@ -247,7 +247,7 @@ def prune(network: Network, pruned: list[tuple[Task, Layer]]) -> Entry:
         "removed": round(1 - left / macs, 4),
         "parameters": parameters,
         "parameters_removed": round(1 - parameters_left / parameters, 4),
-        "stay": _stays(cut),
+        "stay": stays(cut),
     }
     answers = run_eager(
         model, [np.random.default_rng(0).random((2, 3, *task.config.data.input_size), "float32")]
@@ -258,7 +258,7 @@ def prune(network: Network, pruned: list[tuple[Task, Layer]]) -> Entry:
     return entry | train_step(task, model)
 
 
-def _stays(cut: Cut) -> list[Any]:
+def stays(cut: Cut) -> list[Any]:
     """Return why channels stay, with how many channels and layers, most first."""
     found: dict[str, list[Any]] = {}
     for fixed in cut.analysis.fixed:

@@ -195,7 +195,7 @@ def _walk(
         if op.index < resume_at:
             continue
         if (training, op.index) in pins.operators:
-            flow.pin_inputs(op, "its code holds fixed numbers of channels")
+            flow.pin_inputs(op, "its code holds or computes numbers of channels")
         apply_rule(flow, op)
     for name, variable in graph.outputs.items():
         for own in labels.axes(variable).values():
