@@ -111,7 +111,7 @@ def _size(name: str) -> tuple[int, list[float], str]:
 def measure_apart(name: str, steps: list[str]) -> Entry:
     """Do the steps of a network in a process of its own; what goes wrong there is the result."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["benchmarks.measure.all_networks"])
     with tempfile.TemporaryDirectory() as place:
         process = context.Process(target=_work, args=(name, steps, place))
         process.start()
@@ -163,16 +163,17 @@ class Network:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.refusal: Exception | None = None
         for side in (SIDE, *_demanded_sides(name)):
             task, model = self.build(side)
             try:
                 run_eager(model, [np.zeros(fixed_specs(task)[0].shape, "float32")])
             except Exception as error:  # noqa: BLE001 - whatever its code says of the size
-                self.refusal = error
+                self.refusal = self.refusal if side == 256 and self.refusal else error
             else:
                 self.side = side
                 return
-        raise UserError(f"{name} runs on no image: {in_a_line(self.refusal)}")
+        raise UserError(f"runs on no image, its code raises {in_a_line(self.refusal)}")
 
     def build(self, side: int | None = None) -> tuple[Task, Layer]:
         """Build it with the same random weights every time, and norms that know some images."""
@@ -191,7 +192,7 @@ class Network:
 
 def _demanded_sides(name: str) -> list[int]:
     named = [int(number) for number in re.findall(r"(?<!\d)(256|336|384)(?!\d)", name)]
-    return [*named, 224]
+    return named or [224, 256]
 
 
 def _batches(task: Task) -> list[list[paddle.Tensor]]:
@@ -229,7 +230,8 @@ def do(name: str, steps: list[str], folder: Path) -> Iterator[Entry]:
 
 def _failed(error: Exception) -> Entry:
     if isinstance(error, UserError):
-        return {"reason": " ".join(str(error).split())}
+        told = re.sub(r"; the files are in .*|/tmp/\S*/", "", " ".join(str(error).split()))
+        return {"reason": told}
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     where = [f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames]
     return {"crash": in_a_line(error), "where": where}

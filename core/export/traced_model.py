@@ -26,6 +26,7 @@ from core.graph.batch_norm_folding import fold_finite
 from core.graph.free_batch import trace_graph
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
+from core.graph.uneven_resizing import gather_uneven_resizing
 from core.quant.layers import quantized_layers
 from core.quant.outputs import rounded_outputs
 from core.runtimes.description import (
@@ -201,6 +202,7 @@ def trace_for_export(
     if rewritten:
         rounded = {graph.made.get(path) for path in rounded_outputs(model)}
         graph = rewrite(graph, {name for name in rounded if name is not None})
+    graph = gather_uneven_resizing(graph)
     int8 = None
     if quantized_layers(model):
         int8 = Int8Exporter(model, layer, graph, target, cut, opset)

@@ -134,7 +134,7 @@ def analyze_graphs(
         name: graph.shapes[name]
         for graph in graphs.values()
         for name in graph.weights - _computed(graph)
-        if graph.shapes[name]
+        if graph.shapes.get(name)  # a weight may be declared and read by no operator
     }
     labels = Labels(weights)
     layers = dict(model.named_sublayers())
