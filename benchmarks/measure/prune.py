@@ -141,13 +141,13 @@ def measure_targets(network: str, folder: Path) -> Entry:
 def _measure_cut(
     task: Task, model: Layer, specs: Sequence[InputSpec], target: float, folder: Path, whole: Entry
 ) -> Entry:
-    fixed, hinting = _never_prune(task, model)
+    fixed, hinting = never_prune(task, model)
     begin = time.process_time()
-    cut = Pruner(model, specs, fixed).cut(partial(_to_target, model, target))
+    cut = Pruner(model, specs, fixed).cut(partial(cut_to, model, target))
     found: Entry = {"seconds": time.process_time() - begin, "hints_seconds": hinting}
     found["fixed_channels"] = sum(fixed.channels for fixed in cut.analysis.fixed)
     steps: dict[str, Callable[[], Entry]] = {
-        "training": lambda: _train_step(task, model),
+        "training": lambda: train_step(task, model),
         "checkpoint": lambda: _save_and_restore(folder / f"cut {target}", task, model, cut, specs),
         "export": lambda: _export(task, model, folder / str(target), whole),
     }
@@ -159,7 +159,7 @@ def _measure_cut(
     return found
 
 
-def _never_prune(task: Task, model: Layer) -> tuple[dict[str, str], float]:
+def never_prune(task: Task, model: Layer) -> tuple[dict[str, str], float]:
     """Ask the task what must stay, as `build_pruner` does; return it and the seconds that takes."""
     begin = time.process_time()
     hinted = task.slim_hints(model).never_prune
@@ -168,7 +168,7 @@ def _never_prune(task: Task, model: Layer) -> tuple[dict[str, str], float]:
     return fixed, time.process_time() - begin
 
 
-def _to_target(model: Layer, target: float, analysis: Analysis) -> Array:
+def cut_to(model: Layer, target: float, analysis: Analysis) -> Array:
     (settings,) = load_yaml(ROOT / "configs/slim/prune.yml")["strategies"]
     scores = score(model, analysis.groups, analysis.weights, settings["criterion"])
     ranking = plan.Ranking(analysis, scores, settings["round_to"])
@@ -176,7 +176,7 @@ def _to_target(model: Layer, target: float, analysis: Analysis) -> Array:
     return ranking.keep(plan.uniform(ranking, analysis.cost.macs, limit))
 
 
-def _train_step(task: Task, model: Layer) -> Entry:
+def train_step(task: Task, model: Layer) -> Entry:
     """Take a step of training with the task's own loss, on labels that mean nothing."""
     (image,) = images(task)
     optimizer = paddle.optimizer.Momentum(0.001, parameters=model.parameters())
@@ -257,7 +257,7 @@ def measure_channels(network: str, folder: Path) -> Entry:
     task, model = build(network)
     _saved_bytes(folder / "checkpoint", task, model)
     specs = fixed_specs(task)
-    fixed, _ = _never_prune(task, model)
+    fixed, _ = never_prune(task, model)
     begin = time.process_time()
     pruner = Pruner(model, specs, fixed)
     ready = time.process_time() - begin

@@ -23,9 +23,10 @@ from core.export.int8.file_comparison import FileComparison
 from core.export.int8.layerwise import LayerDifference
 from core.graph import cost
 from core.graph.batch_norm_folding import fold_finite
+from core.graph.free_batch import trace_graph
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
-from core.graph.trace import trace
+from core.graph.uneven_resizing import gather_uneven_resizing
 from core.quant.layers import quantized_layers
 from core.quant.outputs import rounded_outputs
 from core.runtimes.description import (
@@ -194,7 +195,7 @@ def trace_for_export(
     Raises:
         ExportError: The layer cannot be traced, or holds weights that are not finite.
     """
-    graph, cut = Graph.from_trace(trace(layer, specs, model)), ending == LAYERS
+    graph, cut = trace_graph(layer, specs, model), ending == LAYERS
     counted = cost.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
@@ -203,6 +204,7 @@ def trace_for_export(
     if rewritten:
         rounded = {graph.made.get(path) for path in rounded_outputs(model)}
         graph = rewrite(graph, {name for name in rounded if name is not None})
+    graph = gather_uneven_resizing(graph)
     int8 = None
     if quantized_layers(model):
         int8 = Int8Exporter(model, layer, graph, target, cut, opset)

@@ -14,11 +14,11 @@ import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
+from core.graph.free_batch import trace_graph
 from core.graph.layer_patterns import LayerPattern, layer_patterns
 from core.graph.linear_layers import LAYER_SLOTS
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
-from core.graph.trace import trace
 
 COPY = re.compile(r"@\d+$")  # of a shared weight, as `fold_batch_norms` names it
 
@@ -36,7 +36,7 @@ def trace_folded(layer: Layer, specs: Sequence[InputSpec], model: Layer | None =
     Raises:
         ExportError: The layer cannot be traced, or a weight holds values that are not finite.
     """
-    graph = Graph.from_trace(trace(layer, specs, model))
+    graph = trace_graph(layer, specs, model)
     fold_finite(graph)
     return graph
 

@@ -68,10 +68,23 @@ def attribute(op: Any, name: str, default: Any = None) -> Any:
     """Return an attribute of an operator as a Python value."""
     for each in op.attrs:
         if each.name == name:
+            if each.type == framework_pb2.AttrType.SCALAR:
+                return _number(each.scalar)
+            if each.type == framework_pb2.AttrType.SCALARS:
+                return [_number(scalar) for scalar in each.scalars]
             field = _FIELDS[each.type]
             value = getattr(each, field)
             return value if len(field) == 1 or field == "float64" else list(value)
     return default
+
+
+def _number(scalar: Any) -> bool | int | float | complex:
+    kinds = framework_pb2.Scalar.Type
+    if scalar.type == kinds.COMPLEX128:
+        return complex(scalar.c.r, scalar.c.i)
+    field = {kinds.BOOLEAN: "b", kinds.LONG: "i", kinds.FLOAT64: "r"}[scalar.type]
+    value: bool | int | float = getattr(scalar, field)
+    return value
 
 
 def operator(

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import ExportError
+
 SizeArray = np.ndarray
 Values = dict[str, SizeArray]  # of the small tensors that sizes are computed with
 _INT32, _INT64 = 2, 3  # in attributes called dtype
@@ -40,18 +42,33 @@ _TOLD: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
+class SizeError(ExportError):
+    """Sizes that a graph computes do not fit an operator; `index` is its position."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 def settle_sizes(block: Any) -> None:
     """Fill in the sizes of a traced block that its operators compute; others stay -1.
 
     Args:
         block: Description of a block of the old IR; its variables get their shapes in place.
+
+    Raises:
+        SizeError: They do not fit an operator.
     """
     values: Values = {}
     settled: set[str] = set()
     for index in range(block.op_size()):
         op = block.op(index)
         if settled.intersection(op.input_arg_names()):
-            op.infer_shape(block)
+            try:
+                op.infer_shape(block)
+            except ValueError as error:
+                told = str(error).strip().splitlines()[0]
+                raise SizeError(f"{op.type()}: {told}", index) from error
             settled.update(op.output_arg_names())
         value = _evaluate(op, block, values)
         if value is not None:
@@ -76,6 +93,10 @@ def _evaluate(op: Any, block: Any, values: Values) -> SizeArray | None:
     if op.type() == "fill_constant" and not op.input_arg_names():
         few = int(np.prod(op.attr("shape"))) <= 8
         return np.full(op.attr("shape"), op.attr("value")) if few else None
+    if op.type() == "assign_value":
+        given = [scalar.value() for scalar in op.attr("values")] if op.has_attr("values") else []
+        few = 0 < len(given) <= 8
+        return np.array(given).reshape(op.attr("shape")) if few else None
     names = op.input_arg_names()
     if not names or any(name not in values for name in names):
         return None

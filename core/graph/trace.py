@@ -21,7 +21,7 @@ import paddle
 from paddle import Tensor
 from paddle.base import framework
 from paddle.base.dygraph.base import to_static_mode_guard
-from paddle.jit.dy2static.program_translator import ProgramTranslator
+from paddle.jit.dy2static.program_translator import ProgramTranslator, _program_hash
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
@@ -118,7 +118,10 @@ def trace(
                 ]
                 outputs = _output_variables(_call(layer, inputs, model or layer))
         finally:
-            ProgramTranslator.get_instance()._params_recorder.pop(program)
+            translator = ProgramTranslator.get_instance()
+            translator._params_recorder.pop(program)
+            translator._inplace_map.params_dict.pop(_program_hash(program), None)
+        outputs = _with_parts_replaced(program, outputs)
         if not training:
             _set_evaluation(program)
         used = {name: weights[name] for name in weights if program.global_block().has_var(name)}
@@ -190,6 +193,22 @@ def _output_variables(returned: Any) -> dict[str, str]:
             raise ExportError(f"{name}: does not depend on the inputs, it is a constant")
         outputs[name] = output.name
     return outputs
+
+
+def _with_parts_replaced(program: framework.Program, outputs: Mapping[str, str]) -> dict[str, str]:
+    """Let operators read what assignments to parts of a tensor (`x[:, 1:] = y`) have made of it.
+
+    A graph puts the result into a new variable, while the code goes on with the old one.
+    """
+    block, latest = program.desc.block(0), dict[str, str]()
+    for index in range(block.op_size()):
+        op = block.op(index)
+        replaced = op.input("Input")[0] if op.type() == "set_value" else ""
+        for name in latest.keys() & set(op.input_arg_names()):
+            op._rename_input(name, latest[name])
+        if replaced:
+            latest[replaced] = op.output("Out")[0]
+    return {name: latest.get(variable, variable) for name, variable in outputs.items()}
 
 
 def _set_evaluation(program: framework.Program) -> None:

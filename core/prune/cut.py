@@ -249,20 +249,45 @@ def check_cut(
         try:
             found = trace_operators(model, specs, expected.training)
         except TraceError as error:
+            misfits = _misfits(expected, error.graph, layers, keep) if error.graph else {}
             own = _within(expected.graph, error.layer)
-            if not own:
+            if not misfits and not own:
                 raise
-            return {(expected.training, index): str(error) for index in own}
+            return misfits or {(expected.training, index): str(error) for index in own}
         ours, theirs = (_outside(graph, layers) for graph in (expected.graph, found))
-        # a depthwise convolution of a single channel that is left is a plain one
-        kinds = [[op.type.removeprefix("depthwise_") for op in ops] for ops in (ours, theirs)]
-        if kinds[0] != kinds[1]:
+        if list(map(_kind, ours)) != list(map(_kind, theirs)):
             raise ExportError(f"{type(model).__name__}: runs other operators once it is pruned")
-        for one, two in zip(ours, theirs):
-            wrong = _misfit(one, two, expected, found, keep)
-            if wrong:
-                return {(expected.training, one.index): wrong}
+        misfits = _misfits(expected, found, layers, keep)
+        if misfits:
+            return misfits
     return {}
+
+
+def _misfits(
+    expected: TracedLabels, found: ModelGraph, layers: Mapping[str, Layer], keep: Array
+) -> dict[tuple[bool, int], str]:
+    """Return the operators that put out other shapes than foreseen, with what was found.
+
+    Both graphs are compared as far as they run the same operators. What reads such an output is
+    not held against its own operator.
+    """
+    misfits: dict[tuple[bool, int], str] = {}
+    spoilt: set[str] = set()
+    for one, two in zip(_outside(expected.graph, layers), _outside(found, layers)):
+        if _kind(one) != _kind(two):
+            break
+        read = {name for names in one.inputs.values() for name in names}
+        wrong = "" if read & spoilt else _misfit(one, two, expected, found, keep)
+        if wrong:
+            misfits[expected.training, one.index] = wrong
+        if wrong or read & spoilt:
+            spoilt.update(name for names in one.outputs.values() for name in names)
+    return misfits
+
+
+def _kind(op: Operator) -> str:
+    # a depthwise convolution of a single channel that is left is a plain one
+    return op.type.removeprefix("depthwise_")
 
 
 def _within(graph: ModelGraph, layer: str) -> list[int]:
@@ -294,5 +319,6 @@ def _misfit(
                 shape[axis] = int(keep[labels].sum())
             now = list(found.shapes.get(other) or ())
             if shape != now:
-                return f"{one.type} puts out {now} instead of {shape}"
+                where = f"{one.layer}: " if one.layer else ""
+                return f"{where}{one.type} puts out {now} instead of {shape}"
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,6 +18,8 @@ from core.prune.structure.graph import trace_modes
 from core.prune.structure.labels import Array
 from core.task import Task
 
+# whose sizes code tells
+SIZED = ("reshape2", "expand_v2", "tile", "slice", "strided_slice", "split", "pad", "pad3d")
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +67,8 @@ class Pruner:
 
         The cut model is traced again. Where its code turns out to hold fixed numbers of channels,
         the cut is undone, those channels are pinned and the plan is asked anew. If it holds them
-        still, it computes them from its input (`x.shape[-1] // heads`), which is pinned then.
+        still, it computes them from other channels of the same code, or from its input
+        (`x.shape[-1] // heads`), which are pinned then.
 
         Args:
             plan: Turns an analysis into the mask [labels] of what to keep.
@@ -106,25 +109,50 @@ class Pruner:
         self.cut(one_of_each).undo()
 
     def _pin(self, found: Mapping[tuple[bool, int], str]) -> None:
-        known = self._pins.operators
+        operators = set(found) - self._pins.operators
+        inputs: set[str] = set()
         what = next(iter(found.values()))
-        if set(found) - known:
-            _log.info("channels stay where code holds their number: %s", what)
-            alike = {
-                (training, other)
-                for training, index in found
-                for other in self._same_code(training, index)
-            }
-            self._pins = replace(self._pins, operators=known | set(found) | alike)
+        for place in found if not operators else ():
+            operators |= self._of_same_code(place, SIZED)
+            layer = None if operators else self._reader_of_width(place)
+            inputs |= set() if layer is None else {layer, *self._twins(layer)}
+        if not operators and not inputs:
+            operators = {other for place in found for other in self._of_same_code(place)}
+        if not operators and not inputs:
+            raise ExportError(f"{what}; pinning its channels did not help")
+        if inputs:
+            told = ", ".join(sorted(inputs)[:3])
+            _log.info("%s: the channels of the input stay, code computes with them", told)
         else:
-            layer = self._reader_of_width(next(iter(found)))
-            if layer is None:
-                raise ExportError(f"{what}; pinning its channels did not help")
-            _log.info("%s: the channels of its input stay, its code computes with them", layer)
-            self._pins = replace(
-                self._pins, inputs=self._pins.inputs | {layer, *self._twins(layer)}
-            )
+            _log.info("channels stay where code holds their number: %s", what)
+        alike = {
+            (training, other)
+            for training, index in operators
+            for other in self._same_code(training, index)
+        }
+        self._pins = replace(
+            self._pins,
+            operators=self._pins.operators | operators | alike,
+            inputs=self._pins.inputs | inputs,
+        )
         self.analysis = analyze_graphs(self._model, self._graphs, self._pins)
+
+    def _of_same_code(
+        self, place: tuple[bool, int], kinds: Collection[str] = ()
+    ) -> set[tuple[bool, int]]:
+        """Return what else the layer of an operator runs itself, of some kinds or of all.
+
+        Its code may give one operator a number that it read off the operand of another.
+        """
+        training, index = place
+        operators = self._graphs[training].operators
+        own = operators[index].layer
+        found = {
+            (training, op.index)
+            for op in operators
+            if op.layer == own and (not kinds or op.type in kinds)
+        }
+        return found - self._pins.operators
 
     def _twins(self, path: str) -> list[str]:
         """Return the other layers of a network's own class that run the same operators."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from paddle.nn import Layer, Sequential
 
 from core.graph.batch_norm_folding import fold_batch_norms, folded_norms
+from core.graph.free_batch import trace_graph
 from core.graph.linear_layers import layers_of
 from core.graph.operators import names_of, only
 from core.graph.program import Graph
-from core.graph.trace import trace
 from core.network.batch_norms import is_batch_norm
 from core.network.layers import get
 from core.network.modes import evaluation_mode
@@ -76,7 +76,7 @@ def plan_grids(
         processors: Processors on which the files must be right.
     """
     with evaluation_mode(model):
-        graph = Graph.from_trace(trace(task.deploy_model(model, "raw"), task.input_spec(), model))
+        graph = trace_graph(task.deploy_model(model, "raw"), task.input_spec(), model)
     slow: dict[str, str] = {}
     if target == "paddle" and processors == "any":
         graph = with_signed_bytes(graph)

@@ -85,6 +85,12 @@ class Task:
         return name_outputs(raw)
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses:
+        model, found = self.config.model, outputs["logits"].shape[-1]
+        if found != model.num_classes:
+            raise ConfigError(
+                f"model.num_classes: {model.name} tells {found} classes apart, whatever is asked "
+                f"for; got {model.num_classes}"
+            )
         return classification_losses(outputs, batch["label"], self.config.loss)
 
     def infer(self, run: Forward, batch: Arrays) -> Arrays:

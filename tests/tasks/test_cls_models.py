@@ -257,3 +257,21 @@ def test_building_leaves_logging_alone():
     levels = {name: logging.getLogger(name).level for name in ("ppcls", "faiss.loader")}
     build_backbone(SMALL, 3)
     assert levels == {name: logging.getLogger(name).level for name in levels}
+
+
+def test_no_network_fetches_weights_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    from paddleclas.ppcls.arch.backbone.model_zoo import uniformer
+
+    def fetch(*_: object, **__: object) -> None:
+        raise AssertionError("weights are fetched")
+
+    monkeypatch.setattr(uniformer, "load_dygraph_pretrain", fetch)
+    assert build_backbone("UniFormer_small", 3)
+
+
+def test_arguments_without_defaults_are_asked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_backbone("WideResNet", 3)
+    told = "model.options: WideResNet needs depth, widen_factor, dropout, which are not given"
+    assert str(caught.value) == told
+    assert build_backbone("WideResNet", 3, options={"depth": 10, "widen_factor": 1, "dropout": 0.0})

@@ -134,7 +134,7 @@ def analyze_graphs(
         name: graph.shapes[name]
         for graph in graphs.values()
         for name in graph.weights - _computed(graph)
-        if graph.shapes[name]
+        if graph.shapes.get(name)  # a weight may be declared and read by no operator
     }
     labels = Labels(weights)
     layers = dict(model.named_sublayers())
@@ -195,7 +195,7 @@ def _walk(
         if op.index < resume_at:
             continue
         if (training, op.index) in pins.operators:
-            flow.pin_inputs(op, "its code holds fixed numbers of channels")
+            flow.pin_inputs(op, "its code holds or computes numbers of channels")
         apply_rule(flow, op)
     for name, variable in graph.outputs.items():
         for own in labels.axes(variable).values():

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
@@ -16,7 +16,7 @@ from paddle.static import InputSpec
 
 from core.errors import ExportError
 from core.graph.cost import Shape
-from core.graph.shapes import settle_sizes
+from core.graph.shapes import SizeError, settle_sizes
 from core.graph.trace import Trace, trace
 
 Names = Mapping[str, Sequence[str]]
@@ -82,11 +82,16 @@ class ModelGraph:
 
 
 class TraceError(ExportError):
-    """The model cannot be traced; `layer` is where it failed."""
+    """The model cannot be traced.
 
-    def __init__(self, message: str, layer: str) -> None:
+    Attributes:
+        layer: Path of the layer in which it failed.
+        graph: What was traced until then, without outputs; None if no layer was called.
+    """
+
+    def __init__(self, message: str, layer: str, graph: ModelGraph | None = None) -> None:
         super().__init__(message)
-        self.layer = layer
+        self.layer, self.graph = layer, graph
 
 
 def trace_operators(model: Layer, specs: Sequence[InputSpec], training: bool) -> ModelGraph:
@@ -101,14 +106,41 @@ def trace_operators(model: Layer, specs: Sequence[InputSpec], training: bool) ->
         TraceError: It cannot be traced.
     """
     calls: list[Call] = []
-    open_calls: list[tuple[str, int]] = []
+    open_calls: list[_OpenCall] = []
     with _listening(model, calls, open_calls):
         try:
             traced = trace(model, specs, training=training)
         except ExportError as error:
-            layer = open_calls[-1][0] if open_calls else ""
-            raise TraceError(str(error), layer) from error
+            if not open_calls:
+                raise TraceError(str(error), "") from error
+            layer = open_calls[-1].layer
+            try:
+                begun = _begun(model, specs, calls, open_calls)
+            except TraceError as earlier:
+                layer, begun = earlier.layer, earlier.graph
+            raise TraceError(str(error), layer, begun) from error
     return _read(traced, calls)
+
+
+@dataclass(frozen=True)
+class _OpenCall:
+    """A call of a layer that has not returned: position of its first operator in a program."""
+
+    layer: str
+    first: int
+    program: Any
+
+
+def _begun(
+    model: Layer, specs: Sequence[InputSpec], calls: Sequence[Call], open_calls: Sequence[_OpenCall]
+) -> ModelGraph | None:
+    """Return the graph of a trace that failed, as far as it came."""
+    program = open_calls[-1].program
+    end = program.desc.block(0).op_size()
+    unfinished = [Call(call.layer, call.first, end, (), ()) for call in reversed(open_calls)]
+    weights = dict([*model.named_parameters(), *model.named_buffers()])
+    inputs = tuple(spec.name for spec in specs)
+    return _read(Trace(program, inputs, {}, weights, {}), [*calls, *unfinished])
 
 
 def trace_modes(model: Layer, specs: Sequence[InputSpec]) -> dict[bool, ModelGraph]:
@@ -151,9 +183,7 @@ def _mentions(value: Any, module: str) -> bool:
 
 
 @contextlib.contextmanager
-def _listening(
-    model: Layer, calls: list[Call], open_calls: list[tuple[str, int]]
-) -> Iterator[None]:
+def _listening(model: Layer, calls: list[Call], open_calls: list[_OpenCall]) -> Iterator[None]:
     def position() -> int:
         size: int = default_main_program().desc.block(0).op_size()
         return size
@@ -162,10 +192,10 @@ def _listening(
 
     def listen(path: str, layer: Layer) -> None:
         def before(_layer: Layer, _inputs: Any) -> None:
-            open_calls.append((path, position()))
+            open_calls.append(_OpenCall(path, position(), default_main_program()))
 
         def after(_layer: Layer, inputs: Any, outputs: Any) -> None:
-            _, first = open_calls.pop()
+            first = open_calls.pop().first
             calls.append(Call(path, first, position(), _names(inputs), _names(outputs)))
 
         handles.append(layer.register_forward_pre_hook(before))
@@ -188,29 +218,40 @@ def _names(value: Any) -> tuple[str, ...]:
     return (value.name,) if hasattr(value, "name") else ()
 
 
-def _read(traced: Trace, calls: list[Call]) -> ModelGraph:
+def _read(traced: Trace, calls: Sequence[Call]) -> ModelGraph:
     block = traced.program.desc.block(0)
-    settle_sizes(block)
     owners = _owners(calls, block.op_size())
+    try:
+        settle_sizes(block)
+    except SizeError as error:
+        layer = owners[error.index]
+        begun = _graph(block, replace(traced, outputs={}), calls, owners[: error.index])
+        raise TraceError(f"{layer}: {error}" if layer else str(error), layer, begun) from error
+    return _graph(block, traced, calls, owners)
+
+
+def _graph(block: Any, traced: Trace, calls: Sequence[Call], owners: Sequence[str]) -> ModelGraph:
+    """Return the first operators of a block, as many as have owners, as a graph."""
     operators = []
     names: set[str] = {*traced.inputs, *traced.outputs.values()}
-    for index in range(block.op_size()):
+    for index, owner in enumerate(owners):
         op = block.op(index)
         inputs = {slot: tuple(op.input(slot)) for slot in op.input_names()}
         outputs = {slot: tuple(op.output(slot)) for slot in op.output_names()}
         attributes = {name: op.attr(name) for name in op.attr_names() if name not in _UNREAD}
         names.update(name for slot in (inputs, outputs) for part in slot.values() for name in part)
-        operators.append(Operator(index, op.type(), inputs, outputs, owners[index], attributes))
+        operators.append(Operator(index, op.type(), inputs, outputs, owner, attributes))
     shapes: dict[str, Shape] = {}
     for name in names:
         variable = block.find_var(name.encode())
         if variable is not None:
             shapes[name] = tuple(variable.shape())
     weights = frozenset(traced.weights)
-    return ModelGraph(operators, calls, weights, traced.inputs, dict(traced.outputs), shapes)
+    outputs_of = dict(traced.outputs)
+    return ModelGraph(operators, list(calls), weights, traced.inputs, outputs_of, shapes)
 
 
-def _owners(calls: list[Call], count: int) -> list[str]:
+def _owners(calls: Sequence[Call], count: int) -> list[str]:
     owners = [""] * count
     for call in reversed(calls):  # the inner calls, which ended earlier, have the last word
         owners[call.first : call.end] = [call.layer] * (call.end - call.first)

@@ -170,6 +170,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "stack": shape_rules.stack,
         "split": shape_rules.split,
         "slice": shape_rules.slice_,
+        "roll": shape_rules.roll,
+        "set_value": shape_rules.set_value,
         "transpose2": shape_rules.transpose,
         "matmul_v2": weight_rules.matmul,
         "pixel_shuffle": shape_rules.pixel_shuffle,

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from core.prune.structure.flow import Flow, positive_axis, second_axis, spread, without
+from core.prune.structure.flow import (
+    Flow,
+    broadcast,
+    positive_axis,
+    second_axis,
+    spread,
+    without,
+)
 from core.prune.structure.graph import Operator
 from core.prune.structure.labels import Array
 
@@ -108,7 +115,7 @@ def reshape(flow: Flow, op: Operator) -> None:
     name, output = op.input("X"), op.output("Out")
     axes = flow.labels.axes(name)
     before, after = flow.shape(name), flow.shape(output)
-    if axes and -1 in (*before, *after):
+    if -1 in (*before, *after):
         flow.pin_inputs(op, "its shape depends on values")
         return
     out: dict[int, Array | None] = {}
@@ -245,3 +252,34 @@ def expand(flow: Flow, op: Operator) -> None:
         else:
             flow.pin(op, labels, "it repeats channels")
     flow.labels.put(output, out)
+
+
+def roll(flow: Flow, op: Operator) -> None:
+    """Places go round along some axes; channels must not."""
+    name, axes = op.input("X"), list(op.attribute("axis") or ())
+    if not axes:
+        flow.pin_inputs(op, "it goes round all axes at once")
+        return
+    kept: dict[int, Array | None] = dict(flow.labels.axes(name))
+    for axis in axes:
+        flow.pin(
+            op,
+            kept.pop(positive_axis(int(axis), len(flow.shape(name))), None),
+            "it goes round channels",
+        )
+    flow.labels.put(op.output("Out"), kept)
+
+
+def set_value(flow: Flow, op: Operator) -> None:
+    """A part of a tensor is replaced; along whole axes the two are alike."""
+    name, value = op.input("Input"), op.input("ValueTensor")
+    cut = [int(axis) for axis in op.attribute("axes") or ()]
+    if not value or op.attribute("decrease_axes") or op.attribute("none_axes"):
+        flow.pin_inputs(op, "it replaces a part by numbers of another shape")
+        return
+    for axis in cut:
+        flow.pin(op, flow.labels.get(name, axis), "it replaces channels by their number")
+    rank = len(flow.shape(name))
+    whole = [axis for axis in range(rank) if axis not in cut]
+    shifts = {name: 0, value: rank - len(flow.shape(value))}
+    flow.labels.put(op.output("Out"), broadcast(flow, op, shifts, whole))

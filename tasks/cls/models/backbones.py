@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paddle import nn
@@ -26,6 +26,15 @@ _CLASS_COUNTS = ("class_num", "num_classes")  # the two words PaddleClas has for
 def list_backbones() -> list[str]:
     """Return the names of all classifiers in PaddleClas."""
     return sorted(_factories())
+
+
+def family(name: str) -> str:
+    """Return the file of PaddleClas that holds a network and its relatives of other sizes.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    return _factory(name).__module__.rpartition(".")[2]
 
 
 def build_backbone(
@@ -56,10 +65,14 @@ def build_backbone(
             raise ConfigError(f"model.options.{key}: is set by model.pretrained or num_classes")
     check_words(options, "model.options")
     check_channels(options, "model.options")
-    count_key = "num_classes" if "num_classes" in _parameters(factory) else "class_num"
+    known = inspect.signature(factory).parameters
+    given: dict[str, Any] = {"num_classes" if "num_classes" in known else "class_num": num_classes}
+    if "pretrained" in known:  # some would fetch weights by themselves
+        given["pretrained"] = False
+    _check_required(name, known.values(), {**given, **options})
     try:
         with _quiet():
-            model = _build_with_own_names(lambda: factory(**{count_key: num_classes}, **options))
+            model = _build_with_own_names(lambda: factory(**given, **options))
     except (TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
         if not options:
             raise
@@ -203,6 +216,21 @@ def _check_options(model: Layer, factory: Callable[..., Layer], options: Mapping
                 f"model.options.{key}: unknown argument of {type(model).__name__}"
                 f"{suggest(key, sorted(known))}"
             )
+
+
+def _check_required(
+    name: str, parameters: Iterable[inspect.Parameter], given: Mapping[str, Any]
+) -> None:
+    """Refuse to build a network without the arguments for which PaddleClas has no defaults."""
+    missing = [
+        each.name
+        for each in parameters
+        if each.default is each.empty
+        and each.kind is each.POSITIONAL_OR_KEYWORD
+        and each.name not in given
+    ]
+    if missing:
+        raise ConfigError(f"model.options: {name} needs {', '.join(missing)}, which are not given")
 
 
 def _has_width(model: Layer, width: int) -> bool:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import paddle
 import pytest
 from paddle import nn
 from paddle.static import InputSpec
 
 from core.errors import ExportError
+from core.export.onnx.convert import convert_to_onnx
+from core.graph.program import Graph
 from core.graph.trace import name_outputs, trace
 
 IMAGE = [InputSpec([None, 3, None, None], "float32", "image")]
@@ -193,3 +198,27 @@ def test_the_length_of_stacks_is_put_back(before: Any, monkeypatch: pytest.Monke
     with pytest.raises(ExportError, match="Broken: cannot be traced: ValueError: broken"):
         trace(Broken(), spec)
     assert getattr(sys, "tracebacklimit", None) == before
+
+
+class ReplacesParts(nn.Layer):
+    """Adds to a part of a map, and to a part of the result (as ReXNet and TNT do)."""
+
+    def forward(self, x: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        y = x * 2
+        before = y + 1
+        y[:, :1] += x[:, 1:2]
+        between = y + 1
+        y[:, :, 1:] = between[:, :, 1:] * 3
+        return {"before": before, "between": between, "y": y}
+
+
+def test_parts_that_are_replaced_are_read_afterwards(tmp_path: Path) -> None:
+    layer, spec = ReplacesParts(), InputSpec([2, 3, 4, 4], "float32", "image")
+    graph = Graph.from_trace(trace(layer, [spec]))
+    files = tmp_path / "model.pdmodel", tmp_path / "model.pdiparams"
+    graph.write(*files)
+    image = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype("float32")
+    session = onnxruntime.InferenceSession(convert_to_onnx(*files))
+    found = dict(zip(graph.outputs, session.run(None, {"image": image})))
+    for name, wanted in layer(paddle.to_tensor(image)).items():
+        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-6)
