@@ -19,6 +19,7 @@ from types import BuiltinFunctionType, MappingProxyType, SimpleNamespace
 from typing import Any
 
 import paddle
+import paddle.nn.functional as F
 from paddle.base.framework import Variable, convert_np_dtype_to_dtype_
 from paddle.base.layer_helper import LayerHelper
 
@@ -60,12 +61,14 @@ def _replacements() -> Iterator[tuple[Any, dict[str, Any]]]:
     either = {name: _either(kernels[name], build) for name, build in BUILDERS.items()}
     by_kernel = {id(kernels[name]): function for name, function in either.items()}
     yield importlib.import_module(_WRAPPERS), {"_C_ops": SimpleNamespace(**{**kernels, **either})}
+    # Python still, but in 3.3 it ends in an UnboundLocalError where it has added its operators
+    yield F, {"normalize": _either(F.normalize, normalize)}
     for owner in (Variable, *(sys.modules[name] for name in _MODULES if name in sys.modules)):
         own = {n: v for n, v in vars(owner).items() if isinstance(v, BuiltinFunctionType)}
         yield owner, {n: by_kernel[id(v)] for n, v in own.items() if id(v) in by_kernel}
 
 
-def _either(kernel: BuiltinFunctionType, build: Builder) -> Callable[..., Any]:
+def _either(kernel: Callable[..., Any], build: Builder) -> Callable[..., Any]:
     """Return a function that adds an operator where it is given a variable, and else computes."""
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -224,6 +227,17 @@ def _softplus(
     x: Variable, beta: float = 1, threshold: float = 20, name: str | None = None
 ) -> Variable:
     return _add("softplus", {"X": x}, {"beta": float(beta), "threshold": float(threshold)})
+
+
+def normalize(
+    x: Variable, p: float = 2, axis: int = 1, epsilon: float = 1e-12, name: str | None = None
+) -> Variable:
+    """Divide by the p-norm along an axis, as `paddle.nn.functional.normalize`."""
+    attributes = {"axis": axis, "porder": float(p), "keepdim": True, "epsilon": epsilon}
+    norm = _add("p_norm", {"X": x}, attributes)
+    least = paddle.full([1], epsilon, norm.dtype)
+    made: Variable = paddle.divide(x, BUILDERS["maximum"](norm, least))
+    return made
 
 
 def _grid_sample(

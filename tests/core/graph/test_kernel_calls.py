@@ -24,7 +24,7 @@ from paddle.base.framework import Variable
 from paddle.base.proto import framework_pb2
 from paddle.static import InputSpec
 
-from core.graph.kernel_calls import BUILDERS, kernels_take_variables
+from core.graph.kernel_calls import BUILDERS, kernels_take_variables, normalize
 from core.graph.trace import old_ir, trace
 
 WRAPPERS = "paddle.base.dygraph.generated_tensor_methods_patch"
@@ -136,6 +136,17 @@ def test_the_operator_is_that_of_paddle(name: str, arguments: Any, named: Any) -
     computed = eager(name)(*tensors, **named).numpy()
     assert computed.dtype == value.dtype
     np.testing.assert_allclose(value, computed, rtol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("named", [{}, {"p": 1, "axis": -1, "epsilon": 0.5}], ids=str)
+def test_normalize_adds_the_operators_of_paddle(named: dict[str, Any]) -> None:
+    operators, _, value = operators_of(normalize, ("x",), named)
+    kinds = [operator[0] for operator in operators]
+    assert kinds == ["p_norm", "fill_constant", "elementwise_max", "elementwise_div"]
+    theirs = operators_of(lambda *a, **n: F.normalize(*a, **n), ("x",), named)[0]
+    assert [(each[0], each[3]) for each in theirs] == [(each[0], each[3]) for each in operators]
+    computed = F.normalize(paddle.to_tensor(ARRAYS["x"]), **named).numpy()
+    np.testing.assert_allclose(value, computed, rtol=1e-6)
 
 
 def test_every_function_is_among_them() -> None:
