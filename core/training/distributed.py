@@ -15,7 +15,7 @@ from paddle.autograd import PyLayer
 from paddle.nn import Layer
 
 from core.network.layers import replace
-from core.training.peers import Peer, watch_others
+from core.training.peers import Peer, own_log, watch_others
 
 
 def initialize() -> tuple[int, int]:
@@ -28,7 +28,8 @@ def initialize() -> tuple[int, int]:
     if several and not dist.is_initialized():
         dist.init_parallel_env()
         rank = dist.get_rank()
-        watch_others(gather(Peer(rank, os.getpid(), socket.gethostname())), rank)
+        mine = Peer(rank, os.getpid(), socket.gethostname(), own_log())
+        watch_others(gather(mine), rank)
     return dist.get_rank(), dist.get_world_size()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -19,16 +20,26 @@ GRACE_SECONDS = 2.0  # in which this process may end by itself, with words of it
 _PROC = Path("/proc")
 _LAUNCHER = -1  # in the place of a rank
 _EXIT_CODE = 49  # of the fields of /proc/PID/stat behind the name
+_TAIL = 1 << 16  # bytes of a log that are read
+_MOST_CHARACTERS = 500  # of a line of it
+# our own line, or the last one of a traceback
+_DEATH = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit)\b")
+_PREFIX = re.compile(r"error: (rank \d+: )?")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """One of the processes that `python -m paddle.distributed.launch` started."""
+    """One of the processes that `python -m paddle.distributed.launch` started.
+
+    The launcher shows what the first one says alone; `log` is the file that it has the others write
+    to, empty where there is none.
+    """
 
     rank: int
     pid: int
     host: str
+    log: str = ""
 
 
 def watch_others(peers: Sequence[Peer], rank: int) -> None:
@@ -49,14 +60,38 @@ def watch_others(peers: Sequence[Peer], rank: int) -> None:
         threading.Thread(target=_watch, args=(others,), daemon=True).start()
 
 
-def ending(status: int) -> str:
-    """Say how a process ended, by the status that `wait` would return."""
+def own_log() -> str:
+    """Return the file that this process writes its errors to; empty if that is no file (Linux)."""
+    try:
+        path = os.readlink(_PROC / "self" / "fd" / "2")
+    except OSError:
+        return ""
+    return path if os.path.isfile(path) else ""
+
+
+def ending(status: int, log: str = "") -> str:
+    """Say how a process ended, by the status that `wait` would return, and its log."""
+    where = f"; see {log}" if log else ""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
         name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
         hint = ", as the system does when memory runs out" if number == signal.SIGKILL else ""
-        return f"was killed by {name}{hint}"
-    return f"ended with status {os.WEXITSTATUS(status)}; see what it says itself"
+        return f"was killed by {name}{hint}{where}"
+    words = last_words(log) if log else ""
+    said = f": {words}" if words else ""
+    return f"ended with status {os.WEXITSTATUS(status)}{said}{where or '; see what it says itself'}"
+
+
+def last_words(log: str) -> str:
+    """Return the line of a log that says what a process died of; empty if there is none."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(os.path.getsize(log) - _TAIL, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = [line for line in text.splitlines() if _DEATH.match(line)]
+    return _PREFIX.sub("", found[-1])[:_MOST_CHARACTERS] if found else ""
 
 
 def _watch(peers: Sequence[Peer]) -> None:
@@ -102,7 +137,7 @@ def _end_after(peer: Peer, status: int) -> None:
     own = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 1
     word = WORDS.get(own - 128)
     if word is None:
-        _log.error("rank %d (process %d) %s", peer.rank, peer.pid, ending(status))
+        _log.error("rank %d (process %d) %s", peer.rank, peer.pid, ending(status, peer.log))
     time.sleep(GRACE_SECONDS)
     if word is not None:
         sys.stderr.write(f"{word}\n")

@@ -25,7 +25,8 @@ from tests.device import DEVICE, TWO_PROCESSES
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def launch(arguments: list[str], tmp_path: Path) -> None:
+def launch(arguments: list[str], tmp_path: Path, status: int = 0) -> str:
+    """Run a script in two processes; return what the launcher shows."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = f"{ROOT}:{ROOT / 'tests' / 'plugins'}"
     command = [sys.executable, "-m", "paddle.distributed.launch", *TWO_PROCESSES]
@@ -34,7 +35,8 @@ def launch(arguments: list[str], tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
     )
     logs = "".join(path.read_text() for path in (tmp_path / "log").glob("workerlog.*"))
-    assert done.returncode == 0, done.stderr + logs
+    assert done.returncode == status, done.stderr + logs
+    return done.stdout + done.stderr
 
 
 def teach(settings: Any, tmp_path: Path) -> list[str]:
@@ -85,6 +87,30 @@ def test_two_processes_equal_one_with_the_same_global_batch(
         for name in ("one", "two")
     ]
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
+
+
+ONE_FAILS = """
+import core.settings.startup
+from core import cli
+from core.errors import DataError
+from core.training.distributed import barrier, initialize
+def main():
+    cli.load_paddle()
+    rank, _ = initialize()
+    if rank == 1:
+        raise DataError("mine/7.jpg: the JPEG file is truncated")
+    barrier()
+cli.run(main)
+"""
+
+
+def test_the_launcher_shows_which_rank_died_of_what(tmp_path: Path) -> None:
+    """It shows what the first process says, and names the log of that alone."""
+    (tmp_path / "one_fails.py").write_text(ONE_FAILS)
+    shown = launch([str(tmp_path / "one_fails.py")], tmp_path, status=1)
+    (line,) = (line for line in shown.splitlines() if "ERROR rank 1 (process " in line)
+    assert "ended with status 2: mine/7.jpg: the JPEG file is truncated; see " in line
+    assert line.endswith(f"{tmp_path}/log/workerlog.1")
 
 
 @pytest.mark.gpu

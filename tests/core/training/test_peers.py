@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from core.training.peers import ending
+from core.training.peers import ending, last_words
 
 ROOT = Path(__file__).resolve().parents[3]
 WATCH = """
@@ -61,7 +62,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stdin.flush()
 
 
-def watching(start: Start, *others: tuple[int, int, str]) -> subprocess.Popen[str]:
+def watching(start: Start, *others: tuple[Any, ...]) -> subprocess.Popen[str]:
     process = start("-c", WATCH, json.dumps(others), 0.05)
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
@@ -89,6 +90,64 @@ def test_the_death_of_another_rank_is_said_and_ends_this_one(
     assert process.returncode == own
     wanted = f"ERROR rank 3 (process {other.pid}) {said}\n" if said else "terminated\n"
     assert untimed(errors) == wanted
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File 'x.py', line 3\nValueError: no such lane\n"
+NOISE = "W1126 13:52:19.936924 3213 store.cc:185] closed\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("12:00:00 INFO epoch 1\nerror: rank 3: mine/7.jpg: is truncated\n", "mine/7.jpg: is trun"),
+        (TRACEBACK, "ValueError: no such lane; see"),
+        (TRACEBACK + NOISE, "ValueError: no such lane; see"),
+        (
+            "x" * 100_000 + "\npaddle.base.core.EnforceError: out of memory\n",
+            "EnforceError: out of",
+        ),
+    ],
+)
+def test_what_a_rank_died_of_is_read_from_its_log(
+    start: Start, tmp_path: Path, log: str, said: str
+) -> None:
+    """The launcher shows the log of the first rank alone, which so has to say it."""
+    file = tmp_path / "workerlog.3"
+    file.write_text(log)
+    other = start("-S", "-c", OTHER, 2)
+    process = watching(start, (3, other.pid, "here", str(file)))
+    end(other)
+    _, errors = process.communicate(timeout=20)
+    (line,) = untimed(errors).splitlines()
+    assert line.startswith(f"ERROR rank 3 (process {other.pid}) ended with status 2: ")
+    assert said in line
+    assert line.endswith(f"; see {file}")
+    assert "rank 3:" not in line
+
+
+def test_logs_that_say_nothing_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "workerlog.1"
+    assert ending(2 << 8, str(file)) == f"ended with status 2; see {file}"
+    file.write_bytes(b"\xff\xfe all is well\n")
+    assert ending(2 << 8, str(file)) == f"ended with status 2; see {file}"
+    assert ending(signal.SIGSEGV, str(file)) == f"was killed by SIGSEGV; see {file}"
+    file.write_text("error: " + "y" * 10_000)
+    assert len(last_words(str(file))) == 500
+
+
+def test_the_own_log_is_the_file_that_errors_go_to(tmp_path: Path) -> None:
+    code = "from core.training.peers import own_log; print(own_log())"
+    with open(tmp_path / "log", "w") as log:
+        for errors, wanted in ((log, str(tmp_path / "log")), (subprocess.PIPE, "")):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                check=True,
+            )
+            assert done.stdout.strip().rpartition("\n")[2] == wanted
 
 
 def test_one_that_ends_well_is_no_news(start: Start) -> None:
