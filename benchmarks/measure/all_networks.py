@@ -171,7 +171,7 @@ class Network:
             try:
                 run_eager(model, [np.zeros(fixed_specs(task)[0].shape, "float32")])
             except Exception as error:  # noqa: BLE001 - whatever its code says of the size
-                self.refusal = self.refusal if side == 256 and self.refusal else error
+                self.refusal = error if side == sides[0] else self.refusal or error
             else:
                 self.side = side
                 return
