@@ -12,6 +12,7 @@ from core.export.onnx.convert import OPSET, check_converter, convert_to_onnx, ha
 from core.graph import cost
 from core.graph.adaptive_pooling import expand_adaptive_pools
 from core.graph.program import Graph
+from core.graph.told_values import values_as_weights
 from core.runtimes.description import DESCRIPTION
 from core.settings.config import suggest
 from core.settings.files import scratch
@@ -111,7 +112,7 @@ def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: in
     with scratch() as place:  # the converters read files of Paddle
         files = Path(place, MODEL), Path(place, PARAMS)
         if "onnx" in formats or "openvino" in formats:
-            expand_adaptive_pools(graph).write(*files)
+            values_as_weights(expand_adaptive_pools(graph)).write(*files)
             content = convert_to_onnx(*files, opset)
             if "onnx" in formats:
                 (folder / ONNX).write_bytes(content)

@@ -125,7 +125,7 @@ class Resample(Layer):
     def __init__(self, x: Tensor, choose: Choose) -> None:
         super().__init__()
         _, channels, height, width = x.shape
-        kinds = ["global", "adaptive", "global_max", "pad", "crop"]
+        kinds = ["global", "adaptive", "global_max", "pad", "crop", "roll", "replace"]
         if min(height, width) > 1:
             kinds += ["max", "average"]
         if max(height, width) < 9:
@@ -143,6 +143,8 @@ class Resample(Layer):
             "global_max": lambda: F.adaptive_max_pool2d(x, 1),
             "pad": lambda: F.pad(x, [1, 1, 0, 1], mode="replicate"),
             "crop": lambda: x[:, :, :1],
+            "roll": lambda: paddle.roll(x, (1, -1), (2, 3)),
+            "replace": lambda: _with_other_rows(x),
             "max": lambda: F.max_pool2d(x, 2, 2),
             "average": lambda: F.avg_pool2d(x, 3, 2, 1),
             "nearest": lambda: F.interpolate(x, scale_factor=2),
@@ -151,6 +153,12 @@ class Resample(Layer):
             "unshuffle": lambda: F.pixel_unshuffle(x, 2),
         }
         return kinds[self.kind]()
+
+
+def _with_other_rows(x: Tensor) -> Tensor:
+    y = x + 1
+    y[:, :, :1] = y[:, :, :1] * x[:, :, -1:]
+    return y
 
 
 class Gate(Layer):

@@ -275,3 +275,13 @@ def test_arguments_without_defaults_are_asked_for() -> None:
     told = "model.options: WideResNet needs depth, widen_factor, dropout, which are not given"
     assert str(caught.value) == told
     assert build_backbone("WideResNet", 3, options={"depth": 10, "widen_factor": 1, "dropout": 0.0})
+
+
+def test_a_size_that_a_network_refuses_is_told_in_one_line() -> None:
+    model = build_backbone("DeiT_tiny_patch16_224", 3)
+    with pytest.raises(ConfigError) as caught:
+        dissect(model, 3, (3, 96, 96))
+    assert str(caught.value) == (
+        "model.name: VisionTransformer does not run on a picture of 96x96 (data.image_size), its "
+        "code raises AssertionError: Input image size (96*96) doesn't match model (224*224)."
+    )

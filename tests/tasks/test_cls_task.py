@@ -132,6 +132,17 @@ def test_losses_train_every_parameter(tmp_path):
     assert all(p.grad is not None for p in trained)
 
 
+def test_a_network_with_classes_of_its_own_is_refused(tmp_path):
+    task = make_task(tmp_path)
+    outputs = {"logits": paddle.zeros([2, 2])}
+    with pytest.raises(ConfigError) as caught:
+        task.losses(outputs, {"label": paddle.to_tensor([0, 3])})
+    assert str(caught.value) == (
+        "model.num_classes: MobileNetV3_small_x0_35 tells 2 classes apart, whatever is asked for; "
+        "got 4"
+    )
+
+
 def test_hints_name_the_classifier(tmp_path):
     task = make_task(tmp_path)
     hints = task.slim_hints(task.build_model())

@@ -69,7 +69,9 @@ def _run_converter(model: Path, params: Path, opset: int) -> Any:
         if done.returncode == 0 and output.is_file():
             return onnx.load(output)
     spoken = [
-        line for line in lines_of(done) if line.startswith("[Paddle2ONNX]") and "support" in line
+        line
+        for line in lines_of(done)
+        if line.startswith("[ERROR]") or (line.startswith("[Paddle2ONNX]") and "support" in line)
     ]
     reason = spoken[-1] if spoken else last_words(done)
     raise ExportError(f"onnx: the model cannot be converted: {reason.rstrip(' ,')}")

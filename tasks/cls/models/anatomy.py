@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
+from core.errors import ConfigError
 from core.network.modes import evaluation_mode
 from tasks.cls.models.outputs import name_outputs
 
@@ -33,10 +34,14 @@ class _Call:
 
 
 def dissect(model: Layer, num_classes: int, shape: tuple[int, int, int]) -> Anatomy:
-    """Run the network on a random picture [C, H, W] and see which layer returned what."""
+    """Run the network on a random picture [C, H, W] and see which layer returned what.
+
+    Raises:
+        ConfigError: The network does not run on such a picture.
+    """
     noise = np.random.default_rng(0).random((1, *shape), np.float32)
     with evaluation_mode(model), _recording(model) as calls, paddle.no_grad():
-        outputs = name_outputs(model(paddle.to_tensor(noise)))
+        outputs = name_outputs(_run(model, paddle.to_tensor(noise)))
     classifiers = []
     logits = None
     for name, output in outputs.items():
@@ -50,6 +55,18 @@ def dissect(model: Layer, num_classes: int, shape: tuple[int, int, int]) -> Anat
     if not classifiers:
         classifiers = _layers_as_wide_as(calls, num_classes)
     return Anatomy(tuple(dict.fromkeys(classifiers)), logits, _last_map(calls, classifiers))
+
+
+def _run(model: Layer, image: Tensor) -> Any:
+    try:
+        return model(image)
+    except Exception as error:  # whatever the network's own code raises
+        told = (str(error).strip().splitlines() or [""])[0].strip()
+        size = "x".join(map(str, image.shape[2:]))
+        raise ConfigError(
+            f"model.name: {type(model).__name__} does not run on a picture of {size} "
+            f"(data.image_size), its code raises {type(error).__name__}: {told}"
+        ) from error
 
 
 @contextlib.contextmanager

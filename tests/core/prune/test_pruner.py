@@ -162,6 +162,27 @@ def test_numbers_are_pinned_where_they_are_held(kind: type[Attention], layer: st
     assert model(paddle.randn([2, 3, 8, 8])).shape == [2, 2]
 
 
+class Glances(nn.Layer):
+    """Looks at a weight that no operator reads, which is declared in the graph all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2D(3, 8, 1), nn.Conv2D(8, 2, 1)
+        self.spare = self.create_parameter([4, 4])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        assert self.spare is not None
+        return self.other(self.one(x))
+
+
+def test_a_weight_that_nothing_reads_stays() -> None:
+    model = Glances()
+    cut = Pruner(model, SPECS, {"other": "kept"}).cut(half)
+    assert model.one.weight.shape[0] == 4
+    assert model.spare.shape == [4, 4]
+    assert cut.edit.kept.keys() == {"one.weight", "one.bias", "other.weight"}
+
+
 class OwnMode(nn.Layer):
     """Has a head that only training runs, and a switch of its own for it."""
 

@@ -48,12 +48,20 @@ def turned(work: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor], Ten
     return lambda n, x: work(n, n.a(x).transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])
 
 
+def replaced(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, :1] = x.mean(1, keepdim=True)
+    return y
+
+
 @pytest.mark.parametrize(
     ("work", "operator", "why"),
     [
         (lambda n, x: paddle.cumsum(n.a(x), 1), "cumsum", "does not know"),
         (lambda n, x: paddle.flip(n.a(x), [1]), "flip", "does not know"),
-        (lambda n, x: paddle.roll(n.a(x), 1, 1), "roll", "does not know"),
+        (lambda n, x: paddle.roll(n.a(x), 1, 1), "roll", "goes round channels"),
+        (lambda n, x: paddle.roll(n.a(x), 1), "roll", "goes round all axes"),
+        (lambda n, x: replaced(n.a(x)), "set_value", "replaces channels by their number"),
         (lambda n, x: n.a(x)[:, 1:], "slice", "by their number"),
         (lambda n, x: F.softmax(n.a(x), 1), "softmax", "alternatives"),
         (lambda n, x: F.pad(n.a(x), [0, 0, 1, 1, 0, 0, 0, 0]), "pad", "pads channels"),
