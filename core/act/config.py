@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from core.act.refused import refuse
 from core.errors import ConfigError
 from core.quant.choices import ObserverKind, WeightType
 from core.runtimes.formats import find_files
@@ -27,7 +28,6 @@ from core.targets.names import Processors
 
 OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2", "matmul", "mul"]
 OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2")
-ActivationType = Literal["moving_average_abs_max", "range_abs_max"]
 # what programs of Paddle before 2.1 have for linear layers; files name both
 LINEAR: Mapping[str, str] = MappingProxyType({"matmul": "matmul_v2", "mul": "matmul_v2"})
 LossKind = Literal["l2", "soft_label"]
@@ -185,7 +185,9 @@ class QuantAwareConfig:
     never_quantize: tuple[str, ...] = ()
     processors: Processors = "any"
     weight_quantize_type: WeightType = "channel_wise_abs_max"
-    activation_quantize_type: ActivationType = "moving_average_abs_max"
+    activation_quantize_type: Literal["moving_average_abs_max", "range_abs_max"] = (
+        "moving_average_abs_max"
+    )
     moving_rate: float = 0.9
     window_size: int = 10000
     weight_bits: Literal[8] = 8
@@ -365,44 +367,6 @@ class ActConfig:
     Distillation: DistillationConfig | None = None
 
 
-# keys of PaddleSlim's that cannot act here, with what to do
-REFUSED: Mapping[str, str] = MappingProxyType(
-    {
-        "Quantization": "unknown section (did you mean 'QuantAware'?); PaddleSlim ignores it and "
-        "distils without quantizing",
-        "QuantPost": "quantization without training is tools/ptq.py --model_dir",
-        "HyperParameterOptimization": "tools/ptq.py --model_dir DIR --observer all compares",
-        "Prune": "channels are pruned with the network's code: tools/train.py --slim prune",
-        "ChannelPrune": "channels are pruned with the network's code: tools/train.py --slim prune",
-        "ASPPrune": "no runtime here gains from 2:4 sparsity; --slim prune removes channels",
-        "UnstructurePrune": "no runtime here gains from single zeros; --slim prune cuts channels",
-        "TransformerPrune": "heads are pruned with the network's code; see docs/prune.md",
-        "MultiTeacherDistillation": "several teachers need the network's code: --distill_config",
-        "Distillation.teacher_model_dir": "the float model itself teaches; another one does with "
-        "the network's code: --distill_config",
-        "Distillation.merge_feed": "the float model is fed what the quantized one is",
-        "TrainConfig.amp_config": "exported models are trained in float32",
-        "TrainConfig.recompute_config": "activations are kept",
-        "TrainConfig.sharding_config": "each process holds the whole model",
-        "TrainConfig.sparse_model": "see UnstructurePrune",
-        "TrainConfig.optim_args": "write optimizer_builder",
-    }
-)
-
-# values that cannot act here, with what to do
-REFUSED_VALUES: Mapping[tuple[str, str, str | bool], str] = MappingProxyType(
-    {
-        ("QuantAware", "activation_quantize_type", "abs_max"): "has a scale for each batch, which "
-        "a file cannot compute; write moving_average_abs_max or range_abs_max",
-        ("QuantAware", "is_full_quantize", True): "rounds operators that are no layers, which run "
-        "in float in these files; outputs of layers get grids with the network's code: "
-        "quantize_outputs of --slim qat",
-        ("QuantAware", "for_tensorrt", True): "selects operators of PaddleSlim's own files; files "
-        "for TensorRT are written with --target tensorrt",
-    }
-)
-
-
 def operators_of(kinds: Sequence[OpType]) -> list[str]:
     """Return types of operators as programs of today call them."""
     return list(dict.fromkeys(LINEAR.get(kind, kind) for kind in kinds))
@@ -415,15 +379,7 @@ def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
         ConfigError: An unknown section or key, or a wrong value.
     """
     content = config if isinstance(config, dict) else load_yaml(config)
-    for path, reason in REFUSED.items():
-        section, _, key = path.partition(".")
-        inside = content.get(section, {}) if key else content
-        if isinstance(inside, Mapping) and (key or section) in inside:
-            raise ConfigError(f"{path}: {reason}")
-    for (section, key, value), reason in REFUSED_VALUES.items():
-        inside = content.get(section)
-        if isinstance(inside, Mapping) and inside.get(key) == value:
-            raise ConfigError(f"{section}.{key}: {value} {reason}")
+    refuse(content)
     found = read(ActConfig, {key: value or {} for key, value in content.items()})
     if not found.QuantAware.onnx_format:
         _log.info("not used here: QuantAware.onnx_format; files round by separate operators")

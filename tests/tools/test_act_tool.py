@@ -92,7 +92,7 @@ def test_static_quantization_of_an_exported_model(
 
 @pytest.mark.chain
 @pytest.mark.parametrize("teacher", [True, False])
-def test_act(call_act: Any, exported: Path, tmp_path: Path, teacher: bool) -> None:
+def test_act(call_act: Any, call_tool: Any, exported: Path, tmp_path: Path, teacher: bool) -> None:
     if teacher:
         toy.draw_images(tmp_path / "pictures", 8, seed=0)
         file = act_file(tmp_path, Global={"images": "pictures"})
@@ -110,6 +110,10 @@ def test_act(call_act: Any, exported: Path, tmp_path: Path, teacher: bool) -> No
     assert description.task is not None
     assert description.quantization is not None
     assert description.quantization.processors == ("any" if teacher else "vnni")
+    (float_metric,) = re.findall(r"│ float +│ (0\.\d{4}) │", said)
+    status, said = call_tool("eval.py", "--config_path", file)  # measures what Global names
+    assert status == 0, said
+    assert f"mae: {float_metric}" in said
 
 
 @pytest.mark.chain

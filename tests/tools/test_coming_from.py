@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNNING = ("tests/tools/", "tests/core/workflows/")  # whose tests run commands to their end
 ROWS = [
     [cell.strip() for cell in line.strip("| \n").split(" | ")]
     for line in (ROOT / "docs/coming_from.md").read_text(encoding="utf-8").splitlines()
@@ -26,7 +27,7 @@ def test_there_is_a_row_for_every_document() -> None:
 def test_commands_and_tests_exist(row: list[str]) -> None:
     command, tests = row[-2], row[-1]
     found = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", tests)
-    assert found
+    assert any(file.startswith(RUNNING) for file, _ in found), "no test runs the command"
     for file, name in found:
         text = (ROOT / file).read_text(encoding="utf-8")
         assert not name or f"def {name}(" in text, f"{file}::{name}"

@@ -73,6 +73,11 @@ def test_paddleclas_trains_prunes_and_exports(
     best = "./output/MobileNetV3_small_x0_35/best_model"
     trained = ["-o", f"Global.pretrained_model={best}"]
 
+    quant = write(tmp_path / "quant.yaml", PADDLECLAS + "Slim: {quant: {name: pact}}")
+    status, output = call_tool("train.py", "-c", quant, *cpu, *trained, "--save_dir", "quantized")
+    assert status == 0, output
+    assert load_description(tmp_path / "quantized/best_model").edits[0][0] == "qat"
+
     # told before it is done, and saved in our own words
     pruned = ["-c", slim, *cpu, *trained, "--save_dir", "pruned"]
     status, output = call_tool("train.py", *pruned, "--dry_run", "--save_config", "ours.yml")
@@ -91,6 +96,27 @@ def test_paddleclas_trains_prunes_and_exports(
     assert description is not None
     assert description.report is not None
     assert description.inputs[0].shape[2:] == (32, 32)
+
+
+@pytest.mark.chain
+def test_paddleclas_quantizes_after_training(
+    call_tool: Call, pictures: Path, tmp_path: Path
+) -> None:
+    text = PADDLECLAS.replace("MobileNetV3_small_x0_35", "SqueezeNet1_1")
+    plain = write(tmp_path / "plain.yaml", text)
+    status, output = call_tool("train.py", "-c", plain, "-o", "Global.device=cpu")
+    assert status == 0, output
+    best = "./output/SqueezeNet1_1/best_model"
+    weights = ["-o", f"Global.pretrained_model={best}"]
+    status, output = call_tool("export_model.py", "-c", plain, *weights, "--format", "paddle")
+    assert status == 0, output
+    model = ["-o", "Global.save_inference_dir=./inference", "--observer", "avg"]
+    status, output = call_tool("ptq.py", "-c", plain, *model)
+    assert status == 0, output
+    description = read_description(tmp_path / "inference/quant_post_static_model/int8")
+    assert description is not None
+    assert description.quantization is not None
+    assert description.quantization.layers > 20
 
 
 def test_a_tool_says_what_it_wants(call_tool: Call, tmp_path: Path) -> None:
@@ -148,7 +174,14 @@ def test_paddleseg_trains_and_quantizes(call_tool: Call, tmp_path: Path) -> None
     assert "qat: learning rate x 1" in output
     description = load_description(tmp_path / "output_quant/best_model")
     assert (description.epoch, description.edits[-1][0]) in ((1, "qat"), (2, "qat"))
-    assert (tmp_path / "output_quant/best_model/model.pdparams").is_file()
+    best = "output_quant/best_model/model.pdparams"
+    status, output = call_tool(
+        *("qat_export.py", "--config", config, "--model_path", best),
+        *("--save_dir", "output_quant_infer", "--format", "paddle"),
+    )
+    assert status == 0, output
+    made = {path.name for path in (tmp_path / "output_quant_infer").iterdir()}
+    assert {"model.pdmodel", "model.pdiparams", "deploy.yml"} <= made
     gone = ["--config", config, "--model_path", "gone.pdparams", "--save_dir", "int8"]
     status, output = call_tool("qat_export.py", *gone)
     assert status == 2

@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 
-from core.act.config import (
-    REFUSED,
-    ActScheduleConfig,
-    GlobalConfig,
-    StaticPtqConfig,
-    read_act,
-)
+from core.act.config import ActScheduleConfig, GlobalConfig, StaticPtqConfig, read_act
+from core.act.refused import REFUSED
 from core.errors import ConfigError
 from core.settings.config import merge, read
 from core.settings.optimizer_config import Momentum
