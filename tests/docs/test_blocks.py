@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from core.dialects.files import translated
-from core.settings.config import load_yaml, merge
+from core.distill.teacher import TeachingConfig
+from core.settings.config import load_yaml, merge, read
 from core.training.recipe import read_recipe
 from core.training.run import read_run
 from core.workflows.run_plan import RunFiles, read_plan
@@ -105,6 +106,7 @@ def read_settings(block: Block, base: str | None, folder: Path) -> None:
         teacher.write_text(yaml.safe_dump({**content, "_base_": beside}), encoding="utf-8")
         student = ROOT / "configs/keypoint/lite_hrnet_18_256x192_coco.yml"
         assert len(read_plan(RunFiles(str(student), None, [str(teacher)])).teachers) == 1
+        assert read(TeachingConfig, content["distill"]).losses
     elif "layers" in content:
         found, left = translated({**load_yaml(COMPRESSOR), **content}, [])
         assert found is not None
