@@ -85,7 +85,8 @@ class ChannelReader:
                 if name in self.kept and name in self.layouts:
                     self._stored(name)
         for name in self._graph.outputs:
-            self._pinned(name)
+            if name in self.layouts:  # else it has no channels, as what an argmax makes
+                self._pinned(name)
 
     def _channels(self, name: str) -> int:
         """Return how many channels a tensor has; 0 if that is not known."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from tests.docs.command_lines import read_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNING = ("tests/tools/", "tests/core/workflows/")  # whose tests run commands to their end
@@ -31,8 +34,6 @@ def test_commands_and_tests_exist(row: list[str]) -> None:
     for file, name in found:
         text = (ROOT / file).read_text(encoding="utf-8")
         assert not name or f"def {name}(" in text, f"{file}::{name}"
-    known = (ROOT / "core/options.py").read_text(encoding="utf-8")
-    for tool in re.findall(r"tools/\w+\.py", command):
-        text = (ROOT / tool).read_text(encoding="utf-8") + known
-        for flag in re.findall(r"--(\w+)", command):
-            assert f"{flag}" in text, f"{tool} --{flag}"
+    for words in re.findall(r"`tools/([^`]+)`", command):
+        tool, *arguments = shlex.split(words)
+        read_arguments(tool, arguments)

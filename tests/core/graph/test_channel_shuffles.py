@@ -77,6 +77,26 @@ def test_kept_tensors_have_their_values_in_some_order(
         np.testing.assert_allclose(*order, rtol=1e-4, atol=1e-5)
 
 
+class Deciding(nn.Layer):
+    """Ends in the number of the largest value, which has no channels."""
+
+    def __init__(self, inner: nn.Layer) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x).flatten(1).argmax(axis=1)
+
+
+def test_an_output_without_channels(folder: Path) -> None:
+    graph = traced(Deciding(Chain(ShuffleUnit, 3)))
+    [name] = graph.outputs
+    assert len(graph.shape(name)) == 1
+    made = follow_channels(graph)
+    assert run(made, folder)[name].tolist() == run(graph, folder)[name].tolist()
+    assert len(made.operators) < len(graph.operators)
+
+
 @pytest.mark.parametrize(("block", "left"), [(ShuffleUnit, 0), (Weighted, 1)])
 def test_a_chain_of_blocks_needs_few_shuffles(
     folder: Path, block: type[nn.Layer], left: int
