@@ -2,8 +2,9 @@
 
     python -m benchmarks.measure.processors CONFIG WEIGHTS ROOT [--calibration FOLDER]
 
-A trained network is quantized after training for each runtime, with `processors: any` and `vnni`,
-and by NNCF with its defaults and with `overflow_fix` for all layers. Every file answers the whole
+A trained network is quantized after training for each runtime, as its task hints, with `processors:
+any` and `vnni`, and by NNCF with its presets, as they are and with `overflow_fix` for all layers.
+Every file answers the whole
 validation split in its runtime on this processor, and on one without VNNI: OpenVINO and Paddle
 Inference under ONEDNN_MAX_CPU_ISA=AVX2, which makes them take the kernels of such a processor, and
 ONNX Runtime, which obeys no variable, on an emulated one (`qemu-x86_64 -cpu Haswell`, if it is
@@ -24,6 +25,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,7 @@ from core.runtimes.formats import format_of
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, merge
 from core.targets.instructions import multiplies_int8_exactly
-from core.targets.names import BACKENDS, Backend
+from core.targets.names import BACKENDS, PROCESSORS, Backend, Processors
 from core.task import Arrays, Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate
@@ -56,7 +59,12 @@ RUNNER, NNCF_SCRIPT = (
 )
 CAP = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 EMULATOR = ("qemu-x86_64", "-cpu", "Haswell")
-NNCF = {"NNCF": "first_layer_only", "NNCF, overflow_fix": "enable"}
+NNCF = {  # preset and fix
+    "NNCF": ("performance", "first_layer_only"),
+    "NNCF, overflow_fix": ("performance", "enable"),
+    "NNCF, mixed": ("mixed", "first_layer_only"),
+    "NNCF, mixed, overflow_fix": ("mixed", "enable"),
+}
 Entry = dict[str, Any]
 
 
@@ -75,7 +83,7 @@ def measure(
     images: Calibration,
     python: Path,
     emulated: int,
-    balance: bool,
+    kinds: Sequence[Processors],
 ) -> Entry:
     """Make all files of a network and measure each on both kinds of processor."""
     task = read_run(merge(load_yaml(config), {"data": {"root": root}})).task
@@ -86,15 +94,15 @@ def measure(
         whole = store_inputs(task, loader, folder, "whole")
         few = store_inputs(task, loader.share(emulated / len(loader.dataset)), folder, "few")
         metrics: Entry = {}
+        seconds: dict[str, float] = {}
         for backend in BACKENDS:
             metrics[backend] = {"float": on_both(task, whole, few, folder / "float", backend)}
-            for processors in ("any", "vnni"):
+            for processors in kinds:
                 _, model = checkpoint.restore(weights, task)
-                zero_points = balance and backend != "paddle"
-                how = PtqConfig(
-                    target=backend, processors=processors, balance=balance, zero_points=zero_points
-                )
+                begin = time.process_time()
+                how = PtqConfig(target=backend, processors=processors)
                 quantize_after_training(task, model, images, how)
+                seconds[f"{backend}, {processors}"] = time.process_time() - begin
                 made = folder / f"{backend}_{processors}"
                 kind = format_of(backend)
                 target = "onnxruntime" if backend == "onnxruntime" else "openvino"
@@ -103,7 +111,8 @@ def measure(
                 metrics[backend][processors] = found
                 logging.info("%s, %s: %s", backend, processors, found)
         try:
-            files = quantize_with_nncf(python, folder, images)
+            files, of_nncf = quantize_with_nncf(python, folder, images)
+            seconds |= of_nncf
             for name, made in files.items():
                 metrics["openvino"][name] = on_both(task, whole, few, made, "openvino")
         except PeerError as error:
@@ -114,6 +123,7 @@ def measure(
         "images": len(loader.dataset),
         **({"emulated": emulated} if emulated < len(loader.dataset) else {}),
         "metrics": metrics,
+        "seconds": seconds,
     }
 
 
@@ -215,25 +225,28 @@ def replay(task: Task, loader: Loader, answers: Path) -> float:
         return float(metric.compute()[metric.primary])
 
 
-def quantize_with_nncf(python: Path, folder: Path, images: Calibration) -> dict[str, Path]:
-    """Quantize the float ONNX file with NNCF in its own environment; return the files."""
+def quantize_with_nncf(
+    python: Path, folder: Path, images: Calibration
+) -> tuple[dict[str, Path], dict[str, float]]:
+    """Quantize the float ONNX file with NNCF in its own environment; return files and seconds."""
     samples = [row.numpy()[None] for batch in images() for row in batch[0]]
     np.savez(folder / "samples.npz", *samples)
     made = folder / "nncf"
     made.mkdir()
     source = [str(folder / "float" / "model.onnx"), str(folder / "samples.npz"), str(made)]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    files = {}
-    for name, fix in NNCF.items():
-        command = [str(python), NNCF_SCRIPT, *source, "performance", "--overflow_fix", fix]
+    files, seconds = {}, {}
+    for name, (preset, fix) in NNCF.items():
+        command = [str(python), NNCF_SCRIPT, *source, preset, "--overflow_fix", fix]
         done = subprocess.run(command, env=variables, capture_output=True, text=True)
-        file = made / "performance.xml"
+        file = made / f"{preset}.xml"
         if not file.is_file():
             raise PeerError(last_line(done.stderr))
         for each in (file, file.with_suffix(".bin")):
-            each.rename(folder / f"nncf_{fix}{each.suffix}")
-        files[name] = folder / f"nncf_{fix}.xml"
-    return files
+            each.rename(folder / f"nncf_{preset}_{fix}{each.suffix}")
+        files[name] = folder / f"nncf_{preset}_{fix}.xml"
+        seconds[name] = json.loads((made / "nncf.json").read_text())["seconds"][preset]
+    return files, seconds
 
 
 def main() -> None:
@@ -244,8 +257,10 @@ def main() -> None:
     for name in ("config", "weights", "root"):
         parser.add_argument(name)
     parser.add_argument("--calibration", type=Path, help="folder of images; default: training's")
-    help_ = "even out channels, and zero points in runtimes that know them"
-    parser.add_argument("--balance", action="store_true", help=help_)
+    help_ = "kinds of files to make (default: both)"
+    parser.add_argument(
+        "--processors", nargs="+", choices=PROCESSORS, default=PROCESSORS, help=help_
+    )
     parser.add_argument("--images", type=options.positive, default=128)
     parser.add_argument(
         "--emulated", type=options.positive, default=500, help="images for an emulator"
@@ -261,16 +276,15 @@ def main() -> None:
         images = training_images(task, given.images)
     python = install_nncf(given.work_dir, importlib.metadata.version("openvino"))
     source = given.config, given.weights, given.root
-    entry = measure(*source, images, python, given.emulated, given.balance) | {
+    entry = measure(*source, images, python, given.emulated, given.processors) | {
         "command": f"python -m benchmarks.measure.processors {given.config} "
         f"{Path(given.weights).name} {Path(given.root).name} --images {given.images} "
-        f"--emulated {given.emulated}{' --balance' if given.balance else ''}",
+        f"--emulated {given.emulated} --processors {' '.join(given.processors)}",
         "revision": loaded,
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
-    name = Path(given.config).stem + (" --balance" if given.balance else "")
-    record("processors", {name: entry}, page)
+    record("processors", {Path(given.config).stem: entry}, page)
     print(json.dumps(entry["metrics"], indent=1))
 
 

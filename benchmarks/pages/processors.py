@@ -12,11 +12,12 @@ TEXT = """
 
 Written by `python -m benchmarks.measure.processors`: trained networks quantized after training,
 each file measured in its runtime on the whole validation split; in brackets the points against
-float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`. Without
-VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an emulated
-Haswell, on as many images as the column says if not on all (its float file on the same ones, with
-VNNI, which float32 does not use). NNCF: its performance preset with the same images, as it is, and
-with `overflow_fix` for all layers; it writes files for OpenVINO only.
+float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`, with
+what the task hints at (keypoints: `--observer abs_max --zero_points --balance --reconstruct`).
+Without VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an
+emulated Haswell, on as many images as the column says if not on all (its float file on the same ones, with
+VNNI, which float32 does not use). NNCF: its performance preset and its mixed one with the same
+images, as they are, and with `overflow_fix` for all layers; it writes files for OpenVINO only.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""
@@ -35,6 +36,11 @@ def processors(entries: dict[str, Entry]) -> Iterator[str]:
                 if runtime == "onnxruntime" and "emulated" in entry:
                     cells[1] += f", {entry['emulated']} images"
                 yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(cells)} |"
+    timed = {network: entry["seconds"] for network, entry in entries.items() if "seconds" in entry}
+    if timed:
+        yield "\nSeconds of processor time that quantizing took, calibration included:\n"
+    for network, seconds in timed.items():
+        yield f"- {network}: " + "; ".join(f"{name} {spent:.0f}" for name, spent in seconds.items())
     yield "\n```"
     yield from (entry["command"] for entry in entries.values())
     yield "```"
