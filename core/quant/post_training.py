@@ -41,7 +41,7 @@ ENOUGH = 100  # images of a calibration; with fewer, rare large activations are 
 
 # What layers make in float and on grids is of the same images, so the difference is known well from
 # few. They pass through the model at once, so that large images are fewer.
-IMAGES_TO_CORRECT = 64
+IMAGES_TO_CORRECT = 128
 VALUES_TO_CORRECT = 2**24
 
 CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
