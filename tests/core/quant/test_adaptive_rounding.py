@@ -149,9 +149,18 @@ def test_weight_is_fitted_to_the_inputs_that_the_quantized_layer_reads():
 def test_few_samples_leave_a_weight_near_to_what_it_was():
     rng = np.random.default_rng(4)
     weight = rng.normal(size=(1, 5, 200))
-    inputs, noise = rng.normal(size=(20, 1, 200)), rng.normal(size=(20, 1, 5))
+    inputs, noise = rng.normal(size=(20, 1, 200)), 20 * rng.normal(size=(20, 1, 5))
     wanted = np.einsum("gok,ngk->ngo", weight, inputs) + noise
     far = fit_weight(weight, inputs, wanted, "none") - weight
     exact = np.linalg.lstsq(inputs[:, 0], noise[:, 0], rcond=None)[0].T
     rounding = np.abs(weight).max() / HIGHEST
     assert np.square(far).mean() < 0.5 * np.square(exact).mean() + rounding**2
+
+
+def test_a_row_whose_grid_would_move_is_not_rounded():
+    """Both of a pair of 128 steps in all are rounded down: the file would have other steps."""
+    rows = np.array([[[70.5, 57.5, 3.3, -20.2], [70.4, 57.6, 3.3, -20.2]]]) / 1000
+    made = round_weight(rows, np.eye(4)[None], "pair_sum")
+    np.testing.assert_array_equal(made[0, 0], rows[0, 0])
+    unit = 0.128 * (1 + 1e-6) / PAIR
+    np.testing.assert_allclose(made[0, 1], np.array([70, 58, 3, -20]) * unit, rtol=1e-5)
