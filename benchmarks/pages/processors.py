@@ -12,13 +12,13 @@ TEXT = """
 
 Written by `python -m benchmarks.measure.processors`: trained networks quantized after training,
 each file measured in its runtime on the whole validation split; in brackets the points against
-float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`, with
-what the task hints at (keypoints: `--observer abs_max --zero_points --balance --reconstruct`).
-Without VNNI: Paddle Inference and OpenVINO under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an
-emulated Haswell, on as many images as the column says if not on all (its float file on the same
-ones, with VNNI, which float32 does not use). NNCF: its performance preset and its mixed one with
-the same images, as they are, and with `overflow_fix` for all layers; it writes files for OpenVINO
-only.
+float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`, and
+otherwise as the task hints; networks of which no seconds are given were measured before tasks
+hinted at anything (`--observer mse` and no other step). Without VNNI: Paddle Inference and OpenVINO
+under `ONEDNN_MAX_CPU_ISA=AVX2`, ONNX Runtime on an emulated Haswell, on as many images as the
+column says if not on all (its float file on the same ones, with VNNI, which float32 does not use).
+NNCF: its performance preset and its mixed one with the same images, as they are, and with
+`overflow_fix` for all layers; it writes files for OpenVINO only.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""
