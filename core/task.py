@@ -100,12 +100,30 @@ class QatBudget:
 
 
 @dataclass(frozen=True)
+class PtqHints:
+    """Settings of quantization without training where the user gives none; see `PtqConfig`.
+
+    Attributes:
+        observer: Observer that sets the grids of activations.
+        zero_points: Whether to use zero points where the target knows them.
+        balance: Whether to equalize the ranges of the channels of activations.
+        reconstruct: Whether to fit weights and biases layer by layer.
+    """
+
+    observer: Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"] = "mse"
+    zero_points: bool = False
+    balance: bool = False
+    reconstruct: bool = False
+
+
+@dataclass(frozen=True)
 class SlimHints:
     """Hints of a task for compressing its model; layers are globs on dotted paths."""
 
     distill_points: tuple[DistillPoint, ...] = ()
     never_prune: tuple[str, ...] = ()
     never_quantize: tuple[str, ...] = ()
+    ptq: PtqHints = PtqHints()
 
 
 @runtime_checkable

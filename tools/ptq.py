@@ -29,9 +29,11 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
     add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
     known = f"{', '.join(choices.OBSERVERS)}; all: compare them, keep the best"
-    add("--observer", default=choices.OBSERVER, help=f"{known} (default: {choices.OBSERVER})")
+    add("--observer", help=f"{known} (default: what the task hints at, else {choices.OBSERVER})")
     for name, text in choices.STEPS.items():
-        add(f"--{name}", action="store_true", help=text)
+        add(f"--{name}", action="store_true", default=None, help=text)
+        if name in choices.HINTED:
+            add(f"--no_{name}", dest=name, action="store_false", help="even where the task hints")
     known = ", ".join(choices.WEIGHT_TYPES)
     add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
@@ -60,19 +62,20 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
 
     check_formats(arguments.format)
     kind: type[Any] = PtqConfig
-    names = ["weight_quantize_type", "never_quantize", "processors"]
+    names, observer = ["weight_quantize_type", "never_quantize", "processors"], arguments.observer
     files = leading_format(arguments.format)
     given = {"target": arguments.target or (DEFAULT_TARGET if files == "onnx" else files)}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
-        kind, given = StaticPtqConfig, {}
+        kind, given, observer = StaticPtqConfig, {}, observer or choices.OBSERVER
     else:
         names += ["quantize_outputs", *choices.STEPS]
     source = arguments.weights or arguments.model_dir
     ptq.check_folder(arguments.save_dir, source, arguments.overwrite)
     check_rejected_folder(arguments.save_dir)
-    given |= {name: getattr(arguments, name) for name in names}
-    return ptq.read_each(kind, given, arguments.observer)
+    asked = {name: getattr(arguments, name) for name in names}
+    given |= {name: value for name, value in asked.items() if value is not None}
+    return ptq.read_each(kind, given, observer)
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--weights", required=True, help="checkpoint (folder or weights file)")
     if quant:
-        add("--observer", default="mse", help="for weights in float: how to calibrate (mse)")
+        add("--observer", help="for weights in float: how to calibrate (what the task hints at)")
         add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
         add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
         add("--target", default="openvino", help="runtime on whose grids to round (openvino)")

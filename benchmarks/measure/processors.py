@@ -2,10 +2,10 @@
 
     python -m benchmarks.measure.processors CONFIG WEIGHTS ROOT [--calibration FOLDER]
 
-A trained network is quantized after training for each runtime, with `processors: any` and `vnni`,
-and by NNCF with its defaults and with `overflow_fix` for all layers. Every file answers the whole
-validation split in its runtime on this processor, and as on one without VNNI
-(`benchmarks.processor.without_vnni`). Writes docs/benchmarks/processors.json and
+A trained network is quantized after training for each runtime, as its task hints, with `processors:
+any` and `vnni`, and by NNCF with its presets, as they are and with `overflow_fix` for all layers.
+Every file answers the whole validation split in its runtime on this processor, and as on one
+without VNNI (`benchmarks.processor.without_vnni`). Writes docs/benchmarks/processors.json and
 docs/benchmarks.md.
 """
 
@@ -22,6 +22,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ from core.runtimes.formats import format_of
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, merge
 from core.targets.instructions import multiplies_int8_exactly
-from core.targets.names import BACKENDS, Backend
+from core.targets.names import BACKENDS, PROCESSORS, Backend, Processors
 from core.task import Arrays, Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate
@@ -53,7 +55,12 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNNER, NNCF_SCRIPT = (
     str(ROOT / "benchmarks" / name) for name in ("measure/processors_run.py", "peers/nncf_int8.py")
 )
-NNCF = {"NNCF": "first_layer_only", "NNCF, overflow_fix": "enable"}
+NNCF = {  # preset and fix
+    "NNCF": ("performance", "first_layer_only"),
+    "NNCF, overflow_fix": ("performance", "enable"),
+    "NNCF, mixed": ("mixed", "first_layer_only"),
+    "NNCF, mixed, overflow_fix": ("mixed", "enable"),
+}
 Entry = dict[str, Any]
 
 
@@ -72,7 +79,7 @@ def measure(
     images: Calibration,
     python: Path,
     capped: dict[str, str],
-    balance: bool,
+    kinds: Sequence[Processors],
 ) -> Entry:
     """Make all files of a network and measure each on both kinds of processor.
 
@@ -83,7 +90,7 @@ def measure(
         images: What ranges are estimated on.
         python: Interpreter that has NNCF.
         capped: Environment variables under which a process sees no VNNI.
-        balance: Whether channels are evened out.
+        kinds: Kinds of files to make.
     """
     task = read_run(merge(load_yaml(config), {"data": {"root": root}})).task
     loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
@@ -92,15 +99,15 @@ def measure(
         export(task, checkpoint.restore(weights, task)[1], folder / "float", ("paddle", "onnx"))
         fed = store_inputs(task, loader, folder)
         metrics: Entry = {}
+        seconds: dict[str, float] = {}
         for backend in BACKENDS:
             metrics[backend] = {"float": on_both(task, fed, folder / "float", backend, capped)}
-            for processors in ("any", "vnni"):
+            for processors in kinds:
                 _, model = checkpoint.restore(weights, task)
-                zero_points = balance and backend != "paddle"
-                how = PtqConfig(
-                    target=backend, processors=processors, balance=balance, zero_points=zero_points
-                )
+                begin = time.process_time()
+                how = PtqConfig(target=backend, processors=processors)
                 quantize_after_training(task, model, images, how)
+                seconds[f"{backend}, {processors}"] = time.process_time() - begin
                 made = folder / f"{backend}_{processors}"
                 kind = format_of(backend)
                 target = "onnxruntime" if backend == "onnxruntime" else "openvino"
@@ -109,7 +116,8 @@ def measure(
                 metrics[backend][processors] = found
                 logging.info("%s, %s: %s", backend, processors, found)
         try:
-            files = quantize_with_nncf(python, folder, images)
+            files, of_nncf = quantize_with_nncf(python, folder, images)
+            seconds |= of_nncf
             for name, made in files.items():
                 metrics["openvino"][name] = on_both(task, fed, made, "openvino", capped)
         except PeerError as error:
@@ -119,6 +127,7 @@ def measure(
         "metric": task.build_metric().primary,
         "images": len(loader.dataset),
         "metrics": metrics,
+        "seconds": seconds,
     }
 
 
@@ -206,25 +215,28 @@ def replay(task: Task, loader: Loader, answers: Path) -> float:
         return float(metric.compute()[metric.primary])
 
 
-def quantize_with_nncf(python: Path, folder: Path, images: Calibration) -> dict[str, Path]:
-    """Quantize the float ONNX file with NNCF in its own environment; return the files."""
+def quantize_with_nncf(
+    python: Path, folder: Path, images: Calibration
+) -> tuple[dict[str, Path], dict[str, float]]:
+    """Quantize the float ONNX file with NNCF in its own environment; return files and seconds."""
     samples = [row.numpy()[None] for batch in images() for row in batch[0]]
     np.savez(folder / "samples.npz", *samples)
     made = folder / "nncf"
     made.mkdir()
     source = [str(folder / "float" / "model.onnx"), str(folder / "samples.npz"), str(made)]
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    files = {}
-    for name, fix in NNCF.items():
-        command = [str(python), NNCF_SCRIPT, *source, "performance", "--overflow_fix", fix]
+    files, seconds = {}, {}
+    for name, (preset, fix) in NNCF.items():
+        command = [str(python), NNCF_SCRIPT, *source, preset, "--overflow_fix", fix]
         done = subprocess.run(command, env=variables, capture_output=True, text=True)
-        file = made / "performance.xml"
+        file = made / f"{preset}.xml"
         if not file.is_file():
             raise PeerError(last_line(done.stderr))
         for each in (file, file.with_suffix(".bin")):
-            each.rename(folder / f"nncf_{fix}{each.suffix}")
-        files[name] = folder / f"nncf_{fix}.xml"
-    return files
+            each.rename(folder / f"nncf_{preset}_{fix}{each.suffix}")
+        files[name] = folder / f"nncf_{preset}_{fix}.xml"
+        seconds[name] = json.loads((made / "nncf.json").read_text())["seconds"][preset]
+    return files, seconds
 
 
 def main() -> None:
@@ -235,8 +247,10 @@ def main() -> None:
     for name in ("config", "weights", "root"):
         parser.add_argument(name)
     parser.add_argument("--calibration", type=Path, help="folder of images; default: training's")
-    help_ = "even out channels, and zero points in runtimes that know them"
-    parser.add_argument("--balance", action="store_true", help=help_)
+    help_ = "kinds of files to make (default: both)"
+    parser.add_argument(
+        "--processors", nargs="+", choices=PROCESSORS, default=PROCESSORS, help=help_
+    )
     parser.add_argument("--images", type=options.positive, default=128)
     help_ = "for NNCF's environment and copies of libraries"
     parser.add_argument("--work_dir", type=Path, default=without_vnni.WORK_DIR, help=help_)
@@ -251,16 +265,15 @@ def main() -> None:
         images = training_images(task, given.images)
     python = install_nncf(given.work_dir, importlib.metadata.version("openvino"))
     source = given.config, given.weights, given.root
-    entry = measure(*source, images, python, capped, given.balance) | {
+    entry = measure(*source, images, python, capped, given.processors) | {
         "command": f"python -m benchmarks.measure.processors {given.config} "
-        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images}"
-        f"{' --balance' if given.balance else ''}",
+        f"{Path(given.weights).name} {Path(given.root).name} --images {given.images} "
+        f"--processors {' '.join(given.processors)}",
         "revision": loaded,
         "environment": environment(),
         "date": datetime.date.today().isoformat(),
     }
-    name = Path(given.config).stem + (" --balance" if given.balance else "")
-    record("processors", {name: entry}, page)
+    record("processors", {Path(given.config).stem: entry}, page)
     print(json.dumps(entry["metrics"], indent=1))
 
 

@@ -12,11 +12,13 @@ TEXT = """
 
 Written by `python -m benchmarks.measure.processors`: trained networks quantized after training,
 each file measured in its runtime on the whole validation split; in brackets the points against
-float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`. Without
-VNNI: as `python -m benchmarks.processor.without_vnni` runs them, on all images; where a column says
-a number of images, ONNX Runtime answered these on an emulated Haswell instead. NNCF: its
-performance preset with the same images, as it is, and with `overflow_fix` for all layers; it writes
-files for OpenVINO only.
+float on the same kind of processor. `any` and `vnni` are ours, by the setting `processors`, and
+otherwise as the task hints; networks of which no seconds are given were measured before tasks
+hinted at anything (`--observer mse` and no other step). Without VNNI: as
+`python -m benchmarks.processor.without_vnni` runs them, on all images; where a column says a number
+of images, ONNX Runtime answered these on an emulated Haswell instead. NNCF: its performance preset
+and its mixed one with the same images, as they are, and with `overflow_fix` for all layers; it
+writes files for OpenVINO only.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""
@@ -35,6 +37,11 @@ def processors(entries: dict[str, Entry]) -> Iterator[str]:
                 if runtime == "onnxruntime" and "emulated" in entry:
                     cells[1] += f", {entry['emulated']} images"
                 yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(cells)} |"
+    timed = {network: entry["seconds"] for network, entry in entries.items() if "seconds" in entry}
+    if timed:
+        yield "\nSeconds of processor time that quantizing took, calibration included:\n"
+    for network, seconds in timed.items():
+        yield f"- {network}: " + "; ".join(f"{name} {spent:.0f}" for name, spent in seconds.items())
     yield "\n```"
     yield from (entry["command"] for entry in entries.values())
     yield "```"

@@ -11,13 +11,15 @@ ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
 
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
-OBSERVER: ObserverKind = "mse"  # of quantization after training, by default
+OBSERVER: ObserverKind = "mse"  # by default
 STEPS = MappingProxyType(  # before, in and after calibration, each asked for by its name
     {
         "zero_points": "grids with a zero point where activations may be negative",
         "equalize": "even out channels of weights first",
         "balance": "even out channels of activations first, across additions and shuffles",
         "reestimate_bn": "estimate batch norms anew first",
+        "reconstruct": "fit weights and biases layer by layer at the end",
         "bias_correction": "mend the means of layers at the end",
     }
 )
+HINTED = ("zero_points", "balance", "reconstruct")  # steps that a task may hint at

@@ -1,8 +1,8 @@
 """Post-training quantization: quantize a trained model from images alone, without training.
 
 Images are only run through the model; neither labels nor gradients are needed. The order is: choose
-layers, equalize channels, re-estimate batch norms, calibrate, correct biases; equalization,
-re-estimation and bias correction are optional. The result has quantized layers with fixed grids. It
+layers, equalize channels, re-estimate batch norms, calibrate, reconstruct layers or correct biases;
+all but the first and calibration are optional. The result has quantized layers with fixed grids. It
 is saved, restored and exported like a model from quantization-aware training.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import paddle
 from paddle import Tensor
@@ -21,26 +21,27 @@ from core.network.batch_norms import reestimate
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
 from core.quant.bias_correction import bias_places, correct_biases, output_means
-from core.quant.choices import OBSERVER, LayerType, ObserverKind, WeightType
+from core.quant.choices import LayerType, ObserverKind, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import GridPlan, plan_grids
 from core.quant.layers import quantized_layers
 from core.quant.quantizers import Rounding
+from core.quant.reconstruction import reconstruct
 from core.quant.scales import BITS
 from core.quant.selection import LayerSelection, select_with_hints, summary
 from core.quant.sites import float_sites
 from core.targets.names import Processors, RoundedOutputs, Target
-from core.targets.presets import check_zero_points
-from core.task import Task
+from core.targets.presets import UNSIGNED_TARGETS, check_zero_points
+from core.task import PtqHints, Task
 
 _log = logging.getLogger(__name__)
 
 
 ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
 
-# The means in float and on grids are of the same images, so their difference is known well from
+# What layers make in float and on grids is of the same images, so the difference is known well from
 # few. They pass through the model at once, so that large images are fewer.
-IMAGES_TO_CORRECT = 64
+IMAGES_TO_CORRECT = 128
 VALUES_TO_CORRECT = 2**24
 
 CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
@@ -49,6 +50,8 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 @dataclass(frozen=True)
 class PtqConfig:
     """Settings of post-training quantization.
+
+    What is None is as the task hints (`SlimHints.ptq`) for its network.
 
     Attributes:
         observer: Observer that sets the grids of activations.
@@ -64,17 +67,19 @@ class PtqConfig:
             instructions for dot products of bytes (x86 with VNNI, ARM with dotprod); on others the
             files give wrong answers.
         quantize_outputs: See `core.quant.config.QatConfig`.
-        zero_points: See `core.quant.config.QatConfig`.
+        zero_points: See `core.quant.config.QatConfig`. The hint holds for targets that know them.
         equalize: Equalize the ranges of channels between layers before calibration.
         balance: Equalize the ranges of the channels of activations before calibration, see
             `core.quant.balance`.
+        reconstruct: After calibration, fit weights, roundings and biases layer by layer to what the
+            layers made in float, see `core.quant.reconstruction`; for `channel_wise_abs_max`.
         bias_correction: Correct the biases after calibration, so that outputs of layers have the
-            means that they had in float.
+            means that they had in float. Reconstruction does that, too.
         reestimate_bn: Re-estimate the statistics of batch norms on the calibration images
             before calibration.
     """
 
-    observer: ObserverKind = OBSERVER
+    observer: ObserverKind | None = None
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     weight_bits: int = 8
     activation_bits: int = 8
@@ -83,9 +88,10 @@ class PtqConfig:
     target: Target = "paddle"
     processors: Processors = "any"
     quantize_outputs: RoundedOutputs | None = None
-    zero_points: bool = False
+    zero_points: bool | None = None
     equalize: bool = False
-    balance: bool = False
+    balance: bool | None = None
+    reconstruct: bool | None = None
     bias_correction: bool = False
     reestimate_bn: bool = False
 
@@ -95,7 +101,24 @@ class PtqConfig:
                 raise ValueError(f"{name}: expected {BITS[0]} to {BITS[-1]}")
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
-        check_zero_points(self.zero_points, self.target)
+        check_zero_points(bool(self.zero_points), self.target)
+        if self.reconstruct and self.weight_quantize_type != "channel_wise_abs_max":
+            raise ValueError(
+                "reconstruct: expected weight_quantize_type channel_wise_abs_max, got "
+                f"{self.weight_quantize_type}"
+            )
+
+    def completed(self, hints: PtqHints) -> PtqConfig:
+        """Return the settings with the hints of a task in the place of what is None."""
+        by_channel = self.weight_quantize_type == "channel_wise_abs_max"
+        known = self.target in UNSIGNED_TARGETS
+        return replace(
+            self,
+            observer=self.observer or hints.observer,
+            zero_points=_or_hint(self.zero_points, hints.zero_points and known),
+            balance=_or_hint(self.balance, hints.balance),
+            reconstruct=_or_hint(self.reconstruct, hints.reconstruct and by_channel),
+        )
 
     @property
     def rounding(self) -> Rounding:
@@ -106,8 +129,12 @@ class PtqConfig:
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             processors=self.processors,
-            zero_points=self.zero_points,
+            zero_points=bool(self.zero_points),
         )
+
+
+def _or_hint(given: bool | None, hint: bool) -> bool:
+    return hint if given is None else given
 
 
 def quantize_after_training(
@@ -136,6 +163,8 @@ def quantize_after_training(
     if quantized_layers(model):
         raise ConfigError("weights: the model is quantized already; start from one in float")
     _check_finite(model)
+    config = config.completed(task.slim_hints(model).ptq)
+    assert config.observer is not None
     choice, layout = _plan(task, model, config)
     _prepare(task, model, batches, config)
     count = _Count()
@@ -147,7 +176,11 @@ def quantize_after_training(
             count.images,
         )
     _log.info("%s", "\n".join(summary(made)))
-    if config.bias_correction:
+    if config.reconstruct:
+        few = _few_of_one_size(batches())
+        fitted = reconstruct(model, made.layers, layout.norms, few)
+        _log.info("ptq: fitted %d layers to what they made in float", fitted)
+    elif config.bias_correction:
         _correct_biases(model, made.layers, layout.norms, batches)
     return made
 

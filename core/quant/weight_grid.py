@@ -22,6 +22,7 @@ Weights of fewer than 8 bits need no limit: 63 + 63 is below 128, and files do n
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -109,6 +110,69 @@ def limit_weight(
         steps = steps.clip(-end, end)
     limited: Tensor = steps * (absmax / count)
     return limited
+
+
+@dataclass(frozen=True)
+class FreeSteps:
+    """Which steps rows of a weight may take while their grids stay as they are.
+
+    Attributes:
+        step: Value of a step, [rows, 1].
+        stride: Every so many steps is one that a value may take.
+        nearest: Steps that rounding to nearest gives, [rows, K].
+        held: Values that must keep these, since the grid follows from them, [rows, K].
+        low: The lowest step that another value may take, in strides, [rows].
+        high: The highest one.
+    """
+
+    step: np.ndarray
+    stride: int
+    nearest: np.ndarray
+    held: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def free_steps(rows: np.ndarray, limit: Limit, bits: int = 8) -> FreeSteps:
+    """Return which steps the rows [rows, K] of a weight with a grid for each may take.
+
+    Args:
+        rows: Float64.
+        limit: Limit on the steps; of fewer than 8 bits there is none.
+        bits: 2 to 8.
+    """
+    highest = 2 ** (bits - 1) - 1
+    if bits < 8 or limit == "none":
+        end = np.abs(rows).max(axis=1)
+        end = np.where(end == 0, 1, end)
+        nearest = np.rint(rows * (highest / end[:, None]))
+        stride, most = 1, highest
+    else:
+        steps, ends = quantize_weight(rows, 0, limit)
+        nearest, end = steps.astype(np.float64), ends.astype(np.float64)
+        stride, most = (2, _HALVED) if limit == "even" else (1, HIGHEST)
+        if limit == "even":
+            nearest = np.where(np.abs(nearest) == HIGHEST, np.sign(nearest) * PAIR, nearest)
+    held = np.abs(nearest) == most * stride
+    low, high = np.full(len(rows), -most), np.full(len(rows), most)
+    if limit == "pair_sum" and bits == 8:
+        high = _left_beside_largest(rows, nearest, held).clip(max=most)
+        low = -_left_beside_largest(-rows, -nearest, held).clip(max=most)
+    return FreeSteps(end[:, None] / highest, stride, nearest, held, low, high)
+
+
+def _left_beside_largest(rows: np.ndarray, nearest: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Return how high the step of a value may be beside the largest one, which is held, [rows].
+
+    Two whose sum is what the grid follows from are held both.
+    """
+    order, every = np.argsort(rows, axis=1), np.arange(len(rows))
+    largest = nearest[every, order[:, -1]].clip(min=0)
+    held[every, order[:, -1]] = True
+    if rows.shape[1] > 1:
+        second = order[:, -2]
+        held[every, second] |= largest + nearest[every, second].clip(min=0) >= PAIR
+    return np.asarray(PAIR - largest)
 
 
 def broadcast(scales: np.ndarray, rank: int, axis: int | None) -> np.ndarray:

@@ -67,6 +67,7 @@ def compress(
     """
     limits.check(configs[0].target, validation)
     task, first = validation.task, ComparisonRow("float", validation.measure(model))
+    configs = [config.completed(task.slim_hints(model).ptq) for config in configs]
     tried, metric, config, model = quantize_best(weights, batches, configs, validation)
     metric, changed = apply_float_fallback(
         model, limits, config.target, validation, first.metric, metric
@@ -121,8 +122,8 @@ def check_comparison(configs: Sequence[object], validation: Validation) -> None:
         raise ConfigError("observer: all compares by the metric, which cannot be measured")
 
 
-def read_each(kind: type[T], settings: Mapping[str, Any], observer: str) -> list[T]:
-    """Read settings with an observer, or with each of them for `all`.
+def read_each(kind: type[T], settings: Mapping[str, Any], observer: str | None) -> list[T]:
+    """Read settings with an observer, or with each of them for `all`; None: as the task hints.
 
     Raises:
         ConfigError: A value is wrong.

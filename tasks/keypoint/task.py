@@ -23,6 +23,7 @@ from core.task import (
     Forward,
     Losses,
     Outputs,
+    PtqHints,
     QatBudget,
     Sample,
     SampleView,
@@ -102,6 +103,8 @@ class Task:
                 DistillPoint(features, "feature"),
             ),
             never_prune=("final_conv",),
+            # few pixels say where a joint is, and they are the largest, so nothing is clipped
+            ptq=PtqHints("abs_max", zero_points=True, balance=True, reconstruct=True),
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:

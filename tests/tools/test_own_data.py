@@ -7,7 +7,6 @@ first command writes; what `-o` changes here only saves the test's time.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

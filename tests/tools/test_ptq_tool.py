@@ -15,6 +15,7 @@ from outside import toy
 
 from core.export.files import FILES
 from core.export.rejected import REASON
+from core.network.layers import get
 from core.quant.grid_plan import plan_grids
 from core.quant.layers import quantized_layers
 from core.runtimes.predictor import load_predictor
@@ -108,6 +109,23 @@ def test_all_observers_in_one_table(call: Call, weights: Path, tmp_path: Path) -
         "conv",
         "head",
     }
+
+
+@pytest.mark.parametrize("files_of", ["paddle", "onnx"])
+def test_reconstructed_layers_are_in_the_files_as_they_are(
+    call: Call, weights: Path, tmp_path: Path, files_of: str
+) -> None:
+    words = ("--weights", weights, "--save_dir", "out", "--format", files_of, "--reconstruct")
+    status, said = call(*words)
+    assert status == 0, said
+    assert "fitted 2 layers to what they made in float" in said
+    assert "evened out" not in said
+    _, model = checkpoint.restore(tmp_path / "out" / "model")
+    _, exact = checkpoint.restore(weights)
+    for path, layer in quantized_layers(model).items():
+        value, before = layer.weight.numpy(), get(exact, path).weight.numpy()
+        assert np.abs(layer.rounded_weight().numpy() - value).max() < 1e-5 * np.abs(value).max()
+        assert 0 < np.abs(value - before).max() < 0.2 * np.abs(before).max()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from core.quant.quantizers import Rounding
 from core.quant.selection import select_with_hints
 from core.quant.sites import float_sites, scales_of
 from core.settings.config import merge, read
-from core.task import SlimHints, Task, build_task
+from core.task import PtqHints, SlimHints, Task, build_task
 from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import Checkpoints
@@ -295,9 +295,56 @@ def test_other_refusals(task: Task, tmp_path: Path) -> None:
         training_images(absent, 8)
 
 
+def test_reconstruction_brings_outputs_nearer_to_float(
+    task: Task, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    few_bits: dict[str, Any] = {"weight_bits": 3, "observer": "abs_max"}
+    (x,) = next(iter(images(240, 240)()))
+    errors = []
+    for reconstruct in (False, True):
+        paddle.seed(0)
+        model = task.build_model()
+        model.eval()
+        exact = model(x).numpy()
+        config = PtqConfig(**few_bits, reconstruct=reconstruct)
+        quantize_after_training(task, model, images(), config)
+        errors.append(float(np.square(model(x).numpy() - exact).mean()))
+    assert errors[1] < 0.5 * errors[0]
+    assert "fitted 2 layers to what they made in float" in caplog.text
+
+
+def test_what_is_not_given_is_as_the_task_hints(
+    task: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hints = PtqHints("abs_max", zero_points=True, balance=True, reconstruct=True)
+    found = PtqConfig(target="openvino").completed(hints)
+    assert (found.observer, found.zero_points) == ("abs_max", True)
+    assert (found.balance, found.reconstruct) == (True, True)
+    assert not PtqConfig(target="paddle").completed(hints).zero_points
+    assert not PtqConfig(weight_quantize_type="abs_max").completed(hints).reconstruct
+    given = PtqConfig("kl", target="openvino", zero_points=False, balance=False, reconstruct=False)
+    assert given.completed(hints) == given
+    plain = PtqConfig().completed(PtqHints())
+    assert (plain.observer, plain.zero_points) == ("mse", False)
+    assert (plain.balance, plain.reconstruct) == (False, False)
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(toy.Task, "slim_hints", lambda self, model: SlimHints(ptq=hints))
+    model = task.build_model()
+    quantize_after_training(task, model, images(), PtqConfig(target="openvino"))
+    assert quantized_layers(model)["conv"].input_quantizer.asymmetric
+    for said in ("evened out activations", "fitted 2 layers"):
+        assert said in caplog.text
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        (
+            {"reconstruct": True, "weight_quantize_type": "abs_max"},
+            "reconstruct: expected weight_quantize_type channel_wise_abs_max, got abs_max",
+        ),
         ({"observer": "mes"}, "observer: expected one of abs_max, avg, percentile, kl, mse, emd"),
         ({"observer": "mes"}, "did you mean 'mse'?"),
         ({"target": "openvine"}, "did you mean 'openvino'?"),

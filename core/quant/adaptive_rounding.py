@@ -1,0 +1,108 @@
+"""Round a weight so that a layer's outputs move least, not each value of the weight by itself.
+
+Nagel et al., "Up or Down? Adaptive Rounding for Post-Training Quantization", ICML 2020: values of a
+row that are multiplied by correlated inputs should not be rounded independently of each other. The
+rounding here is that of Frantar et al. (GPTQ, ICLR 2023): column by column, each takes back what
+the columns before it have done to the outputs. In front of it the weight is fitted to the inputs
+that the quantized layer reads, which are rounded and come from quantized layers (Hubara et al.,
+"Accurate Post Training Quantization With Small Calibration Sets", ICML 2021, there by descent).
+Both are in closed form, so no learning rate and no number of steps has to be chosen.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.quant.weight_grid import free_steps, quantize_weight
+from core.targets.processors import HIGHEST, PAIR, Limit
+
+_DAMPING = 0.01  # of the mean square of the inputs: the least that keeps a weight where it was
+_SAME = 1e-4  # of the largest magnitude, which is 127 steps or fewer
+_BLOCK = 128  # columns whose influence on those behind them is summed up at once
+
+
+def fit_weight(
+    weight: np.ndarray, inputs: np.ndarray, wanted: np.ndarray, limit: Limit, bits: int = 8
+) -> np.ndarray:
+    """Return a weight on its grid whose products with inputs are nearest to the wanted outputs.
+
+    The fewer samples there are for each value of a row, the nearer it stays to what it was.
+
+    Args:
+        weight: Float weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
+        inputs: What the layer reads, [samples, groups, inputs of a group].
+        wanted: What it should answer without its bias, [samples, groups, outputs].
+        limit: Limit on the steps that the weight may take.
+        bits: 2 to 8, of the weight.
+
+    Returns:
+        Values [groups, outputs, inputs of a group] that rounding to nearest leaves as they are. A
+        row for which no such values are found is not rounded.
+    """
+    samples, _, count = inputs.shape
+    by_group = np.ascontiguousarray(inputs.transpose(1, 2, 0), np.float64)  # [groups, K, samples]
+    power = by_group @ by_group.transpose(0, 2, 1) / samples
+    mean_square = np.trace(power, axis1=1, axis2=2) / count
+    damping = np.maximum(mean_square, 1e-12) * max(_DAMPING, count / samples)
+    power += damping[:, None, None] * np.eye(count)
+    missed = wanted.transpose(1, 0, 2) - by_group.transpose(0, 2, 1) @ weight.transpose(0, 2, 1)
+    change = np.linalg.solve(power, by_group @ missed / samples)
+    return round_weight(weight + change.transpose(0, 2, 1), power, limit, bits)
+
+
+def round_weight(weight: np.ndarray, power: np.ndarray, limit: Limit, bits: int = 8) -> np.ndarray:
+    """Round a weight to its grid so that the squares of its products with inputs change least.
+
+    Args:
+        weight: Float weight [groups, outputs, inputs of a group].
+        power: Mean products of the inputs of each group with each other, [groups, K, K], positive
+            definite.
+        limit: Limit on the steps that the weight may take.
+        bits: 2 to 8.
+
+    Returns:
+        See `fit_weight`. No row is farther off than if it were rounded to nearest.
+    """
+    groups, outputs, count = weight.shape
+    found = free_steps(weight.reshape(-1, count), limit, bits)
+    shape = (groups, outputs, count)
+    step, low, high = (
+        each.reshape(groups, outputs) for each in (found.step, found.low, found.high)
+    )
+    nearest, held = found.nearest.reshape(shape), found.held.reshape(shape)
+    # power = lower^T lower, so that row k of `lower` does not see the columns behind k
+    flipped = np.linalg.cholesky(power[:, ::-1, ::-1])
+    lower = flipped[:, ::-1, ::-1].transpose(0, 2, 1)
+    rounded, off = np.empty(shape), np.zeros(shape)  # off: weight less rounded weight
+    for start in range(0, count, _BLOCK):
+        block = slice(start, min(start + _BLOCK, count))
+        before = off[:, :, :start] @ lower[:, block, :start].transpose(0, 2, 1)
+        for k in range(block.start, block.stop):
+            inside = np.einsum("gok,gk->go", off[:, :, start:k], lower[:, k, start:k])
+            taken_back = (before[:, :, k - start] + inside) / lower[:, k, k][:, None]
+            best = (weight[:, :, k] + taken_back) / step
+            best = found.stride * np.rint(best / found.stride).clip(low, high)
+            best = np.where(held[:, :, k], nearest[:, :, k], best)
+            rounded[:, :, k] = best * step
+            off[:, :, k] = weight[:, :, k] - rounded[:, :, k]
+    plain = nearest * step[..., None]
+    better = _loss(weight - rounded, lower) < _loss(weight - plain, lower)
+    rounded = np.where(better[..., None], rounded, plain)
+    kept = np.ones((groups, outputs), bool) if bits < 8 else _stays(rounded, limit)
+    return np.where(kept[..., None], rounded, weight)
+
+
+def _stays(rounded: np.ndarray, limit: Limit) -> np.ndarray:
+    """Tell of which rows [groups, outputs] of a weight rounding in float32 changes nothing."""
+    rows = rounded.reshape(-1, rounded.shape[2])
+    steps, ends = quantize_weight(rows.astype(np.float32), 0, limit)
+    again = steps * (ends[:, None].astype(np.float64) / HIGHEST)
+    if limit == "even":
+        again = np.where(np.abs(steps) == HIGHEST, again * (PAIR / HIGHEST), again)
+    near = np.abs(again - rows) <= _SAME * np.abs(rows).max(axis=1, keepdims=True)
+    return np.asarray(near.all(axis=1).reshape(rounded.shape[:2]))
+
+
+def _loss(off: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """Return the mean square of what a change of the weight does to each output, [groups, O]."""
+    return np.asarray(((off @ lower.transpose(0, 2, 1)) ** 2).sum(axis=2))
