@@ -36,6 +36,7 @@ from core.zoo.steps import (
 RESULT = "result.json"
 LAST_LINES = 3  # of a log, in the message of a step that failed
 TellLine = Callable[[str], None]
+RunTool = Callable[[Sequence[str], Path], int]  # path of a tool and arguments; log; to a status
 Locks = Mapping[Path, AbstractContextManager[Any]]  # by the homes of steps
 
 
@@ -89,6 +90,17 @@ class ZooResult:
         return next(found, None)
 
 
+def run_tool(command: Sequence[str], log: Path) -> int:
+    """Run a tool in a new process; return its status.
+
+    Args:
+        command: Path of the tool, and its arguments; or arguments of Python.
+        log: File for all that it says.
+    """
+    with open(log, "wb") as said:
+        return run_beside([sys.executable, *command], said)
+
+
 def run_steps(
     steps: Sequence[ZooStep],
     cache: StepCache,
@@ -96,6 +108,7 @@ def run_steps(
     tools: Path,
     tell: TellLine,
     launch: Sequence[str] = (),
+    run: RunTool = run_tool,
 ) -> None:
     """Run what is not done; say of each step what it does and how long it took.
 
@@ -109,6 +122,7 @@ def run_steps(
         tools: Folder of the tools.
         tell: Receives lines for people.
         launch: Arguments of `paddle.distributed.launch`, which starts the trainings then.
+        run: Runs a tool.
 
     Raises:
         UserError: A step failed; the message has the end of its log.
@@ -126,7 +140,12 @@ def run_steps(
             cache.note(step, None)
             tell(f"{step.name}: python tools/{shlex.join(words)}")
             begin = time.monotonic()
-            _run(step, words, tools, launch if step.training else ())
+            command = [str(tools / words[0]), *words[1:]]
+            if launch and step.training:
+                command = ["-m", "paddle.distributed.launch", *launch, *command]
+                _run(step, command, run_tool)
+            else:
+                _run(step, command, run)
             seconds = time.monotonic() - begin
             cache.note(step, round(seconds, 1))
             tell(f"{step.name}: {seconds:.0f} s")
@@ -182,12 +201,10 @@ def read_result(file: Path) -> ZooResult:
         raise FileError(f"{file}: is not what reproduce writes: {error}") from error
 
 
-def _run(step: ZooStep, words: Sequence[str], tools: Path, launch: Sequence[str]) -> None:
+def _run(step: ZooStep, command: Sequence[str], run: RunTool) -> None:
     log = step.home / "logs" / f"{step.name.replace(' ', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as said:
-        several = ("-m", "paddle.distributed.launch", *launch) if launch else ()
-        status = run_beside([sys.executable, *several, str(tools / words[0]), *words[1:]], said)
+    status = run(command, log)
     if status:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         told = " | ".join(lines[-LAST_LINES:])

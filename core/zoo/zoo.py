@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import paddle
 from rich.table import Table
 
 from core.errors import UserError
@@ -16,7 +19,8 @@ from core.settings.config import load_yaml
 from core.settings.home import CONFIGS
 from core.training.checkpoint import locate
 from core.training.run import read_run
-from core.zoo.reproduction import ZooResult, collect, run_steps
+from core.zoo.forks import fork_server
+from core.zoo.reproduction import RunTool, ZooResult, collect, run_steps, run_tool
 from core.zoo.rows import PUBLISHED, ScaleName, ZooRow
 from core.zoo.step_cache import StepCache, code_digest
 from core.zoo.steps import ZooPlaces, ZooStep, missing_data, plan_steps
@@ -102,6 +106,16 @@ class Zoo:
             table.add_row(name, row.title, f"{sum(done)} of {len(done)} steps", cost)
         return table
 
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[RunTool]:
+        """Yield what runs the tools of a row: forks where loading the libraries takes longest."""
+        # a fork cannot use a GPU that its parent knows
+        if self.scale == "smoke" and hasattr(os, "fork") and not paddle.is_compiled_with_cuda():
+            with fork_server() as server:
+                yield server.run
+        else:
+            yield run_tool
+
     def reproduce(
         self, jobs: int, launch: Sequence[str], tell: TellRow
     ) -> tuple[list[ZooResult], dict[str, str]]:
@@ -128,7 +142,8 @@ class Zoo:
 
         def run(name: str) -> None:
             steps, cache, places = plans[name].steps, plans[name].cache, plans[name].places
-            run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch)
+            with self._starting() as start:
+                run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch, start)
             row = self.rows[name]
             results[name] = collect(name, row, self.scale, steps, cache, places)
 
