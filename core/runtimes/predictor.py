@@ -329,7 +329,7 @@ class _OpenVino(Predictor):
 
     def __init__(self, file: Path, description: DeployDescription | None, threads: int) -> None:
         settings = openvino_settings(threads)
-        self._model: Any = _openvino_core().compile_model(str(file), "CPU", settings)
+        self._model: Any = openvino_core().compile_model(str(file), "CPU", settings)
         ports = (*description.inputs, *description.outputs) if description else ()
         known = [port.name for port in ports] if description else list(ports_in(file))
         names = (
@@ -344,7 +344,7 @@ class _OpenVino(Predictor):
 
 
 @functools.cache
-def _openvino_core() -> Any:
+def openvino_core() -> Any:
     """Return the core that all models of OpenVINO in this process share; it is never freed.
 
     The first model of a core gives its thread a stack for signal handlers, and the end of the core

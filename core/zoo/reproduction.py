@@ -84,10 +84,15 @@ class ZooResult:
             found.append(FileFigures(name, known["size_mb"], known["mean_ms"], *metrics))
         return found
 
-    def measured(self, model: str, backend: str) -> dict[str, Any] | None:
-        """Return the row of the benchmark for a file in a runtime."""
-        found = (r for r in self.benchmark if (r["model"], r["backend"]) == (model, backend))
+    def measured(self, model: str, backend: str, threads: int = 1) -> dict[str, Any] | None:
+        """Return the row of the benchmark for a file in a runtime with so many threads."""
+        wanted = model, backend, threads
+        found = (r for r in self.benchmark if (r["model"], r["backend"], r["threads"]) == wanted)
         return next(found, None)
+
+    def threads(self) -> list[int]:
+        """Return the numbers of threads that were measured."""
+        return list(dict.fromkeys(row["threads"] for row in self.benchmark))
 
 
 def run_tool(command: Sequence[str], log: Path) -> int:

@@ -165,6 +165,7 @@ class _Plan:
         file = self.places.row / BENCHMARK
         folders = [str(exported(self.homes[name], name)) for name in names]
         words = ["benchmark.py", "--model_dir", *folders, "--save", str(file)]
+        words += ["--threads", "1,all", "--operators"]
         if self.scale.input_shape:
             words += ["--input_shape", ",".join(map(str, self.scale.input_shape))]
         words += self.scale.benchmark

@@ -1,4 +1,4 @@
-"""Tools in forks of one process: each has its own state, log and status; libraries are loaded once."""
+"""Tools in forks of one process: each has a state, a log and a status of its own."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_nothing_but_modules_is_left_for_the_next(server: ForkServer, tmp_path: 
     (tmp_path / "broken.py").write_text("raise RuntimeError('cannot be loaded here')")
     code = (
         "import sys\n"
-        "known = [each for each in ('paddle', 'poplib', 'openvino', 'broken') if each in sys.modules]\n"
+        "names = 'paddle', 'poplib', 'openvino', 'broken'\n"
+        "known = [each for each in names if each in sys.modules]\n"
         "print(known, getattr(sys, 'mark', None), len(sys.argv))\n"
         "import openvino, poplib\n"
         "sys.mark = 'left'\n"
@@ -113,11 +114,12 @@ def test_a_tool_ends_with_its_server(tmp_path: Path) -> None:
     code = "import os, pathlib, sys, time\npathlib.Path(sys.argv[1]).write_text(str(os.getpid()))\n"
     pid = tmp_path / "pid"
     with fork_server() as server:
-        thread = threading.Thread(
-            target=lambda: pytest.raises(
-                UserError, ran, server, tmp_path / "t", code + "time.sleep(600)", str(pid)
-            )
-        )
+
+        def run() -> None:
+            with pytest.raises(UserError):
+                ran(server, tmp_path / "t", code + "time.sleep(600)", str(pid))
+
+        thread = threading.Thread(target=run)
         thread.start()
         tool = psutil.Process(int(wait_for(pid)))
         server._process.kill()

@@ -32,7 +32,7 @@ if "--save" in words:
         for folder in words[1:words.index("--save")]:
             for backend in ("paddle", "onnxruntime", "openvino"):
                 rows.append({"model": folder, "backend": backend, "mean_ms": 2.0, "size_mb": 1.0,
-                             "speedup": 0.5, "times_ms": [2.0]})
+                             "speedup": 0.5, "times_ms": [2.0], "threads": 1})
     out.write_text(json.dumps({"top1": 0.5, "rows": rows, "environment": {"cpu": "x"}}
                               if rows else {"top1": 0.5}))
 else:
@@ -79,6 +79,8 @@ def test_a_row_runs_once_and_its_figures_are_kept(
     assert measured["mean_ms"] == 2.0
     assert result.commands["benchmark"].startswith("python tools/benchmark.py --model_dir ")
     assert read_result(places.row / "result.json") == result
+    assert result.threads() == [1]
+    assert result.measured("float", "paddle", threads=2) is None
     files = result.files()
     assert [file.name for file in files] == [
         f"demo, compressed in {each}" for each in ("paddle", "onnxruntime", "openvino")
