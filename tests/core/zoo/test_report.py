@@ -45,11 +45,19 @@ class Page(HTMLParser):
         self.text += data
 
 
+def times(*rows: tuple[str, str, float]) -> list[dict[str, Any]]:
+    return [dict(zip(("kind", "precision", "ms"), row), count=1) for row in rows]
+
+
 @pytest.fixture
 def result(tmp_path: Path) -> ZooResult:
-    rows = [
-        {"model": model, "backend": backend, "mean_ms": ms, "size_mb": ms / 2, "speedup": 0.375}
-        for model, ms in (("float", 8.0), ("compressed", 5.0))
+    operators = {"float": times(("Conv", "float", 6.0), ("Add", "float", 2.0))}
+    operators["compressed"] = times(("Conv", "int8", 3.5), ("rounding", "float", 1.5))
+    rows: list[dict[str, Any]] = [
+        {"model": model, "backend": backend, "mean_ms": ms / threads, "size_mb": ms / 2}
+        | {"threads": threads, "operators": operators[model] if backend == "openvino" else None}
+        for threads in (1, 2)
+        for model, ms in (("float", 8.0), ("compressed", 5.0 * threads))
         for backend in ("paddle", "onnxruntime", "openvino")
     ]
     published = {"float_metric": 0.7, "compressed_metric": 0.6, "float_ms": 204.2}
@@ -89,6 +97,10 @@ def test_every_figure_is_there_and_nothing_is_fetched(tmp_path: Path, result: Zo
     assert page.fetched == []
     for said in ("0.6875", "0.6250", "-0.0125", "+0.0250", "8.00 → 5.00", "4.00 → 2.50", "37.5 %"):
         assert said in page.text
+    for said in ("ms, 2 threads", "4.00 → 5.00", "-25.0 %", "0.80", "6.00 → 3.50", "100 %"):
+        assert said in page.text
+    assert "openvino: Conv -2.50 ms, Add -2.00 ms, rounding +1.50 ms; 70% of" in page.text
+    assert page.text.count("Classes of operators in") == 1  # Paddle tells none, nor did the other
     for said in ("1.60", "204.2 → 150.1", "avx512_vnni", "data/x: is missing", "# benchmark, 12 s"):
         assert said in page.text
     assert "<b>Net</b>" in page.text  # as text
@@ -111,7 +123,8 @@ def test_rows_without_figures_have_dashes(tmp_path: Path, result: ZooResult) -> 
     published = dict.fromkeys(result.row["published"])
     metrics = {"float": result.metrics["float"]}
     alone = replace(result, metrics=metrics, row={**result.row, "published": published, "slim": []})
-    alone = replace(alone, benchmark=alone.benchmark[:3])
+    rows = [row for row in alone.benchmark if row["model"] == "float"]
+    alone = replace(alone, benchmark=tuple(rows))
     page = read(write_report([alone], {}, tmp_path))
     assert f"8.00 → {NOTHING}" in page.text
 
