@@ -95,6 +95,13 @@ def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> N
     )
 
 
+def add_card_argument(parser: argparse.ArgumentParser) -> None:
+    """Add whether an export gets a model card, with the licence of the weights: `--card`."""
+    text = "also write README.md, a model card with what was measured, for weights of this licence"
+    known = "as Hugging Face names it: apache-2.0, cc-by-4.0, other"
+    parser.add_argument("--card", metavar="LICENCE", help=f"{text} ({known})")
+
+
 def add_rewrite_argument(parser: argparse.ArgumentParser) -> None:
     """Add whether an export rewrites the graph, `--rewrite on|off`."""
     text = "spare operators, as channel shuffles, where the results stay the same (default: on)"

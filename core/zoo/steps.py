@@ -210,6 +210,14 @@ def exported(home: Path, name: str) -> Path:
     return home / f"{name}_exported"
 
 
+def exported_folders(row: ZooRow, scale: ZooScale, places: ZooPlaces) -> dict[str, Path]:
+    """Return the folders of exported files of a row by model."""
+    homes = {FLOAT: float_home(row, scale, places)}
+    if row.slim:
+        homes[COMPRESSED] = places.row
+    return {model: exported(home, model) for model, home in homes.items()}
+
+
 def metrics_file(home: Path, name: str, backend: str) -> Path:
     """Return the file with the metrics of a model's files in a runtime."""
     return home / f"{name}_{backend}.json"

@@ -19,11 +19,12 @@ from core.settings.config import load_yaml
 from core.settings.home import CONFIGS
 from core.training.checkpoint import locate
 from core.training.run import read_run
+from core.zoo.cards import write_cards
 from core.zoo.forks import fork_server
 from core.zoo.reproduction import RunTool, ZooResult, collect, run_steps, run_tool
 from core.zoo.rows import PUBLISHED, ScaleName, ZooRow
 from core.zoo.step_cache import StepCache, code_digest
-from core.zoo.steps import ZooPlaces, ZooStep, missing_data, plan_steps
+from core.zoo.steps import ZooPlaces, ZooStep, exported_folders, missing_data, plan_steps
 
 TOP = CONFIGS.parent
 CODE = ("core", "tasks", "tools")
@@ -145,7 +146,9 @@ class Zoo:
             with self._starting() as start:
                 run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch, start)
             row = self.rows[name]
-            results[name] = collect(name, row, self.scale, steps, cache, places)
+            result = collect(name, row, self.scale, steps, cache, places)
+            write_cards(result, exported_folders(row, row.scales[self.scale], places))
+            results[name] = result
 
         for name in self.rows:
             attempt(name, partial(plan, name))
