@@ -21,6 +21,7 @@ from core.targets.names import BACKENDS, Backend
 from core.zoo.reproduction import ZooResult
 from core.zoo.steps import COMPRESSED, FLOAT
 
+CURVES, SENSITIVITY = "curves.png", "sensitivity.png"  # in the folder of a training
 PAGE, FIGURES = "report.html", "report.json"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 GREY = "#808080"  # can be read on white and on black
@@ -95,11 +96,25 @@ def _row(result: ZooResult) -> dict[str, Any]:
         "difference": [
             None if None in pair else pair[0] - pair[1] for pair in zip(reached, wanted)
         ],
-        "curves": [
-            (model, _embedded(Path(folder, "curves.png")))
-            for model, folder in result.trainings.items()
+        "predictions": _pictures(result.pictures),
+        "curves": _pictures(
+            {model: str(Path(folder, CURVES)) for model, folder in result.trainings.items()}
+        ),
+        # a pruning by sensitivity measures it before it cuts
+        "sensitivity": _pictures(
+            {model: str(Path(folder, SENSITIVITY)) for model, folder in result.trainings.items()}
+        ),
+        "strategies": [
+            (dict(each).pop("kind", "?"), {k: v for k, v in each.items() if k != "kind"})
+            for each in (result.changes.strategies if result.changes else ())
         ],
     }
+
+
+def _pictures(files: dict[str, str]) -> list[tuple[str, str]]:
+    """Return pictures that are there, as URLs that hold them, by model."""
+    found = [(model, _embedded(Path(file))) for model, file in files.items()]
+    return [(model, url) for model, url in found if url is not None]
 
 
 def _by_threads(result: ZooResult, backend: str, threads: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from core.settings.config import read
 from core.settings.files import write_text
 from core.settings.processes import run_beside
 from core.targets.names import BACKENDS
+from core.zoo.changes import Changes, read_changes
 from core.zoo.rows import ScaleName, ZooRow
 from core.zoo.step_cache import StepCache
 from core.zoo.steps import (
@@ -31,6 +32,7 @@ from core.zoo.steps import (
     exported,
     float_home,
     metrics_file,
+    pictures_file,
 )
 
 RESULT = "result.json"
@@ -53,6 +55,8 @@ class ZooResult:
         commands: Command of each step.
         seconds: Seconds of each step.
         trainings: Folder of each model's training.
+        pictures: Picture of predictions of each model's exported files.
+        changes: What the compression has changed; None of a float model.
         environment: Machine, of the benchmark.
         date: Day of the run.
     """
@@ -65,6 +69,8 @@ class ZooResult:
     commands: dict[str, str]
     seconds: dict[str, float]
     trainings: dict[str, str]
+    pictures: dict[str, str] = field(default_factory=dict)
+    changes: Changes | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     date: str = ""
 
@@ -166,8 +172,11 @@ def collect(
 ) -> ZooResult:
     """Read what the steps have written, and write it as `result.json`."""
     homes = {FLOAT: float_home(row, row.scales[scale], places)}
+    changes = None
     if row.slim:
         homes[COMPRESSED] = places.row
+        folders = [exported(home, model) for model, home in homes.items()]
+        changes = read_changes(places.row / COMPRESSED, *folders)
     benchmark = _json(places.row / BENCHMARK)
     names = {str(exported(home, model)): model for model, home in homes.items()}
     rows = [{**each, "model": names[each["model"]], "times_ms": None} for each in benchmark["rows"]]
@@ -187,6 +196,8 @@ def collect(
         commands={step.name: f"python tools/{shlex.join(step.words)}" for step in steps},
         seconds={step.name: cache.seconds(step) or 0.0 for step in steps},
         trainings={model: str(home / model) for model, home in homes.items()},
+        pictures={model: str(pictures_file(home, model)) for model, home in homes.items()},
+        changes=changes,
         environment=benchmark["environment"],
         date=datetime.date.today().isoformat(),
     )

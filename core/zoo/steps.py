@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from core.settings.config import load_yaml
-from core.targets.names import BACKENDS
+from core.targets.names import BACKENDS, Backend
 from core.zoo.rows import OF_FLOAT, ZooRow, ZooScale
 
 FLOAT, COMPRESSED = "float", "compressed"
+SHOWN: Backend = "openvino"  # runtime whose predictions are drawn
 EXPORTS, BENCHMARK = "paddle,onnx", "benchmark.json"
 FROM_TRAINED = {"prune", "qat"}  # strategies that start from the float model of the row
 
@@ -157,6 +158,8 @@ class _Plan:
             file = metrics_file(home, name, backend)
             words = ["eval.py", "--model_dir", str(folder), "--backend", backend]
             words += ["--save", str(file), *([] if trained else self._config())]
+            if backend == SHOWN:
+                words += ["--pictures", str(pictures_file(home, name))]
             self._add(f"evaluate {name} in {backend}", words, file, (f"export {name}",))
 
     def benchmark(self) -> None:
@@ -221,6 +224,11 @@ def exported_folders(row: ZooRow, scale: ZooScale, places: ZooPlaces) -> dict[st
 def metrics_file(home: Path, name: str, backend: str) -> Path:
     """Return the file with the metrics of a model's files in a runtime."""
     return home / f"{name}_{backend}.json"
+
+
+def pictures_file(home: Path, name: str) -> Path:
+    """Return the picture of predictions of a model's files."""
+    return home / f"{name}_predictions.png"
 
 
 def kinds_of(row: ZooRow, places: ZooPlaces) -> set[str]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import paddle
+import psutil
 from rich.table import Table
 
 from core.errors import UserError
@@ -157,7 +158,10 @@ class Zoo:
             try:
                 for future in [pool.submit(attempt, name, partial(run, name)) for name in plans]:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if type(error) is not KeyboardInterrupt:  # that goes to all
+                    for child in psutil.Process().children():
+                        child.terminate()
                 raise
         return [results[name] for name in self.rows if name in results], failures

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from core.zoo.changes import Changes, LayerChange
 from core.zoo.reproduction import ZooResult
 from core.zoo.rows import ZooRow, ZooScale
 from core.zoo.steps import ZooPlaces, ZooStep, plan_steps
@@ -63,7 +64,13 @@ def result(tmp_path: Path) -> ZooResult:
     about = {"title": "<b>Net</b>", "source": "S", "metric": "top1", "slim": ["qat"]}
     training = tmp_path / "float"
     training.mkdir()
-    (training / "curves.png").write_bytes(b"picture")
+    for name in ("curves", "sensitivity", "predictions"):
+        (training / f"{name}.png").write_bytes(name.encode())
+    layers = (
+        LayerChange("stem.conv", "Conv", 32, 24, True),
+        LayerChange("head.new", "Conv", None, 4, False),
+    )
+    strategies = ({"kind": "prune", "target_ratio": 0.5}, {"kind": "qat"})
     return ZooResult(
         name="net",
         scale="small",
@@ -73,6 +80,8 @@ def result(tmp_path: Path) -> ZooResult:
         commands={"benchmark": "python tools/benchmark.py --model_dir a b"},
         seconds={"benchmark": 12.0},
         trainings={"float": str(training), "compressed": str(tmp_path / "none")},
+        pictures={"float": str(training / "predictions.png"), "compressed": str(tmp_path / "no")},
+        changes=Changes(strategies, (3_000_000, 2_000_000), (9_000_000, 5_000_000), layers),
         environment={"cpu": "EPYC", "cpu_instructions": ["avx2", "avx512_vnni"]},
         date="2026-11-26",
     )

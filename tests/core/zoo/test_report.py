@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -63,7 +64,29 @@ def test_every_figure_is_there_and_nothing_is_fetched(tmp_path: Path, result: Zo
     for said in ("1.60", "204.2 → 150.1", "avx512_vnni", "data/x: is missing", "# benchmark, 12 s"):
         assert said in page.text
     assert "<b>Net</b>" in page.text  # as text
-    assert "data:image/png;base64,cGljdHVyZQ==" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    for picture in (b"curves", b"sensitivity", b"predictions"):
+        url = "data:image/png;base64," + base64.b64encode(picture).decode()
+        assert text.count(url) == 1
+    assert text.count("<img") == 3  # those that are not there are left out
+
+
+def test_what_was_changed_is_told_layer_by_layer(tmp_path: Path, result: ZooResult) -> None:
+    page = read(write_report([result], {}, tmp_path))
+    for said in (
+        "prune: target_ratio 0.5",
+        "parameters 3.000 → 2.000 M, MACs 9.0 → 5.0 M",
+        "1 of 2 layers in int8, 1 with fewer output channels",
+    ):
+        assert said in page.text
+    assert "stem.convConv32 → 24int8" in page.text
+    assert f"head.newConv{NOTHING} → 4float" in page.text
+
+
+def test_a_float_row_has_no_changes(tmp_path: Path, result: ZooResult) -> None:
+    page = read(write_report([replace(result, changes=None, pictures={})], {}, tmp_path))
+    for said in ("What the compression changed", "Where each layer", "Predictions"):
+        assert said not in page.text
 
 
 def test_the_same_figures_are_in_json(tmp_path: Path, result: ZooResult) -> None:
