@@ -34,18 +34,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ForkServer:
-    """A process that has loaded the libraries of the tools, and runs each tool in a fork."""
+    """A process that has loaded the libraries of the tools, and runs each tool in a fork.
+
+    It is started for the first tool.
+    """
 
     def __init__(self) -> None:
-        # of the working directory, which comes first, nothing is imported
-        start = f"import sys; del sys.path[0]; from {own_module(__name__)} import serve; serve()"
-        self._process = subprocess.Popen(
-            tethered([sys.executable, "-c", start], signal.SIGTERM),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": search_path()},
-        )
+        self._process: subprocess.Popen[str] | None = None
 
     def run(self, command: Sequence[str], log: Path) -> int:
         """Run a tool to its end; return its status, negative if a signal has ended it.
@@ -59,12 +54,15 @@ class ForkServer:
         Raises:
             UserError: The server has ended.
         """
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
+        if self._process is None:
+            self._process = _start()
+        asking, answering = self._process.stdin, self._process.stdout
+        assert asking is not None
+        assert answering is not None
         try:
-            self._process.stdin.write(json.dumps([list(command), str(log)]) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            asking.write(json.dumps([list(command), str(log)]) + "\n")
+            asking.flush()
+            answer = answering.readline()
         except BrokenPipeError:
             answer = ""
         except BaseException as error:
@@ -78,6 +76,8 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server, once the tool that it runs has ended."""
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -87,9 +87,21 @@ class ForkServer:
             self._process.kill()  # at the second signal, as this process ends at once
 
 
+def _start() -> subprocess.Popen[str]:
+    # of the working directory, which comes first, nothing is imported
+    start = f"import sys; del sys.path[0]; from {own_module(__name__)} import serve; serve()"
+    return subprocess.Popen(
+        tethered([sys.executable, "-c", start], signal.SIGTERM),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": search_path()},
+    )
+
+
 @contextlib.contextmanager
 def fork_server() -> Iterator[ForkServer]:
-    """Start a server, and end it."""
+    """Make a server, and end it."""
     server = ForkServer()
     try:
         yield server

@@ -103,6 +103,8 @@ def test_modules_of_the_working_directory_are_not_imported(
 
 def test_a_server_that_has_ended_is_one_line(tmp_path: Path) -> None:
     with fork_server() as server:
+        assert ran(server, tmp_path, "") == (0, "")
+        assert server._process is not None
         server._process.kill()
         server._process.wait()
         tool, log = tmp_path / "tool.py", tmp_path / "log"
@@ -122,6 +124,7 @@ def test_a_tool_ends_with_its_server(tmp_path: Path) -> None:
         thread = threading.Thread(target=run)
         thread.start()
         tool = psutil.Process(int(wait_for(pid)))
+        assert server._process is not None
         server._process.kill()
         thread.join(SECONDS)
         assert not thread.is_alive()
@@ -155,3 +158,9 @@ def test_a_tool_may_finish_when_its_starter_is_asked_to_end(tmp_path: Path) -> N
         process.send_signal(signal.SIGTERM)
         process.wait(SECONDS)
     assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
+
+
+def test_a_server_without_a_tool_is_never_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "Popen", None)  # may not even be called
+    with fork_server():
+        pass
