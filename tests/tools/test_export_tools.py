@@ -57,6 +57,12 @@ def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
             continue
         assert f"{file.name:<16} {file.stat().st_size:>12,} bytes" in said
 
+    status, said = call(
+        "eval.py", "--model_dir", "out", "-o", "synthetic={}", "--pictures", "p.png"
+    )
+    assert status == 2
+    assert "error: pictures: the task outside.toy cannot draw its samples" in last_line(said)
+
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((12, 12, 3), 90, np.uint8))
     asked = ("predict.py", "--model_dir", "out", "--image_path", "images", "--save_dir")
