@@ -6,6 +6,7 @@ Nothing here needs Paddle, so that `--help` and a typing error are answered at o
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -94,6 +95,13 @@ def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> N
     )
 
 
+def add_card_argument(parser: argparse.ArgumentParser) -> None:
+    """Add whether an export gets a model card, with the licence of the weights: `--card`."""
+    text = "also write README.md, a model card with what was measured, for weights of this licence"
+    known = "as Hugging Face names it: apache-2.0, cc-by-4.0, other"
+    parser.add_argument("--card", metavar="LICENCE", help=f"{text} ({known})")
+
+
 def add_rewrite_argument(parser: argparse.ArgumentParser) -> None:
     """Add whether an export rewrites the graph, `--rewrite on|off`."""
     text = "spare operators, as channel shuffles, where the results stay the same (default: on)"
@@ -172,6 +180,21 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
     return int(text)
+
+
+def threads(text: str) -> tuple[int, ...]:
+    """Read numbers of threads such as `1,all`, each once; all are those that this machine runs.
+
+    Raises:
+        argparse.ArgumentTypeError: They are none.
+    """
+    known = hasattr(os, "sched_getaffinity")  # some may be kept from this process
+    every = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    words = [each.strip() for each in text.split(",")]
+    if not all(each == "all" or (each.isdecimal() and int(each) > 0) for each in words):
+        wanted = "numbers of threads such as 1,all"
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+    return tuple(dict.fromkeys(every if each == "all" else int(each) for each in words))
 
 
 def natural(text: str) -> int:

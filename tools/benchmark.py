@@ -8,15 +8,21 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import cli, options
 from core.settings.acceptance import FileFigures
 from core.targets.names import BACKENDS
 
+if TYPE_CHECKING:
+    from core.runtimes.benchmark import BenchmarkRow
+
 EPILOG = """\
 speed-up is (a - b) / a with the mean time a of the first model in the same runtime: 25 % means a
-quarter less time. MACs are those of one run.
+quarter less time; a / b is 1.33 then. MACs are those of one run.
 """
 
 
@@ -39,7 +45,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="A,B",
         help=f"of {', '.join(BACKENDS)} (default: each that can read the model)",
     )
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    text = "CPU threads of a run (default: 1); several, such as 1,all: a table of each"
+    parser.add_argument("--threads", type=options.threads, default=(1,), metavar="N,N", help=text)
     parser.add_argument("--batch_size", type=int, default=1, help="images of one run (default: 1)")
     parser.add_argument(
         "--input_shape",
@@ -54,6 +61,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--no_memory", action="store_true", help="leave out peak memory, which takes a process each"
     )
+    text = "also measure each class of operators in ONNX Runtime and OpenVINO"
+    parser.add_argument("--operators", action="store_true", help=text)
     parser.add_argument("--save", type=Path, metavar="JSON", help="also write all figures there")
     options.add_acceptance_argument(parser, "max_drop")
     return cli.parse(parser)
@@ -64,7 +73,8 @@ def main() -> int:
     from rich.console import Console
     from tqdm import tqdm
 
-    from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
+    from core.runtimes.benchmark import Protocol, benchmark, write_json
+    from core.runtimes.benchmark_tables import operator_tables, reasons, threads_table, to_table
     from core.runtimes.environment import environment
     from core.runtimes.foreign import image_shape
     from core.runtimes.overflow_report import warn_of_overflow
@@ -72,7 +82,7 @@ def main() -> int:
     task = cli.chosen_task(arguments)
     protocol = Protocol(
         backends=arguments.backends,
-        threads=arguments.threads,
+        threads=arguments.threads[0],
         batch_size=arguments.batch_size,
         input_shape=arguments.input_shape,
         free_shape=None if task is None else image_shape(task),
@@ -80,19 +90,33 @@ def main() -> int:
         warmup=arguments.warmup,
         runs=arguments.runs,
         memory=not arguments.no_memory,
+        operators=arguments.operators,
     )
-    rows = benchmark(
-        arguments.model_dir, protocol, lambda steps: tqdm(steps, desc="rounds", disable=None)
-    )
-    # eleven columns need room, and a pipe has 80 characters by default
-    console = Console(highlight=False, width=max(Console().width, 140))
+
+    def measure(protocol: Protocol) -> list[BenchmarkRow]:
+        what = f"rounds, threads: {protocol.threads}"
+        steps = partial(tqdm, desc=what, disable=None)
+        return benchmark(arguments.model_dir, protocol, steps)
+
+    rows = measure(protocol)
+    every = list(rows)
+    for threads in arguments.threads[1:]:
+        every += measure(replace(protocol, threads=threads, memory=False, operators=False))
+    # twelve columns need room, and a pipe has 80 characters by default
+    console = Console(highlight=False, width=max(Console().width, 150))
     console.print(to_table(rows))
+    if len(every) > len(rows):
+        console.print(threads_table(every))
+    for table in operator_tables(rows):
+        console.print(table)
+    for line in reasons(rows):
+        console.print(line)
     for key, value in environment().items():
         if value:
             console.print(f"{key}: {value}")
     warn_of_overflow((Path(row.model), row.backend) for row in rows)
     if arguments.save:
-        write_json(rows, protocol, arguments.save)
+        write_json(every, protocol, arguments.save)
         console.print(f"written to {arguments.save}")
     files = [FileFigures(f"{row.model} in {row.backend}", row.size_mb, row.mean_ms) for row in rows]
     return cli.judged(arguments.targets, files)

@@ -29,6 +29,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=options.positive, default=1, help="default: 1")
     parser.add_argument("--threads", type=options.positive, default=1, help="of an exported model")
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
+    text = "draw some samples there, with truth and prediction"
+    parser.add_argument("--pictures", type=Path, metavar="PNG", help=text)
     return cli.parse(parser)
 
 
@@ -42,6 +44,7 @@ def main() -> None:
     from core.runtimes.predictor import load_predictor
     from core.settings.files import write_text
     from core.training.evaluation import eager_forward, evaluate, validation_loader
+    from core.training.review import SamplePictures
     from core.training.run import pick_device
 
     paddle.set_device(pick_device("auto"))
@@ -64,13 +67,17 @@ def main() -> None:
         run = predictor.run
         warn_of_overflow([(arguments.model_dir, predictor.backend)])
     loader = validation_loader(task, arguments.batch_size)
-    metric = evaluate(task, run, loader, progress=True)
+    pictures = SamplePictures(task, loader) if arguments.pictures else None
+    watchers = [pictures] if pictures else []
+    metric = evaluate(task, run, loader, progress=True, watchers=watchers)
     cli.print_left_out(loader.skipped)
     print(metric.report())
     for key, value in metric.compute().items():
         print(f"{key}: {value:.4f}")
     if arguments.save:
         write_text(arguments.save, json.dumps(metric.compute(), indent=1))
+    if pictures:
+        pictures.write(arguments.pictures)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     options.add_weights_argument(parser, "checkpoint (folder or weights file) to export")
     options.add_export_arguments(parser, "paddle")
+    options.add_card_argument(parser)
     options.add_rewrite_argument(parser)
     parser.add_argument(
         "--input_shape",
@@ -47,8 +48,11 @@ def main() -> None:
     from core.export.files import check_formats
     from core.export.package import export
     from core.export.parity import summary
+    from core.workflows.model_card import check_licence, write_card
 
     check_formats(arguments.format)
+    if arguments.card is not None:
+        check_licence(arguments.card)
     task, model = cli.restored(arguments)
     made = export(
         task,
@@ -72,6 +76,11 @@ def main() -> None:
         console.print(f"size {report.size_mb:.3f} MB ({' + '.join(made.sized_files)})")
         console.print(f"parameters {report.parameters / 1e6:.3f} M")
         console.print(f"MACs {report.macs / 1e6:.1f} M at {shapes}")
+    if arguments.card is not None:
+        card = write_card(
+            made.folder, task, licence=arguments.card, checks=summary(made.differences)
+        )
+        console.print(f"model card: {card}")
     console.print(f"exported to {made.folder}")
 
 

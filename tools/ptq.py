@@ -25,6 +25,7 @@ def parse_arguments() -> argparse.Namespace:
     what("--weights", help="checkpoint (folder or weights file)")
     what("--model_dir", type=Path, help="exported float model whose code is absent")
     options.add_export_arguments(parser, "paddle")
+    options.add_card_argument(parser)
     options.add_rewrite_argument(parser)
     add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
     add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
@@ -59,7 +60,10 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     from core.export.rejected import check_rejected_folder
     from core.quant.post_training import PtqConfig
     from core.workflows import ptq
+    from core.workflows.model_card import check_licence
 
+    if arguments.card is not None:
+        check_licence(arguments.card)
     check_formats(arguments.format)
     kind: type[Any] = PtqConfig
     names, observer = ["weight_quantize_type", "never_quantize", "processors"], arguments.observer
@@ -99,6 +103,7 @@ def main() -> int:
         to_table,
     )
     from core.workflows.float_fallback import QualityLimits
+    from core.workflows.model_card import write_measured_card
 
     paddle.set_device(pick_device("auto"))
     configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
@@ -130,6 +135,9 @@ def main() -> int:
             )
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, validation.metric))
+    if arguments.card is not None:
+        where = folder / ptq.INT8
+        print(f"model card: {write_measured_card(where, validation, rows, arguments.card)}")
     print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
     return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 

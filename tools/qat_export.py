@@ -27,6 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     options.add_weights_argument(parser, "checkpoint of a QAT run")
     options.add_export_arguments(parser, "paddle", "onnx")
+    options.add_card_argument(parser)
     options.add_rewrite_argument(parser)
     options.add_target_argument(parser)
     options.add_control_arguments(parser)
@@ -53,7 +54,10 @@ def main() -> int:
         open_validation,
     )
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
+    from core.workflows.model_card import check_licence, write_measured_card
 
+    if arguments.card is not None:
+        check_licence(arguments.card)
     formats, target, folder = arguments.format, arguments.target, arguments.save_dir
     check_formats(formats)
     check_folder(folder, arguments.overwrite)
@@ -80,6 +84,8 @@ def main() -> int:
     with replacing_unless_rejected(folder) as draft:
         rows += changed
         rows += export_and_check(draft, task, model, arguments, validation, limits, rows, metric)
+    if arguments.card is not None:
+        print(f"model card: {write_measured_card(folder, validation, rows, arguments.card)}")
     print(f"exported to {folder}")
     return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -57,6 +58,8 @@ def main() -> int:
     results, failures = zoo.reproduce(arguments.jobs, arguments.launch, tell)
     page = write_report(results, failures, zoo.folder)
     print(f"{len(results)} of {len(rows)} rows reproduced; report: {page}")
+    used = os.times()  # of all processes that were started
+    print(f"processor time: {(used.children_user + used.children_system) / 60:.1f} minutes")
     judged = [cli.judged(arguments.targets, each.files()) for each in results]
     return 1 if failures else max(judged, default=0)
 

@@ -20,6 +20,7 @@ from core.targets.names import FORMATS, Format
 
 MODEL, PARAMS, ONNX, LITE = "model.pdmodel", "model.pdiparams", "model.onnx", "model.nb"
 OPENVINO = "model.xml", "model.bin"
+CARD, CARD_MARK = "README.md", "library_name: trislim"  # a model card, and the line that tells it
 
 FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
     {"paddle": (MODEL, PARAMS), "onnx": (ONNX,), "openvino": OPENVINO, "lite": (LITE,)}
@@ -92,13 +93,22 @@ def check_folder(folder: Path, overwrite: bool = False) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder}: expected a folder, it is a file")
-    foreign = sorted(path.name for path in folder.glob("*") if path.name not in _OURS)
+    foreign = sorted(
+        path.name for path in folder.glob("*") if path.name not in _OURS and not is_card(path)
+    )
     if foreign:
         raise ExportError(
             f"{folder}: holds {foreign[0]}, which is no part of an export; choose another folder"
         )
     if not overwrite and any(folder.glob("*")):
         raise ExportError(f"{folder}: holds an earlier export; {WAYS_OUT}")
+
+
+def is_card(path: Path) -> bool:
+    """Tell whether a file is a model card that TriSlim has written."""
+    if path.name != CARD or not path.is_file():
+        return False
+    return CARD_MARK in path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: int = OPSET) -> None:

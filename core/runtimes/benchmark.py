@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from rich.table import Table
 
 from core.errors import ExportError
 from core.graph import cost
@@ -23,6 +22,8 @@ from core.runtimes.description import DeployDescription, Port
 from core.runtimes.environment import environment
 from core.runtimes.formats import find_files, readable_backends
 from core.runtimes.memory import peak_memory_mb
+from core.runtimes.operator_times import OperatorTime, measure_operators
+from core.runtimes.ports import as_fed
 from core.runtimes.predictor import Predictor, load_predictor, try_out
 from core.settings.files import present, write_text
 from core.targets.names import Backend
@@ -44,6 +45,7 @@ class Protocol:
         warmup: Runs before it counts.
         runs: Runs that count.
         memory: Whether to measure peak memory, which starts a process for each.
+        operators: Whether to measure classes of operators, in a session for each.
     """
 
     backends: tuple[Backend, ...] = ()
@@ -55,6 +57,7 @@ class Protocol:
     warmup: int = 10
     runs: int = 50
     memory: bool = True
+    operators: bool = False
 
     def __post_init__(self) -> None:
         for name in ("threads", "batch_size", "runs"):
@@ -71,10 +74,14 @@ class BenchmarkRow:
     Attributes:
         speedup: (a - b) / a, with a the mean time of the first model in the same runtime and b
             this one's; 0.25 is a quarter less time.
+        ratio: a / b of the same times; 1.33 is a quarter less time.
         size_mb: Size of the files that the runtime reads; 1 MB is 10**6 bytes.
         parameters: As the export counted them; of a model from elsewhere, all numbers in its file.
         macs: Multiply-accumulates of one run; None where only an ONNX file is there.
         times_ms: Times of all runs that count.
+        threads: CPU threads of one run.
+        operators: Times of classes of operators; None if they were not asked for, or the runtime
+            does not tell.
     """
 
     model: str
@@ -83,11 +90,14 @@ class BenchmarkRow:
     median_ms: float
     p95_ms: float
     speedup: float | None
+    ratio: float | None
     size_mb: float
     parameters: int | None
     macs: int | None
     peak_memory_mb: float | None
     times_ms: tuple[float, ...]
+    threads: int = 1
+    operators: tuple[OperatorTime, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -127,28 +137,6 @@ def benchmark(
             means.setdefault(entry.predictor.backend, mean)
         rows.append(_row(entry, taken, means.get(entry.predictor.backend), protocol))
     return rows
-
-
-def to_table(rows: Sequence[BenchmarkRow]) -> Table:
-    """Lay the rows out for people."""
-    table = Table()
-    table.add_column("model", overflow="fold")
-    table.add_column("backend")
-    columns = "mean ms|median ms|p95 ms|speed-up|size MB|parameters M|MACs M|peak memory MB"
-    for title in columns.split("|"):
-        table.add_column(title, justify="right")
-    for row in rows:
-        table.add_row(
-            row.model,
-            row.backend,
-            *(f"{value:.2f}" for value in (row.mean_ms, row.median_ms, row.p95_ms)),
-            "-" if row.speedup is None else f"{row.speedup:.2%}",
-            f"{row.size_mb:.2f}",
-            "-" if row.parameters is None else f"{row.parameters / 1e6:.3f}",
-            "-" if row.macs is None else f"{row.macs / 1e6:.1f}",
-            "-" if row.peak_memory_mb is None else f"{row.peak_memory_mb:.1f}",
-        )
-    return table
 
 
 def write_json(rows: Sequence[BenchmarkRow], protocol: Protocol, file: Path) -> None:
@@ -224,12 +212,23 @@ def _row(
         median_ms=float(np.median(taken)),
         p95_ms=float(np.percentile(taken, 95)),
         speedup=None if first is None else (first - mean) / first,
+        ratio=None if first is None else first / mean,
         size_mb=cost.size_mb(find_files(entry.folder, backend)),
         parameters=_parameters(entry),
         macs=_macs(entry),
         peak_memory_mb=peak,
         times_ms=tuple(round(each, 4) for each in taken),
+        threads=protocol.threads,
+        operators=_operators(entry, protocol) if protocol.operators else None,
     )
+
+
+def _operators(entry: _Entry, protocol: Protocol) -> tuple[OperatorTime, ...] | None:
+    ports, backend = entry.predictor.description.inputs, entry.predictor.backend
+    feeds = {port.name: as_fed(port, array) for port, array in zip(ports, entry.inputs)}
+    file = find_files(entry.folder, backend)[0]
+    how = protocol.threads, feeds, protocol.warmup, protocol.runs
+    return measure_operators(file, backend, *how)
 
 
 def _parameters(entry: _Entry) -> int | None:

@@ -16,11 +16,12 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from core.errors import FileError
+from core.errors import ConfigError, DataError, FileError
 from core.settings.files import write_bytes
-from core.task import Arrays, ConfusionMetric, Metric, ReviewedTask, SampleView
+from core.task import Arrays, ConfusionMetric, Metric, ReviewedTask, SampleView, Task
 from core.training.charts import draw_confusion
 from core.training.hooks import Hook
+from core.training.loader import Loader
 from core.training.results import DRAW_SECONDS, refuse_folders
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ class Review(Hook):
         self._task = task if isinstance(task, ReviewedTask) else None
         self._loader = loader
         self._root = f"{engine.task.config.data.root}/"
-        mine = len(range(loader.rank, len(loader.dataset), loader.world))
-        self._chosen = set(np.linspace(0, mine - 1, min(TILES, mine)).round().astype(int).tolist())
+        self._chosen = _spread(loader)
         self._pending: list[Page] = []
         self._drawn = time.monotonic()
         self._stopped = False
@@ -129,11 +129,59 @@ class Review(Hook):
         self._drawn = time.monotonic()
 
     def _name(self, place: int) -> str:
-        """Return the file of a sample; where some were left out, nobody knows which it is."""
-        if self._task is None or self._loader.skipped:
-            return ""
-        index = self._loader.rank + place * self._loader.world
-        return self._task.name_sample(self._loader.dataset, index).removeprefix(self._root)
+        return "" if self._task is None else _name(self._task, self._loader, self._root, place)
+
+
+class SamplePictures:
+    """Draws some samples of an evaluation with truth and prediction.
+
+    Args:
+        task: Draws a sample.
+        loader: Of the evaluation.
+
+    Raises:
+        ConfigError: The task draws no samples.
+    """
+
+    def __init__(self, task: Task, loader: Loader) -> None:
+        if not isinstance(task, ReviewedTask):
+            raise ConfigError(f"pictures: the task {task.name} cannot draw its samples")
+        self._task, self._loader, self._root = task, loader, f"{task.config.data.root}/"
+        self._chosen, self._count = _spread(loader), 0
+        self._tiles: list[np.ndarray] = []
+
+    def after_batch(self, outputs: Arrays, batch: Arrays) -> None:
+        """Draw the chosen ones of a batch [N, ...]."""
+        for number in range(len(next(iter(batch.values())))):
+            place, self._count = self._count, self._count + 1
+            if place in self._chosen:
+                name = _name(self._task, self._loader, self._root, place)
+                view = self._task.view_sample(outputs, batch, number)
+                self._tiles.append(tile(view, name))
+
+    def write(self, file: Path) -> None:
+        """Write a PNG of what was drawn.
+
+        Raises:
+            DataError: Nothing was.
+            FileError: It cannot be written.
+        """
+        if not self._tiles:
+            raise DataError(f"{file}: no sample was evaluated that could be drawn")
+        write_bytes(file, page(self._tiles))
+
+
+def _spread(loader: Loader) -> set[int]:
+    """Return the places of some samples, evenly spread over those of this process."""
+    mine = len(range(loader.rank, len(loader.dataset), loader.world))
+    return set(np.linspace(0, mine - 1, min(TILES, mine)).round().astype(int).tolist())
+
+
+def _name(task: ReviewedTask, loader: Loader, root: str, place: int) -> str:
+    """Return the file of a sample; where some were left out, nobody knows which it is."""
+    if loader.skipped:
+        return ""
+    return task.name_sample(loader.dataset, loader.rank + place * loader.world).removeprefix(root)
 
 
 def tile(view: SampleView, name: str) -> np.ndarray:

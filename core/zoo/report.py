@@ -15,11 +15,13 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from core.runtimes.operator_times import OperatorTime, by_kind, explain, int8_share
 from core.settings.files import write_text
 from core.targets.names import BACKENDS, Backend
 from core.zoo.reproduction import ZooResult
 from core.zoo.steps import COMPRESSED, FLOAT
 
+CURVES, SENSITIVITY = "curves.png", "sensitivity.png"  # in the folder of a training
 PAGE, FIGURES = "report.html", "report.json"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 GREY = "#808080"  # can be read on white and on black
@@ -79,8 +81,8 @@ def _row(result: ZooResult) -> dict[str, Any]:
                 "metrics": [result.metric(model, backend) for model in (FLOAT, COMPRESSED)],
                 "sizes": [each and each["size_mb"] for each in (before, after)],
                 "times": [each and each["mean_ms"] for each in (before, after)],
-                "speedup": after and after["speedup"],
-                "ratio": after and before and before["mean_ms"] / after["mean_ms"],
+                "threads": [_by_threads(result, backend, count) for count in result.threads()],
+                "operators": _operators(before, after),
             }
         )
     reached = [_best(result, model) for model in (FLOAT, COMPRESSED)]
@@ -94,10 +96,54 @@ def _row(result: ZooResult) -> dict[str, Any]:
         "difference": [
             None if None in pair else pair[0] - pair[1] for pair in zip(reached, wanted)
         ],
-        "curves": [
-            (model, _embedded(Path(folder, "curves.png")))
-            for model, folder in result.trainings.items()
+        "predictions": _pictures(result.pictures),
+        "curves": _pictures(
+            {model: str(Path(folder, CURVES)) for model, folder in result.trainings.items()}
+        ),
+        # a pruning by sensitivity measures it before it cuts
+        "sensitivity": _pictures(
+            {model: str(Path(folder, SENSITIVITY)) for model, folder in result.trainings.items()}
+        ),
+        "strategies": [
+            (dict(each).pop("kind", "?"), {k: v for k, v in each.items() if k != "kind"})
+            for each in (result.changes.strategies if result.changes else ())
         ],
+    }
+
+
+def _pictures(files: dict[str, str]) -> list[tuple[str, str]]:
+    """Return pictures that are there, as URLs that hold them, by model."""
+    found = [(model, _embedded(Path(file))) for model, file in files.items()]
+    return [(model, url) for model, url in found if url is not None]
+
+
+def _by_threads(result: ZooResult, backend: str, threads: int) -> dict[str, Any]:
+    """Return times of both models with so many threads, and both speed-ups."""
+    rows = [result.measured(model, backend, threads) for model in (FLOAT, COMPRESSED)]
+    ratio = rows[1] and rows[0] and rows[0]["mean_ms"] / rows[1]["mean_ms"]
+    return {
+        "count": threads,
+        "times": [each and each["mean_ms"] for each in rows],
+        "speedup": ratio and 1 - 1 / ratio,
+        "ratio": ratio,
+    }
+
+
+def _operators(
+    before: dict[str, Any] | None, after: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return times of classes of operators, and what they say; None if either is not known."""
+    if not (before and after and before.get("operators") and after.get("operators")):
+        return None
+    times = [[OperatorTime(**each) for each in row["operators"]] for row in (before, after)]
+    kinds = [by_kind(each) for each in times]
+    names = sorted(
+        kinds[0].keys() | kinds[1].keys(), key=lambda name: -max(k.get(name, 0.0) for k in kinds)
+    )
+    shares = {name: int8_share([t for t in times[1] if t.kind == name]) for name in names}
+    return {
+        "rows": [(name, [each.get(name) for each in kinds], shares[name]) for name in names],
+        "reason": explain(*times),
     }
 
 

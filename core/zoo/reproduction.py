@@ -20,6 +20,7 @@ from core.settings.config import read
 from core.settings.files import write_text
 from core.settings.processes import run_beside
 from core.targets.names import BACKENDS
+from core.zoo.changes import Changes, read_changes
 from core.zoo.rows import ScaleName, ZooRow
 from core.zoo.step_cache import StepCache
 from core.zoo.steps import (
@@ -31,11 +32,13 @@ from core.zoo.steps import (
     exported,
     float_home,
     metrics_file,
+    pictures_file,
 )
 
 RESULT = "result.json"
 LAST_LINES = 3  # of a log, in the message of a step that failed
 TellLine = Callable[[str], None]
+RunTool = Callable[[Sequence[str], Path], int]  # path of a tool and arguments; log; to a status
 Locks = Mapping[Path, AbstractContextManager[Any]]  # by the homes of steps
 
 
@@ -52,6 +55,8 @@ class ZooResult:
         commands: Command of each step.
         seconds: Seconds of each step.
         trainings: Folder of each model's training.
+        pictures: Picture of predictions of each model's exported files.
+        changes: What the compression has changed; None of a float model.
         environment: Machine, of the benchmark.
         date: Day of the run.
     """
@@ -64,6 +69,8 @@ class ZooResult:
     commands: dict[str, str]
     seconds: dict[str, float]
     trainings: dict[str, str]
+    pictures: dict[str, str] = field(default_factory=dict)
+    changes: Changes | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     date: str = ""
 
@@ -83,10 +90,26 @@ class ZooResult:
             found.append(FileFigures(name, known["size_mb"], known["mean_ms"], *metrics))
         return found
 
-    def measured(self, model: str, backend: str) -> dict[str, Any] | None:
-        """Return the row of the benchmark for a file in a runtime."""
-        found = (r for r in self.benchmark if (r["model"], r["backend"]) == (model, backend))
+    def measured(self, model: str, backend: str, threads: int = 1) -> dict[str, Any] | None:
+        """Return the row of the benchmark for a file in a runtime with so many threads."""
+        wanted = model, backend, threads
+        found = (r for r in self.benchmark if (r["model"], r["backend"], r["threads"]) == wanted)
         return next(found, None)
+
+    def threads(self) -> list[int]:
+        """Return the numbers of threads that were measured."""
+        return list(dict.fromkeys(row["threads"] for row in self.benchmark))
+
+
+def run_tool(command: Sequence[str], log: Path) -> int:
+    """Run a tool in a new process; return its status.
+
+    Args:
+        command: Path of the tool, and its arguments; or arguments of Python.
+        log: File for all that it says.
+    """
+    with open(log, "wb") as said:
+        return run_beside([sys.executable, *command], said)
 
 
 def run_steps(
@@ -96,6 +119,7 @@ def run_steps(
     tools: Path,
     tell: TellLine,
     launch: Sequence[str] = (),
+    run: RunTool = run_tool,
 ) -> None:
     """Run what is not done; say of each step what it does and how long it took.
 
@@ -109,6 +133,7 @@ def run_steps(
         tools: Folder of the tools.
         tell: Receives lines for people.
         launch: Arguments of `paddle.distributed.launch`, which starts the trainings then.
+        run: Runs a tool.
 
     Raises:
         UserError: A step failed; the message has the end of its log.
@@ -126,7 +151,12 @@ def run_steps(
             cache.note(step, None)
             tell(f"{step.name}: python tools/{shlex.join(words)}")
             begin = time.monotonic()
-            _run(step, words, tools, launch if step.training else ())
+            command = [str(tools / words[0]), *words[1:]]
+            if launch and step.training:
+                command = ["-m", "paddle.distributed.launch", *launch, *command]
+                _run(step, command, run_tool)
+            else:
+                _run(step, command, run)
             seconds = time.monotonic() - begin
             cache.note(step, round(seconds, 1))
             tell(f"{step.name}: {seconds:.0f} s")
@@ -142,8 +172,11 @@ def collect(
 ) -> ZooResult:
     """Read what the steps have written, and write it as `result.json`."""
     homes = {FLOAT: float_home(row, row.scales[scale], places)}
+    changes = None
     if row.slim:
         homes[COMPRESSED] = places.row
+        folders = [exported(home, model) for model, home in homes.items()]
+        changes = read_changes(places.row / COMPRESSED, *folders)
     benchmark = _json(places.row / BENCHMARK)
     names = {str(exported(home, model)): model for model, home in homes.items()}
     rows = [{**each, "model": names[each["model"]], "times_ms": None} for each in benchmark["rows"]]
@@ -163,6 +196,8 @@ def collect(
         commands={step.name: f"python tools/{shlex.join(step.words)}" for step in steps},
         seconds={step.name: cache.seconds(step) or 0.0 for step in steps},
         trainings={model: str(home / model) for model, home in homes.items()},
+        pictures={model: str(pictures_file(home, model)) for model, home in homes.items()},
+        changes=changes,
         environment=benchmark["environment"],
         date=datetime.date.today().isoformat(),
     )
@@ -182,12 +217,10 @@ def read_result(file: Path) -> ZooResult:
         raise FileError(f"{file}: is not what reproduce writes: {error}") from error
 
 
-def _run(step: ZooStep, words: Sequence[str], tools: Path, launch: Sequence[str]) -> None:
+def _run(step: ZooStep, command: Sequence[str], run: RunTool) -> None:
     log = step.home / "logs" / f"{step.name.replace(' ', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as said:
-        several = ("-m", "paddle.distributed.launch", *launch) if launch else ()
-        status = run_beside([sys.executable, *several, str(tools / words[0]), *words[1:]], said)
+    status = run(command, log)
     if status:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         told = " | ".join(lines[-LAST_LINES:])

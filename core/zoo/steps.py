@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from core.settings.config import load_yaml
-from core.targets.names import BACKENDS
+from core.targets.names import BACKENDS, Backend
 from core.zoo.rows import OF_FLOAT, ZooRow, ZooScale
 
 FLOAT, COMPRESSED = "float", "compressed"
+SHOWN: Backend = "openvino"  # runtime whose predictions are drawn
 EXPORTS, BENCHMARK = "paddle,onnx", "benchmark.json"
 FROM_TRAINED = {"prune", "qat"}  # strategies that start from the float model of the row
 
@@ -157,6 +158,8 @@ class _Plan:
             file = metrics_file(home, name, backend)
             words = ["eval.py", "--model_dir", str(folder), "--backend", backend]
             words += ["--save", str(file), *([] if trained else self._config())]
+            if backend == SHOWN:
+                words += ["--pictures", str(pictures_file(home, name))]
             self._add(f"evaluate {name} in {backend}", words, file, (f"export {name}",))
 
     def benchmark(self) -> None:
@@ -165,6 +168,7 @@ class _Plan:
         file = self.places.row / BENCHMARK
         folders = [str(exported(self.homes[name], name)) for name in names]
         words = ["benchmark.py", "--model_dir", *folders, "--save", str(file)]
+        words += ["--threads", "1,all", "--operators"]
         if self.scale.input_shape:
             words += ["--input_shape", ",".join(map(str, self.scale.input_shape))]
         words += self.scale.benchmark
@@ -209,9 +213,22 @@ def exported(home: Path, name: str) -> Path:
     return home / f"{name}_exported"
 
 
+def exported_folders(row: ZooRow, scale: ZooScale, places: ZooPlaces) -> dict[str, Path]:
+    """Return the folders of exported files of a row by model."""
+    homes = {FLOAT: float_home(row, scale, places)}
+    if row.slim:
+        homes[COMPRESSED] = places.row
+    return {model: exported(home, model) for model, home in homes.items()}
+
+
 def metrics_file(home: Path, name: str, backend: str) -> Path:
     """Return the file with the metrics of a model's files in a runtime."""
     return home / f"{name}_{backend}.json"
+
+
+def pictures_file(home: Path, name: str) -> Path:
+    """Return the picture of predictions of a model's files."""
+    return home / f"{name}_predictions.png"
 
 
 def kinds_of(row: ZooRow, places: ZooPlaces) -> set[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import paddle
+import psutil
 from rich.table import Table
 
 from core.errors import UserError
@@ -16,10 +20,12 @@ from core.settings.config import load_yaml
 from core.settings.home import CONFIGS
 from core.training.checkpoint import locate
 from core.training.run import read_run
-from core.zoo.reproduction import ZooResult, collect, run_steps
+from core.zoo.cards import write_cards
+from core.zoo.forks import fork_server
+from core.zoo.reproduction import RunTool, ZooResult, collect, run_steps, run_tool
 from core.zoo.rows import PUBLISHED, ScaleName, ZooRow
 from core.zoo.step_cache import StepCache, code_digest
-from core.zoo.steps import ZooPlaces, ZooStep, missing_data, plan_steps
+from core.zoo.steps import ZooPlaces, ZooStep, exported_folders, missing_data, plan_steps
 
 TOP = CONFIGS.parent
 CODE = ("core", "tasks", "tools")
@@ -102,6 +108,16 @@ class Zoo:
             table.add_row(name, row.title, f"{sum(done)} of {len(done)} steps", cost)
         return table
 
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[RunTool]:
+        """Yield what runs the tools of a row: forks where loading the libraries takes longest."""
+        # a fork cannot use a GPU that its parent knows
+        if self.scale == "smoke" and hasattr(os, "fork") and not paddle.is_compiled_with_cuda():
+            with fork_server() as server:
+                yield server.run
+        else:
+            yield run_tool
+
     def reproduce(
         self, jobs: int, launch: Sequence[str], tell: TellRow
     ) -> tuple[list[ZooResult], dict[str, str]]:
@@ -128,9 +144,12 @@ class Zoo:
 
         def run(name: str) -> None:
             steps, cache, places = plans[name].steps, plans[name].cache, plans[name].places
-            run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch)
+            with self._starting() as start:
+                run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch, start)
             row = self.rows[name]
-            results[name] = collect(name, row, self.scale, steps, cache, places)
+            result = collect(name, row, self.scale, steps, cache, places)
+            write_cards(result, exported_folders(row, row.scales[self.scale], places))
+            results[name] = result
 
         for name in self.rows:
             attempt(name, partial(plan, name))
@@ -139,7 +158,10 @@ class Zoo:
             try:
                 for future in [pool.submit(attempt, name, partial(run, name)) for name in plans]:
                     future.result()
-            except BaseException:
+            except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
+                if type(error) is not KeyboardInterrupt:  # that goes to all
+                    for child in psutil.Process().children():
+                        child.terminate()
                 raise
         return [results[name] for name in self.rows if name in results], failures

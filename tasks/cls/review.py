@@ -21,16 +21,26 @@ def sample_errors(outputs: Arrays, batch: Arrays) -> np.ndarray:
 def view_sample(
     outputs: Arrays, batch: Arrays, number: int, data: DataConfig, names: Sequence[str]
 ) -> SampleView:
-    """Return the image of a sample of a batch [N, ...], and its classes in words."""
-    scores = softmax(outputs["logits"][number : number + 1])[0]
-    truth, found = int(batch["label"].reshape(-1)[number]), int(scores.argmax())
+    """Return the image of a sample of a batch [N, ...], and its classes in words.
+
+    The model may end in logits, in probabilities, or in the class alone.
+    """
+    truth, (found, score) = int(batch["label"].reshape(-1)[number]), _answer(outputs, number)
     name, other = (names[i] if i < len(names) else f"class {i}" for i in (truth, found))
-    text = (
-        f"{name} {scores[found]:.2f}"
-        if truth == found
-        else (f"is {name}, taken for {other} {scores[found]:.2f}")
-    )
+    said = name if truth == found else f"is {name}, taken for {other}"
+    text = said if score is None else f"{said} {score:.2f}"
     return SampleView(restore_image(batch["image"][number], data.mean, data.std), text)
+
+
+def _answer(outputs: Arrays, number: int) -> tuple[int, float | None]:
+    """Return the class that a sample is taken for, and its probability if the model tells it."""
+    if "probabilities" in outputs:
+        scores = outputs["probabilities"][number]
+    elif "logits" in outputs:
+        scores = softmax(outputs["logits"][number : number + 1])[0]
+    else:
+        return int(np.asarray(outputs["label"]).reshape(-1)[number]), None
+    return int(scores.argmax()), float(scores.max())
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

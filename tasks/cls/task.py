@@ -46,6 +46,7 @@ class Task:
     """Image classification."""
 
     name = "cls"
+    hub_task = "image-classification"
     qat_budget = QatBudget(learning_rate_scale=0.1, epochs_scale=0.2)
 
     def __init__(self, config: Config) -> None:

@@ -50,6 +50,7 @@ class Task:
     """Data, network, loss and metric for keypoints."""
 
     name = "keypoint"
+    hub_task = "keypoint-detection"
     qat_budget = QatBudget(learning_rate_scale=0.2, epochs_scale=0.25)
 
     def __init__(self, config: Config) -> None:

@@ -46,6 +46,7 @@ class Task:
     """Label every pixel; the first output of the network is `logits`, the others `aux_1` ..."""
 
     name = "seg"
+    hub_task = "image-segmentation"
     qat_budget = QatBudget(learning_rate_scale=0.1, epochs_scale=0.2)
 
     def __init__(self, config: Config) -> None:

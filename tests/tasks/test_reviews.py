@@ -48,6 +48,12 @@ def test_classes_are_wrong_by_what_the_truth_lacks():
     views = [cls.view_sample({"logits": logits}, batch, n, data, ["a", "b"]) for n in (0, 1)]
     assert [view.text for view in views] == ["a 0.70", "is b, taken for class 2 0.60"]
     assert views[0].image.shape == (4, 4, 3)
+    for outputs, texts in (  # other endings of an export
+        ({"probabilities": np.exp(logits)}, ["a 0.70", "is b, taken for class 2 0.60"]),
+        ({"label": np.array([0, 2])}, ["a", "is b, taken for class 2"]),
+    ):
+        views = [cls.view_sample(outputs, batch, n, data, ["a", "b"]) for n in (0, 1)]
+        assert [view.text for view in views] == texts
 
 
 @pytest.fixture
@@ -113,6 +119,10 @@ def test_joints_are_wrong_by_their_distance(tmp_path):
         np.count_nonzero((side != view.image[0, 0]).any(axis=2)) for side in (truth, prediction)
     ]
     assert 0 < drawn[0] < drawn[1]  # all 17 joints are predicted, three are labelled
+    answer = {"points": codec.decode(found[None])}  # another ending of an export
+    other = keypoint.view_sample(answer, batch, 0, config, codec)
+    assert other.text == view.text
+    np.testing.assert_array_equal(other.image, view.image)
 
 
 def test_metrics_of_classes_have_a_confusion_matrix():

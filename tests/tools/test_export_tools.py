@@ -36,9 +36,13 @@ def last_line(text):
 def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
     status, said = call(
         *("export_model.py", "--weights", weights, "--save_dir", "out"),
-        *("--format", "paddle,onnx", "--input_shape", "3,8,8"),
+        *("--format", "paddle,onnx", "--input_shape", "3,8,8", "--card", "other"),
     )
     assert status == 0, said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: other" in card
+    assert "- openvino: level " in card  # how far it is from the original
+    assert "model-index" not in card  # no metric was measured
     for line in (
         "same as the original in paddle: level",
         "same as the original in onnxruntime: level",
@@ -49,7 +53,15 @@ def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
     ):
         assert line in said
     for file in (tmp_path / "out").iterdir():
+        if file.name == "README.md":  # is written last
+            continue
         assert f"{file.name:<16} {file.stat().st_size:>12,} bytes" in said
+
+    status, said = call(
+        "eval.py", "--model_dir", "out", "-o", "synthetic={}", "--pictures", "p.png"
+    )
+    assert status == 2
+    assert "error: pictures: the task outside.toy cannot draw its samples" in last_line(said)
 
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((12, 12, 3), 90, np.uint8))
@@ -66,12 +78,19 @@ def test_from_checkpoint_to_pictures_and_figures(call, weights, tmp_path):
     status, said = call(
         *("benchmark.py", "--model_dir", "out", "--backends", "onnxruntime,paddle"),
         *("--warmup", "1", "--runs", "2", "--no_memory", "--save", "bench/out.json"),
+        *("--threads", "1,2", "--operators"),
     )
     assert status == 0, said
+    assert "│ convolution " in said
+    assert "2 threads, ms" in said
     assert "onnxruntime" in said
     assert "mean ms" in said
     rows = json.loads((tmp_path / "bench" / "out.json").read_text())["rows"]
-    assert [row["backend"] for row in rows] == ["onnxruntime", "paddle"]
+    assert [(row["backend"], row["threads"]) for row in rows] == [
+        *(("onnxruntime", 1), ("paddle", 1), ("onnxruntime", 2), ("paddle", 2))
+    ]
+    assert rows[0]["operators"]
+    assert not any(row["operators"] for row in rows[1:])
 
 
 def test_a_checkpoint_predicts_without_an_export(call, weights, tmp_path):
@@ -158,6 +177,7 @@ def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
         (("--format", ""), "error: format: no format '' (known: lite, onnx, paddle)"),
         (("--weights", "absent"), "error: absent: no such weights file"),
         (("--format", "coreml"), "error: format: no format 'coreml' (known: lite, onnx, paddle)"),
+        (("--card", "a b"), "error: card: expected the licence of the weights as Hugging Face"),
         (("--ending", "points"), "error: ending: expected raw, got 'points'"),
         (("--input_shape", "8,8"), "error: input_shape: expected a shape like [-1, 3, 8, 8]"),
         (("--input_shape", "a,b"), "expected whole numbers with commas between, got 'a,b'"),
@@ -194,6 +214,7 @@ def test_a_model_that_ends_in_layers_has_no_answers(call, weights, tmp_path, too
         ("predict.py", ("--image_path", "x", "--save_dir", "y"), "error: absent: no such folder"),
         ("benchmark.py", (), "error: absent: no such folder"),
         ("benchmark.py", ("--runs", "0"), "error: runs: expected 1 or more, got 0"),
+        ("benchmark.py", ("--threads", "1,0"), "expected numbers of threads such as 1,all, got"),
     ],
 )
 def test_other_errors_are_one_line(call, tool, arguments, message):

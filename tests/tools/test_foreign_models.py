@@ -83,8 +83,12 @@ def work(tmp_path: Path) -> Path:
 def test_an_onnx_file_is_measured_drawn_and_timed(call_tool: Tool, work: Path) -> None:
     write_onnx(work / "theirs.onnx", [1, 3, 20, 30])
     model = ["--model_dir", "theirs.onnx", "-c", "own.yml", "--output", "chances"]
-    status, output = call_tool("eval.py", *model, "--save", "m.json")
+    status, output = call_tool("eval.py", *model, "--save", "m.json", "--pictures", "p.png")
     assert status == 0, output
+    drawn = cv2.imread(str(work / "p.png"))  # two samples, one of each class
+    assert drawn is not None
+    for color in (RED, BLUE):
+        assert (drawn[..., ::-1] == color).all(axis=2).sum() > 1000
     assert "takes images of [3, 20, 30], so they are prepared like that" in output
     assert json.loads((work / "m.json").read_text())["top1"] == 1.0
 

@@ -65,14 +65,16 @@ def files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.chain
 def test_checkpoint_files_and_table(call: Call, weights: Path, tmp_path: Path) -> None:
     words = ("--weights", weights, "--save_dir", "out", "--format", "paddle,onnx")
-    status, said = call(*words)
+    status, said = call(*words, "--card", "cc-by-4.0")
     assert status == 0, said
+    assert "license: cc-by-4.0" in (tmp_path / "out" / "int8" / "README.md").read_text()
     assert "calibrated on 16 images; 100 to 500" in said
     for row in ("float", "quantized, mse", *(f"int8, {backend}" for backend in BACKENDS)):
         assert f"│ {row} " in said
     assert files(tmp_path / "out").keys() == {
         *("model/model.safetensors", "model/model.pdparams", "model/model.json"),
         *("int8/model.pdmodel", "int8/model.pdiparams", "int8/model.onnx", "int8/deploy.yml"),
+        "int8/README.md",
     }
     task, model = checkpoint.restore(tmp_path / "out" / "model")
     assert quantized_layers(model).keys() == {"conv", "head"}

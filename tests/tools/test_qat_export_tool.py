@@ -50,8 +50,16 @@ def quantize(task: Task, model: paddle.nn.Layer) -> None:
 
 
 def test_files_sizes_and_metrics(call: Any, tmp_path: Path) -> None:
-    status, said = call("--weights", saved(tmp_path), "--save_dir", "out")
+    status, said = call("--weights", saved(tmp_path), "--save_dir", "out", "--card", "apache-2.0")
     assert status == 0, said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: apache-2.0" in card
+    for backend in ("paddle", "onnxruntime", "openvino"):
+        found = re.search(rf"│ int8, {backend} +│ (0\.\d{{4}}) │", said)
+        assert found is not None
+        before = re.search(r"│ float +│ (0\.\d{4}) │", said)
+        assert before is not None
+        assert f"| {backend} | {before[1]} | {found[1]} | " in card
     for backend in ("paddle", "onnxruntime", "openvino"):
         assert f"as the quantized model in {backend}: level" in said
     assert "model.pdiparams" in said
@@ -130,6 +138,8 @@ def test_wrong_calls(call: Any, tmp_path: Path) -> None:
     assert (status, "no such weights file" in said) == (2, True)
     status, said = call("--weights", saved(tmp_path), "--save_dir", "out", "--target", "openvio")
     assert (status, "did you mean 'openvino'" in said) == (2, True)
+    status, said = call("--weights", "nothing", "--save_dir", "out", "--card", "my own")
+    assert (status, "card: expected the licence of the weights" in said) == (2, True)
     assert not (tmp_path / "out").exists()
 
 

@@ -187,7 +187,27 @@ class EagerLayers:
             theirs = np.where(top, np.sign(steps) * largest * step, theirs)
         differ = np.abs(ours - theirs) > 0.5 * step
         ties = differ & (np.abs(folded - (ours + theirs) / 2) < TIE * step)
+        ties |= differ & self._ties_before(isolated.path, folded, theirs, step)
         return np.where(ties, theirs, ours), bool(ties.any())
+
+    def _ties_before(
+        self, path: str, folded: np.ndarray, theirs: np.ndarray, step: np.ndarray
+    ) -> np.ndarray:
+        """Tell which weights are ties of the one grid that they are rounded to before the even one.
+
+        Two steps of the first grid may be rounded to different even steps, whose middle is nowhere
+        near the weight.
+        """
+        layer = self.layers[path]
+        one_grid = layer.input_quantizer.rounding.weight_type != "channel_wise_abs_max"
+        if layer.limit != "even" or not one_grid:
+            return np.zeros(folded.shape, bool)
+        first = np.abs(folded).max() / HIGHEST or 1.0
+        below = np.floor(folded / first)
+        tie = np.abs(folded / first - below - 0.5) < TIE
+        off = np.minimum(np.abs(theirs - below * first), np.abs(theirs - (below + 1) * first))
+        result: np.ndarray = tie & (off <= (1 + TIE) * step)  # half of the distance of even steps
+        return result
 
 
 def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:

@@ -28,7 +28,8 @@ from core.export.package import export
 from core.graph.program import Graph
 from core.graph.trace import trace
 from core.runtimes import memory
-from core.runtimes.benchmark import Protocol, benchmark, to_table, write_json
+from core.runtimes.benchmark import Protocol, benchmark, write_json
+from core.runtimes.benchmark_tables import to_table
 from core.runtimes.description import Port
 from core.runtimes.environment import environment
 from core.runtimes.image_model import ImageModel, exported_model
@@ -386,6 +387,8 @@ def test_benchmark_runs_in_turn_and_compares_with_the_first(toy, tmp_path, monke
         assert first.median_ms == pytest.approx(np.median(first.times_ms), abs=1e-3)
         assert first.speedup == 0
         assert second.speedup == pytest.approx((first.mean_ms - second.mean_ms) / first.mean_ms)
+        assert second.ratio == pytest.approx(first.mean_ms / second.mean_ms)
+        assert (second.threads, second.operators) == (1, None)
         assert first.macs == 2 * (4 * 8 * 8 * 27 + 4)
         assert first.parameters == 121
     write_json(rows, protocol, tmp_path / "bench.json")

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from core.errors import FileError
+from core.errors import ConfigError, DataError, FileError
 from core.task import SampleView
 from core.training import review as module
-from core.training.review import CONFUSION, SAMPLES, WORST, Review, page, tile
+from core.training.review import CONFUSION, SAMPLES, WORST, Review, SamplePictures, page, tile
 
 
 class Shown:
@@ -184,3 +184,22 @@ def test_tiles_fit_and_their_words_too() -> None:
     content = page([picture, wide, wide, picture])
     drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == (2 * 286 + 6, 898, 3)
+
+
+def test_pictures_of_an_evaluation_are_spread_over_it(tmp_path: Path, pages: Any) -> None:
+    loader = make_engine(tmp_path, 20).val_loader
+    pictures = SamplePictures(Shown(), loader)  # type: ignore[arg-type]
+    for start in range(0, 20, 6):
+        errors = np.arange(start, min(start + 6, 20), dtype=float)
+        pictures.after_batch({"error": errors}, {"image": errors})
+    pictures.write(tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == b"page"
+    assert pages == [[f"{i}.png error {i}" for i in (0, 3, 5, 8, 11, 14, 16, 19)]]
+
+
+def test_an_evaluation_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
+    loader = make_engine(tmp_path, 20).val_loader
+    with pytest.raises(DataError, match=r"a\.png: no sample was evaluated that could be drawn"):
+        SamplePictures(Shown(), loader).write(tmp_path / "a.png")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^pictures: the task depth cannot draw its samples"):
+        SamplePictures(SimpleNamespace(name="depth"), loader)  # type: ignore[arg-type]

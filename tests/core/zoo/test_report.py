@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from core.zoo.report import FIGURES, write_report
 from core.zoo.reproduction import ZooResult
@@ -45,37 +44,6 @@ class Page(HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def result(tmp_path: Path) -> ZooResult:
-    rows = [
-        {"model": model, "backend": backend, "mean_ms": ms, "size_mb": ms / 2, "speedup": 0.375}
-        for model, ms in (("float", 8.0), ("compressed", 5.0))
-        for backend in ("paddle", "onnxruntime", "openvino")
-    ]
-    published = {"float_metric": 0.7, "compressed_metric": 0.6, "float_ms": 204.2}
-    published |= {"compressed_ms": 150.1, "size_mb": None}
-    metrics = {
-        model: {each: {"top1": value} for each in ("paddle", "onnxruntime", "openvino")}
-        for model, value in (("float", 0.6875), ("compressed", 0.625))
-    }
-    about = {"title": "<b>Net</b>", "source": "S", "metric": "top1", "slim": ["qat"]}
-    training = tmp_path / "float"
-    training.mkdir()
-    (training / "curves.png").write_bytes(b"picture")
-    return ZooResult(
-        name="net",
-        scale="small",
-        row={**about, "published": published},
-        metrics=metrics,
-        benchmark=tuple(rows),
-        commands={"benchmark": "python tools/benchmark.py --model_dir a b"},
-        seconds={"benchmark": 12.0},
-        trainings={"float": str(training), "compressed": str(tmp_path / "none")},
-        environment={"cpu": "EPYC", "cpu_instructions": ["avx2", "avx512_vnni"]},
-        date="2026-11-26",
-    )
-
-
 def read(page: Path) -> Page:
     parsed = Page()
     parsed.feed(page.read_text(encoding="utf-8"))
@@ -89,10 +57,36 @@ def test_every_figure_is_there_and_nothing_is_fetched(tmp_path: Path, result: Zo
     assert page.fetched == []
     for said in ("0.6875", "0.6250", "-0.0125", "+0.0250", "8.00 → 5.00", "4.00 → 2.50", "37.5 %"):
         assert said in page.text
+    for said in ("ms, 2 threads", "4.00 → 5.00", "-25.0 %", "0.80", "6.00 → 3.50", "100 %"):
+        assert said in page.text
+    assert "openvino: Conv -2.50 ms, Add -2.00 ms, rounding +1.50 ms; 70% of" in page.text
+    assert page.text.count("Classes of operators in") == 1  # Paddle tells none, nor did the other
     for said in ("1.60", "204.2 → 150.1", "avx512_vnni", "data/x: is missing", "# benchmark, 12 s"):
         assert said in page.text
     assert "<b>Net</b>" in page.text  # as text
-    assert "data:image/png;base64,cGljdHVyZQ==" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    for picture in (b"curves", b"sensitivity", b"predictions"):
+        url = "data:image/png;base64," + base64.b64encode(picture).decode()
+        assert text.count(url) == 1
+    assert text.count("<img") == 3  # those that are not there are left out
+
+
+def test_what_was_changed_is_told_layer_by_layer(tmp_path: Path, result: ZooResult) -> None:
+    page = read(write_report([result], {}, tmp_path))
+    for said in (
+        "prune: target_ratio 0.5",
+        "parameters 3.000 → 2.000 M, MACs 9.0 → 5.0 M",
+        "1 of 2 layers in int8, 1 with fewer output channels",
+    ):
+        assert said in page.text
+    assert "stem.convConv32 → 24int8" in page.text
+    assert f"head.newConv{NOTHING} → 4float" in page.text
+
+
+def test_a_float_row_has_no_changes(tmp_path: Path, result: ZooResult) -> None:
+    page = read(write_report([replace(result, changes=None, pictures={})], {}, tmp_path))
+    for said in ("What the compression changed", "Where each layer", "Predictions"):
+        assert said not in page.text
 
 
 def test_the_same_figures_are_in_json(tmp_path: Path, result: ZooResult) -> None:
@@ -111,7 +105,8 @@ def test_rows_without_figures_have_dashes(tmp_path: Path, result: ZooResult) -> 
     published = dict.fromkeys(result.row["published"])
     metrics = {"float": result.metrics["float"]}
     alone = replace(result, metrics=metrics, row={**result.row, "published": published, "slim": []})
-    alone = replace(alone, benchmark=alone.benchmark[:3])
+    rows = [row for row in alone.benchmark if row["model"] == "float"]
+    alone = replace(alone, benchmark=tuple(rows))
     page = read(write_report([alone], {}, tmp_path))
     assert f"8.00 → {NOTHING}" in page.text
 

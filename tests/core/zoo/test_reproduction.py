@@ -11,9 +11,10 @@ import pytest
 
 from core.errors import FileError, UserError
 from core.zoo import reproduction
+from core.zoo.changes import Changes, LayerChange
 from core.zoo.reproduction import collect, read_result, run_steps
 from core.zoo.step_cache import StepCache
-from core.zoo.steps import ZooPlaces, ZooStep
+from core.zoo.steps import ZooPlaces, ZooStep, float_home
 from tests.core.zoo.conftest import Plan, make_row
 
 TOOL = """
@@ -32,7 +33,7 @@ if "--save" in words:
         for folder in words[1:words.index("--save")]:
             for backend in ("paddle", "onnxruntime", "openvino"):
                 rows.append({"model": folder, "backend": backend, "mean_ms": 2.0, "size_mb": 1.0,
-                             "speedup": 0.5, "times_ms": [2.0]})
+                             "speedup": 0.5, "times_ms": [2.0], "threads": 1})
     out.write_text(json.dumps({"top1": 0.5, "rows": rows, "environment": {"cpu": "x"}}
                               if rows else {"top1": 0.5}))
 else:
@@ -63,8 +64,13 @@ def run(steps: list[ZooStep], places: ZooPlaces, tools: Path) -> list[str]:
 
 
 def test_a_row_runs_once_and_its_figures_are_kept(
-    plan: Plan, places: ZooPlaces, tools: Path
+    plan: Plan, places: ZooPlaces, tools: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    layers = (LayerChange("conv", "Conv", 8, 6, True), LayerChange("new", "Gemm", None, 4, False))
+    changes = Changes(({"kind": "prune", "target_ratio": 0.5},), (9, None), (1, 2), layers)
+    asked: list[Path] = []
+    read_changes = lambda *folders: asked.extend(folders) or changes  # noqa: E731
+    monkeypatch.setattr(reproduction, "read_changes", read_changes)
     row = make_row()
     steps = plan(row)
     run(steps, places, tools)
@@ -72,6 +78,13 @@ def test_a_row_runs_once_and_its_figures_are_kept(
     assert run(steps, places, tools) == [f"{step.name}: done before" for step in steps]
     assert len(calls(tools)) == 11
     result = collect("demo", row, "small", steps, StepCache(places, "code"), places)
+    assert asked == [
+        places.row / "compressed",
+        float_home(row, row.scales["small"], places) / "float_exported",
+        places.row / "compressed_exported",
+    ]
+    assert result.pictures["compressed"] == str(places.row / "compressed_predictions.png")
+    assert f"--pictures {result.pictures['compressed']}" in "\n".join(calls(tools))
     assert result.metric("compressed", "openvino") == 0.5
     assert result.metric("compressed", "lite") is None
     measured = result.measured("float", "paddle")
@@ -79,6 +92,8 @@ def test_a_row_runs_once_and_its_figures_are_kept(
     assert measured["mean_ms"] == 2.0
     assert result.commands["benchmark"].startswith("python tools/benchmark.py --model_dir ")
     assert read_result(places.row / "result.json") == result
+    assert result.threads() == [1]
+    assert result.measured("float", "paddle", threads=2) is None
     files = result.files()
     assert [file.name for file in files] == [
         f"demo, compressed in {each}" for each in ("paddle", "onnxruntime", "openvino")

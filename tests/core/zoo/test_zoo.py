@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,3 +66,53 @@ def test_other_rows_go_on(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert failures["good"] == "train float: ended with status 2"
     assert failures["bad"].endswith("flowers: is missing; put there: class folders")
     assert sorted(told) == sorted(f"{name}: {text}" for name, text in failures.items())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("scale", ["small", "smoke"])  # in a new process, in a fork
+def test_a_step_ends_when_its_reproduction_is_asked_to(scale: str, tmp_path: Path) -> None:
+    """It may finish what it is at, as trainings do; no other step follows."""
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "train.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "def end(number, frame):\n"
+        "    (folder / 'ended').write_text(str(number))\n"
+        "    sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "(folder / 'begun').write_text('1')\n"
+        "time.sleep(600)\n"
+    )
+    start = (
+        "import sys\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from core.settings.signals import raising\n"
+        "from core.zoo import zoo\n"
+        "from tests.core.zoo.conftest import make_row\n"
+        "place, scale = Path(sys.argv[1]), sys.argv[2]\n"
+        "zoo.TOP = place\n"
+        "row = make_row(())\n"
+        "rows = {'row': replace(row, scales={scale: row.scales['small']})}\n"
+        "with raising():\n"
+        "    zoo.Zoo(rows, scale, place, place / 'zoo').reproduce(1, (), lambda *said: None)\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    process = subprocess.Popen(
+        [sys.executable, "-c", start, str(tmp_path), scale],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        end = time.monotonic() + 120
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) != 0
+        assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
+    finally:
+        process.kill()
+        process.wait()

@@ -259,6 +259,27 @@ def test_ties_of_even_steps_that_folding_moves_are_no_differences(tmp_path: Path
     assert wrong(differences(prepared(model), tmp_path)) == set()
 
 
+@pytest.mark.parametrize("rest", [0.5, 0.4])
+def test_ties_of_one_grid_before_the_even_one_are_no_differences(
+    rest: float, tmp_path: Path
+) -> None:
+    """A weight with one grid is rounded twice: two of its steps may be even steps far apart."""
+    model = randomize(Net())
+    weight = model.grouped.weight.numpy()
+    between = (np.arange(weight[0].size) % 80 + rest) / 127
+    for number, channel in enumerate(weight):
+        channel.reshape(-1)[:] = between * (1 - 2e-6)  # just below the middle
+        channel.reshape(-1)[0] = 1 if number == 0 else (90 + 2 * number) / 127
+    model.grouped.weight.set_value(weight)
+    prepared(quantized(model, weight_type="abs_max")).write(tmp_path, KINDS)
+    moved = weight * (1 + 4e-6) if rest == 0.5 else weight + 0.2 / 127  # above it
+    moved[:, 0, 0, 0] = weight[:, 0, 0, 0]
+    model.grouped.weight.set_value(moved.astype("float32"))
+    found = differences(prepared(model), tmp_path)
+    # what is moved from 0.4 to above 0.5 is no tie
+    assert wrong(found) == (set() if rest == 0.5 else {(each, "grouped") for each in BACKENDS})
+
+
 def test_a_kernel_that_rounds_outputs_wrongly_is_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
