@@ -175,6 +175,7 @@ class Network:
             else:
                 self.side = side
                 return
+        assert self.refusal is not None  # there is a side to try
         raise UserError(f"runs on no image, its code raises {in_a_line(self.refusal)}")
 
     def build(self, side: int | None = None) -> tuple[Task, Layer]:
