@@ -41,7 +41,7 @@ def reconstruct(
         model: Quantized and calibrated.
         paths: Its quantized layers.
         norms: Path of the batch norm that alone reads a layer's output, by the layer's path.
-        batches: Inputs of the model, all of one size; all pass at once.
+        batches: Inputs of the model, [N, C, H, W] each, all of one size; all pass at once.
 
     Returns:
         How many weights were fitted.

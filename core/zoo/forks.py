@@ -17,7 +17,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from types import FrameType
 from typing import IO, NoReturn
 
 from core.errors import UserError
+from core.settings.files import scratch
 from core.settings.home import own_module
 from core.settings.processes import search_path, tethered
 
@@ -127,7 +127,7 @@ def serve() -> None:
     tried: set[str] = set()
     while line := sys.stdin.readline():
         command, log = json.loads(line)
-        with tempfile.TemporaryFile("w+") as names:
+        with scratch() as place, open(Path(place, "modules"), "w+") as names:
             server = os.getpid()
             gc.freeze()  # or the first collection in a fork would copy all memory
             process = os.fork()
