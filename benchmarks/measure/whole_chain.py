@@ -64,6 +64,7 @@ def train(config: Path, start: Path, folder: Path, ratio: float, overrides: Sequ
     """
     best = str(start / "best_model")
     given = [f"model.pretrained={best}", "model.reinit=[]", f"strategies.0.target_ratio={ratio}"]
+    given += [f"strategies.2.target={RUNTIME}"]  # whose grids training rounds to
     words = [sys.executable, os.path.relpath(ROOT / "tools" / "train.py"), "-c", str(config)]
     words += [word for each in (*overrides, *given) for word in ("-o", each)]
     words += ["--slim", RECIPE, "--distill_config", best, "--save_dir", str(folder)]
