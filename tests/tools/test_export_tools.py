@@ -174,9 +174,12 @@ def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--format", ""), "error: format: no format '' (known: lite, onnx, paddle)"),
+        (("--format", ""), "error: format: no format '' (known: lite, onnx, openvino, paddle)"),
         (("--weights", "absent"), "error: absent: no such weights file"),
-        (("--format", "coreml"), "error: format: no format 'coreml' (known: lite, onnx, paddle)"),
+        (
+            ("--format", "coreml"),
+            "error: format: no format 'coreml' (known: lite, onnx, openvino, paddle)",
+        ),
         (("--card", "a b"), "error: card: expected the licence of the weights as Hugging Face"),
         (("--ending", "points"), "error: ending: expected raw, got 'points'"),
         (("--input_shape", "8,8"), "error: input_shape: expected a shape like [-1, 3, 8, 8]"),
