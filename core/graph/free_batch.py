@@ -42,14 +42,13 @@ def trace_graph(layer: Layer, specs: Sequence[InputSpec], model: Layer | None = 
     """
     if specs[0].shape[0] not in (None, -1):
         return Graph.from_trace(trace(layer, specs, model))
+    failure: ExportError | None = None
     try:
         graph = Graph.from_trace(trace(layer, specs, model))
         if not any(_may_hold_batch(graph, op) for op in graph.operators):
             return graph
     except ExportError as error:
         failure = error
-    else:
-        failure = None
     try:
         one, other = (Graph.from_trace(trace(layer, _sized(specs, n), model)) for n in _SIZES)
     except ExportError as error:

@@ -34,7 +34,7 @@ def nearest_places(length: int, wanted: int, scale: float) -> np.ndarray:
     """Return the places [wanted] out of `length` that Paddle takes; a scale of 0 is not given."""
     ratio = np.float32(1 / scale if scale > 0 else length / wanted)
     places = np.floor(ratio * np.arange(wanted, dtype=np.float32)).astype(np.int32)
-    return np.minimum(places, length - 1)
+    return np.asarray(np.minimum(places, length - 1))
 
 
 def _is_uneven(graph: Graph, op: Any) -> bool:
