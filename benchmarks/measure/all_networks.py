@@ -163,7 +163,7 @@ class Network:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.refusal: Exception | None = None
+        refusals: list[Exception] = []
         sides = _demanded_sides(name)
         # at 96 pixels the last map of Inception has one place, which no one prunes for
         for side in sides if name.startswith("Inception") else (SIDE, *sides):
@@ -171,12 +171,12 @@ class Network:
             try:
                 run_eager(model, [np.zeros(fixed_specs(task)[0].shape, "float32")])
             except Exception as error:  # noqa: BLE001 - whatever its code says of the size
-                self.refusal = error if side == sides[0] else self.refusal or error
+                refusals.append(error)
             else:
                 self.side = side
                 return
-        assert self.refusal is not None  # there is a side to try
-        raise UserError(f"runs on no image, its code raises {in_a_line(self.refusal)}")
+        refusal = refusals[-len(sides)]  # at the size that its name or its authors tell
+        raise UserError(f"runs on no image, its code raises {in_a_line(refusal)}")
 
     def build(self, side: int | None = None) -> tuple[Task, Layer]:
         """Build it with the same random weights every time, and norms that know some images."""
