@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from core.errors import UserError
 from core.settings.files import scratch
@@ -125,9 +125,11 @@ def serve() -> None:
     signal.signal(signal.SIGTERM, end)
     load_paddle()
     tried: set[str] = set()
-    while line := sys.stdin.readline():
-        command, log = json.loads(line)
-        with scratch() as place, open(Path(place, "modules"), "w+") as names:
+    with scratch() as folder:
+        names = folder / "modules"
+        while line := sys.stdin.readline():
+            command, log = json.loads(line)
+            names.write_text("")
             server = os.getpid()
             gc.freeze()  # or the first collection in a fork would copy all memory
             process = os.fork()
@@ -138,14 +140,13 @@ def serve() -> None:
             running.clear()
             sys.stdout.write(f"{status}\n")
             sys.stdout.flush()
-            names.seek(0)
-            loaded = [each for each in names.read().split() if each not in tried]
-        # before the next line comes: whoever asks has something to note meanwhile
-        tried.update(loaded)
-        _load(loaded)
+            loaded = [each for each in names.read_text().split() if each not in tried]
+            # before the next line comes: whoever asks has something to note meanwhile
+            tried.update(loaded)
+            _load(loaded)
 
 
-def _become(command: Sequence[str], log: str, server: int, names: IO[str]) -> NoReturn:
+def _become(command: Sequence[str], log: str, server: int, names: Path) -> NoReturn:
     """Be a tool, in a fork, and exit; write names of the modules that it has loaded."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -170,9 +171,9 @@ def _become(command: Sequence[str], log: str, server: int, names: IO[str]) -> No
         traceback.print_exc()
         raise
     finally:
-        names.write("\n".join(name for name in sys.modules if name not in before))
-        for file in (names, sys.stdout, sys.stderr):
-            file.flush()
+        names.write_text("\n".join(name for name in sys.modules if name not in before))
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
         # as forks of `multiprocessing` do: to take all libraries apart takes longer than most tools
         os._exit(status)
 
