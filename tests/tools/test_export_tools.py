@@ -157,7 +157,10 @@ def test_a_folder_with_onnx_alone_is_enough(call, weights, tmp_path):
     [
         (("--format", ""), "error: format: no format '' (known: lite, onnx, openvino, paddle)"),
         (("--weights", "absent"), "error: absent: no such weights file"),
-        (("--format", "coreml"), "error: format: no format 'coreml' (known: lite, onnx, openvino, paddle)"),
+        (
+            ("--format", "coreml"),
+            "error: format: no format 'coreml' (known: lite, onnx, openvino, paddle)",
+        ),
         (("--ending", "points"), "error: ending: expected raw, got 'points'"),
         (("--input_shape", "8,8"), "error: input_shape: expected a shape like [-1, 3, 8, 8]"),
         (("--input_shape", "a,b"), "expected whole numbers with commas between, got 'a,b'"),
