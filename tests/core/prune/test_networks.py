@@ -136,7 +136,7 @@ def test_numbers_in_code_are_found_and_pinned() -> None:
     again = analyze(model, SPECS, Pins(operators=frozenset(found)))
     fixed = {each.layer: each.reason for each in again.fixed}
     assert fixed["head.gc_block.channel_add_conv.3"].layer == "head.gc_block"
-    assert "fixed numbers" in fixed["head.gc_block.channel_add_conv.3"].why
+    assert "holds or computes numbers" in fixed["head.gc_block.channel_add_conv.3"].why
     keep = random_keep(again, rng, (0.5,))
     with cut_for_now(model, plan_edit(model, again, keep)):
         assert check_cut(model, SPECS, again, keep) == {}

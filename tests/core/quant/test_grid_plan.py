@@ -64,13 +64,11 @@ def test_layers_without_a_fast_kernel_stay_in_float(
         def __init__(self) -> None:
             super().__init__()
             self.stem, self.depthwise = nn.Conv2D(3, 8, 1), nn.Conv2D(8, 8, 3, groups=8)
-            self.multiplied, self.fours = (
-                nn.Conv2D(8, 16, 3, groups=8),
-                nn.Conv2D(16, 8, 1, groups=2),
-            )
+            self.multiplied = nn.Conv2D(8, 16, 3, groups=8)
+            self.fours = nn.Conv2D(16, 8, 1, groups=2)
 
-        def forward(self, image: Tensor) -> dict[str, Tensor]:
-            return {"out": self.fours(self.multiplied(self.depthwise(self.stem(image))))}
+        def forward(self, image: Tensor) -> Tensor:
+            return self.fours(self.multiplied(self.depthwise(self.stem(image))))
 
     model = Groups()
     layers = ("stem", "depthwise", "multiplied", "fours")
