@@ -68,11 +68,9 @@ def _run_converter(model: Path, params: Path, opset: int) -> Any:
         done = run_module("core.export.onnx.converter_process", *files, str(opset), str(output))
         if done.returncode == 0 and output.is_file():
             return onnx.load(output)
-    spoken = [
-        line
-        for line in lines_of(done)
-        if line.startswith("[ERROR]") or (line.startswith("[Paddle2ONNX]") and "support" in line)
-    ]
+    lines = lines_of(done)
+    spoken = [line for line in lines if line.startswith("[Paddle2ONNX]") and "support" in line]
+    spoken = spoken or [line for line in lines if line.startswith("[ERROR]")]
     reason = spoken[-1] if spoken else last_words(done)
     raise ExportError(f"onnx: the model cannot be converted: {reason.rstrip(' ,')}")
 
