@@ -11,8 +11,9 @@ Entry = dict[str, Any]
 HEAD = """\
 # Networks of PaddleClas
 
-Written by `python -m benchmarks.measure.all_networks`, not by hand. Every classifier of PaddleClas
-2.6 with 10 classes and random weights, in a process of its own:
+Written by `python -m benchmarks.measure.all_networks`, not by hand. Classifiers of PaddleClas 2.6,
+which has 363, with 10 classes and random weights, each in a process of its own; one of each family
+comes first:
 
 - **pruned**: share of the multiply-accumulates removed by the settings of `configs/slim/prune.yml`,
   where 30 % were asked for; the pruned network ran, and a step of training moved its weights.
