@@ -21,7 +21,7 @@ from core.errors import ExportError
 from core.export.int8.isolated import IsolatedLayer, Shapes, Stored
 from core.graph.program import Graph
 from core.quant.layers import QuantizedLayer
-from core.targets.processors import HIGHEST
+from core.targets.processors import HIGHEST, PAIR
 
 IMAGES = 2  # whose activations are fed; one more sample is drawn
 SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
@@ -186,7 +186,10 @@ class EagerLayers:
             largest = np.rint((np.abs(ours) / step)[top].max())
             theirs = np.where(top, np.sign(steps) * largest * step, theirs)
         differ = np.abs(ours - theirs) > 0.5 * step
-        ties = differ & (np.abs(folded - (ours + theirs) / 2) < TIE * step)
+        middle = (ours + theirs) / 2
+        if self.layers[isolated.path].limit == "even":  # its highest step is that of PAIR
+            middle = (_even_steps(ours, step) + _even_steps(theirs, step)) / 2
+        ties = differ & (np.abs(folded - middle) < TIE * step)
         ties |= differ & self._ties_before(isolated.path, folded, theirs, step)
         return np.where(ties, theirs, ours), bool(ties.any())
 
@@ -208,6 +211,13 @@ class EagerLayers:
         off = np.minimum(np.abs(theirs - below * first), np.abs(theirs - (below + 1) * first))
         result: np.ndarray = tie & (off <= (1 + TIE) * step)  # half of the distance of even steps
         return result
+
+
+def _even_steps(values: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return values of an even grid, the highest at PAIR steps, which may stand for 127 here."""
+    highest = np.abs(values) > (HIGHEST - 0.5) * step
+    even: np.ndarray = np.where(highest, np.sign(values) * PAIR * step, values)
+    return even
 
 
 def _rounded_again(weight: np.ndarray, stored: Stored, axis: int) -> np.ndarray:

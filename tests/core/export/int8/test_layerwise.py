@@ -259,6 +259,26 @@ def test_ties_of_even_steps_that_folding_moves_are_no_differences(tmp_path: Path
     assert wrong(differences(prepared(model), tmp_path)) == set()
 
 
+def test_ties_with_the_highest_even_step_are_no_differences(tmp_path: Path) -> None:
+    """127 of 128 steps lie between the even steps 126 and 128; the second is stored as 127."""
+    model = randomize(Net())
+    weight = model.grouped.weight.numpy() / 1e3
+    moved = weight.copy()
+    for values, factor in ((weight, 1 - 2e-6), (moved, 1 + 2e-6)):  # below the middle, and above it
+        values.reshape(len(values), -1)[:, 0] = 1
+        values.reshape(len(values), -1)[:, 1] = -127 / 128 * factor
+    model.grouped.weight.set_value(weight)
+    prepared(quantized(model)).write(tmp_path, KINDS)
+    stored = Graph.from_files(tmp_path / MODEL, tmp_path / PARAMS).weights["grouped.weight"]
+    assert (stored.reshape(len(stored), -1)[:, 1] == -126).all()
+    model.grouped.weight.set_value(moved)
+    rounded = prepared(model)
+    with rounded.grids.rounding_as("paddle"):
+        now = model.grouped.rounded_weight().numpy().reshape(len(moved), -1)
+    np.testing.assert_array_equal(now[:, 1], -now[:, 0])  # both at the highest step
+    assert wrong(differences(rounded, tmp_path)) == set()
+
+
 @pytest.mark.parametrize("rest", [0.5, 0.4])
 def test_ties_of_one_grid_before_the_even_one_are_no_differences(
     rest: float, tmp_path: Path
