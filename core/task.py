@@ -24,6 +24,10 @@ from paddle.static import InputSpec
 
 from core.errors import ConfigError
 from core.settings.config import merge, read, suggest
+from core.settings.hints import DistillPoint as DistillPoint
+from core.settings.hints import PtqHints as PtqHints
+from core.settings.hints import QatBudget as QatBudget
+from core.settings.hints import SlimHints as SlimHints
 from core.settings.home import own_module
 
 # calibration: the training images, prepared as those of val, for quantization to look at
@@ -80,50 +84,6 @@ class Metric(Protocol):
     def report(self) -> str:
         """Return a table for people (per class, per joint); may be empty."""
         ...
-
-
-@dataclass(frozen=True)
-class DistillPoint:
-    """A layer whose output a student may imitate."""
-
-    layer: str  # dotted path in the model
-    output: Literal["class_logits", "heatmap", "feature"]
-
-
-@dataclass(frozen=True)
-class QatBudget:
-    """Default share of normal training that quantization-aware training takes."""
-
-    learning_rate_scale: float = 0.1
-    epochs_scale: float = 0.2
-    warmup: bool = True
-
-
-@dataclass(frozen=True)
-class PtqHints:
-    """Settings of quantization without training where the user gives none; see `PtqConfig`.
-
-    Attributes:
-        observer: Observer that sets the grids of activations.
-        zero_points: Whether to use zero points where the target knows them.
-        balance: Whether to equalize the ranges of the channels of activations.
-        reconstruct: Whether to fit weights and biases layer by layer.
-    """
-
-    observer: Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"] = "mse"
-    zero_points: bool = False
-    balance: bool = False
-    reconstruct: bool = False
-
-
-@dataclass(frozen=True)
-class SlimHints:
-    """Hints of a task for compressing its model; layers are globs on dotted paths."""
-
-    distill_points: tuple[DistillPoint, ...] = ()
-    never_prune: tuple[str, ...] = ()
-    never_quantize: tuple[str, ...] = ()
-    ptq: PtqHints = PtqHints()
 
 
 @runtime_checkable

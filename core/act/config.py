@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from core.act.refused import refuse
 from core.errors import ConfigError
-from core.quant.choices import ObserverKind, WeightType
+from core.quant.choices import WeightType
 from core.runtimes.formats import find_files
 from core.settings.config import load_yaml, read
+from core.settings.hints import ObserverKind
 from core.settings.optimizer_config import (
     MOST_DECAY,
     MOST_MOMENTUM,

@@ -127,7 +127,7 @@ def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: in
             if "onnx" in formats:
                 (folder / ONNX).write_bytes(content)
             if "openvino" in formats:
-                openvino_ir.convert(content, *(folder / name for name in OPENVINO))
+                openvino_ir.convert(content, folder / OPENVINO[0])
         if "lite" in formats:
             graph.write(*files)
             (folder / LITE).write_bytes(lite.convert(*files))

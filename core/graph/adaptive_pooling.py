@@ -8,7 +8,6 @@ matrices, in every runtime.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,7 @@ def expand_adaptive_pools(graph: Graph) -> Graph:
 
     Pooling of maps whose size is free stays as it is.
     """
-    made = replace(graph, variables=dict(graph.variables), weights=dict(graph.weights))
-    made.operators = []
-    for op in graph.operators:
-        if _is_uneven(graph, op):
-            _expand(made, op)
-        else:
-            made.operators.append(op)
-    return made
+    return graph.replaced(lambda op: _is_uneven(graph, op), _expand)
 
 
 def averaging_matrix(length: int, bins: int) -> np.ndarray:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,29 @@ class Graph:
             for name in names_of(op.inputs):
                 found.setdefault(name, []).append(op)
         return found
+
+    def replaced(self, wanted: Callable[[Any], bool], write: Callable[[Graph, Any], None]) -> Graph:
+        """Return a graph in which others stand for some operators; this one stays as it is.
+
+        Args:
+            wanted: Tells whether an operator is replaced.
+            write: Adds the operators that stand for it, and their variables and weights, to the
+                graph that is given.
+
+        Returns:
+            The new graph; this one if no operator is replaced.
+        """
+        chosen = {id(op) for op in self.operators if wanted(op)}
+        if not chosen:
+            return self
+        variables, weights = dict(self.variables), dict(self.weights)
+        made = replace(self, operators=[], variables=variables, weights=weights)
+        for op in self.operators:
+            if id(op) in chosen:
+                write(made, op)
+            else:
+                made.operators.append(op)
+        return made
 
     def check_finite(self) -> None:
         """Refuse weights that no file should hold.

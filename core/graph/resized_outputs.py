@@ -14,7 +14,6 @@ the other runtimes drop it.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,18 +33,9 @@ def multiply_resized_outputs(graph: Graph, kept: Collection[str] = ()) -> Graph:
         graph: Float graph.
         kept: Tensors that are rounded in int8 files; how they are made stays as it is.
     """
-    chosen = [op for op in graph.operators if _pays(graph, op, kept)]
-    if not chosen:
-        return graph
-    made = replace(
-        graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
-    )
-    for op in graph.operators:
-        if any(op is each for each in chosen):
-            _write(made, op)
-        else:
-            made.operators.append(op)
-    made.drop_unused()
+    made = graph.replaced(lambda op: _pays(graph, op, kept), _write)
+    if made is not graph:
+        made.drop_unused()  # what computed the sizes
     return made
 
 

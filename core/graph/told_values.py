@@ -5,7 +5,6 @@ Paddle 3 writes them as scalars of any type, which the converter to ONNX does no
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,35 +15,32 @@ from core.graph.program import Graph
 
 def values_as_weights(graph: Graph) -> Graph:
     """Return a graph whose constants and assigned numbers are weights; the given one stays."""
-    made = replace(graph, variables=dict(graph.variables), weights=dict(graph.weights))
-    made.operators = []
-    for op in graph.operators:
-        values = attribute(op, "values") if op.type in ("assign_value", "set_value") else None
-        output = only(op.outputs, "Out")
-        if not values:
-            made.operators.append(op)
-        elif op.type == "assign_value":
-            _add(made, output, graph.dtype(output), op, values)
-        else:
-            made.operators.append(_with_tensor(made, op, values))
-    return made
+    return graph.replaced(_holds_numbers, _write)
 
 
-def _with_tensor(graph: Graph, op: Any, values: list[Any]) -> Any:
-    """Return a `set_value` that reads its numbers from a weight."""
-    if any(names_of([each]) for each in op.inputs if each.parameter == "ValueTensor"):
-        return op
-    name, source = f"{only(op.outputs, 'Out')}@value", only(op.inputs, "Input")
-    _add(graph, name, graph.dtype(source), op, values)
+def _holds_numbers(op: Any) -> bool:
+    if op.type not in ("assign_value", "set_value") or not attribute(op, "values"):
+        return False
+    return not any(names_of([each]) for each in op.inputs if each.parameter == "ValueTensor")
+
+
+def _write(graph: Graph, op: Any) -> None:
+    """Write a weight in the place of a constant, or a `set_value` that reads one."""
+    output = only(op.outputs, "Out")
+    if op.type == "assign_value":
+        _add(graph, output, graph.dtype(output), op)
+        return
+    name = f"{output}@value"
+    _add(graph, name, graph.dtype(only(op.inputs, "Input")), op)
     reading = type(op)()
     reading.CopyFrom(op)
     slots = [each for each in reading.inputs if each.parameter == "ValueTensor"]
     slot = slots[0] if slots else reading.inputs.add(parameter="ValueTensor")
     slot.arguments[:] = [name]
-    return reading
+    graph.operators.append(reading)
 
 
-def _add(graph: Graph, name: str, dtype: np.dtype, op: Any, values: list[Any]) -> None:
-    array = np.array(values, dtype).reshape(attribute(op, "shape") or ())
+def _add(graph: Graph, name: str, dtype: np.dtype, op: Any) -> None:
+    array = np.array(attribute(op, "values"), dtype).reshape(attribute(op, "shape") or ())
     graph.weights[name] = array
     graph.variables[name] = variable(name, array.shape, dtype, persistable=True)

@@ -7,7 +7,6 @@ gathered by their numbers are the same in every runtime.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,7 @@ from core.graph.program import Graph
 
 def gather_uneven_resizing(graph: Graph) -> Graph:
     """Return a graph without such resizing of maps of known sizes; the given one stays."""
-    if not any(_is_uneven(graph, op) for op in graph.operators):
-        return graph
-    made = replace(graph, variables=dict(graph.variables), weights=dict(graph.weights))
-    made.operators = []
-    for op in graph.operators:
-        if _is_uneven(graph, op):
-            _gather(made, op)
-        else:
-            made.operators.append(op)
-    return made
+    return graph.replaced(lambda op: _is_uneven(graph, op), _gather)
 
 
 def nearest_places(length: int, wanted: int, scale: float) -> np.ndarray:

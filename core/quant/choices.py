@@ -5,13 +5,14 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from core.settings.hints import ObserverKind, PtqHints
+
 LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
 WeightType = Literal["channel_wise_abs_max", "abs_max"]
-ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
 
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
-OBSERVER: ObserverKind = "mse"  # by default
+OBSERVER = PtqHints().observer  # by default
 STEPS = MappingProxyType(  # before, in and after calibration, each asked for by its name
     {
         "zero_points": "grids with a zero point where activations may be negative",
@@ -22,4 +23,4 @@ STEPS = MappingProxyType(  # before, in and after calibration, each asked for by
         "bias_correction": "mend the means of layers at the end",
     }
 )
-HINTED = ("zero_points", "balance", "reconstruct")  # steps that a task may hint at
+HINTED = tuple(name for name in STEPS if hasattr(PtqHints(), name))  # that a task may hint at

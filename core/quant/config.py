@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from core.quant.choices import LayerType, ObserverKind, WeightType
+from core.quant.choices import LayerType, WeightType
 from core.quant.quantizers import Rounding
 from core.quant.scales import BITS
+from core.settings.hints import ObserverKind
 from core.settings.ranges import check_range
 from core.strategy import StrategyConfig
 from core.targets.names import Processors, RoundedOutputs, Target

@@ -21,7 +21,7 @@ from core.network.batch_norms import reestimate
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
 from core.quant.bias_correction import bias_places, correct_biases, output_means
-from core.quant.choices import LayerType, ObserverKind, WeightType
+from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import GridPlan, plan_grids
 from core.quant.layers import quantized_layers
@@ -30,6 +30,7 @@ from core.quant.reconstruction import reconstruct
 from core.quant.scales import BITS
 from core.quant.selection import LayerSelection, select_with_hints, summary
 from core.quant.sites import float_sites
+from core.settings.hints import ObserverKind
 from core.targets.names import Processors, RoundedOutputs, Target
 from core.targets.presets import UNSIGNED_TARGETS, check_zero_points
 from core.task import PtqHints, Task

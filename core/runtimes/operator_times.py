@@ -82,7 +82,7 @@ def measure_operators(
     """Measure the classes of operators of a model; the slowest comes first.
 
     Args:
-        file: ONNX file, which this process has loaded before.
+        file: File of the model, which this process has loaded before.
         backend: Runtime.
         threads: CPU threads of one run.
         feeds: Arrays [N, ...] by the names of inputs.

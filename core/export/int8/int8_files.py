@@ -58,7 +58,7 @@ def write_int8(
         content = proto.SerializeToString(deterministic=True)
         (folder / ONNX).write_bytes(content)
         if "openvino" in tables:
-            openvino_ir.convert(content, *(folder / name for name in OPENVINO))
+            openvino_ir.convert(content, folder / OPENVINO[0])
     if "lite" in tables:
         with scratch() as place:
             content = lite_converter(graph, tables["lite"].layers, place)()
