@@ -159,10 +159,9 @@ def finite(value: object, where: str) -> float:
     Raises:
         DataError: It is no number, not finite, or far from any image.
     """
-    known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not known or not -FAR <= value <= FAR:  # type: ignore[operator]
-        raise DataError(f"{where}: expected numbers up to a million, got {str(value)[:80]!r}")
-    return float(value)  # type: ignore[arg-type]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and -FAR <= value <= FAR:
+        return float(value)
+    raise DataError(f"{where}: expected numbers up to a million, got {str(value)[:80]!r}")
 
 
 def whole(value: object, where: str, least: int = 0) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from core.network.weights import load_arrays
 from core.training.checkpoint import load_description
 
 ROOT = Path(__file__).resolve().parents[2]
+Tool = Callable[..., tuple[Any, str]]
 
 
 def environment() -> dict[str, str]:
@@ -34,25 +32,6 @@ def call(tool: str, *arguments: Any, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(
         command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
     )
-
-
-def call_inside(
-    tool: str, *arguments: Any, cwd: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[Any, str]:
-    """Run a tool in this process, which saves the start of another; return status and output."""
-    output = io.StringIO()
-    handlers = logging.getLogger().handlers[:]
-    with monkeypatch.context() as patch, contextlib.redirect_stderr(output):
-        patch.chdir(cwd)
-        patch.setattr(sys, "argv", [tool, *map(str, arguments)])
-        try:
-            with contextlib.redirect_stdout(output):
-                runpy.run_path(str(ROOT / "tools" / tool), run_name="__main__")
-        except SystemExit as end:
-            return end.code, output.getvalue()
-        finally:
-            logging.getLogger().handlers[:] = handlers
-    raise AssertionError("a tool leaves through sys.exit")
 
 
 @pytest.fixture
@@ -122,14 +101,12 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
 def test_a_wrong_call_ends_in_one_line(
     config: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    call_tool: Tool,
     arguments: list[str],
     message: str,
 ) -> None:
     (tmp_path / "file").write_text("")
-    status, output = call_inside(
-        "train.py", "-c", config, *arguments, cwd=tmp_path, monkeypatch=monkeypatch
-    )
+    status, output = call_tool("train.py", "-c", config, *arguments)
     assert status == 2
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -137,7 +114,7 @@ def test_a_wrong_call_ends_in_one_line(
 
 
 def test_a_dry_run_tells_and_fails_like_the_run(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path, call_tool: Tool
 ) -> None:
     for name, kind in (("a", "Narrow"), ("b", "Round")):
         steps = [{"kind": f"outside.strategies:{kind}", "start_epoch": 1}]
@@ -145,7 +122,7 @@ def test_a_dry_run_tells_and_fails_like_the_run(
     arguments = ["-c", config, "--slim", "a.yml,b.yml", "--dry_run"]
 
     def run(*more: Any) -> tuple[Any, str]:
-        return call_inside("train.py", *arguments, *more, cwd=tmp_path, monkeypatch=monkeypatch)
+        return call_tool("train.py", *arguments, *more)
 
     status, output = run()
     assert status == 2
@@ -161,9 +138,7 @@ def test_a_dry_run_tells_and_fails_like_the_run(
         {"kind": "outside.strategies:Narrow", "start_epoch": 1},
         {"kind": "outside.strategies:Round", "start_epoch": 2},
     ]
-    status, output = call_inside(
-        "train.py", "-c", "ours.yml", "--save_dir", "out", cwd=tmp_path, monkeypatch=monkeypatch
-    )
+    status, output = call_tool("train.py", "-c", "ours.yml", "--save_dir", "out")
     assert status == 0, output
     edits = load_description(tmp_path / "out/latest").edits
     assert [kind.rpartition(":")[2] for kind, _ in edits] == ["Narrow", "Round"]
@@ -202,18 +177,18 @@ def test_eval_says_what_is_missing(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "x"])
-def test_eval_wants_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+def test_eval_wants_a_batch(tmp_path: Path, call_tool: Tool, size: str) -> None:
     arguments = ["--weights", "x", f"--batch_size={size}"]
-    status, output = call_inside("eval.py", *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
+    status, output = call_tool("eval.py", *arguments)
     assert status == 2
     assert "--batch_size: expected a whole number, 1 or more" in output
 
 
 @pytest.mark.parametrize("tool", sorted(p.name for p in (ROOT / "tools").glob("*.py")))
 def test_every_tool_explains_itself_and_is_short(
-    tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tool: str, tmp_path: Path, call_tool: Tool
 ) -> None:
-    status, output = call_inside(tool, "--help", cwd=tmp_path, monkeypatch=monkeypatch)
+    status, output = call_tool(tool, "--help")
     assert status == 0
     assert "usage:" in output
     assert len((ROOT / "tools" / tool).read_text().splitlines()) < 150
