@@ -149,13 +149,14 @@ def test_weights_are_what_files_hold():
 
 def test_large_maps_are_sampled_and_strides_paddings_and_dilations_known():
     paddle.seed(5)
-    build = lambda: nn.Sequential(  # noqa: E731
-        nn.Conv2D(3, 6, 3, stride=2, padding=1, dilation=2, padding_mode="reflect"),
-        nn.Conv2D(6, 6, 3, padding="SAME", groups=2),
-        nn.Conv2D(6, 4, 1, stride=2),
+    exact, model = (
+        nn.Sequential(
+            nn.Conv2D(3, 6, 3, stride=2, padding=1, dilation=2, padding_mode="reflect"),
+            nn.Conv2D(6, 6, 3, padding="SAME", groups=2),
+            nn.Conv2D(6, 4, 1, stride=2),
+        )
+        for _ in range(2)
     )
-    exact = build()
-    model = build()
     model.set_state_dict(exact.state_dict())
     data, other = [images(24, side=40)], images(8, side=40, seed=8)
     quantized(model, data, bits=4)

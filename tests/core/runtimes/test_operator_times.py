@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,12 +136,10 @@ def test_the_reason_names_what_was_added_and_what_was_saved() -> None:
     assert explain((), ()).endswith("; 0% of the time in int8")
 
 
-def row(
-    model: str, ms: float, ratio: float | None, threads: int = 1, **more: object
-) -> BenchmarkRow:
+def row(model: str, ms: float, ratio: float | None, threads: int = 1, **more: Any) -> BenchmarkRow:
     speedup = None if ratio is None else 1 - 1 / ratio
-    figures = (ms, ms, ms, speedup, ratio, 1.0, None, None, None, ())
-    return BenchmarkRow(model, "openvino", *figures, threads=threads, **more)  # type: ignore[arg-type]
+    figures: tuple[Any, ...] = (ms, ms, ms, speedup, ratio, 1.0, None, None, None, ())
+    return BenchmarkRow(model, "openvino", *figures, threads=threads, **more)
 
 
 def lines(table: Table) -> list[list[str]]:

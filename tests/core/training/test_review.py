@@ -188,7 +188,8 @@ def test_tiles_fit_and_their_words_too() -> None:
 
 def test_pictures_of_an_evaluation_are_spread_over_it(tmp_path: Path, pages: Any) -> None:
     loader = make_engine(tmp_path, 20).val_loader
-    pictures = SamplePictures(Shown(), loader)  # type: ignore[arg-type]
+    task: Any = Shown()
+    pictures = SamplePictures(task, loader)
     for start in range(0, 20, 6):
         errors = np.arange(start, min(start + 6, 20), dtype=float)
         pictures.after_batch({"error": errors}, {"image": errors})
@@ -199,7 +200,8 @@ def test_pictures_of_an_evaluation_are_spread_over_it(tmp_path: Path, pages: Any
 
 def test_an_evaluation_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     loader = make_engine(tmp_path, 20).val_loader
+    tasks: list[Any] = [Shown(), SimpleNamespace(name="depth")]
     with pytest.raises(DataError, match=r"a\.png: no sample was evaluated that could be drawn"):
-        SamplePictures(Shown(), loader).write(tmp_path / "a.png")  # type: ignore[arg-type]
+        SamplePictures(tasks[0], loader).write(tmp_path / "a.png")
     with pytest.raises(ConfigError, match=r"^pictures: the task depth cannot draw its samples"):
-        SamplePictures(SimpleNamespace(name="depth"), loader)  # type: ignore[arg-type]
+        SamplePictures(tasks[1], loader)

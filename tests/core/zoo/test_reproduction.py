@@ -69,7 +69,11 @@ def test_a_row_runs_once_and_its_figures_are_kept(
     layers = (LayerChange("conv", "Conv", 8, 6, True), LayerChange("new", "Gemm", None, 4, False))
     changes = Changes(({"kind": "prune", "target_ratio": 0.5},), (9, None), (1, 2), layers)
     asked: list[Path] = []
-    read_changes = lambda *folders: asked.extend(folders) or changes  # noqa: E731
+
+    def read_changes(*folders: Path) -> Changes:
+        asked.extend(folders)
+        return changes
+
     monkeypatch.setattr(reproduction, "read_changes", read_changes)
     row = make_row()
     steps = plan(row)
