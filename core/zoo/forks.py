@@ -171,11 +171,15 @@ def _become(command: Sequence[str], log: str, server: int, names: Path) -> NoRet
         traceback.print_exc()
         raise
     finally:
-        names.write_text("\n".join(name for name in sys.modules if name not in before))
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        # as forks of `multiprocessing` do: to take all libraries apart takes longer than most tools
-        os._exit(status)
+        try:
+            # a copy first: threads of the tool may still import
+            names.write_text("\n".join(name for name in list(sys.modules) if name not in before))
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+        finally:
+            # as forks of `multiprocessing` do, for taking all libraries apart takes longer than
+            # most tools; whatever happens, this is not the server, whose folder it would remove
+            os._exit(status)
 
 
 def _load(names: Sequence[str]) -> None:

@@ -77,6 +77,21 @@ def test_the_status_is_that_of_the_tool(
     assert said in log
 
 
+def test_a_fork_that_cannot_note_its_modules_is_not_the_server(
+    server: ForkServer, tmp_path: Path
+) -> None:
+    """It ends at once, and what the server needs for the next tool is still there."""
+    code = (
+        "import sys\n"
+        "class Names(dict):\n"
+        "    def __iter__(self): raise RuntimeError('changed')\n"
+        "sys.modules = Names()\n"
+    )
+    for _ in range(2):
+        assert ran(server, tmp_path, code)[0] == 0
+    assert ran(server, tmp_path, "print('next')") == (0, "next\n")
+
+
 def test_nothing_but_modules_is_left_for_the_next(server: ForkServer, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('cannot be loaded here')")
     code = (
