@@ -8,6 +8,7 @@ a runtime, and so does whether int8 is of use there at all.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -71,12 +72,14 @@ def with_signed_bytes(graph: Graph) -> Graph:
     scales their largest magnitude to 127. A clip is fused with convolutions too, but does not count
     as a ReLU.
     """
-    return graph.replaced(lambda op: op.type in UNSIGNED, _write_clip)
+    return replace(
+        graph, operators=[_clip(op) if op.type in UNSIGNED else op for op in graph.operators]
+    )
 
 
-def _write_clip(graph: Graph, op: Any) -> None:
+def _clip(op: Any) -> Any:
     ends = {"X": only(op.inputs, "X")}, {"Out": only(op.outputs, "Out")}
-    graph.operators.append(operator("clip", *ends, {"min": 0.0, "max": _ENDS[op.type]}))
+    return operator("clip", *ends, {"min": 0.0, "max": _ENDS[op.type]})
 
 
 def slow_without_dot_products(graph: Graph) -> dict[str, str]:

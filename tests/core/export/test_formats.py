@@ -250,7 +250,7 @@ def test_without_openvino_its_files_are_refused(
 
 def test_what_openvino_cannot_read_is_told(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"^openvino: the model cannot be converted: [^\n]+$"):
-        openvino_ir.convert(b"no model", tmp_path / "model.xml", tmp_path / "model.bin")
+        openvino_ir.convert(b"no model", tmp_path / "model.xml")
 
 
 @pytest.mark.parametrize(
