@@ -33,12 +33,13 @@ from core.task import Task, build_task
 from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.evaluation import eager_forward, evaluate, evaluate_model
-from core.training.hooks import Checkpoints, Hook
+from core.training.hooks import Checkpoints
 from core.training.loader import Loader
 from core.training.recipe import read_recipe
 from core.training.run import Run, read_run
 from tests.device import DEVICE
 from tests.networks.comparing import assert_same, graph_of
+from tests.toy_runs import StopAfter
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +48,8 @@ DEMOS = {
     for entry in pkgutil.iter_modules(tasks.__path__)
 } | {"outside": ROOT / "tests" / "plugins" / "outside" / "toy" / "demo.yml"}
 SMALL = {
-    "synthetic": {"train_images": 8, "val_images": 5},
-    "train": {"epochs": 2, "batch_size": 4, "eval_batch_size": 2},
+    "synthetic": {"train_images": 4, "val_images": 3},
+    "train": {"epochs": 2, "batch_size": 2, "eval_batch_size": 2},
     "device": DEVICE,
 }
 LISTEN = "outside.strategies:Listen"
@@ -82,11 +83,6 @@ def make_engine(
     run = read_run(settings)
     recipe = read_recipe({"strategies": list(steps)}, run.train.epochs, bool(teachers))
     return Engine(run, recipe, save_dir, [Checkpoints(), *hooks], teachers)
-
-
-class StopAfterOne(Hook):
-    def after_epoch(self, engine: Engine) -> None:
-        engine.stop = True
 
 
 @pytest.fixture(scope="module", params=DEMOS, ids=DEMOS.keys())
@@ -210,7 +206,7 @@ def test_a_checkpoint_alone_restores_the_model(trained: Trained) -> None:
 
 
 def test_resume_continues_exactly(trained: Trained, tmp_path: Path) -> None:
-    make_engine(trained.settings, tmp_path, [StopAfterOne()]).train()
+    make_engine(trained.settings, tmp_path, [StopAfter(1)]).train()
     make_engine(trained.settings, tmp_path).train(resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
         straight = load_arrays(trained.save_dir / "latest" / name)
@@ -228,7 +224,7 @@ def test_students_learn_from_others_and_ship_alone(
     options = {"steps": [{"kind": kind, "end_epoch": 2}], "teachers": teachers}
     straight = make_engine(settings, tmp_path / "straight", **options)
     straight.train()
-    make_engine(settings, tmp_path / "halves", [StopAfterOne()], **options).train()
+    make_engine(settings, tmp_path / "halves", [StopAfter(1)], **options).train()
     make_engine(settings, tmp_path / "halves", **options).train(resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
         whole, resumed = (
@@ -269,7 +265,7 @@ def test_a_pruned_network_is_smaller_and_loads_alone(
         shapes = [tuple(spec.shape) for spec in specs]
         before, after = (count_macs(each, shapes, specs) for each in (whole, model))
         assert 1 - after / before == pytest.approx(0.5, abs=0.02)
-        make_engine(settings, tmp_path / "halves", [StopAfterOne()], steps=steps).train()
+        make_engine(settings, tmp_path / "halves", [StopAfter(1)], steps=steps).train()
         make_engine(settings, tmp_path / "halves", steps=steps).train(resume=True)
         for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
             one, two = (load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves"))
@@ -285,30 +281,6 @@ def test_a_pruned_network_is_smaller_and_loads_alone(
         make_engine(learn, tmp_path / "taught", **options).train()
 
 
-def test_a_student_is_pruned_while_it_learns(trained: Trained, tmp_path: Path) -> None:
-    """Two cuts inside a distillation window; the taps and adapters follow, resume is exact."""
-    settings = merge(trained.settings, {"train": {"epochs": 3}})
-    steps = [
-        {"kind": "distill"},
-        {"kind": "prune", "start_epoch": 1, "target_ratio": 0.3, "num_steps": 2},
-    ]
-    teachers = read_teachers([str(trained.save_dir / "latest")])
-    make_engine(settings, tmp_path / "straight", steps=steps, teachers=teachers).train()
-
-    class StopAfterTwo(Hook):
-        def after_epoch(self, engine: Engine) -> None:
-            engine.stop = engine.epoch == 2
-
-    options = {"steps": steps, "teachers": teachers}
-    make_engine(settings, tmp_path / "halves", [StopAfterTwo()], **options).train()
-    make_engine(settings, tmp_path / "halves", **options).train(resume=True)
-    for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
-        one, two = (load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves"))
-        assert_same(one, two)
-    _, model = checkpoint.restore(tmp_path / "halves" / "latest")
-    assert count_parameters(model) < count_parameters(trained.task.build_model())
-
-
 @pytest.mark.parametrize(
     ("recipe", "target"), [("distill_qat", "paddle"), ("distill_prune_qat", "onnxruntime")]
 )
@@ -317,32 +289,32 @@ def test_a_student_learns_with_the_rounding_of_files(
 ) -> None:
     """Distilled, pruned and quantized in one run, interrupted while all are at work.
 
-    For ONNX Runtime outputs are rounded as well, for Paddle where its network has additions.
+    The network is pruned by two cuts while it learns, and the run is interrupted between them, too:
+    what follows the layers that distillation looks at is cut with them. For ONNX Runtime outputs
+    are rounded as well, for Paddle where its network has additions.
     """
     steps = load_yaml(ROOT / "configs" / "slim" / f"{recipe}.yml")["strategies"]
+    pruned = "prune" in recipe
     for step in steps:
-        step["start_epoch"] = {"qat": 1}.get(step["kind"], 0)
+        step["start_epoch"] = 1 + pruned if step["kind"] == "qat" else 0
+        if step["kind"] == "prune":
+            step["num_steps"] = 2
         if step["kind"] == "qat":
             step |= {"calibration_samples": 8, "target": target}
-    changes = {"train": {"epochs": 3}, "model": {"pretrained": None}}
+    changes = {"train": {"epochs": 3 + pruned}, "model": {"pretrained": None}}
     settings = merge(trained.settings, changes)
     settings["model"]["pretrained"] = str(trained.save_dir / "latest")
     teachers = read_teachers([str(trained.save_dir / "latest")])
     options = {"steps": steps, "teachers": teachers}
     straight = make_engine(settings, tmp_path / "straight", **options)
     straight.train()
-
-    class StopAfterTwo(Hook):
-        def after_epoch(self, engine: Engine) -> None:
-            engine.stop = engine.epoch == 2
-
-    make_engine(settings, tmp_path / "halves", [StopAfterTwo()], **options).train()
+    for number, epochs in enumerate([1, 3] if pruned else [2]):
+        make_engine(settings, tmp_path / "halves", [StopAfter(epochs)], **options).train(number > 0)
     make_engine(settings, tmp_path / "halves", **options).train(resume=True)
     for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
         one, two = (load_arrays(tmp_path / n / "latest" / name) for n in ("straight", "halves"))
         assert_same(one, two)
     task, model = checkpoint.restore(tmp_path / "halves" / "latest")
-    pruned = "prune" in recipe
     assert (count_parameters(model) < count_parameters(task.build_model())) == pruned
     assert len(quantized_layers(model)) > 1
     assert rounded_outputs(model).keys() == rounded_outputs(straight.model).keys()

@@ -95,7 +95,7 @@ def test_a_damaged_program_ends_in_one_line(stranger: Path, damage: Any, reason:
 def test_a_program_that_is_opened_for_ever_ends(
     stranger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictors, "TRIAL_SECONDS", 15.0)
+    monkeypatch.setattr(predictors, "TRIAL_SECONDS", 6.0)
     made = program(stranger)
     own_child(made)
     (stranger / "model.pdmodel").write_bytes(made.SerializePartialToString())

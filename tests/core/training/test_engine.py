@@ -35,7 +35,7 @@ from core.training.results import Results
 from core.training.review import Review
 from core.training.run import read_run
 from core.training.standard_hooks import standard_hooks
-from tests.toy_runs import plain
+from tests.toy_runs import StopAfter, plain
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, EXPLODE = "outside.strategies:Listen", "outside.strategies:Explode"
@@ -75,14 +75,10 @@ RECIPES = {
 def test_resume_equals_training_straight(
     toy_settings: Any, tmp_path: Path, steps: Any, stop: int
 ) -> None:
-    class StopAfter(Hook):
-        def after_epoch(self, engine: Engine) -> None:
-            engine.stop = engine.epoch == stop
-
     settings = toy_settings(ema_decay=0.9, schedule={"kind": "cosine", "warmup_epochs": 1})
     settings["model"] = {"dropout": 0.5}
     make_engine(settings, tmp_path / "straight", steps).train()
-    make_engine(settings, tmp_path / "halves", steps, [Checkpoints(), StopAfter()]).train()
+    make_engine(settings, tmp_path / "halves", steps, [Checkpoints(), StopAfter(stop)]).train()
     second = make_engine(settings, tmp_path / "halves", steps)
     second.train(resume=True)
     assert second.epoch == 4

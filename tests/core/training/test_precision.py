@@ -20,14 +20,10 @@ from core.training.precision import Amp
 from core.training.recipe import read_recipe
 from core.training.run import read_run
 from tests.device import AMP_KINDS, DEVICE
+from tests.toy_runs import StopAfter
 
 pytestmark = [pytest.mark.gpu, pytest.mark.parametrize("kind", AMP_KINDS)]
 BITS = {"off": paddle.float32, "float16": paddle.float16, "bfloat16": paddle.bfloat16}
-
-
-class StopAfterTwo(Hook):
-    def after_epoch(self, engine: Engine) -> None:
-        engine.stop = engine.epoch == 2
 
 
 def make(settings: Any, save_dir: Path, *hooks: Hook) -> Engine:
@@ -77,7 +73,7 @@ def test_a_resumed_training_ends_as_one_in_one_go(
     """The scale of the loss is in the checkpoint."""
     settings = toy_settings(epochs=4, amp=kind)
     make(settings, tmp_path / "whole").train()
-    make(settings, tmp_path / "parts", StopAfterTwo()).train()
+    make(settings, tmp_path / "parts", StopAfter(2)).train()
     assert json.loads((tmp_path / "parts" / "latest" / "model.json").read_text())["epoch"] == 2
     make(settings, tmp_path / "parts").train(resume=True)
     weights = [
