@@ -72,7 +72,7 @@ def round_weight(weight: np.ndarray, power: np.ndarray, limit: Limit, bits: int 
     nearest, held = found.nearest.reshape(shape), found.held.reshape(shape)
     # power = lower^T lower, so that row k of `lower` does not see the columns behind k
     flipped = np.linalg.cholesky(power[:, ::-1, ::-1])
-    lower = flipped[:, ::-1, ::-1].transpose(0, 2, 1)
+    lower = np.ascontiguousarray(flipped[:, ::-1, ::-1].transpose(0, 2, 1))  # else no BLAS
     rounded, off = np.empty(shape), np.zeros(shape)  # off: weight less rounded weight
     for start in range(0, count, _BLOCK):
         block = slice(start, min(start + _BLOCK, count))

@@ -22,6 +22,7 @@ from core.task import (
     Forward,
     Losses,
     Outputs,
+    PtqHints,
     QatBudget,
     Sample,
     SampleView,
@@ -118,6 +119,7 @@ class Task:
         return SlimHints(
             distill_points=tuple(points),
             never_prune=anatomy.classifiers,
+            ptq=PtqHints(zero_points=True, reconstruct=True),
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:
