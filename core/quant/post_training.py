@@ -23,12 +23,12 @@ from core.quant.balance import balance
 from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
-from core.quant.grid_plan import GridPlan, plan_grids
+from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.layers import quantized_layers
 from core.quant.quantizers import Rounding
 from core.quant.reconstruction import reconstruct
 from core.quant.scales import BITS
-from core.quant.selection import LayerSelection, select_with_hints, summary
+from core.quant.selection import LayerSelection, summary
 from core.quant.sites import float_sites
 from core.settings.hints import ObserverKind
 from core.targets.names import Processors, RoundedOutputs, Target
@@ -166,7 +166,7 @@ def quantize_after_training(
     _check_finite(model)
     config = config.completed(task.slim_hints(model).ptq)
     assert config.observer is not None
-    choice, layout = _plan(task, model, config)
+    choice, layout = choose_layers_and_grids(task, model, config)
     _prepare(task, model, batches, config)
     count = _Count()
     seen = count.through(batches())
@@ -184,27 +184,6 @@ def quantize_after_training(
     elif config.bias_correction:
         _correct_biases(model, made.layers, layout.norms, batches)
     return made
-
-
-def _plan(task: Task, model: Layer, config: PtqConfig) -> tuple[LayerSelection, GridPlan]:
-    """Choose the layers to quantize, and the grids that their files need."""
-    choice = select_with_hints(
-        model,
-        config.rounding,
-        config.quantizable_layer_type,
-        config.never_quantize,
-        task.slim_hints(model).never_quantize,
-    )
-    layout = plan_grids(
-        task,
-        model,
-        config.target,
-        choice.layers,
-        config.quantize_outputs,
-        choice.spared,
-        config.processors,
-    )
-    return choice, layout
 
 
 def _prepare(task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig) -> None:

@@ -22,6 +22,7 @@ from core.settings.files import write_bytes
 from core.task import Box, BoxesOf
 from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import as_rgb, image_channels, read_image
+from core.training.inspection import Labelled
 
 PREDICTIONS = "predictions.json"
 _log = logging.getLogger(__name__)
@@ -273,24 +274,15 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     return name.as_posix()
 
 
-COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
-
-
-def montage(predicted: Path, file: Path) -> None:
-    """Put the first pictures that were drawn side by side in one.
+def drawn_pictures(predicted: Path, most: int) -> list[Labelled]:
+    """Read the first pictures that `predict_files` drew.
 
     Args:
         predicted: Folder with `predictions.json` and the pictures it names.
-        file: Picture to write.
+        most: Number of pictures at most.
     """
-    entries = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))
-    tiles = []
-    for entry in list(entries.values())[: 2 * COLUMNS]:
-        image = cv2.imread(str(predicted / entry["picture"]))
-        scale = SIDE / max(image.shape[:2])
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tile = np.full((SIDE, SIDE, 3), 255, np.uint8)
-        tile[: image.shape[0], : image.shape[1]] = image
-        tiles.append(tile)
-    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-    cv2.imwrite(str(file), np.vstack([row for row in rows if row.shape == rows[0].shape]))
+    entries = json.loads((predicted / PREDICTIONS).read_text(encoding="utf-8"))
+    return [
+        Labelled(name, read_image(str(predicted / entry["picture"])))
+        for name, entry in itertools.islice(entries.items(), most)
+    ]

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from core.errors import ConfigError
+from core.settings.config import read
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,14 @@ class OwnData(Protocol):
     def write_lists(self, config: Any, folder: Path) -> Mapping[str, Any]:
         """Write a split that was drawn as list files; return the settings that read them."""
         ...
+
+
+def read_data_section(kind: type[T], settings: Mapping[str, Any]) -> T | None:
+    """Return the section `data` of a run's settings; None if it is wrong.
+
+    What is wrong with it is reported with all other errors of the config, when the task is built.
+    """
+    try:
+        return read(kind, settings.get("data"))
+    except ConfigError:
+        return None

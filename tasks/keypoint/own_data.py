@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 from core.settings.config import merge, read
 from core.task import Split
 from core.training.images import read_annotated_image
-from core.training.inspection import Inspection, Labelled
+from core.training.inspection import Inspection, Labelled, read_data_section
 from core.training.looking import look_at_images, some_of, spread
 from tasks.keypoint.annotations import Persons
 from tasks.keypoint.categories import choose_category
@@ -49,7 +49,11 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: The annotations contradict themselves.
     """
-    data, given, model = _data_config(settings), settings.get("data"), settings.get("model")
+    data, given, model = (
+        read_data_section(DataConfig, settings),
+        settings.get("data"),
+        settings.get("model"),
+    )
     known = isinstance(model, Mapping) and "num_joints" in model
     if data is None or not isinstance(given, Mapping):
         return {}
@@ -60,7 +64,7 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
     """Look for annotations, count persons, open some images, and say what the joints are."""
-    data, given = _data_config(settings), settings["data"]
+    data, given = read_data_section(DataConfig, settings), settings["data"]
     if data is None or not Path(data.root).is_dir():
         return Inspection("keypoint", missing=(f"{given.get('root')}: no such folder",))
     lines: list[str] = []
@@ -219,10 +223,3 @@ def _splits_in_words(train: Persons, val: Persons, data: DataConfig) -> str:
         return told
     share = f"{100 * data.val_share:.0f} % of the images"
     return f"{told}, drawn: {share} (data.val_share, data.split_seed)"
-
-
-def _data_config(settings: Mapping[str, Any]) -> DataConfig | None:
-    try:
-        return read(DataConfig, settings.get("data"))
-    except ConfigError:  # told with all else that is wrong in the config
-        return None
