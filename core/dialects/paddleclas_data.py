@@ -173,7 +173,7 @@ def _decode(op: Section) -> Settings:
 
 def _random_crop(op: Section) -> Settings:
     op.put_aside(*ELSEWHERE)
-    side = _square(op, "size")
+    side = _side(op)
     low, high = op.take("scale", tuple[float, float], (0.08, 1.0))
     narrow, wide = op.take("ratio", tuple[float, float], (3 / 4, 4 / 3))
     return {"side": side, "scale": [low, high], "ratio": [narrow, wide], **_interpolation(op)}
@@ -234,18 +234,18 @@ def _resize(op: Section) -> Settings:
 
 
 def _crop(op: Section) -> Settings:
-    return {"side": _square(op, "size")}
+    return {"side": _side(op)}
 
 
 def _nothing(op: Section) -> Settings:
     return {}
 
 
-def _square(op: Section, key: str) -> int:
-    size = op.take(key, int | list[int])
+def _side(op: Section) -> int:
+    size = op.take("size", int | list[int])
     sides = [size] if isinstance(size, int) else list(size)
     if len(set(sides)) != 1:
-        raise ConfigError(f"{op.where(key)}: expected a square, got {size}")
+        raise ConfigError(f"{op.where('size')}: expected a square, got {size}")
     return sides[0]
 
 

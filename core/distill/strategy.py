@@ -232,7 +232,7 @@ class Distill(Imitation):
         pairs = pair_up(terms, student, side, batch, setting)
         lesson = _Lesson(teacher, Comparison(pairs, student, side), side)
         if self.config.cache:
-            check_not_random(context.task.build_dataset("train"), "distill.cache")
+            check_not_random(context.task.build_dataset("train"))
             digest = lesson.digest()
             lesson.cache = AnswerCache(context.save_dir / "teacher_cache" / digest)
         return lesson

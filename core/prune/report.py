@@ -10,6 +10,8 @@ from rich.table import Table
 from core.prune.pruner import Cut
 from core.prune.structure.analysis import Analysis, Axis
 
+SHOWN = 8  # names in a cell
+
 
 def layer_table(cut: Cut) -> Table:
     """List output channels and multiply-accumulates of every layer, before and after."""
@@ -85,6 +87,6 @@ def _layers(axes: Iterable[Axis]) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[0] for name, _ in axes))
 
 
-def _shortened(names: Sequence[str], most: int = 8) -> str:
-    more = [f"... and {len(names) - most} more"] if len(names) > most else []
-    return "\n".join([*names[:most], *more])
+def _shortened(names: Sequence[str]) -> str:
+    more = [f"... and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return "\n".join([*names[:SHOWN], *more])

@@ -166,11 +166,11 @@ def quantize_after_training(
     _check_finite(model)
     config = config.completed(task.slim_hints(model).ptq)
     assert config.observer is not None
-    choice, layout = choose_layers_and_grids(task, model, config)
+    choice, plan = choose_layers_and_grids(task, model, config)
     _prepare(task, model, batches, config)
     count = _Count()
     seen = count.through(batches())
-    made = apply_quantization(model, choice, config.rounding, seen, config.observer, layout)
+    made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
     if count.images < ENOUGH:
         _log.warning(
             "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
@@ -179,10 +179,10 @@ def quantize_after_training(
     _log.info("%s", "\n".join(summary(made)))
     if config.reconstruct:
         few = _few_of_one_size(batches())
-        fitted = reconstruct(model, made.layers, layout.norms, few)
+        fitted = reconstruct(model, made.layers, plan.norms, few)
         _log.info("ptq: fitted %d layers to what they made in float", fitted)
     elif config.bias_correction:
-        _correct_biases(model, made.layers, layout.norms, batches)
+        _correct_biases(model, made.layers, plan.norms, batches)
     return made
 
 

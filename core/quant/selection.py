@@ -16,6 +16,7 @@ from core.quant.quantizers import Rounding
 from core.task import Task
 
 CANDIDATES = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)
+SHOWN = 6  # layers that the log names for each reason
 
 
 class SelectionSettings(Protocol):
@@ -120,9 +121,9 @@ def summary(choice: LayerSelection) -> list[str]:
     return lines
 
 
-def _names(paths: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(paths[:most])
-    return shown if len(paths) <= most else f"{shown} and {len(paths) - most} more"
+def _names(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:SHOWN])
+    return shown if len(paths) <= SHOWN else f"{shown} and {len(paths) - SHOWN} more"
 
 
 def _some(left: dict[str, str]) -> str:

@@ -146,14 +146,14 @@ class Qat(Strategy):
         """
         config, lines = self.config, [""]
         if context.rank == 0:
-            choice, layout = choose_layers_and_grids(context.task, model, config)
+            choice, plan = choose_layers_and_grids(context.task, model, config)
             choice = apply_quantization(
                 model,
                 choice,
                 config.rounding,
                 context.inputs(samples),
                 config.observer,
-                layout,
+                plan,
             )
             lines = summary(choice)
             _log.info("%s", "\n".join(lines))

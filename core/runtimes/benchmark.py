@@ -227,8 +227,8 @@ def _operators(entry: _Entry, protocol: Protocol) -> tuple[OperatorTime, ...] | 
     ports, backend = entry.predictor.description.inputs, entry.predictor.backend
     feeds = {port.name: as_fed(port, array) for port, array in zip(ports, entry.inputs)}
     file = find_files(entry.folder, backend)[0]
-    how = protocol.threads, feeds, protocol.warmup, protocol.runs
-    return measure_operators(file, backend, *how)
+    threads, warmup, runs = protocol.threads, protocol.warmup, protocol.runs
+    return measure_operators(file, backend, threads, feeds, warmup, runs)
 
 
 def _parameters(entry: _Entry) -> int | None:

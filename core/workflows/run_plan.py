@@ -14,7 +14,7 @@ from typing import Any
 
 from core.dialects.files import translated
 from core.dialects.foreign import Settings, Translation
-from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
+from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teacher
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
 from core.settings.home import CONFIGS
@@ -82,7 +82,7 @@ class RunPlan:
     Attributes:
         settings: Config of the task and its training.
         recipe: Strategies; empty for plain training.
-        teachers: One entry for each, as `core.distill.teacher.read_teachers` returns them.
+        teachers: One entry for each, as `core.distill.teacher.read_teacher` returns them.
         epochs_given: Whether the recipe or the command line says how long to train.
         save_dir: Where the run goes; None if nobody says it.
         resume: `auto` goes on from `save_dir` if there is something to go on from.
@@ -327,7 +327,7 @@ def _teachers(files: RunFiles, own: Any) -> list[Settings]:
 
 def _teacher(path: str) -> Settings:
     """Read the file of a teacher, in whosever words it is."""
-    [settings] = read_teachers([path])
+    settings = read_teacher(path)
     content = {key: value for key, value in settings.items() if key != SOURCE}
     translation, _ = translated(content)
     if translation is None:

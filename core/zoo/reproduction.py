@@ -16,7 +16,6 @@ from typing import Any
 
 from core.errors import FileError, UserError
 from core.settings.acceptance import FileFigures
-from core.settings.config import read
 from core.settings.files import write_text
 from core.settings.processes import run_beside
 from core.targets.names import BACKENDS
@@ -203,18 +202,6 @@ def collect(
     )
     write_text(places.row / RESULT, json.dumps(asdict(result), indent=1) + "\n")
     return result
-
-
-def read_result(file: Path) -> ZooResult:
-    """Read a `result.json`.
-
-    Raises:
-        FileError: It is none.
-    """
-    try:
-        return read(ZooResult, _json(file))
-    except UserError as error:
-        raise FileError(f"{file}: is not what reproduce writes: {error}") from error
 
 
 def _run(step: ZooStep, command: Sequence[str], run: RunTool) -> None:

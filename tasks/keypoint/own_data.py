@@ -82,7 +82,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         config = _config_for(given, found)
         train, val = (load_split(config, split)[1] for split in ("train", "val"))
         lines.append(_splits_in_words(train, val, config.data))
-        paths = _image_paths(config, "train", train)
+        paths = _training_images(config, train)
         looked = look_at_images(paths, whole=True)
         lines.append(looked.in_words())
         missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
@@ -95,7 +95,7 @@ def labelled(config: Config, count: int) -> list[Labelled]:
     """Return training images with box, skeleton and numbered joints of one person each."""
     _, persons = load_split(config, "train")
     skeleton = config.joint_set.skeleton
-    paths = _image_paths(config, "train", persons)
+    paths = _training_images(config, persons)
     drawn = []
     for text in spread([str(i) for i in range(len(persons))], count):
         index = int(text)
@@ -200,8 +200,8 @@ def _config_for(given: Mapping[str, Any], found: Mapping[str, Any]) -> Config:
     return read(Config, merge(rest, {"data": dict(given), "model": dict(DEFAULTS["model"])}))
 
 
-def _image_paths(config: Config, split: Split, persons: Persons) -> list[str]:
-    folder = image_folder(config, split)
+def _training_images(config: Config, persons: Persons) -> list[str]:
+    folder = image_folder(config, "train")
     return [os.path.join(folder, name) for name in persons.files]
 
 

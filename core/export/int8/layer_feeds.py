@@ -55,14 +55,15 @@ class EagerLayers:
         model: They are in it.
         graph: Float graph of the model with folded batch norms.
         layers: By path.
-        twice: Those whose weight, on one grid, the runtime rounds channel by channel once more.
+        requantized_per_channel: Those whose weight, on one grid, the runtime rounds channel by
+            channel once more.
         feeds: By path.
     """
 
     model: Layer
     graph: Graph
     layers: Mapping[str, QuantizedLayer]
-    twice: Container[str] = ()
+    requantized_per_channel: Container[str] = ()
     feeds: dict[str, Feed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,7 +126,7 @@ class EagerLayers:
         feed, layer = self.feeds[isolated.path], self.layers[isolated.path]
         weight, factor = None, self._factor(isolated)
         rounded, ties = self._with_ties_of_the_file(isolated, factor)
-        if isolated.path in self.twice:
+        if isolated.path in self.requantized_per_channel:
             weight = _rounded_again(rounded, isolated.stored, layer.channel_axis) / factor
         elif ties:
             weight = rounded / factor
