@@ -219,3 +219,23 @@ def piecewise(values: Sequence[float], milestones: Sequence[float], where: str) 
             "ones, or a cosine"
         )
     return {"kind": "piecewise", "milestones": list(milestones), "gamma": gamma}
+
+
+def adamw(optimizer: Section) -> Settings:
+    """Return the settings of AdamW in a section on Adam or AdamW."""
+    defaults = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    given = {key: optimizer.take(key, float, default) for key, default in defaults.items()}
+    return {"kind": "adamw", **given}
+
+
+def refuse_decay_of_adam(key: str, name: str, decay: float) -> None:
+    """Refuse Adam with weight decay, which is another thing there than with AdamW.
+
+    Raises:
+        ConfigError: There is decay.
+    """
+    if decay:
+        raise ConfigError(
+            f"{key}: expected 0 with {name}; AdamW decays weights apart from the gradient, got "
+            f"{decay:g}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -85,14 +85,7 @@ def _training_pictures(dataset: Section) -> tuple[int, Settings, Settings]:
     """Return the side, what happens to a picture, and how it is scaled."""
     found: Settings = {"flip": 0.0}
     read: Settings = {}
-    for name, op in dataset.named("transform_ops"):
-        if name not in TRAINING:
-            raise ConfigError(
-                f"{op.path}: does not exist for training pictures here; known: "
-                f"{', '.join(TRAINING)}"
-            )
-        part = TRAINING[name](op)
-        op.finish()
+    for part in _transforms(dataset, TRAINING, "training"):
         read |= {key: value for key, value in part.items() if key in OF_A_PICTURE}
         found |= {key: value for key, value in part.items() if key not in OF_A_PICTURE}
     if "side" not in read:
@@ -106,14 +99,8 @@ def _training_pictures(dataset: Section) -> tuple[int, Settings, Settings]:
 def _evaluation_pictures(dataset: Section, side: int, scale: Settings) -> Settings:
     """Return how validation pictures are prepared; training ones are scaled likewise."""
     found: Settings = {}
-    for name, op in dataset.named("transform_ops"):
-        if name not in EVALUATION:
-            raise ConfigError(
-                f"{op.path}: does not exist for validation pictures here; known: "
-                f"{', '.join(EVALUATION)}"
-            )
-        found |= EVALUATION[name](op)
-        op.finish()
+    for part in _transforms(dataset, EVALUATION, "validation"):
+        found |= part
     where = dataset.where("transform_ops")
     if "resize_short" not in found or found.pop("side", None) != side:
         raise ConfigError(
@@ -126,6 +113,23 @@ def _evaluation_pictures(dataset: Section, side: int, scale: Settings) -> Settin
             raise ConfigError(f"{where}: {key} is {found[key]}, for training {scale[key]}")
     chosen = {**ours, **scale, **found}
     return {key: value for key, value in chosen.items() if value is not None}
+
+
+def _transforms(
+    dataset: Section, known: Mapping[str, Callable[[Section], Settings]], pictures: str
+) -> Iterator[Settings]:
+    """Yield the settings that each of the `transform_ops` stands for.
+
+    Raises:
+        ConfigError: An operator is unknown here, or one of its keys.
+    """
+    for name, op in dataset.named("transform_ops"):
+        if name not in known:
+            raise ConfigError(
+                f"{op.path}: does not exist for {pictures} pictures here; known: {', '.join(known)}"
+            )
+        yield known[name](op)
+        op.finish()
 
 
 def _batches(dataset: Section) -> Settings:

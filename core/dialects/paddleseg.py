@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from core.dialects.foreign import Section, Settings, Translation, piecewise, schedule_with_warmup
+from core.dialects.foreign import (
+    Section,
+    Settings,
+    Translation,
+    adamw,
+    piecewise,
+    refuse_decay_of_adam,
+    schedule_with_warmup,
+)
 from core.dialects.paddleseg_data import read_datasets
 from core.errors import ConfigError
 
@@ -164,14 +172,9 @@ def _optimizer(optimizer: Section) -> Settings:
     if kind == "sgd":  # with momentum, in PaddleSeg
         found |= {"kind": "momentum", "momentum": optimizer.take("momentum", float, 0.9)}
     elif kind in ("adam", "adamw"):
-        if kind == "adam" and decay:
-            raise ConfigError(
-                "optimizer.weight_decay: expected 0 with adam; AdamW decays weights apart from the "
-                f"gradient, got {decay:g}"
-            )
-        found["kind"] = "adamw"
-        for key, default in (("beta1", 0.9), ("beta2", 0.999), ("epsilon", 1e-8)):
-            found[key] = optimizer.take(key, float, default)
+        if kind == "adam":
+            refuse_decay_of_adam("optimizer.weight_decay", kind, decay)
+        found |= adamw(optimizer)
     else:
         raise ConfigError(f"optimizer.type: expected SGD, Adam or AdamW, got {given!r}")
     optimizer.finish()
