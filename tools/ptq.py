@@ -6,12 +6,20 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core import cli, options
 from core.quant import choices
 from core.runtimes.formats import leading_format
 from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+    from core.act.source import Source
+    from core.quant.calibration import Calibration
+    from core.task import Task
+    from core.workflows.comparison_table import ComparisonRow, Validation
 
 EPILOG = """SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint.
 What a comparison or its metric refuses goes to SAVE_DIR.rejected."""
@@ -82,6 +90,52 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     return ptq.read_each(kind, given, observer)
 
 
+def open_model(arguments: argparse.Namespace) -> tuple[Task, Layer | Source]:
+    """Return the float model of `--weights` or `--model_dir`, with its task."""
+    from core.act.source import open_source
+
+    if arguments.weights:
+        return cli.restored(arguments)
+    source = open_source(arguments.model_dir)
+    task = cli.exported_task(arguments, arguments.model_dir, source.description, source.inputs)
+    source.name_outputs(task, arguments.output)
+    return task, source
+
+
+def compress(
+    folder: Path,
+    arguments: argparse.Namespace,
+    model: Layer | Source,
+    images: Calibration,
+    configs: list[Any],
+    validation: Validation,
+) -> tuple[list[ComparisonRow], str]:
+    """Quantize with each of the settings, and write the best into a folder.
+
+    Returns:
+        The rows of the table, and the observer of the best.
+    """
+    from core.act import static_ptq
+    from core.act.source import Source
+    from core.export.traced_model import ExportSettings
+    from core.workflows import ptq
+    from core.workflows.float_fallback import QualityLimits
+
+    best: Any  # the setting that was kept
+    if isinstance(model, Source):
+        target = arguments.target or DEFAULT_TARGET
+        rows, best = static_ptq.compress(
+            folder, model, images, configs, arguments.format, target, validation
+        )
+    else:
+        files = ExportSettings(arguments.format, rewritten=arguments.rewrite == "on")
+        limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+        rows, best = ptq.compress(
+            folder, arguments.weights, model, images, configs, files, validation, limits
+        )
+    return rows, best.observer
+
+
 def main() -> int:
     arguments = parse_arguments()
     if not arguments.weights and not arguments.model_dir:
@@ -90,55 +144,30 @@ def main() -> int:
     cli.complete(arguments, "save_dir")
     import paddle
 
-    from core.act import static_ptq
-    from core.act.source import open_source
     from core.export.rejected import replacing_unless_rejected
     from core.quant.calibration import calibration_images
     from core.training.run import pick_device
     from core.workflows import ptq
-    from core.workflows.comparison_table import (
-        Validation,
-        figures_of,
-        open_validation,
-        to_table,
-    )
-    from core.workflows.float_fallback import QualityLimits
+    from core.workflows.comparison_table import Validation, figures_of, open_validation, to_table
     from core.workflows.model_card import write_measured_card
 
     paddle.set_device(pick_device("auto"))
-    configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
-    if weights:
-        task, model = cli.restored(arguments)
-    else:
-        model = open_source(arguments.model_dir)
-        task = cli.exported_task(arguments, arguments.model_dir, model.description, model.inputs)
-        model.name_outputs(task, arguments.output)
+    configs, folder = read_configs(arguments), arguments.save_dir
+    task, model = open_model(arguments)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
     validation = Validation(task)
     if not arguments.no_metric:
         validation = open_validation(task, arguments.batch_size, arguments.eval_rate)
     ptq.check_comparison(configs, validation)
-    formats = arguments.format
-    best: Any  # the setting that was kept
     # made before the work, so that a folder that cannot be written is reported before it
     with replacing_unless_rejected(folder) as draft:
-        if weights:
-            limits = QualityLimits(arguments.max_drop, arguments.speed_control)
-            rewritten = arguments.rewrite == "on"
-            rows, best = ptq.compress(
-                draft, weights, model, images, configs, formats, validation, limits, rewritten
-            )
-        else:
-            target = arguments.target or DEFAULT_TARGET
-            rows, best = static_ptq.compress(
-                draft, model, images, configs, formats, target, validation
-            )
+        rows, observer = compress(draft, arguments, model, images, configs, validation)
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, validation.metric))
     if arguments.card is not None:
         where = folder / ptq.INT8
         print(f"model card: {write_measured_card(where, validation, rows, arguments.card)}")
-    print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
+    print(f"{observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
     return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 
 

@@ -16,7 +16,6 @@ from core.runtimes.formats import leading_format
 if TYPE_CHECKING:
     from paddle.nn import Layer
 
-    from core.task import Task
     from core.workflows.comparison_table import ComparisonRow, Validation
     from core.workflows.float_fallback import QualityLimits
 
@@ -83,7 +82,7 @@ def main() -> int:
     )
     with replacing_unless_rejected(folder) as draft:
         rows += changed
-        rows += export_and_check(draft, task, model, arguments, validation, limits, rows, metric)
+        rows += export_and_check(draft, model, arguments, validation, limits, rows, metric)
     if arguments.card is not None:
         print(f"model card: {write_measured_card(folder, validation, rows, arguments.card)}")
     print(f"exported to {folder}")
@@ -92,7 +91,6 @@ def main() -> int:
 
 def export_and_check(
     folder: Path,
-    task: Task,
     model: Layer,
     arguments: argparse.Namespace,
     validation: Validation,
@@ -106,6 +104,7 @@ def export_and_check(
     """
     from core.export.package import write_export
     from core.export.parity import summary
+    from core.export.traced_model import ExportSettings
     from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
     from core.workflows.int8_speed import (
         float_graph,
@@ -114,15 +113,16 @@ def export_and_check(
         warn_where_slower,
     )
 
-    begin = time.monotonic()
-    formats, target, ending = arguments.format, arguments.target, arguments.ending
-    rewritten = arguments.rewrite == "on"
-    made = write_export(task, model, folder, formats, ending, target=target, rewritten=rewritten)
+    begin, task, target = time.monotonic(), validation.task, arguments.target
+    settings = ExportSettings(
+        arguments.format, arguments.ending, target=target, rewritten=arguments.rewrite == "on"
+    )
+    made = write_export(task, model, folder, settings)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    graph = float_graph(task, model, ending, rewritten=rewritten)
+    graph = float_graph(task, model, settings.ending, rewritten=settings.rewritten)
     latencies = measure_latency(graph, folder, made, one_image(task))
     warn_where_slower(latencies, target, limits.remedy_for_speed)
     files = runtime_rows(folder, made, seconds, validation.measure, latencies)

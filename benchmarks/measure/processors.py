@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from paddle.nn import Layer
 
 from benchmarks.comparison import record
 from benchmarks.measure.command import revision
@@ -104,14 +105,9 @@ def measure(
             metrics[backend] = {"float": on_both(task, fed, folder / "float", backend, capped)}
             for processors in kinds:
                 _, model = checkpoint.restore(weights, task)
-                begin = time.process_time()
-                how = PtqConfig(target=backend, processors=processors)
-                quantize_after_training(task, model, images, how)
-                seconds[f"{backend}, {processors}"] = time.process_time() - begin
                 made = folder / f"{backend}_{processors}"
-                kind = format_of(backend)
-                target = "onnxruntime" if backend == "onnxruntime" else "openvino"
-                export(task, model, made, (kind,), target=target)
+                taken = quantize(task, model, images, backend, processors, made)
+                seconds[f"{backend}, {processors}"] = taken
                 found = on_both(task, fed, made, backend, capped)
                 metrics[backend][processors] = found
                 logging.info("%s, %s: %s", backend, processors, found)
@@ -129,6 +125,23 @@ def measure(
         "metrics": metrics,
         "seconds": seconds,
     }
+
+
+def quantize(
+    task: Task,
+    model: Layer,
+    images: Calibration,
+    backend: Backend,
+    processors: Processors,
+    folder: Path,
+) -> float:
+    """Quantize a network after training and export it for a runtime; return the seconds."""
+    begin = time.process_time()
+    quantize_after_training(task, model, images, PtqConfig(target=backend, processors=processors))
+    seconds = time.process_time() - begin
+    target = "onnxruntime" if backend == "onnxruntime" else "openvino"
+    export(task, model, folder, (format_of(backend),), target=target)
+    return seconds
 
 
 def store_inputs(task: Task, loader: Loader, folder: Path) -> Split:

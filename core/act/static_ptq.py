@@ -77,6 +77,10 @@ def compress(
         first.operators, first.never_quantize, first.per_channel, "never_quantize"
     )
     samples = samples_of(source, batches(), READER)
+
+    def more(count: int) -> list[InputArrays]:
+        return samples_of(source, batches(), READER, count)
+
     with open_session(source, places) as session:
         float_row = ComparisonRow("float", measure(session.run_float))
         tried, found = _try_each(session, batches, configs, measure)
@@ -84,13 +88,7 @@ def compress(
         begin = time.monotonic()
         (folder / INT8).mkdir()
         model = settle(session, *found[best], first.processors)
-        made = write(
-            model,
-            folder / INT8,
-            layout,
-            samples,
-            lambda count: samples_of(source, batches(), READER, count),
-        )
+        made = write(model, folder / INT8, layout, samples, more)
         seconds = time.monotonic() - begin
         files = measure_files(model, made, seconds, measure, validation.measured, samples[0])
     return [float_row, *tried, *files], configs[best]

@@ -109,18 +109,13 @@ def trace(
         _outputs_noted(model or layer) as made,
         old_ir(),
     ):
-        program, startup = paddle.static.Program(), paddle.static.Program()
-        try:
-            with paddle.static.program_guard(program, startup), to_static_mode_guard(True):
-                inputs = [
-                    paddle.static.data(name, list(spec.shape), spec.dtype)
-                    for name, spec in zip(names, specs)
-                ]
-                outputs = _output_variables(_call(layer, inputs, model or layer))
-        finally:
-            translator = ProgramTranslator.get_instance()
-            translator._params_recorder.pop(program)
-            translator._inplace_map.params_dict.pop(_program_hash(program), None)
+        program = paddle.static.Program()
+        with _building(program):
+            inputs = [
+                paddle.static.data(name, list(spec.shape), spec.dtype)
+                for name, spec in zip(names, specs)
+            ]
+            outputs = _output_variables(_call(layer, inputs, model or layer))
         outputs = _with_parts_replaced(program, outputs)
         if not training:
             _set_evaluation(program)
@@ -152,6 +147,19 @@ def name_outputs(outputs: Any) -> dict[str, Any]:
         if not isinstance(output, (Tensor, framework.Variable)):
             raise ExportError(f"{name}: expected a tensor, got {type(output).__name__}")
     return named
+
+
+@contextlib.contextmanager
+def _building(program: framework.Program) -> Iterator[None]:
+    """Let layers that are called add operators to a program; Paddle keeps no record of it after."""
+    startup = paddle.static.Program()
+    try:
+        with paddle.static.program_guard(program, startup), to_static_mode_guard(True):
+            yield
+    finally:
+        translator = ProgramTranslator.get_instance()
+        translator._params_recorder.pop(program)
+        translator._inplace_map.params_dict.pop(_program_hash(program), None)
 
 
 def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:

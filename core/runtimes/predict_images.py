@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,11 +91,8 @@ def predict_files(
     plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
     channels = image_channels(model.task)
     skipped: list[str] = []
-    seen = (
-        (plan[file], image)
-        for file in steps(images)
-        if (image := _read(file, channels, skipped if image_path.is_dir() else None)) is not None
-    )
+    pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
+    seen = ((plan[file], image) for file, image in pictures)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         write_predictions(save_dir, _predict_all(model, seen, outputs, root, tell))
@@ -168,20 +165,24 @@ def check_boxes(boxes: Sequence[Sequence[Box] | None], names: Sequence[Path]) ->
     )
 
 
-def _read(file: Path, channels: int, skipped: list[str] | None) -> np.ndarray | None:
-    """Read an image [H, W, C]; None, and a line in `skipped`, if it is broken.
+def _read_images(
+    files: Iterable[Path], channels: int, skipped: list[str] | None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Yield files with their images [H, W, C]; a broken one is left out, with a line in `skipped`.
 
     Raises:
-        DataError: It is broken, and there is no list of those.
+        DataError: One is broken, and there is no list of those.
     """
-    try:
-        return read_image(str(file), channels)
-    except DataError as error:
-        if skipped is None:
-            raise
-        _log.warning("left out: %s", error)
-        skipped.append(str(error))
-        return None
+    for file in files:
+        try:
+            image = read_image(str(file), channels)
+        except DataError as error:
+            if skipped is None:
+                raise
+            _log.warning("left out: %s", error)
+            skipped.append(str(error))
+        else:
+            yield file, image
 
 
 def check_apart(
