@@ -124,8 +124,8 @@ def complete(arguments: argparse.Namespace, *wanted: str) -> None:
     """Take what the command line leaves out from the file of `-c`, if that is of PaddleClas.
 
     Args:
-        arguments: With `-c`; changed.
-        wanted: Of `weights`, `model_dir`, `save_dir`.
+        arguments: Parsed arguments, with `-c`; changed.
+        wanted: Options that must be known: `weights`, `model_dir`, `save_dir`.
 
     Raises:
         ConfigError: Neither says it.
@@ -179,7 +179,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
 
     Args:
         training: A run with where it goes.
-        arguments: Of `add_training_arguments`.
+        arguments: Parsed arguments, see `add_training_arguments`.
     """
     from core.training.distributed import initialize
     from core.workflows.rehearsal import timeline_table

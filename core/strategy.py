@@ -241,8 +241,8 @@ def recorded_strategy(kind: str, where: str) -> type[Strategy]:
     """Find the class behind a kind that a file names; nothing is imported for it but our own.
 
     Args:
-        kind: Of the table, or `package.module:Class` of a module that is loaded already, as the
-            user's recipe or command line named it.
+        kind: Name in the table, or `package.module:Class` of a module that is loaded already, as
+            the user's recipe or command line named it.
         where: Begins messages.
 
     Raises:

@@ -173,7 +173,7 @@ BoxesOf = Callable[[Path], list[Box]]  # the boxes in a picture of this name
 
 @runtime_checkable
 class BoxTask(Protocol):
-    """What a `Task` offers too that answers for one box of an image at a time."""
+    """A `Task` that answers for one box of an image at a time."""
 
     def read_boxes(self, path: Path, least_score: float) -> BoxesOf:
         """Read the boxes of pictures from a file, or from a folder with one for each picture.
@@ -202,7 +202,7 @@ class Finding:
 
 @runtime_checkable
 class TellingTask(Protocol):
-    """What a `Task` offers too that puts its predictions into words."""
+    """A `Task` that puts its predictions into words."""
 
     @property
     def threshold(self) -> float | None:
@@ -222,7 +222,7 @@ class TellingTask(Protocol):
 
 @runtime_checkable
 class PaletteTask(Protocol):
-    """What a `Task` offers too whose predictions are label maps."""
+    """A `Task` whose predictions are label maps."""
 
     def palette(self) -> np.ndarray:
         """Return an RGB colour for each class [C, 3] uint8."""
@@ -239,7 +239,7 @@ class SampleView:
 
 @runtime_checkable
 class ReviewedTask(Protocol):
-    """What a `Task` offers too whose validation can be looked at, see `core.training.review`."""
+    """A `Task` that draws samples of its validation, see `core.training.review`."""
 
     def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
         """Return how wrong the answers to a batch are [N]: the worst have the highest."""
@@ -256,7 +256,7 @@ class ReviewedTask(Protocol):
 
 @runtime_checkable
 class ConfusionMetric(Protocol):
-    """What a `Metric` offers too that counts which class is taken for which."""
+    """A `Metric` that counts which class is taken for which."""
 
     @property
     def confusion(self) -> np.ndarray:
@@ -270,7 +270,7 @@ class ConfusionMetric(Protocol):
 
 
 class ForeignModels(Protocol):
-    """What a task's package may offer as `foreign`, for models that other projects exported."""
+    """A task's module `foreign`, which may be left out: for models that other projects exported."""
 
     def settings_for(self, config: Any, shape: tuple[int, ...]) -> Mapping[str, Any]:
         """Return the settings that prepare images of a shape [C, H, W]; -1 is free."""

@@ -89,7 +89,7 @@ class AutoCompression:
             as `core.workflows.comparison_table.Validation.measure` does. None measures nothing, and
             keeps the last weights.
         loss: Loss of the task: terms by name, of outputs by name and a batch.
-        metric: What `eval_callback` measures; None: a metric of which more is better.
+        metric: Metric that `eval_callback` measures; None: one where higher values are better.
         layout: Files to write; None: those of Paddle.
         overwrite: Replace an earlier export in `save_dir`, once the new one is right.
 

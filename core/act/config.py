@@ -175,8 +175,8 @@ class QuantAwareConfig(OperatorChoice):
     """Settings of rounding in training.
 
     Attributes:
-        activation_quantize_type: What moves the ends of grids: an average of the batches' largest
-            magnitudes, or the largest of a window of batches.
+        activation_quantize_type: Rule that moves the ends of grids: an average of the batches'
+            largest magnitudes, or the largest of a window of batches.
         moving_rate: Share of a moving average that stays with each batch.
         window_size: Batches of `range_abs_max`.
         use_pact: Whether training learns a threshold for each tensor that layers read, at which it
@@ -283,7 +283,7 @@ class ActScheduleConfig:
         optimizer_builder: Settings of the optimizer.
         eval_iter: Steps between measurements.
         logging_iter: Steps between lines of the log.
-        origin_metric: What the float model should reach; more than 0.05 off is an error.
+        origin_metric: Metric that the float model should reach; more than 0.05 off is an error.
         target_metric: Metric at which training may stop.
     """
 

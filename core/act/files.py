@@ -149,7 +149,7 @@ def measure_files(
         made: The files.
         seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
-        metric: What it measures.
+        metric: Metric that `measure` returns.
         sample: Inputs [N, ...], the first of which is timed.
 
     Raises:

@@ -131,7 +131,7 @@ def check_batch(source: Source, batch: Sequence[np.ndarray], reader: str) -> Non
         reader: Named in the message.
 
     Raises:
-        DataError: Of another number, shape or type, or with values that are not finite.
+        DataError: The number of arrays, a shape or a type differs, or a value is not finite.
     """
     graph = source.graph
     if len(batch) != len(graph.inputs):

@@ -114,7 +114,7 @@ class Worker:
         Args:
             config: Settings of `quant_aware`.
             scales: Largest magnitude of each tensor, at which its grid starts.
-            weights: What may be trained.
+            weights: Weights that may be trained.
             nodes: Variables that the loss reads.
             pact: Whether what layers read is clipped at thresholds, which are trained, too.
         """

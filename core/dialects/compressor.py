@@ -37,7 +37,7 @@ class _Pruner:
 
 @dataclass(frozen=True)
 class _Registered:
-    """What strategies of a file refer to by name."""
+    """Parts of a file that its strategies refer to by name."""
 
     pruners: Mapping[str, _Pruner]
     distillers: Mapping[str, list[Settings]]

@@ -19,14 +19,14 @@ IntPair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Translation:
-    """What a file of another project says, in our own words.
+    """A file of another project in our own words.
 
     Attributes:
         dialect: Whose words they were.
-        settings: Of a config; on top of one that is named beside.
+        settings: Settings of a run; they go on top of a config that is named beside.
         recipe: As `core.training.recipe.read_recipe` reads it.
-        distill: Of a teacher: what `core.distill.teacher.TeachingConfig` reads.
-        weights: Of a teacher, which is trained already.
+        distill: Settings of a teacher, as `core.distill.teacher.TeachingConfig` reads them.
+        weights: Weights of a teacher, which is trained already.
         save_dir: Where the run goes.
         resume: `auto` goes on from `save_dir` if there is something to go on from.
         use_vdl: Whether VisualDL scalars are written.
@@ -58,7 +58,7 @@ class Section:
     A key that is null counts as left out, as it does in the projects that the files come from.
 
     Args:
-        content: What the file has there.
+        content: Content of the file at that path.
         path: Dotted path in the file, for messages.
         unused: Keys that only other software reads are added to it.
 

@@ -47,7 +47,7 @@ class AnswerCache:
         """Return the answers to a batch, asking only if one of its samples is new.
 
         Args:
-            inputs: What the network is shown, each [N, ...].
+            inputs: Inputs of the network, each [N, ...].
             ask: Runs it on the whole batch.
         """
         files = [self._file(inputs, index) for index in range(inputs[0].shape[0])]

@@ -70,7 +70,7 @@ class Comparison:
     """The terms between two networks, with the adapters they need.
 
     Args:
-        pairs: What to compare.
+        pairs: Pairs of outputs to compare.
         student: Shapes of the one that learns.
         teacher: Shapes of the other.
 
@@ -102,7 +102,7 @@ class Comparison:
         """Return the weighted terms by name, computed in single precision even under AMP.
 
         Args:
-            student: What the student's layers returned, by path.
+            student: Outputs of the student's layers, by path.
             teacher: Outputs of the teacher, likewise.
             batch: The batch they were given.
         """

@@ -85,7 +85,7 @@ def check_folder(folder: Path, overwrite: bool = False) -> None:
     """Refuse a folder that an export must not replace.
 
     Args:
-        folder: Of the export.
+        folder: Folder of the export.
         overwrite: An earlier export may be replaced.
 
     Raises:

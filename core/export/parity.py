@@ -110,7 +110,7 @@ def check(
 
     Args:
         layer: Was exported; runs once more where a difference is above `TOLERANCE`.
-        expected: What `run_eager` returned for each batch.
+        expected: Answers of `run_eager` to each batch.
         predictors: The exported model in each runtime.
         batches: Inputs [N, ...] in the order of the layer.
         decided: Outputs that decide, see `deciding_outputs`; integers count as such anyway.

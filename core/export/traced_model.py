@@ -81,7 +81,7 @@ class TracedModel:
     Attributes:
         task: Task of the model.
         model: The network.
-        layer: What is exported: the model with its ending.
+        layer: Layer to export: the model with its ending.
         specs: Inputs of `layer`.
         ending: Name of the ending, or `LAYERS`.
         graph: Float graph of `layer` with folded batch norms, rewritten.
@@ -144,7 +144,7 @@ class TracedModel:
             folder: Folder with the files.
             kind: Format of the files whose size it gives.
             batch: Arrays for each input, [N, C, H, W] for images.
-            answer: What `layer` answers to the batch, [N, ...] by name.
+            answer: Answer of `layer` to the batch, [N, ...] by name.
         """
         int8, quantization = self.quantized, None
         if int8 is not None:
@@ -183,7 +183,7 @@ class TracedModel:
             folder: Folder with the files.
             predictors: The files, opened in each runtime.
             batches: Arrays for each input, [N, C, H, W] for images.
-            expected: What `layer` answers to each batch, [N, ...] by name.
+            expected: Answers of `layer` to each batch, [N, ...] by name.
 
         Raises:
             ExportError: One answers differently.
@@ -209,7 +209,7 @@ def trace_for_export(
     Args:
         task: Task of the model.
         model: The network, in evaluation mode.
-        layer: What is exported: the model with its ending, in evaluation mode.
+        layer: Layer to export: the model with its ending, in evaluation mode.
         specs: Inputs of `layer`.
         cut: Whether the ending is layers, so that the model is cut behind them.
         settings: Settings of the export.

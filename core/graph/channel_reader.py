@@ -38,7 +38,7 @@ class Step:
 
     Attributes:
         op: The operator; None where a tensor is gathered.
-        made: What it makes; None where its outputs are not known by channel.
+        made: Its outputs by channel; None where they are not known by channel.
         reads: Layout of each tensor that it reads, by name.
         weight: The weight of a convolution.
         vectors: Weights with a number for each channel.

@@ -79,7 +79,7 @@ class _Gathering:
 
     Attributes:
         slices: Holder, first position and length of each part.
-        groups: Of a shuffle behind; 1 if there is none.
+        groups: Groups of a shuffle behind it; 1 if there is none.
         selected: Place among the joined parts of each channel that is selected behind; None if all
             lie as they should.
     """

@@ -204,7 +204,7 @@ def resolve(value: Any, depth: int) -> Any:
     """Put the arrays, of any shape, in the place of what stood for them.
 
     Args:
-        value: What the instructions of a pickle made.
+        value: Value that the instructions of a pickle have built.
         depth: Containers around it.
 
     Raises:

@@ -36,7 +36,7 @@ class PruneConfig(StrategyConfig):
             expression on weights, the first that matches deciding.
         allocation: Distribution of the target: the same share in every layer, shares by measured
             sensitivity, one ranking of all channels, or shares found by simulated annealing.
-        criterion: What the importance of a channel is.
+        criterion: Measure of the importance of a channel.
         aggregate: How the scores of several producers of the same channels are combined.
         round_to: Channels per group are a multiple of it afterwards, or as many as before.
         max_ratio: No layer loses a larger share of its channels in one cut.

@@ -42,7 +42,7 @@ class Planner:
         model: Model to cut.
         pruner: Pruner of the model.
         step: Number of cuts made before.
-        start: What the model cost before the first of them: `macs`, `parameters`, and `ms` if
+        start: Cost of the model before the first of them: `macs`, `parameters`, and `ms` if
             latency is the target. Filled in by the first cut, so that each step aims at what is
             left to remove, whatever those before it reached.
     """

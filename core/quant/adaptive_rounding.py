@@ -30,8 +30,8 @@ def fit_weight(
 
     Args:
         weight: Float weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
-        inputs: What the layer reads, [samples, groups, inputs of a group].
-        wanted: What it should answer without its bias, [samples, groups, outputs].
+        inputs: Inputs of the layer, [samples, groups, inputs of a group].
+        wanted: Outputs it should have without its bias, [samples, groups, outputs].
         limit: Limit on the steps that the weight may take.
         bits: 2 to 8, of the weight.
 

@@ -303,7 +303,7 @@ def _factors(graph: Graph, groups: ChannelGroups, reach: Mapping[str, Reach]) ->
 
 
 class _Noise:
-    """What rounding adds to what layers make, as a share of its power; the sum over the layers.
+    """Noise that rounding adds to the outputs of layers, as a share of their power, summed up.
 
     With channels divided by s, a layer reads x / s on a grid whose step is as the largest of them,
     and multiplies by w s. So its inputs add noise of max(x / s)^2 sum(w^2 s^2), and its weights,

@@ -49,7 +49,8 @@ class Equalized:
     Attributes:
         first: Path of the weight of the layer that writes the channels.
         second: Path of the weight of the layer that reads them.
-        scales: What each channel was divided by in the first and multiplied by in the second.
+        scales: Factor of each channel, which divides it in the first layer and multiplies it in the
+            second.
     """
 
     first: str

@@ -188,7 +188,7 @@ class HistogramObserver(Observer):
 
 
 class PercentileObserver(HistogramObserver):
-    """The magnitude that `PERCENTILE` of the values do not exceed, rounded up to the end of a bin.
+    """The percentile of the magnitudes, rounded up to the end of its bin; see `PERCENTILE`.
 
     If that is zero, since almost all values are, it is the largest magnitude.
     """

@@ -31,8 +31,8 @@ class Rounding:
 
     Attributes:
         weight_type: A grid for each output channel, or one for the whole weight.
-        activation_type: What sets the end of the grid of activations. `moving_average_abs_max`: an
-            average of the batches' largest magnitudes; `range_abs_max`: the largest of a window of
+        activation_type: Rule that sets the end of the grid of activations.
+            `moving_average_abs_max`: an average of the batches' largest magnitudes; `range_abs_max`: the largest of a window of
             batches; `abs_max`: in training each batch's own, in evaluation and in files, which
             cannot hold what is computed on the fly, the moving average; `lsq`: learned; `fixed`:
             what calibration found.
@@ -134,10 +134,10 @@ class ActivationQuantizer(Layer):
         """Set the grid, as calibration found it.
 
         Args:
-            absmax: What it reaches up to.
+            absmax: Largest magnitude, or the upper end with a zero point.
             nonnegative: See `ActivationQuantizer`.
             unsigned: See `ActivationQuantizer`.
-            lowest: What it reaches down to, if it has a zero point.
+            lowest: Lower end, if it has a zero point.
         """
         self.nonnegative = nonnegative
         self.signed = not self._does_without_sign(unsigned)

@@ -94,7 +94,7 @@ def _fitted(
 
     Args:
         model: Holds the layers.
-        samples: What `_sampled` collected.
+        samples: Samples that `_sampled` collected.
         shifted: Layers whose biases are corrected, so that their means do not matter.
     """
     left = dict(samples)

@@ -25,8 +25,8 @@ def fitted_task(task: Task, inputs: Sequence[Port], where: str | Path) -> Task:
     """Return the task with images of the size that a model takes; sizes it leaves free stay.
 
     Args:
-        task: Of the config, or of a deploy.yml.
-        inputs: Of the model.
+        task: Task of the config, or of a deploy.yml.
+        inputs: Inputs of the model.
         where: The model, for messages.
 
     Raises:

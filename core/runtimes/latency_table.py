@@ -112,7 +112,7 @@ def shortest_ms(
     """Return the shortest time of each, in milliseconds; they take turns, after one turn unseen.
 
     Args:
-        runs: What to measure.
+        runs: Functions to measure.
         clock: Clock in seconds.
         least_runs: Least number of runs of each.
         least_seconds: Least time of all runs together.

@@ -52,12 +52,12 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """What operators of one class take in one run of a model.
+    """Time of the operators of one class in one run of a model.
 
     Attributes:
         kind: `convolution`, `grouped convolution` (in OpenVINO alone), `matrix product`,
             `rounding` to and from int8, `layout` of tensors; others as the runtime calls them.
-        precision: What they compute in; that of `rounding` is float.
+        precision: Type they compute in; that of `rounding` is float.
         count: Number of operators.
         ms: Sum of the medians of their times, in milliseconds.
     """
@@ -127,8 +127,8 @@ def explain(first: Sequence[OperatorTime], other: Sequence[OperatorTime]) -> str
     """Say in one line which classes of operators make one model slower or faster than another.
 
     Args:
-        first: Of the model that is compared with.
-        other: Of the other one.
+        first: Times of the model that is compared with.
+        other: Times of the other model.
     """
     before, after = by_kind(first), by_kind(other)
     changes = {

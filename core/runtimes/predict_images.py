@@ -205,7 +205,7 @@ class _Outputs:
 
     Args:
         save_dir: The folder.
-        names: Of the images.
+        names: Names of the images.
         palette: Colours of label maps [C, 3] uint8; None writes them in grey.
     """
 

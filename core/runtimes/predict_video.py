@@ -92,7 +92,7 @@ class _VideoFile:
     """A video that grows frame by frame; without a rate it takes that of its first frames.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         rate: Frames each second; None: as fast as they come.
     """
 
@@ -152,7 +152,7 @@ def predict_video(
 
     Args:
         model: Answers for an image, and draws.
-        frames: Of a video or a camera; they are closed.
+        frames: Frames of a video or a camera; they are closed.
         save_dir: Where everything goes; not where the video is.
         boxes_of: Boxes in a frame; its name is its number, from 0 on.
         steps: Wraps the frames, for instance in a progress bar; gets their number, if it is known.

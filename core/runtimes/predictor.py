@@ -56,9 +56,9 @@ class Predictor(ABC):
     runs side by side give each thread a predictor of its own.
 
     Attributes:
-        description: What `deploy.yml` says, or what the graph itself tells where there is none.
+        description: Content of `deploy.yml`, or what the graph itself tells where there is none.
         backend: Name of the runtime.
-        folder: That it was loaded from.
+        folder: Folder that it was loaded from.
     """
 
     backend: Backend
@@ -193,7 +193,7 @@ def load_as_written(folder: Path, kind: Format) -> Predictor:
     That is what the file says, on any processor; it is slow.
 
     Args:
-        folder: Of the exported model.
+        folder: Folder of the exported model.
         kind: `paddle` or `onnx`.
     """
     description = read_description(folder)
@@ -207,7 +207,7 @@ def try_out(folder: Path, backend: Backend, file: Path) -> None:
     """Open and run a model in a process of its own.
 
     Args:
-        folder: Of the model.
+        folder: Folder of the model.
         backend: Runtime.
         file: Named in the message.
 

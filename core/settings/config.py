@@ -53,7 +53,7 @@ def read(cls: type[T], mapping: Any, path: str = "", measured: bool = False) -> 
     Args:
         cls: A dataclass; fields may be scalars, `Literal`, `X | None`, lists, tuples, dicts and
             dataclasses.
-        mapping: What the YAML file says.
+        mapping: Content of the YAML file.
         path: Dotted path of `mapping` in the whole config, for messages.
         measured: These are no settings, but what was found out: NaN and infinity occur.
 

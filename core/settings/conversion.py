@@ -18,7 +18,7 @@ MOST_CHARACTERS = 400  # of a key, or of what a dataclass says
 
 
 class Problems:
-    """What is wrong in some settings, to be told together."""
+    """Errors in settings, collected to be reported together."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -61,7 +61,7 @@ def convert(wanted: Any, value: Any, path: str) -> Any:
 
     Args:
         wanted: A scalar, `Literal`, `X | None`, list, tuple, dict, dataclass or union of such.
-        value: What a YAML file says.
+        value: Value from a YAML file.
         path: Dotted path of the value, for messages.
 
     Raises:

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lock, as its file names it; 0: unknown."""
+    """Process of a lock's holder, as the lock's file names it; 0: unknown."""
 
     pid: int
     host: str
@@ -61,7 +61,7 @@ class Lock:
 
     Args:
         file: The lock file; its folder is there.
-        what: What it locks, for messages.
+        what: Name of the locked thing, for messages.
         wait: Wait for another process, however long it takes.
 
     Raises:
@@ -118,7 +118,7 @@ class Held:
     """A lock on a file or folder that stays; it lasts as long as this object, or until `end`.
 
     Args:
-        descriptor: Of what is open and locked; None where there are no locks.
+        descriptor: File descriptor that is open and locked; None where there are no locks.
     """
 
     def __init__(self, descriptor: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What settings are called elsewhere, and networks that a short name may be meant for."""
+"""Names of settings in other projects, and networks that a short name may stand for."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class UnknownKey(str):
 
     Args:
         path: Its dotted path.
-        hint: What may be meant, for the end of the message.
+        hint: Suggestion for the end of the message.
     """
 
     path: str

@@ -33,8 +33,8 @@ def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
 
     Args:
         command: Begins with the path of a program.
-        number: Of the signal that it gets then. It gets it, too, when the thread that has started
-            it ends, so that has to wait for it.
+        number: Number of the signal that it gets then. The signal also comes when the thread that
+            started it ends, so that thread has to wait for it.
     """
     if sys.platform != "linux":
         return list(command)

@@ -10,7 +10,7 @@ def check_range(config: object, low: float, high: float, *names: str) -> None:
         config: The dataclass; a tuple among its fields is looked at number by number.
         low: The smallest legal value.
         high: The largest.
-        names: Of the fields.
+        names: Names of the fields.
 
     Raises:
         ValueError: Names the field.

@@ -30,8 +30,8 @@ def read_bytes(path: str | Path, failure: type[UserError], most: int = MOST_BYTE
     A pipe would be waited for and a device has no end, so both are refused before they are read.
 
     Args:
-        path: Of the file.
-        failure: What to raise.
+        path: Path of the file.
+        failure: Class of the error to raise.
         most: Bytes that it may have.
 
     Raises:

@@ -27,7 +27,7 @@ class Terminated(KeyboardInterrupt):
     """Another signal than that of Ctrl-C asks the process to end.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:

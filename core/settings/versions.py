@@ -49,7 +49,7 @@ def require(name: str, purpose: str) -> None:
     """Refuse to go on without a library that is not installed with TriSlim on every Python.
 
     Args:
-        name: Of `BY_HAND`.
+        name: Package of `BY_HAND`.
         purpose: Setting or step that needs it; begins the message.
 
     Raises:

@@ -26,7 +26,7 @@ def linear_as_convolutions(
     Args:
         graph: Stays as it is.
         layers: Operators that can be quantized, what each reads, and its weight.
-        weights: Those of the layers to change.
+        weights: Weights of the layers to change.
     """
     read = graph.readers()
     linear = {

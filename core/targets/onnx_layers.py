@@ -131,7 +131,7 @@ class _Walk:
     Attributes:
         model: Model that defines the operator versions.
         constants: By name.
-        tensors: What is computed, by name.
+        tensors: Computed tensors, by name.
         layers: Found so far.
     """
 

@@ -80,7 +80,7 @@ class Tensor:
         lowest: No value is below.
         highest: No value is above.
         grid: Its values are on, or may be computed on; None: they are floats.
-        weight: What it is, if it is dequantized constants.
+        weight: Its weight, if it is dequantized constants.
     """
 
     lowest: float = -_INFINITY

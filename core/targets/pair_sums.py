@@ -121,7 +121,7 @@ class LayerCheck:
         lowest: Lowest data as the unsigned operand holds it: int8 data is 128 above the file's.
         highest: Highest data, likewise.
         pair: Two weights, and the sum farthest from 0 that two products can reach.
-        verdict: What becomes of the answers.
+        verdict: Whether answers are exact, rounded or overflow.
         reason: Why pairs of products do not count, or that weights change; may be empty.
         patch: Shape of the data that one output value is made of.
     """

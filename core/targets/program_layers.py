@@ -158,7 +158,7 @@ class _Signs:
         """Return the steps of a tensor without a sign; None if it has one.
 
         Args:
-            tensor: What is quantized.
+            tensor: Quantized tensor.
             absmax: End of its grid.
         """
         source = self._unsigned_source(tensor)

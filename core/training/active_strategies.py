@@ -163,8 +163,8 @@ class ActiveStrategies:
         """Go back to where `state_dict` was taken, on a model with all `edits` replayed.
 
         Args:
-            state: What `state_dict` returned.
-            edits: What `edits` returned then.
+            state: State that `state_dict` returned.
+            edits: Edits that `edits` returned then.
             epoch: The epoch that had been finished.
             model: Rebuilt from the edits; its weights are loaded afterwards.
             make_context: Builds the context of a strategy.

@@ -271,7 +271,7 @@ def replay(model: Layer, edits: Sequence[RecordedEdit], where: str) -> None:
     Args:
         model: Changed in place.
         edits: As a file has them.
-        where: That file, for messages.
+        where: Name of that file, for messages.
 
     Raises:
         CheckpointError: An edit is not whole, or does not fit the model.

@@ -42,7 +42,7 @@ class Engine:
         recipe: Strategies and their windows; empty for plain training.
         save_dir: Where checkpoints and logs go.
         hooks: Called at few points; see `core.training.hooks`.
-        teachers: What each `--distill_config` said, for the strategies.
+        teachers: Settings of each `--distill_config`, for the strategies.
     """
 
     def __init__(

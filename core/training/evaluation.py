@@ -66,7 +66,7 @@ def evaluate(
     Args:
         task: Knows the metric.
         run: The model.
-        loader: Of the split.
+        loader: Loader of the split.
         progress: Show how far it is.
         what: Is done, in words.
         watchers: Get each batch of this process with its outputs.

@@ -124,7 +124,7 @@ class SaveFolder(Hook):
     A new run goes on from nothing that is there: `latest` of a run that it replaces is removed.
 
     Args:
-        settings: Of the run, for `config.yml`.
+        settings: Settings of the run, for `config.yml`.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:

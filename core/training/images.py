@@ -31,7 +31,7 @@ def read_image(path: str, channels: int = CHANNELS) -> np.ndarray:
     """Read an image file as [H, W, C] uint8, the way up that viewers show it (EXIF).
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         channels: 3: RGB, whatever the file has; 1: its grey; 4: the file must have four, RGB and
             alpha or another one.
 
@@ -49,9 +49,9 @@ def read_annotated_image(
     That is as it is stored; or turned as EXIF says, if the annotated size fits only so.
 
     Args:
-        path: Of the image.
+        path: Path of the image.
         size: Annotated width and height, where they are known.
-        told_by: What says so, for the message.
+        told_by: Source of the size, for the message.
         channels: As in `read_image`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What tasks find in folders of data, and what their packages offer for data without a config."""
+"""Results of looking at a folder of data, and the interface of a task's module `own_data`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a task finds in a folder of data.
+    """Result of a task's look at a folder of data.
 
     Attributes:
         task: Name of the task.
         layout: How the data lie there; empty where the task cannot tell.
         sure: How sure the task is that the data are its own, from 0 (not at all) to 2.
         found: Lines for people.
-        missing: What has to be mended before, or will be missed after; a line each.
-        settings: What a config may leave out, as the data say it.
+        missing: Problems to mend before training, or things that will be missed after; a line each.
+        settings: Settings that a config may leave out, since the data say them.
     """
 
     task: str
@@ -49,7 +49,7 @@ class Labelled:
 
 
 class OwnData(Protocol):
-    """What a task's package may offer as `own_data`: data that need no config of their own."""
+    """A task's module `own_data`, which may be left out: for data without a config."""
 
     DEFAULTS: Mapping[str, Any]  # of the sections that a config may leave out
 

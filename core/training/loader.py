@@ -43,7 +43,7 @@ class Loader:
     An evaluation loader goes once through the data in order and keeps the last, smaller batch.
 
     Args:
-        dataset: What to read.
+        dataset: Data set to read.
         batch_size: Samples per batch and process.
         train: Shuffled endless stream, or one ordered pass.
         seed: Seed of order and augmentation.

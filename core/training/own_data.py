@@ -25,7 +25,7 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run's settings with what they leave out.
 
     Args:
-        settings: Of the whole run, as a config says them; `task: cls` is short for
+        settings: Settings of the whole run, as a config gives them; `task: cls` is short for
             `task: {name: cls}`.
 
     Raises:
@@ -48,7 +48,7 @@ def inspections(root: str, tasks: tuple[str, ...] = ()) -> list[Inspection]:
     """Let tasks look at a folder; those come first that are surest that the data are theirs.
 
     Args:
-        root: Of the data.
+        root: Root folder of the data.
         tasks: Names; none: all in `tasks/`.
     """
     found = []

@@ -49,7 +49,7 @@ def watch_others(peers: Sequence[Peer], rank: int) -> None:
 
     Args:
         peers: All processes.
-        rank: Of this one.
+        rank: Rank of this process.
     """
     (mine,) = (peer for peer in peers if peer.rank == rank)
     others = [peer for peer in peers if peer.host == mine.host and peer.rank != rank]

@@ -41,7 +41,7 @@ class Tile:
 
 @dataclass
 class _Seen:
-    """What was seen of the validation of an epoch so far."""
+    """Samples of the validation of an epoch so far."""
 
     count: int = 0
     samples: list[np.ndarray] = field(default_factory=list)
@@ -132,7 +132,7 @@ class SamplePictures:
 
     Args:
         task: Draws a sample.
-        loader: Of the evaluation.
+        loader: Loader of the evaluation.
 
     Raises:
         ConfigError: The task draws no samples.

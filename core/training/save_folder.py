@@ -1,4 +1,4 @@
-"""What a save folder holds from before, and what a new run must not replace there."""
+"""Check a save folder: find what an earlier run left, and refuse to replace it unasked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_free(
         overwrite: An earlier run may be replaced; weights that this run reads may not.
 
     Raises:
-        ConfigError: What the folder holds, and the ways out.
+        ConfigError: The folder is not free; the message says what it holds, and the ways out.
         FileError: Another run is writing there.
     """
     own = {each.resolve() for each in (folder, folder / BEST, folder / LATEST)}

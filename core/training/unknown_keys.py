@@ -1,4 +1,4 @@
-"""What a wrong key of a config may be meant for, wherever in the config that has its place."""
+"""Suggest what a wrong key of a config may be meant for, in whichever section that belongs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def key_paths(cls: Any, path: str = "") -> Iterator[str]:
 
     Args:
         cls: A dataclass, or a union of some.
-        path: Of its section.
+        path: Path of its section.
     """
     kinds = [each for each in (cls, *typing.get_args(cls)) if dataclasses.is_dataclass(each)]
     inner = []
@@ -63,7 +63,7 @@ def unknown_sections(
     Args:
         settings: The content of a config.
         known: The dotted paths of all settings.
-        others: What else may stand at the top.
+        others: Other keys that may stand at the top.
     """
     sections = [*(path for path in known if "." not in path), *others]
     wrong = {key: str(key)[:80] for key in settings if key not in sections}

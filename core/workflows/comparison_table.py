@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MeasuredMetric:
-    """What models are measured by.
+    """Metric that models are measured by.
 
     Attributes:
         name: Name of the metric.
@@ -51,11 +51,11 @@ class ComparisonRow:
     """A line of the table: a model, its metric, how long making it took, and its files.
 
     Attributes:
-        model: What it is.
+        model: Name of the model or file.
         metric: None if it was not measured.
         seconds: None if it was there before.
         sizes: Name, bytes in float and bytes in int8 of each file.
-        latency: Of one image in float and in int8; None if it was not measured.
+        latency: Latency of one image in float and in int8; None if it was not measured.
     """
 
     model: str
@@ -221,7 +221,7 @@ def check_metrics(
     Args:
         quantized: Metric of the quantized model.
         files: Rows of `runtime_rows`.
-        metric: What was measured.
+        metric: Metric that was measured.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
         processors: Processors on which the files must be right.

@@ -214,7 +214,7 @@ def apply_float_fallback(
 
     Args:
         model: Quantized; changed in place.
-        limits: What the model must keep to; checked.
+        limits: Limits that the model must keep to; checked before.
         target: Runtime to be fast in.
         validation: Data to measure the metric on.
         in_float: Metric of the float model, None if there is nothing to measure it on.

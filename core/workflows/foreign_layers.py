@@ -27,9 +27,9 @@ def with_layers(
     """Return a recipe with the layers that its names mean.
 
     Args:
-        recipe: Of the translation.
+        recipe: Recipe of the translation.
         translation: Has the tables of the file.
-        task: Of the student.
+        task: Task of the student.
         teachers: The first one is asked for the layers of the teacher.
 
     Raises:

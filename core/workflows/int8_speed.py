@@ -89,7 +89,7 @@ def warn_where_slower(found: Mapping[Backend, Int8Latency], target: str, remedy:
     Args:
         found: Result of `measure_latency`.
         target: Runtime that the ONNX file is laid out for; Paddle's files are for Paddle Inference.
-        remedy: What to do about it.
+        remedy: Advice for the end of the message.
     """
     for backend, each in found.items():
         if backend in (target, "paddle") and each.int8_ms >= each.float_ms:

@@ -61,8 +61,8 @@ class QuantSensitivity:
         metric: Name of the metric.
         in_float: The metric with all layers in float.
         quantized: The metric with all of them quantized.
-        together: What all of them cost at once.
-        layers: What each costs alone, by path.
+        together: Cost of all of them at once.
+        layers: Cost of each alone, by path.
     """
 
     fingerprint: str

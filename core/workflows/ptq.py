@@ -56,7 +56,7 @@ def compress(
         configs: Settings to try, at least one.
         files: Files to write; a setting's target goes before that of `files`.
         validation: Data to measure the metric on.
-        limits: What the best must keep to.
+        limits: Limits that the best must keep to.
 
     Returns:
         The float model, each try and each file, with their metrics; and the best setting.
@@ -137,8 +137,8 @@ def check_folder(folder: Path, weights: str | Path, overwrite: bool = False) -> 
 
     Args:
         folder: Folder to make.
-        weights: What is quantized.
-        overwrite: What an earlier run made may be replaced.
+        weights: Checkpoint or model that is quantized.
+        overwrite: Whether to replace what an earlier run made.
 
     Raises:
         ConfigError: It is a file, or holds other things than such a run makes, or the weights, or

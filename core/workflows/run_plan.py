@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a command line names.
+    """Files that a command line names.
 
     Attributes:
         config: YAML file of the task and its training, or its content.
@@ -116,7 +116,7 @@ class RunPlan:
 
 @dataclass
 class _Gathered:
-    """What the files say, gathered one by one; later ones go before earlier ones."""
+    """Settings of the files, gathered one by one; later ones go before earlier ones."""
 
     overrides: list[str]
     settings: Settings = field(default_factory=dict)
@@ -128,7 +128,7 @@ class _Gathered:
         """Add a file, in whosever words it is.
 
         Args:
-            content: Of the file.
+            content: Content of the file.
             name: For messages.
             is_recipe: Whether a file of ours is a recipe, or a config.
         """

@@ -33,8 +33,8 @@ class PreparedRun:
 
     Attributes:
         plan: In our own words.
-        run: Of the plan.
-        recipe: Of the plan.
+        run: Run of the plan.
+        recipe: Recipe of the plan.
         save_dir: For checkpoints and logs.
         use_vdl: Whether VisualDL scalars are written.
         use_tensorboard: Whether scalars for TensorBoard are written.
@@ -111,10 +111,10 @@ def prepare(
     """Settle a plan, and where it goes.
 
     Args:
-        plan: Of the files.
-        save_dir: What the command line says; it goes before what the files say.
-        name: Of the folder in `output/<task>`, if nobody says it.
-        use_vdl: What the command line says.
+        plan: Plan of the files.
+        save_dir: `--save_dir`; it goes before what the files say.
+        name: Name of the folder in `output/<task>`, where none is given.
+        use_vdl: `--use_vdl`.
         use_tensorboard: Likewise.
 
     Raises:

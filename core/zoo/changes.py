@@ -1,4 +1,4 @@
-"""What a compression has changed: strategies, cost, and each layer of the exported files."""
+"""Changes that a compression has made: strategies, cost, each layer of the exported files."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a compression has changed.
+    """Changes that a compression has made.
 
     Attributes:
-        strategies: Those of the recipe, as they were run.
-        parameters: Of the float and of the compressed model; None where that is not known.
+        strategies: Strategies of the recipe, as they were run.
+        parameters: Parameters of the float and of the compressed model; None where not known.
         macs: Multiply-accumulates of one run of each.
         layers: Layers of the compressed file in their order.
     """

@@ -35,7 +35,7 @@ def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder:
 
     Args:
         results: Rows that were reproduced.
-        failures: What was said of each row that was not.
+        failures: Message for each row that failed.
         folder: Folder of the report.
 
     Raises:

@@ -48,14 +48,14 @@ class ZooResult:
     Attributes:
         name: Name of the row's file.
         scale: Scale that was run.
-        row: What the row's file says of title, source, metric and published figures.
+        row: Title, source, metric and published figures, as the row's file gives them.
         metrics: Metrics of the files by model (`float`, `compressed`) and runtime.
         benchmark: Rows of `tools/benchmark.py`; the model is `float` or `compressed`.
         commands: Command of each step.
         seconds: Seconds of each step.
         trainings: Folder of each model's training.
         pictures: Picture of predictions of each model's exported files.
-        changes: What the compression has changed; None of a float model.
+        changes: Changes that the compression made; None for a float model.
         environment: Machine, of the benchmark.
         date: Day of the run.
     """
@@ -127,7 +127,7 @@ def run_steps(
 
     Args:
         steps: Steps in their order.
-        cache: What is done.
+        cache: Cache of the steps that are done.
         locks: One for each home of steps: rows that run at the same time may share some.
         tools: Folder of the tools.
         tell: Receives lines for people.

@@ -19,7 +19,7 @@ _YAML = (".yml", ".yaml")
 
 
 class StepCache:
-    """What is done of a row, by a key of everything that decides a step's result.
+    """Cache of the done steps of a row, by a key of everything that decides a step's result.
 
     A key covers the command, the content of configs, recipes and weights that it names, the code,
     the data sets and the keys of the steps before. Data sets count by the names, sizes and times of

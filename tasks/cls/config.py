@@ -119,7 +119,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to training pictures, in this order; mixup and cutmix mix whole batches."""
+    """Augmentation of training pictures, in this order; mixup and cutmix mix whole batches."""
 
     scale: tuple[float, float] = (0.08, 1.0)  # random crop: its share of the picture's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # random crop: width over height

@@ -73,8 +73,8 @@ def load_annotations(
     """Read and check a COCO keypoint file.
 
     Args:
-        path: Of the file.
-        num_joints: That each person must have.
+        path: Path of the file.
+        num_joints: Number of joints that each person must have.
         category: Name or id of the category whose annotations are persons; None takes the first
             that has keypoints.
 

@@ -48,7 +48,7 @@ class FolderBoxes:
 
     Args:
         folder: Holds `a.json`, or `a.jpg.json`, for a picture `a.jpg`.
-        category: Of persons; None takes COCO's.
+        category: Category of persons; None takes COCO's.
         least_score: Boxes of a lower score are left out.
     """
 

@@ -22,7 +22,7 @@ BACKGROUND = "background"
 
 @dataclass
 class ShapeCounts:
-    """What was drawn on images.
+    """Shapes on images, counted.
 
     Attributes:
         shapes: How many of each label, with area.
@@ -79,7 +79,7 @@ def classes_of_shapes(data: DataConfig, paths: Sequence[Path]) -> Classes:
 
     Args:
         data: Its `classes` go before what lies there.
-        paths: Of what was drawn on all images.
+        paths: Annotation files of all images.
 
     Raises:
         DataError: Nothing was drawn, or a label is no class.

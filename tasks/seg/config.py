@@ -92,7 +92,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training image, in this order: resize, scale, crop, flip, distort."""
+    """Augmentation of a training image, in this order: resize, scale, crop, flip, distort."""
 
     resize: Size | None = None
     scale_min: float = 1.0

@@ -39,7 +39,7 @@ class Layout:
             same folder where labelme's files lie beside their images, and the second is CVAT's
             `annotations.xml` where there is one.
         val: Likewise; None: a part of the others is drawn.
-        lists: Of `voc`: the list of each split; no list for `val`: a part is drawn.
+        lists: List of each split, for `voc`; without one for `val`, a part is drawn.
     """
 
     kind: Kind

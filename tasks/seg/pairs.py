@@ -25,7 +25,7 @@ def match_pairs(folders: Pair, stems: Sequence[str] | None = None) -> list[Pair]
     """Return the images that have a mask of their name, with it, in order of their names.
 
     Args:
-        folders: Of the images and of the masks, see `Layout`.
+        folders: Folders of the images and of the masks, see `Layout`.
         stems: Only these images, in this order.
 
     Raises:

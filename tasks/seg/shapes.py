@@ -68,11 +68,11 @@ Shape = Polygon | Patch
 
 @dataclass(frozen=True)
 class Annotation:
-    """What was drawn on an image.
+    """Shapes that were drawn on an image.
 
     Attributes:
-        width: Of the image.
-        height: Of the image.
+        width: Width of the image.
+        height: Height of the image.
         shapes: Later ones lie on top.
         flat: Kinds of shapes without area (points, lines), one for each of them; left out.
     """
@@ -100,8 +100,8 @@ def draw_classes(annotation: Annotation, path: str, data: DataConfig) -> np.ndar
     shapes that reach out of the image are cut off.
 
     Args:
-        annotation: Of the image.
-        path: Of the file that says so, for messages.
+        annotation: Annotation of the image.
+        path: Path of its file, for messages.
         data: Its `classes` are the labels in label order.
 
     Raises:

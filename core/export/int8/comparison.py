@@ -45,7 +45,7 @@ MOST_VALUES = 1 << 24  # of the inputs or of an output, that are held at once
 
 @dataclass(frozen=True)
 class OutputKinds:
-    """What outputs are, beside values.
+    """Kinds of outputs that are not compared value by value.
 
     Attributes:
         decided: Outputs behind a decision, of which equal elements are counted.
@@ -57,7 +57,7 @@ class OutputKinds:
 
     @classmethod
     def of(cls, graph: Graph) -> OutputKinds:
-        """Return what the outputs of a graph are."""
+        """Return the kinds of the outputs of a graph."""
         return cls(parity.deciding_outputs(graph), softmax_axes(graph))
 
 
@@ -66,9 +66,9 @@ class WholeAnswers:
     """Answers to the same batches, each by name of the output, [N, ...].
 
     Attributes:
-        wanted: Those of the rounded eager model.
-        found: Those of a runtime.
-        exact: Those of the eager model in float.
+        wanted: Answers of the rounded eager model.
+        found: Answers of a runtime.
+        exact: Answers of the eager model in float.
     """
 
     wanted: Sequence[Arrays]
@@ -81,8 +81,8 @@ def compare(backend: Backend, answers: WholeAnswers, kinds: OutputKinds) -> list
 
     Args:
         backend: Named in what is returned.
-        answers: To the same batches.
-        kinds: Of the outputs.
+        answers: Answers to the same batches.
+        kinds: Kinds of the outputs.
 
     Raises:
         RejectedError: An output is missing or of another shape or type.
@@ -146,7 +146,7 @@ def compare_enough(
         answer: Lets all three answer.
         batches: Arrays [N, ...] for each input: the first few images.
         more: Returns more images than these.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
 
     Raises:
         RejectedError: An output is missing or of another shape or type.
@@ -186,7 +186,7 @@ def nothing_left(
     Args:
         difference: Difference of one output.
         wanted: Outputs of the rounded eager model for each batch.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
     """
     name = difference.output
     values = before_softmax([answers[name] for answers in wanted], kinds.softmax.get(name))
@@ -227,7 +227,7 @@ def compare_as_written(
         more: Returns more images than these.
         answer: Returns the outputs of the rounded model, computed as the file is written, and those
             of the model in float.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
 
     Raises:
         RejectedError: The file does not say what the model computes.

@@ -45,7 +45,7 @@ def is_clear(
         apart: Parts of the first distance.
         effect: Parts of the second one, for the same images.
         counted: Whether unequal elements are counted.
-        gap: What is made of the two distances.
+        gap: Difference or ratio of the two distances.
     """
     count = len(apart[0])
     found = gap(whole_distance(apart, counted), whole_distance(effect, counted))

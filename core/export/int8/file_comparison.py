@@ -54,7 +54,7 @@ class FileComparison:
     Attributes:
         exporter: Writer of the files.
         folder: Folder that it wrote them to.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
     """
 
     exporter: Int8Exporter
@@ -132,7 +132,7 @@ class FileComparison:
         Args:
             predictor: A file, opened.
             batches: The first few images.
-            known: What the eager model answers to them, rounded and in float.
+            known: Answers of the eager model to them, rounded and in float.
             more: Returns more images.
         """
         backend = predictor.backend

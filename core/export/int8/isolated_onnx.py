@@ -38,7 +38,7 @@ def isolate_onnx(
             round it. Otherwise all of them return floats.
 
     Raises:
-        ExportError: What a layer reads is not quantized; the message begins with the layer.
+        ExportError: The input of a layer is not quantized; the message begins with the layer.
     """
     file = _OnnxFile(model.graph)
     writer = _IsolatedOnnxWriter(file)

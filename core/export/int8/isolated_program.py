@@ -40,7 +40,7 @@ def isolate_program(graph: Graph, shapes: Shapes) -> tuple[Graph, list[IsolatedL
             as a convolution. Layers without one are left out.
 
     Raises:
-        ExportError: What a layer reads is not quantized; the message begins with the layer.
+        ExportError: The input of a layer is not quantized; the message begins with the layer.
     """
     file = _ProgramFile(graph)
     writer = _IsolatedProgramWriter(

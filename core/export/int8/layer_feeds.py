@@ -55,8 +55,8 @@ class EagerLayers:
         model: They are in it.
         graph: Float graph of the model with folded batch norms.
         layers: By path.
-        requantized_per_channel: Those whose weight, on one grid, the runtime rounds channel by
-            channel once more.
+        requantized_per_channel: Layers whose weight is on one grid, and is rounded by the runtime
+            once more, channel by channel.
         feeds: By path.
     """
 

@@ -169,7 +169,7 @@ class _OnnxWriter:
         layers: A layer that reads each weight to quantize.
         opened: Grid of what comes from concatenations and max pooling of quantized tensors.
         outputs: Grids of tensors that are rounded for all their readers.
-        preset: What the runtime needs.
+        preset: Preset of the runtime.
         nodes: Nodes in the order in which they run.
         initializers: By name, without floats that are int8 now.
         rounded: Name of the rounded values of each quantized tensor.

@@ -94,7 +94,7 @@ def measure_cost(
         parameters: Shapes of those to count.
 
     Raises:
-        ExportError: What an operator costs depends on values.
+        ExportError: The cost of an operator depends on values.
     """
     sizes, work = _Sizes({**activations, **weights}), []
     for op in _used(graph):

@@ -86,7 +86,7 @@ class TraceError(ExportError):
 
     Attributes:
         layer: Path of the layer in which it failed.
-        graph: What was traced until then, without outputs; None if no layer was called.
+        graph: Graph that was traced until then, without outputs; None if no layer was called.
     """
 
     def __init__(self, message: str, layer: str, graph: ModelGraph | None = None) -> None:

@@ -100,7 +100,7 @@ class Decoder(Layer):
     """From maps at strides 4 to 32 to one at stride 4, coarse to fine.
 
     Args:
-        channels: Of the maps, fine to coarse.
+        channels: Channels of the maps, fine to coarse.
         widths: Channels inside the decoder, coarse to fine.
     """
 
