@@ -32,10 +32,10 @@ class Rounding:
     Attributes:
         weight_type: A grid for each output channel, or one for the whole weight.
         activation_type: Rule that sets the end of the grid of activations.
-            `moving_average_abs_max`: an average of the batches' largest magnitudes; `range_abs_max`: the largest of a window of
-            batches; `abs_max`: in training each batch's own, in evaluation and in files, which
-            cannot hold what is computed on the fly, the moving average; `lsq`: learned; `fixed`:
-            what calibration found.
+            `moving_average_abs_max`: an average of the batches' largest magnitudes;
+            `range_abs_max`: the largest of a window of batches; `abs_max`: each batch's own in
+            training, the moving average in evaluation and in files, which cannot compute a grid
+            for each batch; `lsq`: learned; `fixed`: as calibration found it.
         pact: Whether activations are clipped at a learned threshold first.
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
