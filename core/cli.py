@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from core.workflows.training import PreparedRun
 
 TABLE_WIDTH = 130
-MOST_CHARACTERS = 4000  # of a message
+MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST_PROBLEMS = 12  # that one message tells
+MOST_PROBLEMS = 12  # in one message
 
 
 class UserError(Exception):

@@ -63,7 +63,7 @@ class Context:
     save_dir: Path
     calibration: Callable[[int], Iterator[Batch]]  # batches of about so many training samples
     evaluate: Evaluate  # the task's metric on the validation split
-    teachers: tuple[dict[str, Any], ...] = ()  # what each `--distill_config` said
+    teachers: tuple[dict[str, Any], ...] = ()  # settings of each `--distill_config`
     resuming: bool = False  # the edits have been replayed: add hooks, edit nothing
     steps_per_epoch: int = 1
 

@@ -72,7 +72,7 @@ def main() -> int:
         validation = open_validation(task, share=arguments.eval_rate)
     limits = QualityLimits(arguments.max_drop, arguments.speed_control)
     kind = leading_format(formats)
-    runtime = target if kind == "onnx" else kind  # whose speed counts
+    runtime = target if kind == "onnx" else kind  # the runtime whose speed counts
     limits.check(runtime, validation)
     with float_sites(model):
         rows = [ComparisonRow("float", validation.measure(model))]

@@ -29,10 +29,10 @@ from core.targets.names import Processors
 
 OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2", "matmul", "mul"]
 OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2")
-# what programs of Paddle before 2.1 have for linear layers; files name both
+# operators of linear layers in programs of Paddle before 2.1; files name both
 LINEAR: Mapping[str, str] = MappingProxyType({"matmul": "matmul_v2", "mul": "matmul_v2"})
 LossKind = Literal["l2", "soft_label"]
-RATE, BATCH = 0.015, 32  # that belong together, and grow and shrink together
+RATE, BATCH = 0.015, 32  # a rate that fits this batch; both grow and shrink together
 _log = logging.getLogger(__name__)
 
 
@@ -233,7 +233,7 @@ class OptimizerType:
     """One of Paddle's optimizers."""
 
     type: Literal["SGD", "Momentum", "AdamW"] = "SGD"
-    momentum: float = 0.9  # of Momentum
+    momentum: float = 0.9  # for Momentum
     use_nesterov: bool = False
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from core.quant.weight_grid import broadcast
 from core.targets.processors import HIGHEST
 from core.task import Arrays
 
-_ROUNDING = ("fake_quantize_abs_max", "fake_channel_wise_quantize_abs_max")  # of weights
+_ROUNDING = ("fake_quantize_abs_max", "fake_channel_wise_quantize_abs_max")  # operators on weights
 _ONE_SCALE, _BY_CHANNEL = "fake_dequantize_max_abs", "fake_channel_wise_dequantize_max_abs"
 _CLIPPED = "@clipped"  # ends the name of a tensor that PACT has clipped
 _FAR = 2  # steps of its own grid; a weight that is rounded to another one is nearer

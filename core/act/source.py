@@ -31,7 +31,7 @@ from core.task import Task
 EXPORT_FIRST = (
     "export the float model first: tools/export_model.py --weights CHECKPOINT --save_dir FOLDER"
 )
-SKIP = "skip_quant"  # what PaddleSlim looks for in the name scope of an operator
+SKIP = "skip_quant"  # name scope that PaddleSlim leaves in float
 # behind which values are never negative, whatever goes in
 _POSITIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "square", "exp", "abs")
 # which are not negative if nothing that they read is

@@ -94,7 +94,7 @@ def compress(
     return [float_row, *tried, *files], configs[best]
 
 
-FoundGrids = tuple[dict[str, float], list[LayerScales]]  # what `calibrate` returns
+FoundGrids = tuple[dict[str, float], list[LayerScales]]  # result of `calibrate`
 
 
 def _try_each(

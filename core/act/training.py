@@ -89,7 +89,7 @@ class Training:
             "activation_quantize_type": quant.activation_quantize_type,
             "moving_rate": quant.moving_rate,
             "window_size": quant.window_size,
-            "onnx_format": False,  # whose grids of weights lag behind the weights
+            "onnx_format": False,  # True would let the grids of weights lag behind the weights
         }
         trained = self.session.child.call(
             "prepare", settings, scales, _floats(source), self._nodes(), quant.use_pact

@@ -32,7 +32,7 @@ KEYS = (
     "Metric",
     "profiler_options",
 )
-ELSEWHERE = (  # of Global: what only PaddleClas reads
+ELSEWHERE = (  # keys of Global that only PaddleClas reads
     "save_interval",
     "print_batch_step",
     "log_interval",

@@ -12,7 +12,7 @@ from core.dialects.foreign import Section, Settings, ratio_of
 from core.errors import ConfigError
 
 ELSEWHERE = ("backend", "channel_num", "channel_first", "order", "output_fp16")
-OF_A_PICTURE = ("side", "interpolation", "mean", "std")  # what training and validation share
+OF_A_PICTURE = ("side", "interpolation", "mean", "std")  # shared by training and validation
 Interpolation = Literal["bilinear", "bicubic", "area"]
 
 

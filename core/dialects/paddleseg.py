@@ -37,9 +37,9 @@ KEYS = (
     "test",
     "flags",
 )
-SAVE_INTERVAL = 1000  # of PaddleSeg's train.py, in iterations
-RUNTIME = ("device", "num_workers")  # of `global`
-TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # of `train`
+SAVE_INTERVAL = 1000  # iterations, the default of PaddleSeg's train.py
+RUNTIME = ("device", "num_workers")  # keys of `global`
+TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # keys of `train`
 OPTIMIZERS = MappingProxyType({"SGD": "sgd", "Momentum": "sgd", "Adam": "adam", "AdamW": "adamw"})
 
 
@@ -294,6 +294,6 @@ def _evaluation(root: Section) -> Settings:
         found["flip"] = test.take("flip_horizontal", bool, False)
     test.refuse("flip_vertical", "pictures are mirrored from left to right only", (False,))
     for key in ("crop_size", "stride", "scales", "flip_horizontal"):
-        test.take(key, Any, None)  # of no matter where they are not asked for
+        test.take(key, Any, None)  # they do not matter where they are not used
     test.finish()
     return found

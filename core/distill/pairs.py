@@ -25,7 +25,7 @@ LISTED = 30  # candidates in a message
 class Pair:
     """A term with its layers: one of each network, or two for a section."""
 
-    name: str  # of the loss term in the log
+    name: str  # name of the loss term in the log
     term: Term
     student: tuple[str, ...]
     teacher: tuple[str, ...]

@@ -140,7 +140,7 @@ class Distill(Imitation):
         super().__init__(config)
         self._teachers: list[Teacher] = []
         self._lessons: list[_Lesson] = []
-        self._batches = 0  # of the epoch
+        self._batches = 0  # batches of the epoch so far
 
     def rehearse(self, model: Layer, context: Context) -> list[str]:
         """Load the teachers and find the layers; their metrics are not measured."""

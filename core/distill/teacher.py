@@ -36,7 +36,7 @@ OF_TRAINING = (
     "device",
     *OF_A_RUN,
 )  # sections of a config that a teacher does not need
-GREYS = (0, 128, 255)  # of pictures that show how a task normalises
+GREYS = (0, 128, 255)  # grey pictures that show how a task normalises
 
 
 @dataclass(frozen=True)

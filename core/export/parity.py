@@ -60,7 +60,7 @@ class Difference:
     # of quantized models `relative` is of the root mean squares, or the share of unequal decisions
     effect: float | None = None  # the same between the rounded eager model and itself in float
     limit: float = TOLERANCE
-    images: int = 0  # of quantized models: on how many it was measured
+    images: int = 0  # for quantized models: number of images it was measured on
     enough: bool = True  # whether others would hardly tell otherwise
 
     @property

@@ -20,7 +20,7 @@ from core.graph.linear_layers import LAYER_SLOTS
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 
-COPY = re.compile(r"@\d+$")  # of a shared weight, as `fold_batch_norms` names it
+COPY = re.compile(r"@\d+$")  # name of a copy of a shared weight, see `fold_batch_norms`
 
 _TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-GROUPS = (2, 4, 8)  # of a shuffle that puts gathered parts in order
+GROUPS = (2, 4, 8)  # tried for a shuffle that puts gathered parts in order
 
 IntArray = np.ndarray
 

@@ -18,7 +18,7 @@ from core.graph.layer_patterns import is_nchw
 from core.graph.operators import attribute, names_of, only
 from core.graph.program import Graph
 
-# that compute each channel by itself, alike for all of them
+# operators that compute each channel by itself, alike for all of them
 _BY_CHANNEL = frozenset(
     {
         *("relu", "relu6", "sigmoid", "tanh", "leaky_relu", "hard_swish", "hard_sigmoid", "swish"),
@@ -64,7 +64,7 @@ class ChannelReader:
         self.orders = Orders()
         self.steps: list[Step] = []
         self.layouts: dict[str, Layout] = {}
-        self.renamed: dict[str, str] = {}  # what operators make, by the name in the graph
+        self.renamed: dict[str, str] = {}  # new names of tensors, by their names in the graph
         self.origins: dict[str, str] = {}  # tensor of the graph that a new one is alike, by name
         self._held: dict[str, HeldTensor] = {}
         self._read = graph.readers()

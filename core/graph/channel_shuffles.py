@@ -23,7 +23,7 @@ from core.graph.channel_reader import CONVOLUTIONS, ChannelReader, Step
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 
-# what moving costs, in units of one channel of one pixel that a shuffle moves
+# costs of moves; the unit is one channel of one pixel that a shuffle moves
 COPY, PIECE, SHUFFLE = 0.25, 4.0, 1.0
 
 
@@ -97,7 +97,7 @@ class _Writer:
         self.made = replace(graph, operators=[], variables=dict(graph.variables))
         self.made.weights = dict(graph.weights)
         self.made.permuted = dict(graph.permuted)
-        self._names: dict[int, str] = {}  # of stored tensors, by identity
+        self._names: dict[int, str] = {}  # names of stored tensors, by identity
         self._pieces: dict[tuple[int, int], str] = {}  # by holder and first position
         self._cuts: dict[int, list[int]] = {}
         self._gatherings: dict[int, _Gathering] = {}

@@ -21,7 +21,7 @@ from core.graph.operators import attribute, only, operator, variable
 from core.graph.program import Graph
 from core.graph.trace import trace
 
-_SIZES = 2, 3  # of the batches; they have no common factor, and few layers have such sizes
+_SIZES = 2, 3  # batch sizes to trace with: no common factor, and few layers have such sizes
 _INT32 = 2  # in attributes called dtype
 _COUNT = "batch.size"  # variable [1] with the number of images
 

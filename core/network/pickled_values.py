@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_DEPTH = 64  # of containers in containers
+MAX_DEPTH = 64  # depth of containers in containers
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _ORDERS = ("<", ">", "=", "|")
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -70,7 +70,7 @@ class ValueBuilder:
     """
 
     def __init__(self, size: int) -> None:
-        # what may still be made: the file has each byte of an array once, and it may pass a text
+        # bytes that may still be made: a file has each byte of an array once, and may pass a text
         self._left = 2 * size
 
     def call(self, name: PickledName, arguments: tuple[Any, ...]) -> Any:
@@ -129,7 +129,7 @@ class ValueBuilder:
             raise RefusedError("it repeats its content")
 
     def _array(self, shape: Any, dtype: Any, content: Any, fortran: Any) -> np.ndarray:
-        if isinstance(content, str):  # of Python 2
+        if isinstance(content, str):  # as Python 2 writes it
             content = content.encode("latin1")
         if not isinstance(dtype, PickledDtype) or not isinstance(content, bytes):
             raise RefusedError("it builds an array of something else than numbers")
@@ -227,7 +227,7 @@ def resolve(value: Any, depth: int) -> Any:
     return value
 
 
-# what numpy writes for a plain type: no fields, no shape of its own, its usual size and place
+# numpy's state of a plain type: no fields, no shape of its own, its usual size and place
 _PLAIN_STATES = ((None, None, None, -1, -1, 0),)
 _PLAIN: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {

@@ -18,7 +18,7 @@ from core.prune.structure.graph import trace_modes
 from core.prune.structure.labels import Array
 from core.task import Task
 
-# whose sizes code tells
+# operators whose sizes the network's code gives
 SIZED = ("reshape2", "expand_v2", "tile", "slice", "strided_slice", "split", "pad", "pad3d")
 _log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ class Prune(Strategy):
         super().__init__(config)
         self.config: PruneConfig = config
         self._cuts: list[Record] = []
-        self._start: dict[str, float] = {}  # what the model cost before the first cut
+        self._start: dict[str, float] = {}  # cost of the model before the first cut
 
     @classmethod
     def default_end(cls, config: StrategyConfig, epochs: int) -> int:

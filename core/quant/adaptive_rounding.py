@@ -16,8 +16,8 @@ import numpy as np
 from core.quant.weight_grid import free_steps, quantize_weight
 from core.targets.processors import HIGHEST, PAIR, Limit
 
-_DAMPING = 0.01  # of the mean square of the inputs: the least that keeps a weight where it was
-_SAME = 1e-4  # of the largest magnitude, which is 127 steps or fewer
+_DAMPING = 0.01  # share of the inputs' mean square that keeps a weight where it was, at least
+_SAME = 1e-4  # share of the largest magnitude, which is 127 steps or fewer
 _BLOCK = 128  # columns whose influence on those behind them is summed up at once
 
 

@@ -40,9 +40,9 @@ from core.quant.equalize import (
 )
 
 FIXED = 0  # the group of all channels that must stay as they are
-_MOST_OCTAVES = 12  # that a channel is moved by
-_SHARPNESS = 16  # of the norm that stands for the largest, which has no slope
-_STEPS, _RATE = 400, 0.1  # of the descent, in octaves
+_MOST_OCTAVES = 12  # most octaves that a channel is scaled by
+_SHARPNESS = 16  # exponent of the norm that stands for the maximum, which has no slope
+_STEPS, _RATE = 400, 0.1  # steps of the descent, and its rate in octaves
 # steps of weights are of 127 to the largest; those of activations of 127, or 255 where none is
 # negative
 _OF_WEIGHTS = 2.0
@@ -328,10 +328,10 @@ class _Noise:
             far, power = reach[path].largest, reach[path].power
             total = float(squares @ power)
             if total > 0:
-                # of the kernel's places each has a step as the largest
+                # each place of the kernel has a step as the largest one
                 steps = float((largest**2).sum()) * weight.shape[3] / total
                 members = groups.side(path, "in")
-                one = sizes.shape[2] == 1  # of a depthwise convolution each row has one channel
+                one = sizes.shape[2] == 1  # each row of a depthwise convolution has one channel
                 rows.append(
                     (members, far, squares / total, share * (not one), power * steps * _OF_WEIGHTS)
                 )

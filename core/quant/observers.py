@@ -28,7 +28,7 @@ MOST_CLIPPED = 0.05  # share of the values, by `kl`
 _STEPS_PER_OCTAVE = 32
 _STEPS_PER_OCTAVE_OF_TWO = 8  # where both ends are looked for, in turn
 _TURNS = 3
-_LEAST = 1e-3  # of the farther end: how near to zero the other may be
+_LEAST = 1e-3  # share of the farther end: how near to zero the other may be
 
 
 class Observer:
@@ -40,7 +40,7 @@ class Observer:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lowest = math.inf  # of all values so far; tells whether any was negative
+        self.lowest = math.inf  # minimum of all values so far; tells whether any was negative
         self.highest = -math.inf
         self.largest = 0.0  # magnitude
 

@@ -22,7 +22,7 @@ from core.quant.scales import BITS, Grid
 from core.targets.names import Processors
 
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
-TINY = 1e-8  # of a tensor that is zero throughout
+TINY = 1e-8  # end of the grid of a tensor of zeros
 
 
 @dataclass(frozen=True)

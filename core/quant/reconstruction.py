@@ -26,7 +26,7 @@ from core.quant.bias_correction import TensorBatches, bias_places, correct_biase
 from core.quant.layers import QuantizedConv2D, QuantizedLayer, QuantizedLinear
 from core.quant.sites import float_sites
 
-PLACES = 128  # of a map that are looked at; neighbours tell little more
+PLACES = 128  # places of a map that are sampled; neighbours tell little more
 
 
 def reconstruct(

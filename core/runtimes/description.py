@@ -70,7 +70,7 @@ class Preprocess:
 class Report:
     """Size and cost, as `core.graph.cost` defines them."""
 
-    size_mb: float  # of the first format: .pdmodel + .pdiparams, .onnx, .xml + .bin, .nb
+    size_mb: float  # size of the first format: .pdmodel + .pdiparams, .onnx, .xml + .bin, .nb
     parameters: int
     macs: int
     input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are

@@ -27,7 +27,7 @@ from core.task import Arrays
 Precision = Literal["float", "int8"]
 CONVOLUTION, GROUPED, PRODUCT = "convolution", "grouped convolution", "matrix product"
 ROUNDING, LAYOUT = "rounding", "layout"
-# what runtimes call the same thing; other operators keep their names
+# classes of operators that runtimes name differently; others keep their names
 _CLASSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         CONVOLUTION: (
@@ -46,7 +46,7 @@ _CLASSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _CLASS_OF = MappingProxyType({name: key for key, names in _CLASSES.items() for name in names})
-_NOTABLE = 0.05  # of the first model's time: smaller differences are not named
+_NOTABLE = 0.05  # share of the first model's time: smaller differences are not named
 _NAMED = 4
 
 
@@ -203,5 +203,5 @@ def _precision_of(kernel: str, operator: str) -> Precision:
 
 
 def _class_of(operator: str) -> str:
-    plain = operator.removeprefix("QLinear")  # of those that are not listed
+    plain = operator.removeprefix("QLinear")  # kinds that are not listed
     return _CLASS_OF.get(operator, plain)

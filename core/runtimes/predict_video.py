@@ -20,7 +20,7 @@ from core.task import BoxesOf
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 CODEC, CONTAINER = "mp4v", ".mp4"  # which OpenCV's wheels can write everywhere
-TIMED_FRAMES = 10  # of a camera, which say how many each second the model can follow
+TIMED_FRAMES = 10  # frames of a camera that tell how many the model can follow each second
 SLOWEST, FASTEST = 1.0, 240.0  # frames each second of a video that is written
 _log = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ _BATCH_NORM_PASSES = (
 # Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
 # 3.1.1, and `pool2d` and `concat` add errors and save no time.
 _INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
-_LOADING = threading.Lock()  # what is muted meanwhile are the outputs of the whole process
+_LOADING = threading.Lock()  # muting affects the outputs of the whole process
 _log = logging.getLogger(__name__)
 
 

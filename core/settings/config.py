@@ -36,9 +36,9 @@ __all__ = [
 ]
 T = TypeVar("T")
 BASE_KEY = "_base_"
-MOST_BYTES = 1 << 20  # of a file
+MOST_BYTES = 1 << 20  # largest file
 LARGEST = 2**63 - 1
-LONGEST = 2048  # of a text
+LONGEST = 2048  # longest text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 

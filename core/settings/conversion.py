@@ -14,7 +14,7 @@ from core.errors import ConfigError
 from core.settings.other_names import UnknownKey, other_name
 from core.settings.yaml_loader import shown
 
-MOST_CHARACTERS = 400  # of a key, or of what a dataclass says
+MOST_CHARACTERS = 400  # longest key, or message of a dataclass
 
 
 class Problems:

@@ -25,7 +25,7 @@ _OURS = re.compile(r"\.(?P<name>.+)\.trislim-(?P<kind>lock|partial|old|draft|dra
 _SCRATCH = ".trislim-scratch-"
 _PAUSE = 0.005  # seconds
 _LONGEST = 200  # bytes of a name; file systems take 255
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 
 
 @contextlib.contextmanager
@@ -206,7 +206,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def tidy(parent: Path) -> None:
     """Remove what killed processes have left beside the folders and files that they wrote there."""
-    with contextlib.suppress(OSError):  # what cannot be removed is in nobody's way
+    with contextlib.suppress(OSError):  # a file that cannot be removed is in nobody's way
         ours = [found for name in os.listdir(parent) if (found := _OURS.fullmatch(name))]
         for found in ours:
             if found["kind"] in ("draft", "lock", "drawing"):

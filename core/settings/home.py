@@ -11,11 +11,11 @@ from pathlib import Path
 
 PACKAGE = "trislim"
 OWN = ("core", "tasks")  # packages whose modules may be named
-_FOLDER = Path(__file__).resolve().parents[2]  # that `core`, `tasks`, `tools` and `configs` lie in
+_FOLDER = Path(__file__).resolve().parents[2]  # folder of `core`, `tasks`, `tools` and `configs`
 _PREFIX = __name__.rpartition("core.")[0]  # empty in a checkout
 INSTALLED = bool(_PREFIX)
 CONFIGS = _FOLDER / "configs"
-# what Python's path must have so that the modules are found
+# folder on Python's path from which the modules are imported
 IMPORTED_FROM = _FOLDER.parent if INSTALLED else _FOLDER
 
 

@@ -56,7 +56,7 @@ def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
     try:
         return process.wait()
     except BaseException as error:
-        if type(error) is not KeyboardInterrupt:  # that goes to both
+        if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches both processes
             process.terminate()
         try:
             process.wait()

@@ -13,7 +13,7 @@ from typing import Any
 
 from core.errors import UserError
 
-MOST_BYTES = 1 << 31  # of any file that is read whole
+MOST_BYTES = 1 << 31  # largest file that is read whole
 _LINE_END = re.compile("\r\n|\r|\n")
 _MARKS = {  # in front of a text; the longer ones first, as two of them begin alike
     codecs.BOM_UTF8: "utf-8",

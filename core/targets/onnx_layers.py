@@ -54,7 +54,7 @@ _INFINITY = float("inf")
 _FOLDED = frozenset(
     {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Concat", "Slice"}
 )
-# what makes floats of stored weights, written out
+# operators that make floats of stored weights, written out
 _SCALING = frozenset({"Add", "Cast", "Div", "Mul", "Sub"})
 # operators that return values of their first input, and perhaps 0 (a border)
 _MOVING = frozenset(

@@ -13,7 +13,7 @@ import numpy as np
 
 from core.targets.pair_sums import HIGHEST_STEP, Steps
 
-SIGNED_SHIFT = 128  # what int8 data is raised by to be the unsigned operand
+SIGNED_SHIFT = 128  # added to int8 data to make the unsigned operand
 # of the float that is divided by a scale: runtimes round it in float32
 _SLACK = 1e-5
 _INFINITY = float("inf")
@@ -152,7 +152,7 @@ def dequantized(steps: Tensor, scale: np.ndarray | None, zero: np.ndarray | None
     if scale is None or zero is None or scale.size != 1 or zero.size != 1 or scale.item() <= 0:
         return Tensor(grid=replace(grid, scale=None, zero=None))
     size, origin = float(scale.item()), int(zero.item())
-    border = origin + grid.shift  # what convolutions fill up with
+    border = origin + grid.shift  # the value that convolutions pad with
     lowest, highest = min(grid.steps.lowest, border), max(grid.steps.highest, border)
     grid = replace(grid, steps=Steps(lowest, highest), scale=size, zero=origin)
     return Tensor(size * (lowest - border), size * (highest - border), grid)

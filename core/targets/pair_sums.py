@@ -17,7 +17,7 @@ import numpy as np
 
 LARGEST_SUM = 32767
 SMALLEST_SUM = -32768
-HIGHEST_STEP = 255  # of the unsigned operand
+HIGHEST_STEP = 255  # highest value of the unsigned operand
 HALVED = "weights halved"
 LARGEST = "weights halved; only the largest of a channel change, from 127 to 128"
 

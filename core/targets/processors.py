@@ -23,7 +23,7 @@ from core.targets.tensor_copies import UNSIGNED
 
 BY_ONEDNN = ("paddle", "openvino")  # targets whose kernels for int8 are those of oneDNN
 Limit = Literal["none", "pair_sum", "even"]
-HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
+HIGHEST = 127  # highest step of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # largest sum of two steps
 
 

@@ -72,8 +72,8 @@ class Engine:
         self.epoch, self.step = 0, 0  # epochs and optimizer steps finished
         self.best: float | None = None
         self.best_epoch = 0
-        self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
-        self.metric: Metric | None = None  # what they were computed by
+        self.metrics: dict[str, float] = {}  # metrics of the last epoch, if it was evaluated
+        self.metric: Metric | None = None  # metric that computed them
         self.evaluated = self.stop = False
         self.replaces = False  # files that an earlier run wrote
         self.best_report = ""  # the metric's table, of the best epoch

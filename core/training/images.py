@@ -16,9 +16,9 @@ from core.training.image_files import JPEG, declared_size, is_whole
 Size = tuple[int, int]  # width, height
 CHANNELS = 3
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR, 4: cv2.IMREAD_UNCHANGED}
-MOST_SIDE = 32766  # of an image, in pixels: OpenCV moves and turns no larger ones
+MOST_SIDE = 32766  # pixels; OpenCV moves and turns no larger images
 MOST_PIXELS = 1 << 28
-# what networks of PaddleClas and PaddleSeg call the number of channels of their input
+# arguments for the number of input channels in networks of PaddleClas and PaddleSeg
 CHANNEL_OPTIONS = ("input_image_channel", "in_channels", "in_chans", "in_channel", "input_channels")
 
 
@@ -135,7 +135,7 @@ def _read(path: str) -> bytes:
 def _decode(content: bytes, path: str, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except (cv2.error, MemoryError) as error:  # of a kind or a size that OpenCV does not take
+    except (cv2.error, MemoryError) as error:  # a kind or a size that OpenCV does not take
         reason = getattr(error, "err", "") or "out of memory"
         raise DataError(f"{path}: not an image that OpenCV can decode: {reason}") from error
     if image is None:

@@ -51,7 +51,7 @@ class Labelled:
 class OwnData(Protocol):
     """A task's module `own_data`, which may be left out: for data without a config."""
 
-    DEFAULTS: Mapping[str, Any]  # of the sections that a config may leave out
+    DEFAULTS: Mapping[str, Any]  # for sections that a config may leave out
 
     def from_data(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return settings that the data of `data.root` say, as far as the config leaves them out.

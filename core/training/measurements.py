@@ -21,7 +21,7 @@ from core.task import Task
 from core.training.metric_order import lost
 
 FORMAT = 1
-WIDTH = 120  # of tables in logs
+WIDTH = 120  # characters of tables in logs
 _OF_NO_MATTER = ("num_workers", "on_error", "download")  # settings of data that change no metric
 T = TypeVar("T")
 

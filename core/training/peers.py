@@ -19,9 +19,9 @@ from core.settings.signals import WORDS
 GRACE_SECONDS = 2.0  # in which this process may end by itself, with words of its own
 _PROC = Path("/proc")
 _LAUNCHER = -1  # in the place of a rank
-_EXIT_CODE = 49  # of the fields of /proc/PID/stat behind the name
+_EXIT_CODE = 49  # its place among the fields of /proc/PID/stat behind the name
 _TAIL = 1 << 16  # bytes of a log that are read
-_MOST_CHARACTERS = 500  # of a line of it
+_MOST_CHARACTERS = 500  # longest line of a log that is shown
 # our own line, or the last one of a traceback
 _DEATH = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit)\b")
 _PREFIX = re.compile(r"error: (rank \d+: )?")

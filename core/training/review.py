@@ -86,7 +86,7 @@ class Review(Hook):
             picture = tile(view.image, view.text, self._name(place))
             if shown:
                 seen.samples.append(picture)
-            if worse:  # of equally bad ones the first are kept
+            if worse:  # the first ones are kept among equally bad ones
                 ranked = [*seen.worst, Tile(error, picture)]
                 seen.worst = sorted(ranked, key=lambda each: -each.error)[:TILES]
 

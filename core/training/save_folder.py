@@ -16,7 +16,7 @@ from core.training import checkpoint
 from core.training.hooks import LOCK
 
 BEST, LATEST = "best_model", "latest"
-_SOURCE, _WEIGHTS = "source", "weights"  # of a teacher's settings, see `core.distill.teacher`
+_SOURCE, _WEIGHTS = "source", "weights"  # keys of a teacher's settings, see `core.distill.teacher`
 
 
 def check_free(

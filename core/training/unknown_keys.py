@@ -11,7 +11,7 @@ from typing import Any
 from core.settings.config import suggest
 from core.settings.other_names import UnknownKey, other_name
 
-CUTOFF = 0.8  # of likeness, for a key in another section
+CUTOFF = 0.8  # least likeness of a key in another section
 
 
 def key_paths(cls: Any, path: str = "") -> Iterator[str]:

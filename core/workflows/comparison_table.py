@@ -27,7 +27,7 @@ from core.workflows.int8_speed import Int8Latency
 MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
 # how far the metric of a file may be from that of the eager model: the larger of both
 TOLERANCE = 0.01
-IMAGES = 2  # whose share of the metric is tolerated
+IMAGES = 2  # images whose share of the metric is tolerated
 _log = logging.getLogger(__name__)
 
 

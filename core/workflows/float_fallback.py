@@ -165,7 +165,7 @@ class _FallbackSearch:
         higher = self._task.build_metric().higher_is_better
         points = lost(self._in_float, self.found[count], higher) / PERCENTAGE_POINT
         _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(self.order), points)
-        return points <= self._max_drop + 1e-9  # of a point, for the rounding of the difference
+        return points <= self._max_drop + 1e-9  # 1e-9: rounding of the difference
 
 
 def _smallest(holds: Callable[[int], bool], most: int) -> int | None:

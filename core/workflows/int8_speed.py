@@ -26,7 +26,7 @@ from core.settings.files import scratch
 from core.targets.names import BACKENDS, Backend
 from core.task import Task
 
-RUNS, SECONDS = 10, 0.2  # of both files, at least
+RUNS, SECONDS = 10, 0.2  # least number of runs of both files, and least time
 _log = logging.getLogger(__name__)
 
 

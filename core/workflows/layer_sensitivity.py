@@ -33,7 +33,7 @@ from core.task import Task
 from core.training.loader import Loader
 from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
 
-IMAGES = 8  # whose outputs are compared; layers differ by orders of magnitude, images do not
+IMAGES = 8  # images to compare outputs on; layers differ by orders of magnitude, images do not
 ModelInputs = Sequence[Sequence[Tensor]]
 _log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def measure(
     """
     paths = match(globs, list(sites_of(model)), "params")
     if file is not None:
-        save(file, load(QuantSensitivity, file))  # what cannot be read or written is told now
+        save(file, load(QuantSensitivity, file))  # an unusable file is reported now
     record = json.dumps(record_of(model), sort_keys=True).encode()
     pixels = [tensor.numpy().tobytes() for inputs in batches for tensor in inputs]
     key = fingerprint(model, meter, record, *pixels)

@@ -22,7 +22,7 @@ from core.task import Task
 from core.workflows.comparison_table import ComparisonRow, Validation
 
 _TAGS = {"paddle": "paddlepaddle", "onnx": "onnx", "lite": "paddle-lite"}
-_MOST_CLASSES = 20  # that are named
+_MOST_CLASSES = 20  # classes named in a card
 _INT8 = "int8, "  # in front of a runtime in the rows of a comparison
 
 

@@ -46,7 +46,7 @@ def chosen_task(
     if config:
         settings, translation, rest = read_config(config, overrides)
         if translation is not None:
-            settings.pop("device", None)  # that a training is meant for
+            settings.pop("device", None)  # it is meant for training
         return read_run(merge(settings, parse_overrides(rest))).task
     if described is None:
         return None

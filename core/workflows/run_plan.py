@@ -121,7 +121,7 @@ class _Gathered:
     overrides: list[str]
     settings: Settings = field(default_factory=dict)
     recipes: dict[str, Settings] = field(default_factory=dict)
-    own: Settings = field(default_factory=dict)  # of `OF_A_RUN`
+    own: Settings = field(default_factory=dict)  # keys of `OF_A_RUN`
     foreign: list[Translation] = field(default_factory=list)
 
     def add(self, content: Settings, name: str, is_recipe: bool) -> None:

@@ -17,7 +17,7 @@ from core.export.int8.isolated import path_of
 from core.runtimes.description import read_description
 from core.settings.config import load_yaml
 
-CONFIG = "config.yml"  # of a training, with its recipe as it was run
+CONFIG = "config.yml"  # file of a training, with its recipe as it was run
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 

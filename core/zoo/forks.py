@@ -66,7 +66,7 @@ class ForkServer:
         except BrokenPipeError:
             answer = ""
         except BaseException as error:
-            if type(error) is not KeyboardInterrupt:  # that goes to all
+            if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches all processes
                 self._process.terminate()
             self.close()
             raise
@@ -88,7 +88,7 @@ class ForkServer:
 
 
 def _start() -> subprocess.Popen[str]:
-    # of the working directory, which comes first, nothing is imported
+    # nothing is imported from the working directory, which comes first
     start = f"import sys; del sys.path[0]; from {own_module(__name__)} import serve; serve()"
     return subprocess.Popen(
         tethered([sys.executable, "-c", start], signal.SIGTERM),

@@ -26,7 +26,7 @@ PAGE, FIGURES = "report.html", "report.json"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 GREY = "#808080"  # can be read on white and on black
 COLOURS = {FLOAT: "#3b82f6", COMPRESSED: "#f97316"}
-# what the SVG has of the day and of random names would make each report another file
+# the date and the random names in an SVG would make each report another file
 STEADY = {"svg.hashsalt": "trislim", "svg.fonttype": "none"}
 
 

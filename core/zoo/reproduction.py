@@ -35,7 +35,7 @@ from core.zoo.steps import (
 )
 
 RESULT = "result.json"
-LAST_LINES = 3  # of a log, in the message of a step that failed
+LAST_LINES = 3  # lines of a log in the message of a step that failed
 TellLine = Callable[[str], None]
 RunTool = Callable[[Sequence[str], Path], int]  # path of a tool and arguments; log; to a status
 Locks = Mapping[Path, AbstractContextManager[Any]]  # by the homes of steps

@@ -160,7 +160,7 @@ class Zoo:
                     future.result()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
-                if type(error) is not KeyboardInterrupt:  # that goes to all
+                if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches all processes
                     for child in psutil.Process().children():
                         child.terminate()
                 raise

@@ -39,7 +39,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 SQUARE = 1.15  # a box whose sides differ less is cut out as a square
-MOST_BYTES = 50_000_000  # of annotations that are read to look at boxes
+MOST_BYTES = 50_000_000  # largest annotation file that is read to look at boxes
 LAYOUTS = {"coco": "COCO keypoints", "yolo": "YOLO pose labels"}
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 OPACITY = 0.5
-FIRST = (70, 130, 180)  # of a class 0 that is no background; no other class has it
+FIRST = (70, 130, 180)  # colour of a class 0 that is no background; no other class has it
 BACKGROUNDS = ("background", "bg", "ground", "other", "others", "void", "unlabeled", "unlabelled")
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 

@@ -37,8 +37,8 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         },
     }
 )
-LONGEST_SIDE = 1024  # of an input that nobody chose
-MULTIPLE = 32  # that the networks halve their input by
+LONGEST_SIDE = 1024  # longest side of an input that nobody chose
+MULTIPLE = 32  # the networks halve their input five times
 _SPLITS: tuple[Split, ...] = ("train", "val")
 LAYOUTS = {
     "lists": "list files",

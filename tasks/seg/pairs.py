@@ -17,7 +17,7 @@ from tasks.seg.labelme import is_labelme
 
 JSON = ".json"
 LOOKED_AT = 20  # JSON files, to tell whose they are
-# what tools put behind the name of an image to name its mask
+# suffixes that tools put behind the name of an image to name its mask
 _SUFFIX = re.compile(r"[-_. ]?(masks?|labels?|labelids|seg|gt|segmentation|annot|json)$", re.I)
 
 

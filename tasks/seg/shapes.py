@@ -20,8 +20,8 @@ from tasks.seg.label_maps import IGNORED
 
 BACKGROUNDS = ("background", "bg")  # names of what no shape covers, `_background_` too
 FAR = 1e6  # pixels: no image reaches so far
-MOST_CROSSINGS = 1 << 24  # of rows of pixels and the edges of a polygon
-CORNERS = 256  # of the polygon that stands for an ellipse: 1e-4 of its radius from it
+MOST_CROSSINGS = 1 << 24  # crossings of pixel rows and edges of a polygon
+CORNERS = 256  # corners of the polygon that stands for an ellipse: off by 1e-4 of its radius
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def fill_polygon(points: np.ndarray, width: int, height: int) -> np.ndarray:
     falls = (points[:, 1] <= others[:, 1])[:, None]
     upper, lower = np.where(falls, points, others), np.where(falls, others, points)
     first, end = (_pixels_before(ends[:, 1], height) for ends in (upper, lower))
-    counts = end - first  # of rows that an edge crosses
+    counts = end - first  # number of rows that each edge crosses
     total = int(counts.sum())
     if total > MOST_CROSSINGS:
         raise DataError(f"a polygon of {len(points):,} points crosses {total:,} rows of pixels")

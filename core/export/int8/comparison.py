@@ -37,10 +37,10 @@ from core.task import Arrays
 ArrayBatches = Sequence[Sequence[np.ndarray]]
 MoreBatches = Callable[[int], ArrayBatches]  # returns so many images, or all that there are
 _log = logging.getLogger(__name__)
-LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
+LIMIT = 1.5  # share of the effect of rounding: 1.4, and a little for chance
 VALUES = 64  # fewer do not tell two roundings from an agreement
 COUNTS = (64, 256)  # images, where the first few do not tell
-MOST_VALUES = 1 << 24  # of the inputs or of an output, that are held at once
+MOST_VALUES = 1 << 24  # values of the inputs, or of an output, that are held at once
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from core.export import parity
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
-Parts = tuple[np.ndarray, np.ndarray]  # of a distance, for each image: what differs, and of what
+Parts = tuple[np.ndarray, np.ndarray]  # of a distance, for each image: difference and whole
 LEAST_IMAGES = 3
 CERTAIN = 3.0  # standard errors beyond which it is no chance, of many images
 

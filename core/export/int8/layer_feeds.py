@@ -23,9 +23,9 @@ from core.graph.program import Graph
 from core.quant.layers import QuantizedLayer
 from core.targets.processors import HIGHEST, PAIR
 
-IMAGES = 2  # whose activations are fed; one more sample is drawn
+IMAGES = 2  # images whose activations are fed; one more sample is drawn
 SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
-BEYOND = 1.1  # of a grid, so that its ends are met
+BEYOND = 1.1  # share of a grid that samples reach, so that its ends are met
 # What the last bits of a float may be worth, in steps of a grid, where a batch norm was folded in
 # other arithmetic: a weight as near to the middle between two steps falls to either.
 TIE = 1e-3
@@ -183,7 +183,7 @@ class EagerLayers:
         )
         theirs = steps * step
         top = np.abs(steps) == HIGHEST
-        if top.any():  # of even steps, the highest in the file may stand for one more in the model
+        if top.any():  # on even grids, the highest step in the file may be one more in the model
             largest = np.rint((np.abs(ours) / step)[top].max())
             theirs = np.where(top, np.sign(steps) * largest * step, theirs)
         differ = np.abs(ours - theirs) > 0.5 * step

@@ -62,7 +62,7 @@ class Rearrangement:
 
     layer: str
     inputs: tuple[Array, ...]
-    parts: tuple[Array, ...] = ()  # of a split
+    parts: tuple[Array, ...] = ()  # parts of a split
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
-from paddle.base.framework import default_main_program  # of the old IR
+from paddle.base.framework import default_main_program  # a program of the old IR
 from paddle.nn import Layer
 from paddle.static import InputSpec
 

@@ -22,7 +22,7 @@ class Heads:
 
     class_layers: tuple[str, ...]  # one output channel per class, main and auxiliary
     logits: str  # the class layer that the main output comes from
-    feature: str  # what feeds it
+    feature: str  # layer that feeds it
 
 
 def find_heads(config: ModelConfig) -> Heads:
