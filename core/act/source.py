@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Place:
-    """A layer that can be quantized: what it reads, its weight, its operator."""
+    """A layer that can be quantized: its input, its weight, its operator."""
 
     tensor: str
     weight: str
@@ -149,7 +149,7 @@ class Source:
             absmax = scales.get(place.tensor, 0.0)
             if not 0 < absmax < float("inf"):
                 raise ExportError(
-                    f"{place.layer}: expected a grid for what it reads, {place.tensor!r}, got "
+                    f"{place.layer}: expected a grid for its input {place.tensor!r}, got "
                     f"{absmax}; leave it in float, or calibrate on other images"
                 )
             grid = Grid(absmax, signed=place.tensor not in positive)

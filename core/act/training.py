@@ -7,7 +7,7 @@ task's as well as a distance from the float model, whose program is another one 
 
 Of several processes each has PaddleSlim at work on batches of its own. Gradients are averaged in
 each step, so the weights stay the same everywhere; the grids of activations follow each process's
-batches, and their mean is what is measured and kept.
+batches, and their mean is measured and kept.
 """
 
 from __future__ import annotations

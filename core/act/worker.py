@@ -107,7 +107,7 @@ class Worker:
         nodes: Sequence[str],
         pact: bool,
     ) -> list[str]:
-        """Make the programs of quantization-aware training; return what has gradients.
+        """Make the programs of quantization-aware training; return the weights that have gradients.
 
         One goes forward and moves the grids, one goes back on the grids that this left behind.
 

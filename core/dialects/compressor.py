@@ -59,7 +59,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     root = Section(content, "", [])
     root.put_aside("version")
     root.refuse("include", "files are not put together; write their sections into this one")
-    root.refuse("quantizers", "what they hold belongs into the QuantizationStrategy", ({},))
+    root.refuse("quantizers", "write their settings into the QuantizationStrategy", ({},))
     tables = [root.take(key, dict[str, str], {}) for key in ("layers", "teacher_layers")]
     registered = _Registered(
         {name: _pruner(each) for name, each in _entries(root, "pruners")},
@@ -207,7 +207,7 @@ DISTILLERS: Mapping[str, Callable[[Section], list[Settings]]] = MappingProxyType
 def _strategy(
     section: Section, registered: _Registered, epochs: int
 ) -> tuple[Settings, list[Settings]]:
-    """Return the entry of a recipe, and what is exported on the way."""
+    """Return the entry of a recipe, and the exports on the way."""
     kind = _class_of(section, STRATEGIES)
     entry = {"start_epoch": section.take("start_epoch", int, 0)}
     entry |= STRATEGIES[kind](section, registered)

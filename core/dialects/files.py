@@ -1,4 +1,4 @@
-"""Which project's words a file is written in, and what it says in ours."""
+"""Recognize the project whose settings a file has, and translate them into ours."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _finished(root: Section, run: Section) -> list[str]:
 
 
 def _model(arch: Section, run: Section) -> Settings:
-    """Return the network; what is left of Arch are arguments of its class."""
+    """Return the network; the other keys of Arch are arguments of its class."""
     name = arch.take("name", str)
     if name in ("DistillationModel", "RecModel", "AttentionModel"):
         arch.refuse(

@@ -133,7 +133,7 @@ def _transforms(
 
 
 def _batches(dataset: Section) -> Settings:
-    """Return what is done to whole batches."""
+    """Return the augmentation of whole batches."""
     entries = dataset.named("batch_transform_ops")
     if len(entries) > 1:
         raise ConfigError(

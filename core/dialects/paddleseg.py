@@ -88,7 +88,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
 
 
 def _flags(root: Section) -> Section:
-    """Return what flags say; they go before the sections `global` and `train` of newer files."""
+    """Return the settings of flags, which override `global` and `train` of newer files."""
     flags, runtime, train = (root.section(key) for key in ("flags", "global", "train"))
     runtime.refuse("data_format", "maps are [N, C, H, W]", ("NCHW",))
     train.put_aside("log_iters", "keep_checkpoint_max", "amp_level", "repeats")
@@ -136,7 +136,7 @@ def _length(root: Section, flags: Section) -> Settings:
 
 
 def _model(model: Section, classes: int, flags: Section) -> Settings:
-    """Return the network; what is left of the section are arguments of its class."""
+    """Return the network; the other keys of the section are arguments of its class."""
     count = model.take("num_classes", int, classes)
     if count != classes:
         raise ConfigError(f"model.num_classes: expected {classes}, as of the data, got {count}")

@@ -22,7 +22,7 @@ class Variables:
         title: For messages: `student`, `teacher x.yml`.
         made: Variable that each layer makes, by the layer's path; inner layers first.
         shapes: Shapes of the variables.
-        table: Layer by a name of the file's; it goes before everything else.
+        table: Layer by a name that the file uses; it takes precedence.
     """
 
     title: str

@@ -246,7 +246,7 @@ class Distill(Imitation):
 
 
 class _Lesson:
-    """One teacher with what is compared, and its answers."""
+    """One teacher with the compared pairs, and its answers."""
 
     cache: AnswerCache | None = None
 

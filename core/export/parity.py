@@ -1,6 +1,6 @@
 """Compare an exported model with the eager one, on real inputs and in every installed runtime.
 
-What is compared, and with which limits:
+Compared values and their limits:
 
 - **Outputs that are sums and products of the inputs** (logits, heatmaps, probabilities): the
   largest absolute difference, relative to the largest eager value, is at most `TOLERANCE`. Folding

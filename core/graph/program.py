@@ -76,7 +76,7 @@ class Graph:
         """Read a program and its parameters.
 
         Raises:
-            ExportError: They are not what they should be.
+            ExportError: They are no program, or no weights of it.
         """
         program = framework_pb2.ProgramDesc()
         try:

@@ -176,7 +176,7 @@ def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
 
 @contextlib.contextmanager
 def _outputs_noted(model: Layer) -> Iterator[dict[str, list[str]]]:
-    """Note the name of what each sublayer makes, each time it runs; an empty one if nothing new."""
+    """Note the name of each sublayer's output, each time it runs; an empty one if it is not new."""
     made: dict[str, list[str]] = {}
     hooks = []
     for path, layer in model.named_sublayers():

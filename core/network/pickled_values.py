@@ -66,7 +66,7 @@ class ValueBuilder:
     """Builds the arrays and plain values that a pickle asks for.
 
     Args:
-        size: Bytes of the pickle, which bound what is built.
+        size: Bytes of the pickle, which limit the size of its values.
     """
 
     def __init__(self, size: int) -> None:
@@ -201,7 +201,7 @@ def _no_bytes() -> bytes:
 
 
 def resolve(value: Any, depth: int) -> Any:
-    """Put the arrays, of any shape, in the place of what stood for them.
+    """Replace placeholders by the arrays, of any shape.
 
     Args:
         value: Value that the instructions of a pickle have built.

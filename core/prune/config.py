@@ -52,7 +52,7 @@ class PruneConfig(StrategyConfig):
         search_cooling: Factor on it from plan to plan.
         metric_name: Which of the task's metrics sensitivity and search go by; null: the one that
             decides what is best.
-        sensitivities_file: JSON to keep it in; what is there already is reused.
+        sensitivities_file: JSON to store sensitivities in; measurements that it holds are reused.
         backend: Runtime to measure latency in.
         threads: Threads of that runtime.
         calibration_samples: Training images for batch norm statistics and `taylor`; 0 leaves the

@@ -71,7 +71,7 @@ class Pruner:
         (`x.shape[-1] // heads`), which are pinned then.
 
         Args:
-            plan: Turns an analysis into the mask [labels] of what to keep.
+            plan: Turns an analysis into the mask [labels] of channels to keep.
 
         Raises:
             ExportError: The cut model cannot be run for reasons that pinning does not mend.

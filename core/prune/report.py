@@ -60,7 +60,7 @@ def layer_table(cut: Cut) -> Table:
 
 
 def group_table(analysis: Analysis) -> Table:
-    """List the groups: how many channels, who makes them, what is cut with them."""
+    """List the groups: number of channels, layers that make them, layers that are cut with them."""
     table = Table(title="channels that can be cut", show_lines=True)
     for column in ("group", "channels", "made by", "cut with them"):
         justify: JustifyMethod = "right" if column == "channels" else "left"

@@ -104,5 +104,5 @@ def _stays(rounded: np.ndarray, limit: Limit) -> np.ndarray:
 
 
 def _loss(off: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Return the mean square of what a change of the weight does to each output, [groups, O]."""
+    """Return the mean square of each output's change by a change of the weight, [groups, O]."""
     return np.asarray(((off @ lower.transpose(0, 2, 1)) ** 2).sum(axis=2))

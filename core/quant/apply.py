@@ -153,7 +153,7 @@ def _sign(quantizer: ActivationQuantizer) -> dict[str, bool]:
 
 
 def replay_quantization(model: Layer, record: Record) -> None:
-    """Quantize what is recorded in a fresh model; grids come with the weights."""
+    """Quantize the recorded layers in a fresh model; grids come with the weights."""
     for name in _RECORDED:
         record["rounding"][name]  # a default would be another model
     limited = "processors" in record["rounding"] or any("limit" in e for e in record["layers"])

@@ -1,10 +1,10 @@
 """Even out the ranges of the channels of activations, across additions, splits and shuffles.
 
-A tensor has one grid. Where one of its channels reaches a hundred times as far as the others,
-nothing of those is left. Channels may be scaled without changing the model if whoever writes them
-divides and whoever reads them multiplies, with anything between that is positively homogeneous
-(ReLU, pooling, upsampling) or only moves channels (split, concatenation, shuffle). Additions tie
-the channels that they add together. The idea is that of Nagel et al., ICCV 2019 (`equalize`), with
+A tensor has one grid. If one of its channels reaches a hundred times as far as the others, these
+round to a few steps. Channels may be scaled without changing the model: the layers that write them
+divide and the layers that read them multiply. Operators in between must be positively homogeneous
+(ReLU, pooling, upsampling) or only move channels (split, concatenation, shuffle). Additions tie the
+channels that they add. The idea is that of Nagel et al., ICCV 2019 (`equalize`), with
 the magnitudes of activations as in SmoothQuant (Xiao et al., ICML 2023), and groups of channels in
 the place of pairs of layers.
 

@@ -197,7 +197,7 @@ def _solve(
 
 
 def fold_factors(graph: Graph, layer: LayerPattern) -> np.ndarray:
-    """Return the magnitude of what folding multiplies each output channel by, [groups, O, 1]."""
+    """Return the magnitude of the factor that folding gives each output channel, [groups, O, 1]."""
     groups = _groups(layer.op)
     if layer.norm is None:
         return np.ones((groups, 1, 1))

@@ -52,7 +52,7 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 class PtqConfig:
     """Settings of post-training quantization.
 
-    What is None is as the task hints (`SlimHints.ptq`) for its network.
+    Settings that are None follow the hints of the task (`SlimHints.ptq`) for its network.
 
     Attributes:
         observer: Observer that sets the grids of activations.
@@ -110,7 +110,7 @@ class PtqConfig:
             )
 
     def completed(self, hints: PtqHints) -> PtqConfig:
-        """Return the settings with the hints of a task in the place of what is None."""
+        """Return the settings with the hints of a task in place of None."""
         by_channel = self.weight_quantize_type == "channel_wise_abs_max"
         known = self.target in UNSIGNED_TARGETS
         return replace(

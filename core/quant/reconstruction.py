@@ -1,4 +1,4 @@
-"""Layer-wise reconstruction: weights and biases that give back what layers made in float.
+"""Layer-wise reconstruction: fit weights and biases so that layers give their float outputs.
 
 A quantized layer reads activations that are rounded, and that come from layers that answer a little
 differently than in float. Its weight is fitted to what it reads (`core.quant.adaptive_rounding`),
@@ -32,7 +32,7 @@ PLACES = 128  # places of a map that are sampled; neighbours tell little more
 def reconstruct(
     model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: TensorBatches
 ) -> int:
-    """Fit weights and biases of quantized layers to what they made in float, in place.
+    """Fit weights and biases of quantized layers to their float outputs, in place.
 
     Transposed convolutions, and layers that run several times, keep their weights. Only biases that
     `bias_places` finds are corrected.
@@ -62,7 +62,7 @@ def reconstruct(
 def _sampled(
     model: Layer, paths: Sequence[str], batches: int
 ) -> Iterator[dict[str, list[np.ndarray]]]:
-    """Collect samples of what layers make, [samples, C], a batch at a time.
+    """Collect samples of the outputs of layers, [samples, C], a batch at a time.
 
     When the context is left, those are gone that belong to layers which ran several times in a
     batch.

@@ -175,7 +175,7 @@ def _load(folder: Path, protocol: Protocol) -> list[_Entry]:
 def _shape(
     folder: Path, description: DeployDescription, index: int, protocol: Protocol
 ) -> tuple[int, ...]:
-    """Return the shape to feed: what is asked for, else the free sizes as they were exported."""
+    """Return the shape to feed: the one asked for, else the exported one."""
     port: Port = description.inputs[index]
     if index == 0 and protocol.input_shape is not None:
         return (protocol.batch_size, *protocol.input_shape)

@@ -1,4 +1,4 @@
-"""The file `deploy.yml` that lies beside an exported model and says what it is and eats.
+"""The file `deploy.yml` beside an exported model, which describes it and its inputs.
 
 Everything in it is plain, so that other programs can read it; we read it back strictly. Layout:
 

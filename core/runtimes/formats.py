@@ -82,7 +82,7 @@ def is_model_file(path: Path) -> bool:
 
 
 def check_present(path: Path) -> None:
-    """Refuse what is neither a folder nor a model file.
+    """Refuse a path that is neither a folder nor a model file.
 
     Raises:
         ExportError: Names it.

@@ -1,4 +1,4 @@
-"""Where this code lies: as `core` in a checkout, as `trislim.core` where the package is installed.
+"""Names and folders of this code: `core` in a checkout, `trislim.core` in an installed package.
 
 The sources name modules as in a checkout. Building the package puts `trislim.` in front of their
 imports (`setup.py`); names in texts, of processes to start or in a file of the user, come here.

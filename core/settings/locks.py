@@ -1,7 +1,7 @@
-"""Locks on files and folders; the kernel takes one back when its process ends, however it does.
+"""Locks on files and folders, which the kernel releases when a process ends, in whichever way.
 
 Where a file system knows no such locks, a lock file counts as held as long as the process that it
-names is there: on this host, or on another, of which nobody can tell.
+names exists; a process on another host always counts, since it cannot be checked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Holder:
         return f"process {self.pid} on {self.host}" if self.pid else "another process"
 
     def ended(self) -> bool:
-        """Tell whether it is known to be gone."""
+        """Tell whether the process is known to have ended."""
         if not self.pid or self.host != socket.gethostname():
             return False
         try:
@@ -150,7 +150,7 @@ def hold(folder: Path) -> Held | None:
 
 
 def use(file: Path) -> Held | None:
-    """Use a file beside others; None if somebody has it for themselves, or has replaced it.
+    """Take a shared lock on a file; None if another process holds it alone, or has replaced it.
 
     Raises:
         OSError: It cannot be opened.
@@ -163,7 +163,7 @@ def use(file: Path) -> Held | None:
 
 
 def claim(file: Path) -> Held | None:
-    """Have a file alone, so that it can be replaced; None if others use it.
+    """Take an exclusive lock on a file, so that it can be replaced; None if others use it.
 
     Raises:
         OSError: It cannot be opened.

@@ -43,9 +43,9 @@ def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
 
 
 def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
-    """Run a command that speaks for itself to its end; return its status.
+    """Run a command that prints its own messages, and return its status.
 
-    If this process is asked to end, so is that one, which may finish what it is at.
+    If this process is asked to end, so is that one, which may finish its work.
 
     Args:
         command: Begins with the path of a program.
@@ -67,7 +67,7 @@ def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
-    """Kill the processes that a block has started if it ends otherwise than well.
+    """Kill the processes that a block has started if it raises.
 
     A thread may be waiting for one, and this process for the thread.
     """
@@ -119,7 +119,7 @@ def search_path() -> str:
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """Say in one line how a process ended that was to end otherwise."""
+    """Say in one line how a process failed."""
     if done.returncode < 0:
         try:
             return f"killed by {signal.Signals(-done.returncode).name}"

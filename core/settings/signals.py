@@ -36,7 +36,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def interruption(number: int) -> KeyboardInterrupt:
-    """Return what a signal is raised as."""
+    """Return the exception that a signal is raised as."""
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 

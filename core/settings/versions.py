@@ -16,7 +16,7 @@ _STAND_INS = {"paddlepaddle": "paddlepaddle-gpu"}  # the GPU build has a name of
 
 
 def check_versions() -> None:
-    """Compare what is installed with what `pyproject.toml` asks for.
+    """Compare the installed packages with the requirements of `pyproject.toml`.
 
     Raises:
         ConfigError: A library is missing or of another version.

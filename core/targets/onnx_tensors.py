@@ -52,7 +52,7 @@ class OnnxGrid:
         return OnnxGrid(dtype=self.dtype)
 
     def joined(self, other: OnnxGrid) -> OnnxGrid:
-        """Return the grid of what comes from both; grids that differ are made one by runtimes."""
+        """Return the grid of values from both; runtimes make different grids one."""
         if self.scale is None or replace(self, steps=other.steps) != other:
             return self.widened()
         lowest = min(self.steps.lowest, other.steps.lowest)

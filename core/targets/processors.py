@@ -1,7 +1,7 @@
 """Rules for int8 files that compute the same numbers on processors with and without VNNI.
 
 x86 processors with VNNI, and ARM processors, multiply bytes and add the products in 32 bits. Other
-x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` says what comes of that, and
+x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` gives the consequences, and
 which steps of weights are right on both kinds. Which limit a layer needs depends on the kernels of
 a runtime, and so does whether int8 is of use there at all.
 """

@@ -127,14 +127,14 @@ class ActiveStrategies:
         return self._only("learning_rate", lambda strategy: strategy.learning_rate(), default)
 
     def evaluate(self) -> dict[str, float]:
-        """Return the metrics of what the strategies train beside the model."""
+        """Return the metrics of the networks that strategies train beside the model."""
         metrics: dict[str, float] = {}
         for strategy in self._live.values():
             metrics |= strategy.evaluate()
         return metrics
 
     def learning_rate_scale(self) -> float:
-        """Return the product of what the open windows ask for."""
+        """Return the product of the factors of the open windows."""
         return math.prod(strategy.learning_rate_scale() for strategy in self._live.values())
 
     def edits(self) -> list[RecordedEdit]:

@@ -36,7 +36,7 @@ class Inspection:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def in_one_line(self) -> str:
-        """Return what was found and what is missing, for the end of a message."""
+        """Return the findings and the problems, for the end of a message."""
         return "; ".join([*([self.layout] if self.layout else []), *self.found, *self.missing])
 
 

@@ -133,7 +133,7 @@ def save(file: Path, measurements: Sequence[Any]) -> None:
 
 
 class Fingerprinted(Protocol):
-    """A measurement that says what it was made on."""
+    """A measurement with the conditions it was made under."""
 
     @property
     def fingerprint(self) -> str:

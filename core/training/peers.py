@@ -1,4 +1,4 @@
-"""The other processes of a training on this host: which of them died, and of what."""
+"""Watch the other processes of a training on this host: which of them died, and why."""
 
 from __future__ import annotations
 

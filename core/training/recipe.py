@@ -85,7 +85,7 @@ def shortened(recipe: Mapping[str, Any], before: int, epochs: int) -> dict[str, 
     """Return a recipe whose windows and exports lie in a shorter training as they lay in theirs.
 
     Args:
-        recipe: Content of a recipe; what is wrong in it stays for `read_recipe`.
+        recipe: Content of a recipe; errors in it are left for `read_recipe` to report.
         before: Epochs of the training that it is meant for.
         epochs: Epochs of the shorter one.
 

@@ -1,4 +1,4 @@
-"""Pictures of a validation for people: some samples, the worst ones, the confusion matrix."""
+"""Draw pictures of a validation: some samples, the worst ones, the confusion matrix."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class SamplePictures:
                 self._tiles.append(tile(view.image, view.text, name))
 
     def write(self, file: Path) -> None:
-        """Write a PNG of what was drawn.
+        """Write the drawn samples as a PNG.
 
         Raises:
             DataError: Nothing was.

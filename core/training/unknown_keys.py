@@ -37,7 +37,7 @@ def in_other_section(problem: str, known: Sequence[str]) -> str:
     """Return a message with a better suggestion, where its key belongs to another section.
 
     Args:
-        problem: Message of reading a config; what is about no unknown key comes back as it is.
+        problem: Message of reading a config; others than on unknown keys are returned.
         known: The dotted paths of all settings.
     """
     if not isinstance(problem, UnknownKey):

@@ -27,7 +27,7 @@ class Compressor:
             of `eval_`.
         place: `cpu`, `gpu`, or None for what the config says.
         teachers: Configs or checkpoints of teachers, in the place of `teacher_programs`.
-        checkpoint_path: Where checkpoints go, and are gone on from; the file's goes before.
+        checkpoint_path: Folder to save checkpoints to and resume from, if the file names none.
         train_optimizer: `{kind: ..., learning_rate: ..., ...}`; None: that of the config.
         distiller_optimizer: Likewise, while a teacher is at work; None: `train_optimizer`.
     """

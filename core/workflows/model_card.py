@@ -1,6 +1,6 @@
 """The model card of an export: `README.md` with a header in YAML, as Hugging Face's Hub reads it.
 
-It says what was measured and nothing else: what is not known is left out.
+It reports measurements and nothing else: unknown figures are left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RuntimeFigures:
 
 
 def check_licence(licence: str) -> None:
-    """Refuse what is no identifier of a licence, as `apache-2.0` or `other` is one.
+    """Refuse text that is no identifier of a licence, such as `apache-2.0` or `other`.
 
     Raises:
         ConfigError: It is none.

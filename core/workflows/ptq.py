@@ -54,7 +54,7 @@ def compress(
         model: The float model.
         batches: Calibration data [N, C, H, W], see `quantize_after_training`.
         configs: Settings to try, at least one.
-        files: Files to write; a setting's target goes before that of `files`.
+        files: Files to write; their target is replaced by that of the setting.
         validation: Data to measure the metric on.
         limits: Limits that the best must keep to.
 

@@ -108,7 +108,7 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
 
 
 def measured(task: Task, model: Layer) -> ModelSize:
-    """Count what a model costs, quantized or not."""
+    """Measure the size and cost of a model, quantized or not."""
     specs = fixed_specs(task)
     with float_sites(model):
         macs = count_macs(model, [tuple(spec.shape) for spec in specs], specs)
@@ -121,7 +121,7 @@ def measured(task: Task, model: Layer) -> ModelSize:
 
 
 def timeline_table(stretches: Sequence[Stretch]) -> Table:
-    """Return the timeline for people."""
+    """Return the timeline as a table."""
     table = Table(title="timeline", show_lines=True)
     for column in ("epochs", "steps", "what happens", "learning rate", "M MACs", "M parameters"):
         table.add_column(column, justify="left" if column == "what happens" else "right")

@@ -83,8 +83,8 @@ class RunPlan:
         settings: Config of the task and its training.
         recipe: Strategies; empty for plain training.
         teachers: One entry for each, as `core.distill.teacher.read_teacher` returns them.
-        epochs_given: Whether the recipe or the command line says how long to train.
-        save_dir: Where the run goes; None if nobody says it.
+        epochs_given: Whether the recipe or the command line gives the number of epochs.
+        save_dir: Where the run goes; None if not given.
         resume: `auto` goes on from `save_dir` if there is something to go on from.
         use_vdl: Whether VisualDL scalars are written.
         use_tensorboard: Whether scalars for TensorBoard are written.
@@ -116,7 +116,7 @@ class RunPlan:
 
 @dataclass
 class _Gathered:
-    """Settings of the files, gathered one by one; later ones go before earlier ones."""
+    """Settings of the files, gathered one by one; later ones override earlier ones."""
 
     overrides: list[str]
     settings: Settings = field(default_factory=dict)
@@ -154,7 +154,7 @@ class _Gathered:
             self.foreign.append(translation)
 
     def take_own_overrides(self) -> None:
-        """Apply the overrides of what a config says of its run beside task and training."""
+        """Apply the overrides of a config's keys on its run, beside task and training."""
         rest = []
         for each in self.overrides:
             key = each.partition("=")[0].strip()
@@ -170,7 +170,7 @@ class _Gathered:
 
 
 def read_plan(files: RunFiles) -> RunPlan:
-    """Read what a command line names; it goes before the recipe, the recipe before the config.
+    """Read the files of a command line; its options override the recipe, the recipe the config.
 
     Raises:
         ConfigError: A file or an override is wrong.
@@ -214,7 +214,7 @@ def read_plan(files: RunFiles) -> RunPlan:
 
 
 def _gather(files: RunFiles) -> _Gathered:
-    """Read the config and the recipes, and what the command line says of them."""
+    """Read the config and the recipes, with the overrides of the command line."""
     gathered = _Gathered(list(files.overrides))
     if isinstance(files.config, Mapping):
         gathered.add(copy.deepcopy(dict(files.config)), "config", is_recipe=False)

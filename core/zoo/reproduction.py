@@ -120,7 +120,7 @@ def run_steps(
     launch: Sequence[str] = (),
     run: RunTool = run_tool,
 ) -> None:
-    """Run what is not done; say of each step what it does and how long it took.
+    """Run the steps that are not done; print what each does and how long it took.
 
     An interrupted training is resumed; what another key has made is removed first. What a step says
     goes to `logs/` beside its output.

@@ -1,4 +1,4 @@
-"""Steps of a row: commands of the tools, with what they read and what they leave."""
+"""Steps of a row: commands of the tools, with their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class ZooStep:
     Attributes:
         name: Name among the steps of the row.
         words: Name of the tool and its arguments.
-        home: Folder that what is known of the step is kept in.
+        home: Folder that records the step.
         output: File or folder that the step makes.
         needs: Steps before whose output it reads.
-        files: Other files that decide what it does.
+        files: Other files that its result depends on.
         training: Whether an interrupted run of it can be resumed.
     """
 

@@ -22,7 +22,7 @@ class JointsFound:
     Attributes:
         count: Number of joints.
         names: Empty if the data do not tell.
-        flip_pairs: None: a mirror image must not be used, as nobody knows which joints swap.
+        flip_pairs: None: unknown, so mirror images must not be used.
         skeleton: Limbs; may be empty.
         category: Name of the category, for people.
     """
@@ -50,7 +50,7 @@ class JointsFound:
         return found
 
     def in_words(self) -> list[str]:
-        """Describe the joints for people."""
+        """Describe the joints in words."""
         of = f" of {self.category}" if self.category else ""
         names = f": {', '.join(self.names)}" if self.names else " without names"
         if self.flip_pairs is None:

@@ -54,7 +54,7 @@ class Layout:
 
 
 def find_layout(data: DataConfig) -> Layout:
-    """Look for images and masks; list files go before folders.
+    """Look for images and masks; list files take precedence over folders.
 
     Raises:
         DataError: A folder cannot be read.

@@ -183,7 +183,7 @@ def fill_polygon(points: np.ndarray, width: int, height: int) -> np.ndarray:
     outside change places.
 
     Raises:
-        DataError: It has so many long edges that nobody drew it.
+        DataError: It has too many long edges to be drawn by hand.
     """
     others = np.roll(points, -1, axis=0)
     falls = (points[:, 1] <= others[:, 1])[:, None]

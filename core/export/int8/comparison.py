@@ -80,7 +80,7 @@ def compare(backend: Backend, answers: WholeAnswers, kinds: OutputKinds) -> list
     """Set the distance of a runtime from the rounded model beside that of rounding from float.
 
     Args:
-        backend: Named in what is returned.
+        backend: Runtime that the result names.
         answers: Answers to the same batches.
         kinds: Kinds of the outputs.
 
@@ -142,7 +142,7 @@ def compare_enough(
     """Compare on as many images as it takes to tell; return the answers to these as well.
 
     Args:
-        backend: Named in what is returned.
+        backend: Runtime that the result names.
         answer: Lets all three answer.
         batches: Arrays [N, ...] for each input: the first few images.
         more: Returns more images than these.

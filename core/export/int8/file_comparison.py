@@ -127,7 +127,7 @@ class FileComparison:
         known: tuple[Sequence[Arrays], Sequence[Arrays]],
         more: MoreBatches,
     ) -> list[parity.Difference]:
-        """Warn about outputs that are farther off than roundings are, or refuse them.
+        """Warn about outputs that differ more than roundings explain, or refuse them.
 
         Args:
             predictor: A file, opened.

@@ -123,7 +123,7 @@ class _OnnxFile:
         seen = set()
         for pair in self._rounding(node.input[0]):
             if pair is None:
-                raise ExportError(f"{path}: has an int8 weight, but reads what is not quantized")
+                raise ExportError(f"{path}: has an int8 weight, but its input is not quantized")
             tensors = [self.initializers[name] for name in pair.grid]
             grid = tuple(
                 (each.data_type, numpy_helper.to_array(each).tobytes()) for each in tensors
@@ -212,7 +212,7 @@ class _IsolatedOnnxWriter:
         layers: Layers in the order of their inputs and outputs.
         shapes: Shapes of the inputs.
         nodes: Nodes in the order in which they run.
-        shared: Nodes that dequantize weights and biases, by what they make.
+        shared: Nodes that dequantize weights and biases, by their outputs.
     """
 
     file: _OnnxFile

@@ -105,7 +105,7 @@ class EagerLayers:
             self.feeds[path] = Feed(np.concatenate([*alike, drawn]), found[0].rest)
 
     def shapes(self) -> Shapes:
-        """Return the shapes of what the operators of the layers read."""
+        """Return the shapes of the inputs of the layers' operators."""
         return {path: self.fed(path).shape for path in self.layers}
 
     def fed(self, path: str) -> np.ndarray:
@@ -141,7 +141,7 @@ class EagerLayers:
         return moved
 
     def _run(self, isolated: IsolatedLayer, x: np.ndarray, rest: Sequence[Any]) -> np.ndarray:
-        """Run a layer, and the norm behind it, past the hooks, which may round what it makes."""
+        """Run a layer and the norm behind it without its hooks, which may round the output."""
         layer = self.layers[isolated.path]
         norm, before = self.graph.folded.get(isolated.weight, ("", ""))
         added = None

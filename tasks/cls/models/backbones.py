@@ -157,7 +157,7 @@ def _factory(name: str) -> Callable[..., Layer]:
     if name not in factories:
         hint = suggest_family(name, list(factories))
         hint = hint or (suggest(name, list(factories)) if len(name) > 2 else "")
-        # the list of several hundred names helps nobody
+        # a list of several hundred names would not help
         hint = hint if "did you mean" in hint else " (tasks/cls/README.md tells how to list them)"
         raise ConfigError(f"model.name: PaddleClas has no network {name!r}{hint}")
     return factories[name]

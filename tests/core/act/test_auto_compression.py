@@ -143,7 +143,7 @@ def test_what_is_never_negative_may_have_a_grid_from_zero_on(exported: Path) -> 
         ("head.weight", False),  # reads means of what a ReLU makes
     ]
     scales[chosen[1].tensor] = 0.0
-    with pytest.raises(ExportError, match=r"head: expected a grid for what it reads, .* got 0\.0"):
+    with pytest.raises(ExportError, match=r"head: expected a grid for its input .* got 0\.0"):
         source.table(chosen, scales, per_channel=True)
 
 
