@@ -36,7 +36,7 @@ RATE, BATCH = 0.015, 32  # a rate that fits this batch; both grow and shrink tog
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OperatorChoice:
     """Settings that choose the operators to quantize, with and without training.
 
