@@ -23,12 +23,12 @@ from core.errors import ConfigError, DataError
 from core.export.files import check_folder, check_formats
 from core.export.package import Exported
 from core.export.rejected import replacing_unless_rejected
+from core.settings.metric_order import is_better
 from core.settings.progress import progress
 from core.targets.names import DEFAULT_TARGET
 from core.task import Arrays, Forward
 from core.training.distributed import gather
 from core.training.loader import Loader
-from core.training.metric_order import is_better
 from core.workflows.comparison_table import ComparisonRow, MeasuredMetric, MeasureMetric
 
 ORIGIN = 0.05  # by which the float model's metric may miss `origin_metric`, as in PaddleSlim

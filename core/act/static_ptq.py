@@ -15,8 +15,8 @@ from core.errors import ConfigError
 from core.quant.calibration import Calibration
 from core.quant.choices import STEPS
 from core.quant.scales import LayerScales
+from core.settings.metric_order import best_of
 from core.targets.names import Format, Processors
-from core.training.metric_order import best_of
 from core.workflows.comparison_table import ComparisonRow, MeasureMetric, Validation
 from core.workflows.ptq import INT8
 

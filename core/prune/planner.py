@@ -22,10 +22,10 @@ from core.prune.pruner import Cut, Pruner, fixed_specs
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
 from core.runtimes.latency_table import LatencyTable
+from core.settings.metric_order import lost
 from core.strategy import Context
 from core.training.distributed import gather
 from core.training.measurements import metric_of, render, task_meter
-from core.training.metric_order import lost
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
 MS_CLOSE = 0.03  # likewise of a latency, which is measured

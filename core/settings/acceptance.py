@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.errors import ConfigError
+from core.settings.metric_order import lost
 
 ACCEPTANCE_NAMES = ("max_size_mb", "max_drop", "max_latency_ms")
 
@@ -54,8 +55,7 @@ class FileFigures:
         """Return the loss of the metric, negative if the file is better."""
         if self.metric is None or self.float_metric is None:
             return None
-        loss = self.float_metric - self.metric
-        return loss if self.higher_is_better else -loss
+        return lost(self.float_metric, self.metric, self.higher_is_better)
 
 
 @dataclass(frozen=True)

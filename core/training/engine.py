@@ -15,6 +15,7 @@ from paddle import Tensor
 
 from core.errors import ConfigError, TrainingError
 from core.network.weights import assign, blaming, not_finite
+from core.settings.metric_order import is_better
 from core.strategy import Context
 from core.task import Batch, Losses, Metric
 from core.training import checkpoint, distributed
@@ -22,7 +23,6 @@ from core.training.active_strategies import ActiveStrategies
 from core.training.ema import Ema
 from core.training.evaluation import evaluate_model, measure
 from core.training.hooks import Hook
-from core.training.metric_order import is_better
 from core.training.optimizers import Optimizer
 from core.training.precision import Amp
 from core.training.recipe import Recipe, ScheduledStrategy

@@ -17,8 +17,8 @@ from rich.table import Table
 from core.errors import ConfigError, DataError
 from core.settings.config import read, suggest, to_mapping
 from core.settings.files import write_text
+from core.settings.metric_order import lost
 from core.task import Task
-from core.training.metric_order import lost
 
 FORMAT = 1
 WIDTH = 120  # characters of tables in logs

@@ -16,6 +16,7 @@ from core.export.package import Exported
 from core.runtimes.formats import is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.acceptance import FileFigures
+from core.settings.metric_order import lost
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import BACKENDS, Backend, Format, Processors
 from core.targets.presets import FULL_INT8
@@ -237,7 +238,7 @@ def check_metrics(
     for row in files:
         if row.metric is None or quantized is None:
             continue
-        loss = (quantized - row.metric) * (1 if metric.higher_is_better else -1)
+        loss = lost(quantized, row.metric, metric.higher_is_better)
         found = (
             f"{metric.name} of the file is {row.metric:.4f}, of the quantized model {quantized:.4f}"
         )

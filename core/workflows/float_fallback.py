@@ -14,9 +14,9 @@ from rich.table import Table
 from core.errors import ConfigError
 from core.quant.layers import quantized_layers
 from core.quant.sites import restore, sites_of
+from core.settings.metric_order import lost
 from core.task import Task
 from core.training.measurements import render
-from core.training.metric_order import lost
 from core.workflows.comparison_table import ComparisonRow, Validation
 from core.workflows.layer_sensitivity import ModelInputs, few_inputs, output_errors
 from core.workflows.layer_speed import backend_of, measure_speed

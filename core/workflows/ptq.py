@@ -22,11 +22,11 @@ from core.quant.apply import record_of
 from core.quant.choices import OBSERVERS
 from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
 from core.settings.config import read
+from core.settings.metric_order import best_of
 from core.targets.names import DEFAULT_TARGET, Target
 from core.targets.presets import PRESETS
 from core.task import Task
 from core.training import checkpoint
-from core.training.metric_order import best_of
 from core.workflows.comparison_table import ComparisonRow, Validation, check_metrics, runtime_rows
 from core.workflows.float_fallback import QualityLimits, apply_float_fallback
 from core.workflows.int8_speed import float_graph, measure_latency, one_image, warn_where_slower

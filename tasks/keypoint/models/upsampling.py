@@ -21,6 +21,7 @@ from paddle import Tensor
 from paddle.nn import Layer, LayerList, Sequential
 
 from core.errors import ConfigError
+from core.network.modes import evaluation_mode
 from core.settings.config import suggest
 from core.settings.other_names import suggest_family
 from core.settings.versions import require
@@ -165,10 +166,8 @@ def _follow(network: Layer) -> list[tuple[str, Tensor]]:
     handles = [
         _at(network, path).register_forward_post_hook(note(path)) for path in _leaves(network, "")
     ]
-    network.eval()
-    with paddle.no_grad(), contextlib.suppress(_ChainEndsError):
+    with evaluation_mode(network), paddle.no_grad(), contextlib.suppress(_ChainEndsError):
         network(image)
-    network.train()
     for handle in handles:
         handle.remove()
     return chain
