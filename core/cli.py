@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
     from rich.console import Console
 
-    from core.runtimes.description import DeployDescription, Port
+    from core.act.source import Source
+    from core.runtimes.predictor import Predictor
     from core.task import Task
+    from core.workflows.comparison_table import Validation
     from core.workflows.training import PreparedRun
 
 TABLE_WIDTH = 130
@@ -161,17 +163,37 @@ def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
     return opening.restored(arguments.weights, arguments.config, arguments.override)
 
 
-def exported_task(
-    arguments: argparse.Namespace,
-    model_dir: str | Path,
-    description: DeployDescription | None,
-    inputs: Sequence[Port],
-) -> Task:
-    """Build the task of `-c`, else of an exported model, see `core.workflows.opening`."""
+def opened(arguments: argparse.Namespace) -> tuple[Task, Predictor]:
+    """Open the files of `--model_dir` in a runtime, with the task of `-c` or of `deploy.yml`."""
+    from core.runtimes.foreign import fit_output
+    from core.runtimes.predictor import load_predictor
+    from core.workflows import opening
+
+    folder = arguments.model_dir
+    predictor = load_predictor(folder, arguments.backend, arguments.threads)
+    about, named = predictor.description, (arguments.config, arguments.override)
+    task = opening.exported_task(folder, about, about.inputs, *named)
+    fit_output(predictor, task, arguments.output)
+    return task, predictor
+
+
+def task_of(source: Source, arguments: argparse.Namespace) -> Task:
+    """Return the task of an exported model, of `-c` or of `deploy.yml`, and name its output so."""
     from core.workflows import opening
 
     named = arguments.config, arguments.override
-    return opening.exported_task(model_dir, description, inputs, *named)
+    task = opening.exported_task(source.folder, source.description, source.inputs, *named)
+    source.name_outputs(task, arguments.output)
+    return task
+
+
+def validation_of(task: Task, arguments: argparse.Namespace, batch_size: int = 1) -> Validation:
+    """Open the validation data, `--eval_rate` of it; nothing is measured with `--no_metric`."""
+    from core.workflows.comparison_table import Validation, open_validation
+
+    if arguments.no_metric:
+        return Validation(task)
+    return open_validation(task, batch_size, arguments.eval_rate)
 
 
 def train(training: PreparedRun, arguments: argparse.Namespace) -> int:

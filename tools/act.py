@@ -74,24 +74,16 @@ def main() -> int:
     from core.act.source import open_source
     from core.training.distributed import initialize
     from core.training.run import pick_device
-    from core.workflows.comparison_table import (
-        Validation,
-        figures_of,
-        open_validation,
-        to_table,
-    )
+    from core.workflows.comparison_table import figures_of, to_table
 
     paddle.set_device(pick_device("auto"))
     rank, world = initialize()
     config = read_config(arguments)
     model = config.Global
     source = open_source(model.model_dir, model.model_filename, model.params_filename)
-    task = cli.exported_task(arguments, model.model_dir, source.description, source.inputs)
-    source.name_outputs(task, arguments.output)
+    task = cli.task_of(source, arguments)
     train = open_training(task, config, rank, world)
-    val = Validation(task)
-    if not arguments.no_metric:
-        val = open_validation(task, share=arguments.eval_rate)
+    val = cli.validation_of(task, arguments)
     compression = AutoCompression(
         source,
         Epochs(train),

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
 
     from core.act.source import Source
-    from core.quant.calibration import Calibration
     from core.task import Task
-    from core.workflows.comparison_table import ComparisonRow, Validation
 
 EPILOG = """SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint.
 What a comparison or its metric refuses goes to SAVE_DIR.rejected."""
@@ -97,43 +95,7 @@ def open_model(arguments: argparse.Namespace) -> tuple[Task, Layer | Source]:
     if arguments.weights:
         return cli.restored(arguments)
     source = open_source(arguments.model_dir)
-    task = cli.exported_task(arguments, arguments.model_dir, source.description, source.inputs)
-    source.name_outputs(task, arguments.output)
-    return task, source
-
-
-def compress(
-    folder: Path,
-    arguments: argparse.Namespace,
-    model: Layer | Source,
-    images: Calibration,
-    configs: list[Any],
-    validation: Validation,
-) -> tuple[list[ComparisonRow], str]:
-    """Quantize with each of the settings, and write the best into a folder.
-
-    Returns:
-        The rows of the table, and the observer of the best.
-    """
-    from core.act import static_ptq
-    from core.act.source import Source
-    from core.export.traced_model import ExportSettings
-    from core.workflows import ptq
-    from core.workflows.float_fallback import QualityLimits
-
-    best: Any  # the setting that was kept
-    if isinstance(model, Source):
-        target = arguments.target or DEFAULT_TARGET
-        rows, best = static_ptq.compress(
-            folder, model, images, configs, arguments.format, target, validation
-        )
-    else:
-        files = ExportSettings(arguments.format, rewritten=arguments.rewrite == "on")
-        limits = QualityLimits(arguments.max_drop, arguments.speed_control)
-        rows, best = ptq.compress(
-            folder, arguments.weights, model, images, configs, files, validation, limits
-        )
-    return rows, best.observer
+    return cli.task_of(source, arguments), source
 
 
 def main() -> int:
@@ -144,30 +106,42 @@ def main() -> int:
     cli.complete(arguments, "save_dir")
     import paddle
 
+    from core.act import static_ptq
+    from core.act.files import FileLayout
+    from core.act.source import Source
     from core.export.rejected import replacing_unless_rejected
+    from core.export.traced_model import ExportSettings
     from core.quant.calibration import calibration_images
     from core.training.run import pick_device
     from core.workflows import ptq
-    from core.workflows.comparison_table import Validation, figures_of, open_validation, to_table
+    from core.workflows.comparison_table import figures_of, to_table
+    from core.workflows.float_fallback import QualityLimits
     from core.workflows.model_card import write_measured_card
 
     paddle.set_device(pick_device("auto"))
     configs, folder = read_configs(arguments), arguments.save_dir
     task, model = open_model(arguments)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-    validation = Validation(task)
-    if not arguments.no_metric:
-        validation = open_validation(task, arguments.batch_size, arguments.eval_rate)
+    validation = cli.validation_of(task, arguments, arguments.batch_size)
     ptq.check_comparison(configs, validation)
+    best: Any  # the setting that was kept
     # made before the work, so that a folder that cannot be written is reported before it
     with replacing_unless_rejected(folder) as draft:
-        rows, observer = compress(draft, arguments, model, images, configs, validation)
+        if isinstance(model, Source):
+            files = FileLayout(arguments.format, arguments.target or DEFAULT_TARGET)
+            rows, best = static_ptq.compress(draft, model, images, configs, files, validation)
+        else:
+            made = ExportSettings(arguments.format, rewritten=arguments.rewrite == "on")
+            limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+            rows, best = ptq.compress(
+                draft, arguments.weights, model, images, configs, made, validation, limits
+            )
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, validation.metric))
     if arguments.card is not None:
         where = folder / ptq.INT8
         print(f"model card: {write_measured_card(where, validation, rows, arguments.card)}")
-    print(f"{observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
+    print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
     return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 
 

@@ -46,12 +46,7 @@ def main() -> int:
     from core.export.rejected import check_rejected_folder, replacing_unless_rejected
     from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites
-    from core.workflows.comparison_table import (
-        ComparisonRow,
-        Validation,
-        figures_of,
-        open_validation,
-    )
+    from core.workflows.comparison_table import ComparisonRow, Validation, figures_of
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
     from core.workflows.model_card import check_licence, write_measured_card
 
@@ -67,9 +62,8 @@ def main() -> int:
             f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
             "it in float with tools/export_model.py"
         )
-    validation = Validation(task)
-    if not arguments.no_metric and arguments.ending == "raw":
-        validation = open_validation(task, share=arguments.eval_rate)
+    is_raw = arguments.ending == "raw"  # others have no metric
+    validation = cli.validation_of(task, arguments) if is_raw else Validation(task)
     limits = QualityLimits(arguments.max_drop, arguments.speed_control)
     kind = leading_format(formats)
     runtime = target if kind == "onnx" else kind  # the runtime whose speed counts
