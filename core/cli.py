@@ -115,7 +115,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def _unknown(overrides: Sequence[str], rest: Sequence[str]) -> str:
-    """Say what is wrong with arguments that belong to no option, as in `-o train.epochs 3`."""
+    """Explain the error of arguments that belong to no option, as in `-o train.epochs 3`."""
     for each, value in itertools.pairwise(sys.argv[1:]):
         if each in overrides and "=" not in each and value in rest:
             return f"-o {each} {value}: the = is missing; write -o {each}={value}"

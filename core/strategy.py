@@ -204,7 +204,7 @@ class Strategy:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must restore (arrays and plain values)."""
+        """Return the state that a resumed run must restore (arrays and plain values)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -114,7 +114,7 @@ class Task(Protocol):
     def build_dataset(self, split: Split) -> Dataset: ...
 
     def name_outputs(self, raw: Any) -> Outputs:
-        """Name what the model's forward returned; the main output comes first."""
+        """Name the outputs of the model's forward; the main output comes first."""
         ...
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses: ...
@@ -210,13 +210,13 @@ class TellingTask(Protocol):
         ...
 
     def describe(self, prediction: dict[str, Any], threshold: float | None) -> Finding:
-        """Tell what `postprocess` returned; None takes the task's own threshold."""
+        """Describe a result of `postprocess`; None takes the task's own threshold."""
         ...
 
     def draw(
         self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
     ) -> np.ndarray:
-        """Draw as `Task.draw` does, on an image [H, W, 3], without what is below a threshold."""
+        """Draw as `Task.draw` does, on an image [H, W, 3], leaving out scores below a threshold."""
         ...
 
 

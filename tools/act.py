@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--config_path", required=True, type=Path, metavar="YML", help="see configs/act")
     options.add_export_arguments(parser, "paddle")
     for name in ("model_dir", "model_filename", "params_filename"):
-        add(f"--{name}", help="in the place of the one in the file's section Global")
+        add(f"--{name}", help="overrides the one in the file's section Global")
     options.add_target_argument(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
@@ -47,7 +47,7 @@ def read_config(arguments: argparse.Namespace) -> ActConfig:
 
 
 def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loader:
-    """Open the training data: without labels, if the float model says what is right."""
+    """Open the training data: without labels, if the float model is the teacher."""
     from core.quant.calibration import ImageFiles, UnlabelledImages
     from core.runtimes.predict_images import list_images
     from core.training.loader import Loader

@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         type=lambda text: tuple(text.split(",")),
         default=(),
         metavar="A,B",
-        help=f"of {', '.join(BACKENDS)} (default: each that can read the model)",
+        help=f"some of {', '.join(BACKENDS)} (default: each that can read the model)",
     )
     text = "CPU threads of a run (default: 1); several, such as 1,all: a table of each"
     parser.add_argument("--threads", type=options.threads, default=(1,), metavar="N,N", help=text)
@@ -90,7 +90,7 @@ def read_protocol(arguments: argparse.Namespace) -> Protocol:
 
 
 def print_tables(rows: Sequence[BenchmarkRow], every: Sequence[BenchmarkRow]) -> None:
-    """Print the table of the first number of threads, one of all numbers, and what they run on."""
+    """Print a table of the first number of threads, one of all numbers, and the environment."""
     from rich.console import Console
 
     from core.runtimes.benchmark_tables import operator_tables, reasons, threads_table, to_table

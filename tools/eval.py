@@ -27,7 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     options.add_backend_argument(parser)
     options.add_output_argument(parser)
     parser.add_argument("--batch_size", type=options.positive, default=1, help="default: 1")
-    parser.add_argument("--threads", type=options.positive, default=1, help="of an exported model")
+    parser.add_argument(
+        "--threads", type=options.positive, default=1, help="CPU threads (default: 1)"
+    )
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
     text = "draw some samples there, with truth and prediction"
     parser.add_argument("--pictures", type=Path, metavar="PNG", help=text)

@@ -40,7 +40,12 @@ def parse_arguments() -> argparse.Namespace:
     for name, text in choices.STEPS.items():
         add(f"--{name}", action="store_true", default=None, help=text)
         if name in choices.HINTED:
-            add(f"--no_{name}", dest=name, action="store_false", help="even where the task hints")
+            add(
+                f"--no_{name}",
+                dest=name,
+                action="store_false",
+                help="not even where the task hints",
+            )
     known = ", ".join(choices.WEIGHT_TYPES)
     add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
@@ -52,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_control_arguments(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
-    add("--batch_size", type=options.positive, default=1, help="of validation (1)")
+    add("--batch_size", type=options.positive, default=1, help="images of a validation batch (1)")
     add("--no_metric", action="store_true", help="measure nothing")
     options.add_acceptance_argument(parser)
     return cli.parse(parser)

@@ -1,4 +1,4 @@
-"""Export a quantized checkpoint as int8, compare answers and metric, and show what it saves."""
+"""Export a quantized checkpoint as int8, compare answers and metric, and show the savings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_rewrite_argument(parser)
     options.add_target_argument(parser)
     options.add_control_arguments(parser)
-    parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
+    parser.add_argument("--ending", default="raw", help="ending of the graph (default: raw)")
     parser.add_argument(
         "--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)"
     )

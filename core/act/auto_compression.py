@@ -251,7 +251,7 @@ class AutoCompression:
 
 
 def _groups(source: Source, config: ActConfig) -> list[tuple[LossKind, float, tuple[str, ...]]]:
-    """Return the terms of distillation; what a softmax makes is compared before it."""
+    """Return the terms of distillation; outputs of a softmax are compared before it."""
     if config.Distillation is None:
         return []
     groups = []

@@ -327,7 +327,7 @@ class ActScheduleConfig:
         return _base(given, images)
 
     def warn_of_rate(self, images: int) -> None:
-        """Say in the log what the rule would give, if the rate is given and is another."""
+        """Log the rate that the rule gives, if the given rate is another."""
         given, rule = self.rate(0, 1, images), _base("auto", images)
         if not math.isclose(given, rule):
             _log.warning(

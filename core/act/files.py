@@ -82,7 +82,7 @@ class FileLayout:
 
 
 def describe_task(task: Task) -> TaskSettings:
-    """Return what builds a task again."""
+    """Return the name and the settings that build a task again."""
     return TaskSettings(task.name, to_mapping(task.config))
 
 

@@ -118,7 +118,7 @@ def _insert_clip(block: Any, index: int, name: str) -> None:
 
 
 def unclip(program: Program) -> None:
-    """Let only the ends of grids cut off what `clip_inputs` clipped."""
+    """Remove the clipping of `clip_inputs`; the ends of grids clip the same values."""
     for quantizer in activation_quantizers(program):
         (name,) = quantizer.input("X")
         quantizer._rename_input(name, unclipped(name))

@@ -244,7 +244,7 @@ def _cotangent(name: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do what comes through the connection until its other end is closed."""
+    """Run the commands that come through the connection until its other end is closed."""
     load_paddle()
     connection = Connection(int(arguments[0]))
     with kernels_take_variables():  # for PaddleSlim's own code as well; this process does no more

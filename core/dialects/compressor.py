@@ -29,7 +29,7 @@ METRICS = MappingProxyType({"acc_top1": "top1", "acc_top5": "top5"})  # 1.x call
 
 @dataclass(frozen=True)
 class _Pruner:
-    """A registered pruner: what ranks filters, and which weights it is for."""
+    """A registered pruner: its criterion, and the weights it is for."""
 
     criterion: str
     patterns: tuple[str, ...]
@@ -217,7 +217,7 @@ def _strategy(
 
 
 def _cut(section: Section, registered: _Registered) -> Settings:
-    """Return what all pruning strategies say."""
+    """Return the settings that all pruning strategies share."""
     pruner = _lookup(section, "pruner", registered.pruners)
     patterns = section.take("pruned_params", str | list[str], "*")
     chosen = [patterns] if isinstance(patterns, str) else list(patterns)
@@ -286,7 +286,7 @@ def _metric(section: Section) -> Settings:
 
 
 def _quantization(section: Section, registered: _Registered) -> Settings:
-    """Return what rounds until the end of training; `end_epoch` is when files are written."""
+    """Return the strategy that rounds to the end of training; files are written at `end_epoch`."""
     return {
         "kind": "qat",
         "weight_bits": section.take("weight_bits", int, 8),

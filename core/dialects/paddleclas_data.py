@@ -1,4 +1,4 @@
-"""PaddleClas: the section `DataLoader`, with what happens to pictures."""
+"""PaddleClas: the section `DataLoader`, with the transforms of pictures."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _workers(loader: Section) -> int:
 
 
 def _training_pictures(dataset: Section) -> tuple[int, Settings, Settings]:
-    """Return the side, what happens to a picture, and how it is scaled."""
+    """Return the side, the augmentation, and the normalisation of a picture."""
     found: Settings = {"flip": 0.0}
     read: Settings = {}
     for part in _transforms(dataset, TRAINING, "training"):

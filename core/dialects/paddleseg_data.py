@@ -77,7 +77,7 @@ def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
 
 
 def _training(dataset: Section) -> tuple[Settings, Settings]:
-    """Return what happens to training pictures, and mean and standard deviation."""
+    """Return the augmentation of training pictures, and mean and standard deviation."""
     augment: Settings = {"flip": 0.0}
     scale, sizes = None, []
     for op in dataset.sections("transforms"):

@@ -1,4 +1,4 @@
-"""Answers of a teacher on disk, found by the content of what it was shown."""
+"""Cache of a teacher's answers on disk, by the content of its inputs."""
 
 from __future__ import annotations
 

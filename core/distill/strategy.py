@@ -258,7 +258,7 @@ class _Lesson:
         self._taps = Taps(teacher.model, [*self._paths, side.main_output])
 
     def answers(self, batch: Batch) -> Batch:
-        """Return what the teacher's layers make of a batch, by path."""
+        """Return the outputs of the teacher's layers for a batch, by path."""
 
         def ask() -> Batch:
             return self._taps.collect(self.teacher.outputs(batch))

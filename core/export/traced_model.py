@@ -241,7 +241,7 @@ def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
 
 
 def _outputs(graph: Graph, example: Arrays) -> tuple[Port, ...]:
-    """Describe the outputs; what the graph computes from fixed sizes is read off the example."""
+    """Describe the outputs; sizes that follow from fixed input sizes are taken from the example."""
     ports = ports_of(graph, graph.outputs)
     if any(-1 in port.shape[1:] for port in ports_of(graph, graph.inputs)):
         return ports

@@ -104,7 +104,7 @@ class ChannelReader:
         return stored
 
     def _rearranges(self, op: Any) -> bool:
-        """Follow what only moves channels."""
+        """Follow operators that only move channels."""
         if op.type == "split":
             return self._splits(op)
         if op.type == "concat":

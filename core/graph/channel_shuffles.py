@@ -58,7 +58,7 @@ def follow_channels(graph: Graph, kept: Collection[str] = (), with_shuffles: boo
 
 
 def movement_cost(graph: Graph) -> float:
-    """Estimate what splits, concatenations and shuffles cost that a processor runs by pixel."""
+    """Estimate the cost of the splits, concatenations and shuffles of a graph, by pixel."""
     cost = 0.0
     for op in graph.operators:
         names = names_of(op.outputs) if op.type == "split" else names_of(op.inputs)

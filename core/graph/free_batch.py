@@ -130,7 +130,7 @@ class _Batch:
         rule(self, op, name, one, other)
 
     def refusal(self, why: str) -> ExportError:
-        """Return the error that says what cannot be freed."""
+        """Return the error that names the fixed size."""
         sizes = ",".join(map(str, self.graph.shape(self.graph.inputs[0])[1:]))
         return ExportError(
             f"{self.name}: its code computes with the size of the batch ({why}), which cannot be "

@@ -66,7 +66,7 @@ def old_ir() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_stacks() -> Iterator[None]:
-    """Let Paddle note no Python stack with each operator: nobody reads it, and it costs a fifth."""
+    """Keep Paddle from storing a Python stack with each operator, a fifth of the time."""
     missing = object()
     limit = getattr(sys, "tracebacklimit", missing)
     sys.tracebacklimit = 0

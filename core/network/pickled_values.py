@@ -24,7 +24,7 @@ SCALARS = (str, bytes, int, float, bool, type(None))
 
 
 class PickleError(Exception):
-    """The file is broken, or asks for more than arrays and plain values; says what."""
+    """The file is broken, or asks for more than arrays and plain values; the message says which."""
 
 
 class RefusedError(PickleError):

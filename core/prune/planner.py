@@ -1,4 +1,4 @@
-"""From the settings of a cut to what each group loses."""
+"""Plan cuts: from the settings to the channels that each group loses."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Planner:
         return self._pruner.cut(self._plan)
 
     def tell(self, cut: Cut) -> None:
-        """Log what was asked for up to here and what was reached; warn where they differ."""
+        """Log the targets up to here and the values reached; warn where they differ."""
         config = self._config
         reached = {
             "target_ratio": 1 - cut.macs[1] / self._start["macs"],

@@ -36,7 +36,7 @@ class Prune(Strategy):
 
     @classmethod
     def default_end(cls, config: StrategyConfig, epochs: int) -> int:
-        """Stay until the last cut is made; what follows is fine-tuning."""
+        """Stay until the last cut is made; fine-tuning follows."""
         assert isinstance(config, PruneConfig)
         return config.start_epoch + (config.num_steps - 1) * config.every_epochs + 1
 

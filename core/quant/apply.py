@@ -1,4 +1,4 @@
-"""Put the selected layers on grids, calibrate them, and record what was done."""
+"""Quantize the selected layers, calibrate them, and record the edit."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ def _made_by(layer: LayerPattern) -> set[str]:
 
 
 def _factors(graph: Graph, groups: ChannelGroups, reach: Mapping[str, Reach]) -> np.ndarray:
-    """Return what each group of channels is divided by, a power of two."""
+    """Return the divisor of each group of channels, a power of two."""
     noise = _Noise(graph, groups, reach)
     octaves = np.zeros(len(groups))
     if noise.members.size:

@@ -111,7 +111,7 @@ def rescalable_layers(graph: Graph) -> dict[str, LayerPattern]:
 
 
 def _pairs(graph: Graph) -> list[tuple[LayerPattern, LayerPattern]]:
-    """Return the layers that can be rescaled together: the second reads what the first makes."""
+    """Return the pairs of layers that can be rescaled: the second reads the output of the first."""
     consumers, layers = graph.consumers(), rescalable_layers(graph)
     pairs = []
     for first in layers.values():

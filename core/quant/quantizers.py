@@ -214,7 +214,7 @@ class ActivationQuantizer(Layer):
         return unsigned and (self.nonnegative or self.rounding.zero_points)
 
     def _end(self) -> Tensor:
-        """Return what a grid without a zero point reaches up to, [1]."""
+        """Return the end of a grid without a zero point, [1]."""
         if self.rounding.zero_points:
             return paddle.maximum(self.absmax, -self.lowest)
         return self.absmax

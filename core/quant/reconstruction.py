@@ -148,7 +148,7 @@ def _fit(layer: QuantizedLayer, path: str, x: Tensor, wanted: np.ndarray, shifte
 
 
 def _read_at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
-    """Return what makes the outputs that `_at_places` returns, [samples, groups x K]."""
+    """Return the inputs of the outputs that `_at_places` returns, [samples, groups x K]."""
     if not isinstance(layer, nn.Conv2D):
         return _at_places(layer, path, x)
     size = list(layer._kernel_size)

@@ -244,7 +244,7 @@ class _LatencyFile:
 
 
 def _machine(backend: Backend) -> dict[str, Any]:
-    """Return what makes measurements comparable."""
+    """Return the facts on this machine that must agree for measurements to be comparable."""
     known = environment()
     package = "paddlepaddle" if backend == "paddle" else backend
     versions = {name: text for name, text in known["packages"].items() if name.startswith(package)}

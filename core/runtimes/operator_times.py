@@ -197,7 +197,7 @@ def _by_openvino(file: Path, threads: int, feeds: Arrays, runs: int) -> Iterable
 
 
 def _precision_of(kernel: str, operator: str) -> Precision:
-    """Return what a kernel of OpenVINO computes in, such as `brgconv_avx512_1x1_I8`."""
+    """Return the precision of a kernel of OpenVINO, such as `brgconv_avx512_1x1_I8`."""
     in_int8 = kernel.rpartition("_")[2].lower() in ("i8", "u8")
     return "int8" if in_int8 and _class_of(operator) != ROUNDING else "float"
 

@@ -1,4 +1,4 @@
-"""Predict on the frames of a video or a camera; write a video with what was found drawn on it."""
+"""Predict on the frames of a video or a camera; write a video with the predictions drawn."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def _predict_frames(
     steps: FrameSteps,
     tell: Tell,
 ) -> tuple[list[dict[str, Any]], KeyboardInterrupt | None]:
-    """Return the values of each frame, and what interrupted."""
+    """Return the values of each frame, and the interruption, if there was one."""
     values: list[dict[str, Any]] = []
     unsure = boxed = 0
     video = _VideoFile(draft, frames.rate)

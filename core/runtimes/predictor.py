@@ -371,7 +371,7 @@ def _muted() -> Iterator[None]:
 
 
 def _operator_kinds(file: Path) -> set[str]:
-    """Return what kinds of operators a program has; none if it is not one of the old IR."""
+    """Return the kinds of operators of a program; none if it is not one of the old IR."""
     program = framework_pb2.ProgramDesc()
     if file.suffix == ".json":
         return set()

@@ -205,7 +205,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def tidy(parent: Path) -> None:
-    """Remove what killed processes have left beside the folders and files that they wrote there."""
+    """Remove leftovers of killed processes beside the folders and files that they wrote."""
     with contextlib.suppress(OSError):  # a file that cannot be removed is in nobody's way
         ours = [found for name in os.listdir(parent) if (found := _OURS.fullmatch(name))]
         for found in ours:
@@ -251,7 +251,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-    """Mend what a replacement that was cut off has left; the caller has the lock."""
+    """Clean up after an interrupted replacement; the caller has the lock."""
     old = sibling(folder, "old")
     if old.exists() and not folder.exists():
         old.rename(folder)

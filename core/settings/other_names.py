@@ -91,7 +91,7 @@ class UnknownKey(str):
 
 
 def other_name(wrong: str, known: Collection[str]) -> str | None:
-    """Return what a name of another library is called here, if that is among the known."""
+    """Return our name for a setting of another library, if that is among the known."""
     plain = _plain(wrong)
     same = next((name for name in known if _plain(name) == plain), None)
     return same or next((name for name in _OTHERS.get(plain, ()) if name in known), None)

@@ -1,4 +1,4 @@
-"""Legal ranges of settings: what lies outside would break later, or never end."""
+"""Check ranges of settings: values outside would fail later, or run forever."""
 
 from __future__ import annotations
 

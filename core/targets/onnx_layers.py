@@ -114,7 +114,7 @@ def find_layers(model: ModelProto) -> list[Int8Layer]:
 
 @dataclass(frozen=True)
 class _Constant:
-    """A value of the file; `name` is what the file calls it."""
+    """A value of the file, with its name there."""
 
     name: str
     value: TensorProto | np.ndarray

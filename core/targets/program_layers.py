@@ -184,7 +184,7 @@ class _Signs:
         return op if fused or op.type == "relu" else None
 
     def _made_by_convolution(self, tensor: str) -> bool:
-        """Tell whether a tensor is what a convolution makes, batch norm and bias included."""
+        """Tell whether a tensor is the output of a convolution, batch norm and bias included."""
         op = self._makers.get(self._in_float(tensor))
         while op is not None and op.type in ("batch_norm", "elementwise_add"):
             if op.type == "elementwise_add" and only(op.inputs, "Y") not in self._graph.weights:

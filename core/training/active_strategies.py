@@ -143,7 +143,7 @@ class ActiveStrategies:
         return self._finished + live
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an exact continuation needs."""
+        """Return the state that an exact continuation needs."""
         return {
             "finished": len(self._finished),
             "recipe": self._described(),
@@ -221,7 +221,7 @@ class ActiveStrategies:
 
 
 def _before_they_existed(config: StrategyConfig) -> dict[str, Any]:
-    """Return what the keys of a strategy meant to a run that was saved before they existed."""
+    """Return defaults for keys of a strategy in a run that was saved before they existed."""
     meant = dict(config.BEFORE)
     for field in dataclasses.fields(config):
         if field.default is not dataclasses.MISSING:

@@ -113,7 +113,7 @@ class Engine:
         return self.metrics
 
     def training_state(self) -> dict[str, Any]:
-        """Return what, beside weights and edits, an exact continuation needs."""
+        """Return the state, beside weights and edits, that an exact continuation needs."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -155,7 +155,7 @@ class Engine:
             self.best, self.best_epoch = None, self.epoch
 
     def context(self, step: ScheduledStrategy, resuming: bool) -> Context:
-        """Return what a strategy may use when its window opens."""
+        """Return the context of a strategy whose window opens."""
         return Context(
             task=self.task,
             epoch=self.epoch,

@@ -20,7 +20,7 @@ class Watcher(Protocol):
     """Looks at an evaluation."""
 
     def after_batch(self, outputs: Arrays, batch: Arrays) -> None:
-        """Look at a batch of the validation data [N, ...] and what the model answered."""
+        """Look at a batch of the validation data [N, ...] and the model's answers to it."""
         ...
 
 

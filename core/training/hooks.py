@@ -295,7 +295,7 @@ class VisualDL(Hook):
 
 
 class TensorBoard(VisualDL):
-    """Writes the same scalars for TensorBoard; a resumed run replaces what was written beyond."""
+    """Writes the same scalars for TensorBoard; a resumed run replaces later ones."""
 
     def _open(self, engine: Engine) -> Any:
         try:

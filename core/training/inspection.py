@@ -62,7 +62,7 @@ class OwnData(Protocol):
         ...
 
     def inspect(self, settings: Mapping[str, Any]) -> Inspection:
-        """Look at the data of `data.root`, whatever is there."""
+        """Inspect the data of `data.root`."""
         ...
 
     def labelled(self, config: Any, count: int) -> list[Labelled]:

@@ -76,7 +76,7 @@ def size_of(path: str) -> tuple[int, int] | None:
 
 
 def folder_in_words(folder: Path) -> str:
-    """Say what lies in a folder: which folders, and how many files of which kinds."""
+    """List the content of a folder: its folders, and its files counted by kind."""
     if not folder.is_dir():
         return f"{folder}: no such folder"
     names = list_class_folders(folder)

@@ -85,7 +85,7 @@ def metric_of(found: Mapping[str, float], name: str, key: str) -> float:
 
 
 def fingerprint(model: Layer, meter: Meter, *parts: bytes) -> str:
-    """Digest what measurements depend on: weights, metric, data, and whatever else is given."""
+    """Digest everything that measurements depend on: weights, metric, data, and other parts."""
     digest = hashlib.sha256(f"{meter.metric} {meter.conditions}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())

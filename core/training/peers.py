@@ -83,7 +83,7 @@ def ending(status: int, log: str = "") -> str:
 
 
 def last_words(log: str) -> str:
-    """Return the line of a log that says what a process died of; empty if there is none."""
+    """Return the line of a log with the error that ended a process; empty if there is none."""
     try:
         with open(log, "rb") as file:
             file.seek(max(os.path.getsize(log) - _TAIL, 0))

@@ -101,7 +101,7 @@ class Review(Hook):
         self._write()
 
     def _contents(self, metric: Metric | None) -> list[Page]:
-        """Return what there is to write of this epoch; it is drawn when it is written."""
+        """Return the pages to write for this epoch; they are drawn when they are written."""
         samples, worst, confusion = self._files
         pages: list[Page] = []
         if self._seen.samples:

@@ -1,4 +1,4 @@
-"""A run: what a config file says in full, the task's sections and the core's."""
+"""A run: the content of a config file, the task's sections and the core's."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def check_free(
 
 
 def _read_weights(task: Task, teachers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Path]]:
-    """Yield the files of weights that a run reads, with what names them."""
+    """Yield the weights files that a run reads, with the settings that name them."""
     named = [("model.pretrained", task.config.model.pretrained)]
     named += [(f"teacher {each.get(_SOURCE)}", each.get(_WEIGHTS)) for each in teachers]
     for name, wanted in named:
@@ -63,7 +63,7 @@ def _read_weights(task: Task, teachers: Sequence[Mapping[str, Any]]) -> Iterator
 
 
 def _earlier_run(folder: Path) -> str | None:
-    """Say which run a folder holds and what can be done; None if it holds none."""
+    """Name the run that a folder holds and the ways out; None if it holds none."""
     others = "name another folder (--save_dir), or replace it (--overwrite)"
     if not _is_checkpoint(folder / LATEST):
         found = f"the {BEST} of an earlier run; {others}"

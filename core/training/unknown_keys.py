@@ -1,4 +1,4 @@
-"""Suggest what a wrong key of a config may be meant for, in whichever section that belongs."""
+"""Suggest the key that a wrong key of a config may be meant for, in any section."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class QualityLimits:
 
     @property
     def remedy_for_speed(self) -> str:
-        """Return what to do where int8 is slower than float all the same."""
+        """Return the advice for int8 files that are slower than float all the same."""
         if self.speed_control:
             return "deploy it in float, or export for another target"
         return "--speed_control leaves the layers in float that int8 makes no faster"

@@ -66,7 +66,7 @@ def with_layers(
 
 
 def variables_of(title: str, task: Task, model: Layer, table: Mapping[str, str]) -> Variables:
-    """Trace a network and name what its layers make."""
+    """Trace a network and name the outputs of its layers."""
     traced = trace(model, fixed_specs(task))
     block = traced.program.global_block()
     shapes = {name: tuple(block.var(name).shape) for name in set(traced.made.values())}

@@ -77,7 +77,7 @@ class QuantSensitivity:
         return sorted(self.layers.items(), key=lambda item: (-item[1].lost, -item[1].error))
 
     def table(self) -> Table:
-        """List what each layer costs alone, the worst first."""
+        """List the cost of each layer alone, the worst first."""
         title = f"{self.metric}: {self.in_float:.4f} in float, {self.quantized:.4f} quantized"
         table = Table(title=f"{title}\neach layer quantized alone")
         table.add_column("layer", overflow="fold")

@@ -125,7 +125,7 @@ class _Gathered:
     foreign: list[Translation] = field(default_factory=list)
 
     def add(self, content: Settings, name: str, is_recipe: bool) -> None:
-        """Add a file, in whosever words it is.
+        """Add a file, ours or of another project.
 
         Args:
             content: Content of the file.
@@ -326,7 +326,7 @@ def _teachers(files: RunFiles, own: Any) -> list[Settings]:
 
 
 def _teacher(path: str) -> Settings:
-    """Read the file of a teacher, in whosever words it is."""
+    """Read the file of a teacher, ours or of another project."""
     settings = read_teacher(path)
     content = {key: value for key, value in settings.items() if key != SOURCE}
     translation, _ = translated(content)

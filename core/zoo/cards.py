@@ -1,4 +1,4 @@
-"""Model cards of the files of a row, with what its steps have measured."""
+"""Model cards of the files of a row, with the measurements of its steps."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def collect(
     cache: StepCache,
     places: ZooPlaces,
 ) -> ZooResult:
-    """Read what the steps have written, and write it as `result.json`."""
+    """Collect the results of the steps, and write them as `result.json`."""
     homes = {FLOAT: float_home(row, row.scales[scale], places)}
     changes = None
     if row.slim:

@@ -50,7 +50,7 @@ class StepCache:
         return key
 
     def is_done(self, step: ZooStep) -> bool:
-        """Tell whether the output of a step is there, and made by what would make it now."""
+        """Tell whether the output of a step exists, made by the same command and inputs as now."""
         known = _read(step.home).get(step.name, {})
         done = known.get("key") == self.key(step) and known.get("seconds") is not None
         return done and step.output.exists()

@@ -82,7 +82,7 @@ def plan_steps(
 
 
 def missing_data(scale: ZooScale, places: ZooPlaces) -> str:
-    """Say in one line what data is missing and what to put where; empty if all is there."""
+    """Say in one line which data is missing and where to put it; empty if all is there."""
     for path, what in scale.data.items():
         place = Path(path.replace("{data}", str(places.data)))
         if not place.exists():
@@ -122,7 +122,7 @@ class _Plan:
         self._train(COMPRESSED, overrides, slim, tuple(recipes))
 
     def _teacher(self, teacher: str) -> tuple[str, tuple[str, ...], tuple[Path, ...]]:
-        """Return what names a teacher, with overrides and the files that decide about it."""
+        """Return the options that name a teacher, with overrides and the files they depend on."""
         if teacher != OF_FLOAT:
             return teacher, (), (Path(teacher),)
         if self.trains_float:

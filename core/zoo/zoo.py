@@ -110,7 +110,7 @@ class Zoo:
 
     @contextlib.contextmanager
     def _starting(self) -> Iterator[RunTool]:
-        """Yield what runs the tools of a row: forks where loading the libraries takes longest."""
+        """Yield the function that runs tools: forks at scale smoke, where imports take longest."""
         # a fork cannot use a GPU that its parent knows
         if self.scale == "smoke" and hasattr(os, "fork") and not paddle.is_compiled_with_cuda():
             with fork_server() as server:

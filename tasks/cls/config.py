@@ -1,4 +1,4 @@
-"""Settings of the classification task: every key a YAML file may set, and what it means."""
+"""Settings of the classification task: every key of a YAML file, with its meaning."""
 
 from __future__ import annotations
 

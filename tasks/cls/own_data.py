@@ -1,4 +1,4 @@
-"""Data of one's own without a config of one's own: what class folders and list files say."""
+"""Settings for a user's own classification data, derived from class folders and list files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read COCO keypoint annotations and detections, and name what is wrong with them."""
+"""Read COCO keypoint annotations and detections, and report errors in them by name."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def detected_persons(
 
 
 def _drop_masks(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Forget outlines while reading: most of COCO's 240 MB, and nobody here looks at them."""
+    """Drop outlines while reading: they are most of COCO's 240 MB, and are not needed."""
     mapping.pop("segmentation", None)
     return mapping
 

@@ -188,7 +188,7 @@ def _fine(value: Any) -> bool:
 
 
 def _picture(where: str, raw: dict[str, Any], files: dict[int | str, str]) -> Key:
-    """Return what picture an entry is of: by its file's name if that is told, else its number."""
+    """Return the picture of an entry: by its file's name if that is given, else its number."""
     key = raw.get("file_name", raw.get("image_id"))
     if key is None or isinstance(key, str):
         return files.get(key, key) if key is not None else None

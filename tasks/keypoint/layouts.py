@@ -77,7 +77,7 @@ def named_files(data: DataConfig) -> list[Path]:
 
 
 def what_lies_there(data: DataConfig) -> str:
-    """Say what was found in place of annotations, and what was wanted."""
+    """Describe the content found in place of annotations, and the one expected."""
     root, told = Path(data.root), ""
     files = [str(file.relative_to(root)) for file in _files(root, (".json", *YAML))]
     if files:

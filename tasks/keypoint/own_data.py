@@ -1,4 +1,4 @@
-"""Data of one's own without a config of one's own: what COCO categories and YOLO files say."""
+"""Settings for a user's own keypoint data, derived from COCO categories and YOLO files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
-    """Look for annotations, count persons, open some images, and say what the joints are."""
+    """Look for annotations, count persons, open some images, and list the joints."""
     data, given = read_data_section(DataConfig, settings), settings["data"]
     if data is None or not Path(data.root).is_dir():
         return Inspection("keypoint", missing=(f"{given.get('root')}: no such folder",))

@@ -1,4 +1,4 @@
-"""Shapes in place of masks: what labelme and CVAT write, read as their files are."""
+"""Shapes in place of masks, read from the files of labelme and CVAT."""
 
 from __future__ import annotations
 

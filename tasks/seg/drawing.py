@@ -32,7 +32,7 @@ def palette(names: Sequence[str]) -> np.ndarray:
 
 
 def has_background(names: Sequence[str]) -> bool:
-    """Tell whether class 0 is what is left besides the others: by its name, or as one of two."""
+    """Tell whether class 0 is the background: by its name, or as one of two classes."""
     return len(names) <= 2 or names[0].strip(" _").lower() in BACKGROUNDS
 
 

@@ -38,7 +38,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Classes:
-    """Number, names and colours of the classes; how that is known, and what counts nowhere."""
+    """Number, names and colours of the classes, their source, and the ignored values."""
 
     count: int
     told_by: str

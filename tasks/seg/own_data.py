@@ -1,4 +1,4 @@
-"""Data of one's own without a config of one's own: what images, masks and label maps say."""
+"""Settings for a user's own segmentation data, derived from images, masks and label maps."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def classes_of(data: DataConfig, splits: Sequence[Split]) -> Classes:
 
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
-    """Look for images and masks, count them, open some, and say what the classes are."""
+    """Look for images and masks, count them, open some, and list the classes."""
     data = read_data_section(DataConfig, settings)
     if data is None or not Path(data.root).is_dir():
         root = settings["data"].get("root")

@@ -1,4 +1,4 @@
-"""Images and their masks, or what was drawn on them, by matching names."""
+"""Match images with their masks, or with the shapes drawn on them, by name."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CORNERS = 256  # corners of the polygon that stands for an ellipse: off by 1e-4 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A closed outline [N, 2] (x, y); where it crosses itself, inside is what is inside once."""
+    """A closed outline [N, 2] (x, y); where it crosses itself, the even-odd rule holds."""
 
     label: str
     points: np.ndarray
@@ -84,12 +84,12 @@ class Annotation:
 
 
 def is_background(name: str) -> bool:
-    """Tell whether a class of this name is what no shape covers."""
+    """Tell whether a class of this name is the background, which no shape covers."""
     return name.strip(" _").lower() in BACKGROUNDS
 
 
 def is_ignored(label: str) -> bool:
-    """Tell whether what has this label counts nowhere."""
+    """Tell whether pixels of this label are ignored."""
     return label.strip().lower() in IGNORED
 
 

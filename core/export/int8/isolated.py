@@ -17,7 +17,7 @@ _USE = re.compile(r"@use\d+$")  # name of a use of a shared weight, see `quantiz
 
 @dataclass(frozen=True)
 class Stored:
-    """Values as a file stores them: steps, and what a step is, in a shape that broadcasts."""
+    """Values as a file stores them: steps, and the value of a step, in a shape that broadcasts."""
 
     steps: np.ndarray
     step: np.ndarray

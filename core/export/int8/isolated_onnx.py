@@ -173,7 +173,7 @@ class _OnnxFile:
         return addition if is_vector else None
 
     def ending(self, node: NodeProto) -> list[NodeProto]:
-        """Return the nodes that round what a layer makes, perhaps behind a ReLU; none if not."""
+        """Return the nodes that round a layer's output, perhaps behind a ReLU; none if not."""
         found, current = [], self.bias_behind(node) or node
         for kinds in (("Relu", "Clip"), ("QuantizeLinear",), ("DequantizeLinear",)):
             reader = self._only_reader(current)

@@ -109,7 +109,7 @@ class EagerLayers:
         return {path: self.fed(path).shape for path in self.layers}
 
     def fed(self, path: str) -> np.ndarray:
-        """Return what the operator of a layer reads, [N, ...]; padded unless it pads with zeros."""
+        """Return the input of a layer's operator, [N, ...]; padded unless it pads with zeros."""
         layer, x = self.layers[path], self.feeds[path].values
         if not isinstance(layer, nn.Conv2D) or layer._padding_mode == "zeros":
             return x

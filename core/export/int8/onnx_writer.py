@@ -213,7 +213,7 @@ class _OnnxWriter:
         self.nodes.append(node)
 
     def _fill_bias(self, node: NodeProto, layer: _OnnxLayer) -> None:
-        """Give a convolution whose bias is nothing one that is next to nothing."""
+        """Replace a zero bias of a convolution by one close to zero."""
         given = self.weights.get(node.input[2]) if len(node.input) > 2 else None
         if len(node.input) > 2 and (given is None or numpy_helper.to_array(given).any()):
             return

@@ -1,4 +1,4 @@
-"""Analysis of a model: groups of channels that can be cut together, and what each saves."""
+"""Analysis of a model: groups of channels that can be cut together, and their cost."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ class _Sizes:
 
 
 def _used(graph: ModelGraph) -> list[Operator]:
-    """Leave out what no output needs: a deployed model does not run it."""
+    """Leave out operators that no output needs: a deployed model does not run them."""
     needed, used = set(graph.outputs.values()), []
     for op in reversed(graph.operators):
         if any(not needed.isdisjoint(names) for names in op.outputs.values()):

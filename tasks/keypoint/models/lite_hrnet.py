@@ -79,7 +79,7 @@ class Stem(Layer):
 
 
 class CrossResolutionWeighting(Layer):
-    """Weigh each position of every branch by what all branches see there."""
+    """Weigh each position of every branch by the maps of all branches there."""
 
     def __init__(self, channels: list[int], ratio: int) -> None:
         super().__init__()

@@ -217,7 +217,7 @@ def _keep_only(network: Layer, used: Sequence[str]) -> None:
 
 
 def _merge_steps(network: Layer, used: Sequence[str], ends: set[str]) -> tuple[str, ...]:
-    """Return what to call one after another: whole containers, unless a stage ends inside."""
+    """Return the layers to call one after another: whole containers, unless a stage ends inside."""
     steps: list[str] = []
     position = 0
     while position < len(used):
