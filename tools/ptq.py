@@ -40,12 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     for name, text in choices.STEPS.items():
         add(f"--{name}", action="store_true", default=None, help=text)
         if name in choices.HINTED:
-            add(
-                f"--no_{name}",
-                dest=name,
-                action="store_false",
-                help="not even where the task hints",
-            )
+            add(f"--no_{name}", dest=name, action="store_false", help="even where the task hints")
     known = ", ".join(choices.WEIGHT_TYPES)
     add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
     add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
