@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paddle.nn import Layer
 
 from benchmarks.comparison import record
 from benchmarks.measure.command import revision
@@ -104,13 +103,11 @@ def measure(
         for backend in BACKENDS:
             metrics[backend] = {"float": on_both(task, fed, folder / "float", backend, capped)}
             for processors in kinds:
-                _, model = checkpoint.restore(weights, task)
                 made = folder / f"{backend}_{processors}"
-                taken = quantize(task, model, images, backend, processors, made)
+                taken = quantize(task, weights, images, backend, processors, made)
                 seconds[f"{backend}, {processors}"] = taken
-                found = on_both(task, fed, made, backend, capped)
-                metrics[backend][processors] = found
-                logging.info("%s, %s: %s", backend, processors, found)
+                metrics[backend][processors] = on_both(task, fed, made, backend, capped)
+            logging.info("%s: %s", backend, metrics[backend])
         try:
             files, of_nncf = quantize_with_nncf(python, folder, images)
             seconds |= of_nncf
@@ -129,13 +126,14 @@ def measure(
 
 def quantize(
     task: Task,
-    model: Layer,
+    weights: str,
     images: Calibration,
     backend: Backend,
     processors: Processors,
     folder: Path,
 ) -> float:
-    """Quantize a network after training and export it for a runtime; return the seconds."""
+    """Quantize trained weights without training, export them for a runtime; return the seconds."""
+    _, model = checkpoint.restore(weights, task)
     begin = time.process_time()
     quantize_after_training(task, model, images, PtqConfig(target=backend, processors=processors))
     seconds = time.process_time() - begin

@@ -92,9 +92,9 @@ def predict_files(
     channels = image_channels(model.task)
     skipped: list[str] = []
     pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
-    seen = ((plan[file], image) for file, image in pictures)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
+        seen = ((plan[file], image) for file, image in pictures)
         write_predictions(save_dir, _predict_all(model, seen, outputs, root, tell))
     except OSError as error:
         where = error.filename or save_dir
