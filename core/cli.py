@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from paddle.nn import Layer
     from rich.console import Console
 
-    from core.runtimes.description import DeployDescription, Port
+    from core.act.source import Source
+    from core.runtimes.predictor import Predictor
     from core.task import Task
+    from core.workflows.comparison_table import Validation
     from core.workflows.training import PreparedRun
 
 TABLE_WIDTH = 130
-MOST_CHARACTERS = 4000  # of a message
+MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 
@@ -113,7 +115,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def _unknown(overrides: Sequence[str], rest: Sequence[str]) -> str:
-    """Say what is wrong with arguments that belong to no option, as in `-o train.epochs 3`."""
+    """Explain the error of arguments that belong to no option, as in `-o train.epochs 3`."""
     for each, value in itertools.pairwise(sys.argv[1:]):
         if each in overrides and "=" not in each and value in rest:
             return f"-o {each} {value}: the = is missing; write -o {each}={value}"
@@ -124,8 +126,8 @@ def complete(arguments: argparse.Namespace, *wanted: str) -> None:
     """Take what the command line leaves out from the file of `-c`, if that is of PaddleClas.
 
     Args:
-        arguments: With `-c`; changed.
-        wanted: Of `weights`, `model_dir`, `save_dir`.
+        arguments: Parsed arguments, with `-c`; changed.
+        wanted: Options that must be known: `weights`, `model_dir`, `save_dir`.
 
     Raises:
         ConfigError: Neither says it.
@@ -161,17 +163,37 @@ def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
     return opening.restored(arguments.weights, arguments.config, arguments.override)
 
 
-def exported_task(
-    arguments: argparse.Namespace,
-    model_dir: str | Path,
-    description: DeployDescription | None,
-    inputs: Sequence[Port],
-) -> Task:
-    """Build the task of `-c`, else of an exported model, see `core.workflows.opening`."""
+def opened(arguments: argparse.Namespace) -> tuple[Task, Predictor]:
+    """Open the files of `--model_dir` in a runtime, with the task of `-c` or of `deploy.yml`."""
+    from core.runtimes.foreign import fit_output
+    from core.runtimes.predictor import load_predictor
+    from core.workflows import opening
+
+    folder = arguments.model_dir
+    predictor = load_predictor(folder, arguments.backend, arguments.threads)
+    about, named = predictor.description, (arguments.config, arguments.override)
+    task = opening.exported_task(folder, about, about.inputs, *named)
+    fit_output(predictor, task, arguments.output)
+    return task, predictor
+
+
+def task_of(source: Source, arguments: argparse.Namespace) -> Task:
+    """Return the task of an exported model, of `-c` or of `deploy.yml`, and name its output so."""
     from core.workflows import opening
 
     named = arguments.config, arguments.override
-    return opening.exported_task(model_dir, description, inputs, *named)
+    task = opening.exported_task(source.folder, source.description, source.inputs, *named)
+    source.name_outputs(task, arguments.output)
+    return task
+
+
+def validation_of(task: Task, arguments: argparse.Namespace, batch_size: int = 1) -> Validation:
+    """Open the validation data, `--eval_rate` of it; nothing is measured with `--no_metric`."""
+    from core.workflows.comparison_table import Validation, open_validation
+
+    if arguments.no_metric:
+        return Validation(task)
+    return open_validation(task, batch_size, arguments.eval_rate)
 
 
 def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
@@ -179,7 +201,7 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
 
     Args:
         training: A run with where it goes.
-        arguments: Of `add_training_arguments`.
+        arguments: Parsed arguments, see `add_training_arguments`.
     """
     from core.training.distributed import initialize
     from core.workflows.rehearsal import timeline_table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MOST_PROBLEMS = 12  # that one message tells
+MOST_PROBLEMS = 12  # in one message
 
 
 class UserError(Exception):
@@ -13,7 +13,7 @@ class ConfigError(UserError):
     """Settings are unknown, missing or mistyped; each message begins with a dotted path.
 
     Args:
-        problems: What is wrong; several are joined to one line.
+        problems: Messages; several are joined to one line.
 
     Attributes:
         problems: One message for each setting that is wrong.

@@ -58,9 +58,9 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add_acceptance_argument(parser, "max_latency_ms")
     flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
     flags("--model_path", help="weights to start from (model.pretrained)")
-    flags("--learning_rate", type=float, help="in the place of the file's")
-    flags("--iters", type=positive, help="in the place of the file's")
-    flags("--batch_size", type=positive, help="in the place of the file's")
+    flags("--learning_rate", type=float, help="overrides the one in the file")
+    flags("--iters", type=positive, help="overrides the one in the file")
+    flags("--batch_size", type=positive, help="overrides the one in the file")
     flags("--num_workers", type=int, help="processes that read ahead")
     flags("--save_interval", type=positive, help="iterations between evaluations (1000)")
     flags("--do_eval", action="store_true", help="evaluate at each save_interval")
@@ -68,7 +68,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def training_overrides(arguments: argparse.Namespace) -> list[str]:
-    """Return the overrides of `-o`, and what the flags of PaddleSeg's tools say."""
+    """Return the overrides of `-o`, and those of the flags of PaddleSeg's tools."""
     names = ("model_path", "learning_rate", "iters", "batch_size", "num_workers", "save_interval")
     given = {name: getattr(arguments, name) for name in (*names, "device")}
     found = [f"flags.{name}={value}" for name, value in given.items() if value is not None]
@@ -128,7 +128,7 @@ def add_target_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_control_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what sends quantized layers back to float: `--max_drop POINTS`, `--speed_control`."""
+    """Add the options that return layers to float: `--max_drop POINTS`, `--speed_control`."""
     parser.add_argument(
         "--max_drop",
         type=points,

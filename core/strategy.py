@@ -63,7 +63,7 @@ class Context:
     save_dir: Path
     calibration: Callable[[int], Iterator[Batch]]  # batches of about so many training samples
     evaluate: Evaluate  # the task's metric on the validation split
-    teachers: tuple[dict[str, Any], ...] = ()  # what each `--distill_config` said
+    teachers: tuple[dict[str, Any], ...] = ()  # settings of each `--distill_config`
     resuming: bool = False  # the edits have been replayed: add hooks, edit nothing
     steps_per_epoch: int = 1
 
@@ -204,7 +204,7 @@ class Strategy:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must restore (arrays and plain values)."""
+        """Return the state that a resumed run must restore (arrays and plain values)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -241,8 +241,8 @@ def recorded_strategy(kind: str, where: str) -> type[Strategy]:
     """Find the class behind a kind that a file names; nothing is imported for it but our own.
 
     Args:
-        kind: Of the table, or `package.module:Class` of a module that is loaded already, as the
-            user's recipe or command line named it.
+        kind: Name in the table, or `package.module:Class` of a module that is loaded already, as
+            the user's recipe or command line named it.
         where: Begins messages.
 
     Raises:

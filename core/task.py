@@ -76,7 +76,7 @@ class Metric(Protocol):
         ...
 
     def merge(self, states: list[Any]) -> None:
-        """Replace the counts by the sum of what `state` returned in each process."""
+        """Replace the counts by the sum of the states of all processes."""
         ...
 
     def compute(self) -> dict[str, float]: ...
@@ -114,7 +114,7 @@ class Task(Protocol):
     def build_dataset(self, split: Split) -> Dataset: ...
 
     def name_outputs(self, raw: Any) -> Outputs:
-        """Name what the model's forward returned; the main output comes first."""
+        """Name the outputs of the model's forward; the main output comes first."""
         ...
 
     def losses(self, outputs: Outputs, batch: Batch) -> Losses: ...
@@ -173,7 +173,7 @@ BoxesOf = Callable[[Path], list[Box]]  # the boxes in a picture of this name
 
 @runtime_checkable
 class BoxTask(Protocol):
-    """What a `Task` offers too that answers for one box of an image at a time."""
+    """A `Task` that answers for one box of an image at a time."""
 
     def read_boxes(self, path: Path, least_score: float) -> BoxesOf:
         """Read the boxes of pictures from a file, or from a folder with one for each picture.
@@ -202,7 +202,7 @@ class Finding:
 
 @runtime_checkable
 class TellingTask(Protocol):
-    """What a `Task` offers too that puts its predictions into words."""
+    """A `Task` that puts its predictions into words."""
 
     @property
     def threshold(self) -> float | None:
@@ -210,19 +210,19 @@ class TellingTask(Protocol):
         ...
 
     def describe(self, prediction: dict[str, Any], threshold: float | None) -> Finding:
-        """Tell what `postprocess` returned; None takes the task's own threshold."""
+        """Describe a result of `postprocess`; None takes the task's own threshold."""
         ...
 
     def draw(
         self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
     ) -> np.ndarray:
-        """Draw as `Task.draw` does, on an image [H, W, 3], without what is below a threshold."""
+        """Draw as `Task.draw` does, on an image [H, W, 3], leaving out scores below a threshold."""
         ...
 
 
 @runtime_checkable
 class PaletteTask(Protocol):
-    """What a `Task` offers too whose predictions are label maps."""
+    """A `Task` whose predictions are label maps."""
 
     def palette(self) -> np.ndarray:
         """Return an RGB colour for each class [C, 3] uint8."""
@@ -239,7 +239,7 @@ class SampleView:
 
 @runtime_checkable
 class ReviewedTask(Protocol):
-    """What a `Task` offers too whose validation can be looked at, see `core.training.review`."""
+    """A `Task` that draws samples of its validation, see `core.training.review`."""
 
     def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
         """Return how wrong the answers to a batch are [N]: the worst have the highest."""
@@ -256,7 +256,7 @@ class ReviewedTask(Protocol):
 
 @runtime_checkable
 class ConfusionMetric(Protocol):
-    """What a `Metric` offers too that counts which class is taken for which."""
+    """A `Metric` that counts which class is taken for which."""
 
     @property
     def confusion(self) -> np.ndarray:
@@ -270,7 +270,7 @@ class ConfusionMetric(Protocol):
 
 
 class ForeignModels(Protocol):
-    """What a task's package may offer as `foreign`, for models that other projects exported."""
+    """A task's module `foreign`, which may be left out: for models that other projects exported."""
 
     def settings_for(self, config: Any, shape: tuple[int, ...]) -> Mapping[str, Any]:
         """Return the settings that prepare images of a shape [C, H, W]; -1 is free."""

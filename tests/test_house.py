@@ -12,6 +12,21 @@ from core.strategy import KINDS
 
 CORE = Path(__file__).resolve().parents[1] / "core"
 MOST_LOOSE = 6
+MOST_LINES = 400  # of a file of tests
+ACROSS = {  # tests of what several modules do together
+    "act/test_distributed.py",
+    "act/test_processors.py",
+    "dialects/test_mutations.py",
+    "export/int8/test_exporter_outputs.py",
+    "export/int8/test_one_layer.py",
+    "export/int8/test_rewritten.py",
+    "export/test_formats.py",
+    "prune/test_networks.py",
+    "prune/test_peer.py",
+    "prune/test_property.py",
+    "targets/test_overflow_programs.py",
+    "zoo/test_report_in_browser.py",
+}
 TASKS = CORE.parent / "tasks"
 ARRAYS = re.compile(
     r"(?<![.\w])(?:np\.)?(ndarray|Tensor|Tensors|Array|SizeArray|InputArrays|ArrayBatches|"
@@ -51,6 +66,24 @@ def test_few_modules_lie_loose() -> None:
     loose = {file.stem for file in CORE.glob("*.py")}
     assert loose >= {"task", "strategy", "errors", "cli"}
     assert len(loose) <= MOST_LOOSE, sorted(loose)
+
+
+def test_tests_lie_where_their_modules_do() -> None:
+    tests = Path(__file__).parent / "core"
+    tested = [file.relative_to(tests) for file in sorted(tests.rglob("test_*.py"))]
+    homes = [file.with_name(file.name.removeprefix("test_")) for file in tested]
+    assert len(tested) > 100
+    strays = {str(file) for file, home in zip(tested, homes) if not (CORE / home).is_file()}
+    assert strays == ACROSS
+
+
+def test_no_file_of_tests_is_long() -> None:
+    lengths = {
+        file: len(file.read_text(encoding="utf-8").splitlines())
+        for file in Path(__file__).parent.rglob("*.py")
+    }
+    assert len(lengths) > 200
+    assert {file for file, lines in lengths.items() if lines > MOST_LINES} == set()
 
 
 def test_every_folder_is_a_package() -> None:

@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--config_path", required=True, type=Path, metavar="YML", help="see configs/act")
     options.add_export_arguments(parser, "paddle")
     for name in ("model_dir", "model_filename", "params_filename"):
-        add(f"--{name}", help="in the place of the one in the file's section Global")
+        add(f"--{name}", help="overrides the one in the file's section Global")
     options.add_target_argument(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
@@ -47,7 +47,7 @@ def read_config(arguments: argparse.Namespace) -> ActConfig:
 
 
 def open_training(task: Task, config: ActConfig, rank: int, world: int) -> Loader:
-    """Open the training data: without labels, if the float model says what is right."""
+    """Open the training data: without labels, if the float model is the teacher."""
     from core.quant.calibration import ImageFiles, UnlabelledImages
     from core.runtimes.predict_images import list_images
     from core.training.loader import Loader
@@ -74,24 +74,16 @@ def main() -> int:
     from core.act.source import open_source
     from core.training.distributed import initialize
     from core.training.run import pick_device
-    from core.workflows.comparison_table import (
-        Validation,
-        figures_of,
-        open_validation,
-        to_table,
-    )
+    from core.workflows.comparison_table import figures_of, to_table
 
     paddle.set_device(pick_device("auto"))
     rank, world = initialize()
     config = read_config(arguments)
     model = config.Global
     source = open_source(model.model_dir, model.model_filename, model.params_filename)
-    task = cli.exported_task(arguments, model.model_dir, source.description, source.inputs)
-    source.name_outputs(task, arguments.output)
+    task = cli.task_of(source, arguments)
     train = open_training(task, config, rank, world)
-    val = Validation(task)
-    if not arguments.no_metric:
-        val = open_validation(task, share=arguments.eval_rate)
+    val = cli.validation_of(task, arguments)
     compression = AutoCompression(
         source,
         Epochs(train),

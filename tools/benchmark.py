@@ -8,6 +8,7 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from core.settings.acceptance import FileFigures
 from core.targets.names import BACKENDS
 
 if TYPE_CHECKING:
-    from core.runtimes.benchmark import BenchmarkRow
+    from core.runtimes.benchmark import BenchmarkRow, Protocol
 
 EPILOG = """\
 speed-up is (a - b) / a with the mean time a of the first model in the same runtime: 25 % means a
@@ -43,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         type=lambda text: tuple(text.split(",")),
         default=(),
         metavar="A,B",
-        help=f"of {', '.join(BACKENDS)} (default: each that can read the model)",
+        help=f"some of {', '.join(BACKENDS)} (default: each that can read the model)",
     )
     text = "CPU threads of a run (default: 1); several, such as 1,all: a table of each"
     parser.add_argument("--threads", type=options.threads, default=(1,), metavar="N,N", help=text)
@@ -68,19 +69,13 @@ def parse_arguments() -> argparse.Namespace:
     return cli.parse(parser)
 
 
-def main() -> int:
-    arguments = parse_arguments()
-    from rich.console import Console
-    from tqdm import tqdm
-
-    from core.runtimes.benchmark import Protocol, benchmark, write_json
-    from core.runtimes.benchmark_tables import operator_tables, reasons, threads_table, to_table
-    from core.runtimes.environment import environment
+def read_protocol(arguments: argparse.Namespace) -> Protocol:
+    """Return how to measure, with the first of the numbers of threads."""
+    from core.runtimes.benchmark import Protocol
     from core.runtimes.foreign import image_shape
-    from core.runtimes.overflow_report import warn_of_overflow
 
     task = cli.chosen_task(arguments)
-    protocol = Protocol(
+    return Protocol(
         backends=arguments.backends,
         threads=arguments.threads[0],
         batch_size=arguments.batch_size,
@@ -93,15 +88,14 @@ def main() -> int:
         operators=arguments.operators,
     )
 
-    def measure(protocol: Protocol) -> list[BenchmarkRow]:
-        what = f"rounds, threads: {protocol.threads}"
-        steps = partial(tqdm, desc=what, disable=None)
-        return benchmark(arguments.model_dir, protocol, steps)
 
-    rows = measure(protocol)
-    every = list(rows)
-    for threads in arguments.threads[1:]:
-        every += measure(replace(protocol, threads=threads, memory=False, operators=False))
+def print_tables(rows: Sequence[BenchmarkRow], every: Sequence[BenchmarkRow]) -> None:
+    """Print a table of the first number of threads, one of all numbers, and the environment."""
+    from rich.console import Console
+
+    from core.runtimes.benchmark_tables import operator_tables, reasons, threads_table, to_table
+    from core.runtimes.environment import environment
+
     # twelve columns need room, and a pipe has 80 characters by default
     console = Console(highlight=False, width=max(Console().width, 150))
     console.print(to_table(rows))
@@ -114,10 +108,31 @@ def main() -> int:
     for key, value in environment().items():
         if value:
             console.print(f"{key}: {value}")
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    from tqdm import tqdm
+
+    from core.runtimes.benchmark import benchmark, write_json
+    from core.runtimes.overflow_report import warn_of_overflow
+
+    protocol = read_protocol(arguments)
+
+    def measure(protocol: Protocol) -> list[BenchmarkRow]:
+        what = f"rounds, threads: {protocol.threads}"
+        steps = partial(tqdm, desc=what, disable=None)
+        return benchmark(arguments.model_dir, protocol, steps)
+
+    rows = measure(protocol)
+    every = list(rows)
+    for threads in arguments.threads[1:]:
+        every += measure(replace(protocol, threads=threads, memory=False, operators=False))
+    print_tables(rows, every)
     warn_of_overflow((Path(row.model), row.backend) for row in rows)
     if arguments.save:
         write_json(every, protocol, arguments.save)
-        console.print(f"written to {arguments.save}")
+        print(f"written to {arguments.save}")
     files = [FileFigures(f"{row.model} in {row.backend}", row.size_mb, row.mean_ms) for row in rows]
     return cli.judged(arguments.targets, files)
 

@@ -1,4 +1,4 @@
-"""Look at a folder of data: what it holds, what is missing, and the config that trains on it."""
+"""Inspect a folder of data: say what it holds, what is missing, and which config trains on it."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ KINDS = ("exported", "int8")  # ends of the folders of exported files
 TOOLS = Path(__file__).resolve().parent
 FILES = {"export": "export_model"}  # the others are named after their commands
 OUT = Path("output/demo")
+SHOWN = 8  # pictures on the sheet of a task
 
 
 def call(tool: str, *arguments: str) -> None:
@@ -42,7 +43,8 @@ def run_task(name: str, out: Path, formats: str, backend: str, *again: str) -> f
         backend: Runtime that the files are evaluated in.
         again: `--overwrite`, or nothing.
     """
-    from core.runtimes.predict_images import montage
+    from core.runtimes.predict_images import drawn_pictures
+    from core.training.contact_sheet import write_sheet
 
     config, run, pictures = f"{name}/demo.yml", out / name, f"demo_data/{name}"
     begin = time.monotonic()
@@ -64,7 +66,7 @@ def run_task(name: str, out: Path, formats: str, backend: str, *again: str) -> f
     call("predict", "--model_dir", str(out / f"{name}_int8"), "--backend", backend,
          "--image_path", f"{pictures}/{PICTURES[name]}",
          "--save_dir", str(out / f"{name}_predicted"))  # fmt: skip
-    montage(out / f"{name}_predicted", out / f"{name}.png")
+    write_sheet(out / f"{name}.png", drawn_pictures(out / f"{name}_predicted", SHOWN))
     return seconds
 
 

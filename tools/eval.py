@@ -27,7 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     options.add_backend_argument(parser)
     options.add_output_argument(parser)
     parser.add_argument("--batch_size", type=options.positive, default=1, help="default: 1")
-    parser.add_argument("--threads", type=options.positive, default=1, help="of an exported model")
+    parser.add_argument(
+        "--threads", type=options.positive, default=1, help="CPU threads (default: 1)"
+    )
     parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
     text = "draw some samples there, with truth and prediction"
     parser.add_argument("--pictures", type=Path, metavar="PNG", help=text)
@@ -39,9 +41,7 @@ def main() -> None:
     import paddle
 
     from core.act.config import read_act
-    from core.runtimes.foreign import fit_output
     from core.runtimes.overflow_report import warn_of_overflow
-    from core.runtimes.predictor import load_predictor
     from core.settings.files import write_text
     from core.training.evaluation import eager_forward, evaluate, validation_loader
     from core.training.review import SamplePictures
@@ -60,10 +60,7 @@ def main() -> None:
         task, model = cli.restored(arguments)
         run = eager_forward(task, model)
     else:
-        predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-        description = predictor.description
-        task = cli.exported_task(arguments, arguments.model_dir, description, description.inputs)
-        fit_output(predictor, task, arguments.output)
+        task, predictor = cli.opened(arguments)
         run = predictor.run
         warn_of_overflow([(arguments.model_dir, predictor.backend)])
     loader = validation_loader(task, arguments.batch_size)

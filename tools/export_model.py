@@ -35,8 +35,8 @@ def parse_arguments() -> argparse.Namespace:
         help="without N the batch is free; --input_shape=-1,3,-1,-1 leaves the size free too "
         "(default: the task's size, any batch)",
     )
-    parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
-    parser.add_argument("--opset", type=int, default=13, help="of ONNX, at least 13")
+    parser.add_argument("--ending", default="raw", help="ending of the graph (default: raw)")
+    parser.add_argument("--opset", type=int, default=13, help="ONNX opset, at least 13")
     return cli.parse(parser)
 
 

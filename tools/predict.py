@@ -54,19 +54,13 @@ def parse_arguments() -> argparse.Namespace:
 def load_model(arguments: argparse.Namespace) -> ImageModel:
     import paddle
 
-    from core.runtimes.foreign import fit_output
     from core.runtimes.image_model import eager_model, exported_model
-    from core.runtimes.predictor import load_predictor
     from core.training.run import pick_device
 
     if arguments.weights:
         paddle.set_device(pick_device("auto"))
         return eager_model(*cli.restored(arguments), arguments.threshold)
-    predictor = load_predictor(arguments.model_dir, arguments.backend, arguments.threads)
-    description = predictor.description
-    task = cli.exported_task(arguments, arguments.model_dir, description, description.inputs)
-    fit_output(predictor, task, arguments.output)
-    return exported_model(task, predictor, arguments.threshold)
+    return exported_model(*cli.opened(arguments), arguments.threshold)
 
 
 def load_boxes(arguments: argparse.Namespace, model: ImageModel) -> BoxesOf | None:

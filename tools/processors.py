@@ -28,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="exported model, or .onnx")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     return cli.parse(parser)
 
 

@@ -6,12 +6,18 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core import cli, options
 from core.quant import choices
 from core.runtimes.formats import leading_format
 from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
+
+if TYPE_CHECKING:
+    from paddle.nn import Layer
+
+    from core.act.source import Source
+    from core.task import Task
 
 EPILOG = """SAVE_DIR then holds int8, files to deploy, and of --weights also model, a checkpoint.
 What a comparison or its metric refuses goes to SAVE_DIR.rejected."""
@@ -46,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_control_arguments(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
-    add("--batch_size", type=options.positive, default=1, help="of validation (1)")
+    add("--batch_size", type=options.positive, default=1, help="images of a validation batch (1)")
     add("--no_metric", action="store_true", help="measure nothing")
     options.add_acceptance_argument(parser)
     return cli.parse(parser)
@@ -82,6 +88,16 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     return ptq.read_each(kind, given, observer)
 
 
+def open_model(arguments: argparse.Namespace) -> tuple[Task, Layer | Source]:
+    """Return the float model of `--weights` or `--model_dir`, with its task."""
+    from core.act.source import open_source
+
+    if arguments.weights:
+        return cli.restored(arguments)
+    source = open_source(arguments.model_dir)
+    return cli.task_of(source, arguments), source
+
+
 def main() -> int:
     arguments = parse_arguments()
     if not arguments.weights and not arguments.model_dir:
@@ -91,47 +107,34 @@ def main() -> int:
     import paddle
 
     from core.act import static_ptq
-    from core.act.source import open_source
+    from core.act.files import FileLayout
+    from core.act.source import Source
     from core.export.rejected import replacing_unless_rejected
+    from core.export.traced_model import ExportSettings
     from core.quant.calibration import calibration_images
     from core.training.run import pick_device
     from core.workflows import ptq
-    from core.workflows.comparison_table import (
-        Validation,
-        figures_of,
-        open_validation,
-        to_table,
-    )
+    from core.workflows.comparison_table import figures_of, to_table
     from core.workflows.float_fallback import QualityLimits
     from core.workflows.model_card import write_measured_card
 
     paddle.set_device(pick_device("auto"))
-    configs, weights, folder = read_configs(arguments), arguments.weights, arguments.save_dir
-    if weights:
-        task, model = cli.restored(arguments)
-    else:
-        model = open_source(arguments.model_dir)
-        task = cli.exported_task(arguments, arguments.model_dir, model.description, model.inputs)
-        model.name_outputs(task, arguments.output)
+    configs, folder = read_configs(arguments), arguments.save_dir
+    task, model = open_model(arguments)
     images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-    validation = Validation(task)
-    if not arguments.no_metric:
-        validation = open_validation(task, arguments.batch_size, arguments.eval_rate)
+    validation = cli.validation_of(task, arguments, arguments.batch_size)
     ptq.check_comparison(configs, validation)
-    formats = arguments.format
     best: Any  # the setting that was kept
     # made before the work, so that a folder that cannot be written is reported before it
     with replacing_unless_rejected(folder) as draft:
-        if weights:
-            limits = QualityLimits(arguments.max_drop, arguments.speed_control)
-            rewritten = arguments.rewrite == "on"
-            rows, best = ptq.compress(
-                draft, weights, model, images, configs, formats, validation, limits, rewritten
-            )
+        if isinstance(model, Source):
+            files = FileLayout(arguments.format, arguments.target or DEFAULT_TARGET)
+            rows, best = static_ptq.compress(draft, model, images, configs, files, validation)
         else:
-            target = arguments.target or DEFAULT_TARGET
-            rows, best = static_ptq.compress(
-                draft, model, images, configs, formats, target, validation
+            made = ExportSettings(arguments.format, rewritten=arguments.rewrite == "on")
+            limits = QualityLimits(arguments.max_drop, arguments.speed_control)
+            rows, best = ptq.compress(
+                draft, arguments.weights, model, images, configs, made, validation, limits
             )
     cli.print_left_out(images.skipped)
     cli.wide_console().print(to_table(rows, validation.metric))

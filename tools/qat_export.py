@@ -1,4 +1,4 @@
-"""Export a quantized checkpoint as int8, compare answers and metric, and show what it saves."""
+"""Export a quantized checkpoint as int8, compare answers and metric, and show the savings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from core.runtimes.formats import leading_format
 if TYPE_CHECKING:
     from paddle.nn import Layer
 
-    from core.task import Task
     from core.workflows.comparison_table import ComparisonRow, Validation
     from core.workflows.float_fallback import QualityLimits
 
@@ -31,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_rewrite_argument(parser)
     options.add_target_argument(parser)
     options.add_control_arguments(parser)
-    parser.add_argument("--ending", default="raw", help="what the graph ends in (default: raw)")
+    parser.add_argument("--ending", default="raw", help="ending of the graph (default: raw)")
     parser.add_argument(
         "--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)"
     )
@@ -47,12 +46,7 @@ def main() -> int:
     from core.export.rejected import check_rejected_folder, replacing_unless_rejected
     from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites
-    from core.workflows.comparison_table import (
-        ComparisonRow,
-        Validation,
-        figures_of,
-        open_validation,
-    )
+    from core.workflows.comparison_table import ComparisonRow, Validation, figures_of
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
     from core.workflows.model_card import check_licence, write_measured_card
 
@@ -68,12 +62,11 @@ def main() -> int:
             f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
             "it in float with tools/export_model.py"
         )
-    validation = Validation(task)
-    if not arguments.no_metric and arguments.ending == "raw":
-        validation = open_validation(task, share=arguments.eval_rate)
+    is_raw = arguments.ending == "raw"  # others have no metric
+    validation = cli.validation_of(task, arguments) if is_raw else Validation(task)
     limits = QualityLimits(arguments.max_drop, arguments.speed_control)
     kind = leading_format(formats)
-    runtime = target if kind == "onnx" else kind  # whose speed counts
+    runtime = target if kind == "onnx" else kind  # the runtime whose speed counts
     limits.check(runtime, validation)
     with float_sites(model):
         rows = [ComparisonRow("float", validation.measure(model))]
@@ -83,7 +76,7 @@ def main() -> int:
     )
     with replacing_unless_rejected(folder) as draft:
         rows += changed
-        rows += export_and_check(draft, task, model, arguments, validation, limits, rows, metric)
+        rows += export_and_check(draft, model, arguments, validation, limits, rows, metric)
     if arguments.card is not None:
         print(f"model card: {write_measured_card(folder, validation, rows, arguments.card)}")
     print(f"exported to {folder}")
@@ -92,7 +85,6 @@ def main() -> int:
 
 def export_and_check(
     folder: Path,
-    task: Task,
     model: Layer,
     arguments: argparse.Namespace,
     validation: Validation,
@@ -106,6 +98,7 @@ def export_and_check(
     """
     from core.export.package import write_export
     from core.export.parity import summary
+    from core.export.traced_model import ExportSettings
     from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
     from core.workflows.int8_speed import (
         float_graph,
@@ -114,15 +107,16 @@ def export_and_check(
         warn_where_slower,
     )
 
-    begin = time.monotonic()
-    formats, target, ending = arguments.format, arguments.target, arguments.ending
-    rewritten = arguments.rewrite == "on"
-    made = write_export(task, model, folder, formats, ending, target=target, rewritten=rewritten)
+    begin, task, target = time.monotonic(), validation.task, arguments.target
+    settings = ExportSettings(
+        arguments.format, arguments.ending, target=target, rewritten=arguments.rewrite == "on"
+    )
+    made = write_export(task, model, folder, settings)
     seconds = time.monotonic() - begin
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    graph = float_graph(task, model, ending, rewritten=rewritten)
+    graph = float_graph(task, model, settings.ending, rewritten=settings.rewritten)
     latencies = measure_latency(graph, folder, made, one_image(task))
     warn_where_slower(latencies, target, limits.remedy_for_speed)
     files = runtime_rows(folder, made, seconds, validation.measure, latencies)

@@ -58,7 +58,7 @@ def main() -> int:
     results, failures = zoo.reproduce(arguments.jobs, arguments.launch, tell)
     page = write_report(results, failures, zoo.folder)
     print(f"{len(results)} of {len(rows)} rows reproduced; report: {page}")
-    used = os.times()  # of all processes that were started
+    used = os.times()  # time of all processes that were started
     print(f"processor time: {(used.children_user + used.children_system) / 60:.1f} minutes")
     judged = [cli.judged(arguments.targets, each.files()) for each in results]
     return 1 if failures else max(judged, default=0)

@@ -64,7 +64,7 @@ def _spent(call: Callable[[], object]) -> float:
 
 
 def _engine(settings: dict[str, Any], folder: Path, teachers: list[str]) -> Any:
-    from core.distill.teacher import read_teachers
+    from core.distill.teacher import read_teacher
     from core.training.engine import Engine
     from core.training.loader import Loader
     from core.training.recipe import read_recipe
@@ -74,7 +74,7 @@ def _engine(settings: dict[str, Any], folder: Path, teachers: list[str]) -> Any:
     steps = [{"kind": "distill"}] if teachers else []
     recipe = read_recipe({"strategies": steps}, run.train.epochs, bool(teachers))
     folder.mkdir()
-    engine = Engine(run, recipe, folder, [], read_teachers(teachers))
+    engine = Engine(run, recipe, folder, [], [read_teacher(each) for each in teachers])
     few = _Few(engine.val_loader.dataset)  # a teacher is measured first, which is not asked here
     engine.val_loader = Loader(few, batch_size=1, train=False)
     engine._open_epoch()

@@ -103,18 +103,11 @@ def measure(
         for backend in BACKENDS:
             metrics[backend] = {"float": on_both(task, fed, folder / "float", backend, capped)}
             for processors in kinds:
-                _, model = checkpoint.restore(weights, task)
-                begin = time.process_time()
-                how = PtqConfig(target=backend, processors=processors)
-                quantize_after_training(task, model, images, how)
-                seconds[f"{backend}, {processors}"] = time.process_time() - begin
                 made = folder / f"{backend}_{processors}"
-                kind = format_of(backend)
-                target = "onnxruntime" if backend == "onnxruntime" else "openvino"
-                export(task, model, made, (kind,), target=target)
-                found = on_both(task, fed, made, backend, capped)
-                metrics[backend][processors] = found
-                logging.info("%s, %s: %s", backend, processors, found)
+                taken = quantize(task, weights, images, backend, processors, made)
+                seconds[f"{backend}, {processors}"] = taken
+                metrics[backend][processors] = on_both(task, fed, made, backend, capped)
+            logging.info("%s: %s", backend, metrics[backend])
         try:
             files, of_nncf = quantize_with_nncf(python, folder, images)
             seconds |= of_nncf
@@ -129,6 +122,24 @@ def measure(
         "metrics": metrics,
         "seconds": seconds,
     }
+
+
+def quantize(
+    task: Task,
+    weights: str,
+    images: Calibration,
+    backend: Backend,
+    processors: Processors,
+    folder: Path,
+) -> float:
+    """Quantize trained weights without training, export them for a runtime; return the seconds."""
+    _, model = checkpoint.restore(weights, task)
+    begin = time.process_time()
+    quantize_after_training(task, model, images, PtqConfig(target=backend, processors=processors))
+    seconds = time.process_time() - begin
+    target = "onnxruntime" if backend == "onnxruntime" else "openvino"
+    export(task, model, folder, (format_of(backend),), target=target)
+    return seconds
 
 
 def store_inputs(task: Task, loader: Loader, folder: Path) -> Split:

@@ -113,20 +113,18 @@ def measure_published(config: str, weights: str, root: str) -> dict[str, Any]:
 def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of the page."""
     yield INTRODUCTION
+    sections = {  # by the key that tells what was measured, in the order of the page
+        "rows": compare_runs.section,
+        "int8": int8_results.section,
+        "ways": ptq.section,
+        "chain": whole_chain.section,
+    }
+    for key, write in sections.items():
+        for name, entry in sorted(entries.items()):
+            if key in entry:
+                yield from write(name, entry)
     for name, entry in sorted(entries.items()):
-        if "rows" in entry:
-            yield from compare_runs.section(name, entry)
-    for name, entry in sorted(entries.items()):
-        if "int8" in entry:
-            yield from int8_results.section(name, entry)
-    for name, entry in sorted(entries.items()):
-        if "ways" in entry:
-            yield from ptq.section(name, entry)
-    for name, entry in sorted(entries.items()):
-        if "chain" in entry:
-            yield from whole_chain.section(name, entry)
-    for name, entry in sorted(entries.items()):
-        if not entry.keys() & {"rows", "int8", "ways", "chain"}:
+        if not entry.keys() & sections.keys():
             yield from section(name, entry)
     machines = {entry["environment"]["cpu"] for entry in entries.values()}
     yield f"\nMeasured on: {'; '.join(sorted(machines))}."

@@ -31,7 +31,7 @@ from benchmarks.measure.int8 import take_turns
 from benchmarks.networks import SHUFFLING
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import Run, prepare
-from core.export.traced_model import TracedModel, trace_for_export
+from core.export.traced_model import ExportSettings, TracedModel, trace_for_export
 from core.network.modes import evaluation_mode
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.environment import environment
@@ -84,8 +84,9 @@ def _traced(
 ) -> TracedModel:
     layer = task.deploy_model(model, "raw")
     with evaluation_mode(model), evaluation_mode(layer):
+        settings = ExportSettings(target=target, opset=13, rewritten=rewritten)
         specs = [InputSpec([-1, *image.shape[1:]], "float32", task.input_spec()[0].name)]
-        return trace_for_export(task, model, layer, specs, "raw", target, 13, rewritten)
+        return trace_for_export(task, model, layer, specs, False, settings)
 
 
 def _write(traced: TracedModel, folder: Path, formats: tuple[Format, ...]) -> None:

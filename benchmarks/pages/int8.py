@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
+from benchmarks.pages import cells
 
 Entry = dict[str, Any]
 INT8 = """
@@ -147,20 +147,14 @@ def _layers(entry: Entry) -> str:
 def _files_row(network: str, entry: Entry) -> str:
     seconds = entry["seconds"]
     nncf = entry.get("nncf", {}).get("seconds", {}).get("performance")
-    sizes = {name: np.array(both) for name, both in entry["bytes"].items()}
-    sizes["both"] = sizes["model.pdiparams"] + sizes["model.pdmodel"]
-    shares = {name: after / before for name, (after, before) in sizes.items()}
     columns = [
         network,
         _layers(entry),
         *(_figure(seconds[name]) for name in ("paddle", "openvino")),
         *(_figure(value) for value in (nncf, seconds.get("PaddleSlim"))),
+        *cells.shares_of_float(entry["bytes"]),
+        *cells.differences(entry["differences"]),
     ]
-    for name in ("model.pdiparams", "both", "model.onnx", "model.nb"):
-        columns.append(f"{shares[name]:.0%}" if name in shares else "-")
-    for runtime in ("paddle", "onnxruntime", "openvino"):
-        apart, effect = entry["differences"][runtime]
-        columns.append(f"{apart:.0e} of {effect:.0e}")
     return f"| {' | '.join(columns)} |"
 
 

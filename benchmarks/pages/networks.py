@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.comparison import load
+from benchmarks.pages import cells
 
 Entry = dict[str, Any]
 HEAD = """\
@@ -89,9 +90,5 @@ def _quantized(step: Entry) -> str:
 
 
 def _circumstances(entry: Entry) -> str:
-    machine = entry["environment"]
-    return (
-        f"- {machine['logical_cores']} cores ({machine['cpu']}), Paddle "
-        f"{machine['packages'].get('paddlepaddle', '?')}, revision {entry['revision']}, "
-        f"{entry['date']}."
-    )
+    machine = cells.machine(entry["environment"])
+    return f"- {machine}, revision {entry['revision']}, {entry['date']}."

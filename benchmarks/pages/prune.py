@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.pages import cells
+
 Entry = dict[str, Any]
 PRUNING = """
 ## Pruning
@@ -110,10 +112,8 @@ def _peer_row(network: str, criterion: str, entry: Entry, found: Entry) -> str:
 
 
 def _circumstances(entry: Entry) -> str:
-    machine = entry["environment"]
+    version = entry["environment"]["packages"].get("onnxruntime", "?")
     return (
-        f"- Pruning: {machine['logical_cores']} cores ({machine['cpu']}), Paddle "
-        f"{machine['packages'].get('paddlepaddle', '?')}, ONNX Runtime "
-        f"{machine['packages'].get('onnxruntime', '?')}, revision {entry['revision']}, "
-        f"{entry['date']}."
+        f"- Pruning: {cells.machine(entry['environment'])}, ONNX Runtime {version}, revision "
+        f"{entry['revision']}, {entry['date']}."
     )

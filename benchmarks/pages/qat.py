@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.pages import cells
+
 Entry = dict[str, Any]
 QAT = """
 ## Quantization-aware training
@@ -84,18 +86,12 @@ def qat_networks(entries: Mapping[str, Entry]) -> Iterator[str]:
 
 
 def _network_row(network: str, entry: Entry) -> str:
-    sizes = {name: tuple(both) for name, both in entry["bytes"].items()}
-    both = zip(sizes["model.pdiparams"], sizes["model.pdmodel"])
-    sizes["both"] = tuple(map(sum, both))
     columns = [
         f"{network}, {'x'.join(map(str, entry['input']))}",
         str(entry["layers"]),
         "equal" if entry["resumed_equal"] else "**not equal**",
         *(f"{entry['export_seconds'][clock]:.1f}" for clock in ("cpu", "wall")),
+        *cells.shares_of_float(entry["bytes"]),
+        *cells.differences(entry["differences"]),
     ]
-    for name in ("model.pdiparams", "both", "model.onnx", "model.nb"):
-        columns.append(f"{sizes[name][0] / sizes[name][1]:.0%}" if name in sizes else "-")
-    for runtime in ("paddle", "onnxruntime", "openvino"):
-        apart, effect = entry["differences"][runtime]
-        columns.append(f"{apart:.0e} of {effect:.0e}")
     return f"| {' | '.join(columns)} |"

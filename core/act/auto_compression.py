@@ -23,12 +23,12 @@ from core.errors import ConfigError, DataError
 from core.export.files import check_folder, check_formats
 from core.export.package import Exported
 from core.export.rejected import replacing_unless_rejected
+from core.settings.metric_order import is_better
 from core.settings.progress import progress
 from core.targets.names import DEFAULT_TARGET
 from core.task import Arrays, Forward
 from core.training.distributed import gather
 from core.training.loader import Loader
-from core.training.metric_order import is_better
 from core.workflows.comparison_table import ComparisonRow, MeasuredMetric, MeasureMetric
 
 ORIGIN = 0.05  # by which the float model's metric may miss `origin_metric`, as in PaddleSlim
@@ -89,7 +89,7 @@ class AutoCompression:
             as `core.workflows.comparison_table.Validation.measure` does. None measures nothing, and
             keeps the last weights.
         loss: Loss of the task: terms by name, of outputs by name and a batch.
-        metric: What `eval_callback` measures; None: a metric of which more is better.
+        metric: Metric that `eval_callback` measures; None: one where higher values are better.
         layout: Files to write; None: those of Paddle.
         overwrite: Replace an earlier export in `save_dir`, once the new one is right.
 
@@ -251,7 +251,7 @@ class AutoCompression:
 
 
 def _groups(source: Source, config: ActConfig) -> list[tuple[LossKind, float, tuple[str, ...]]]:
-    """Return the terms of distillation; what a softmax makes is compared before it."""
+    """Return the terms of distillation; outputs of a softmax are compared before it."""
     if config.Distillation is None:
         return []
     groups = []

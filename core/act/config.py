@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from core.act.refused import refuse
+from core.act.refused import refuse, without_idle
 from core.errors import ConfigError
 from core.quant.choices import WeightType
 from core.runtimes.formats import find_files
@@ -29,36 +29,30 @@ from core.targets.names import Processors
 
 OpType = Literal["conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2", "matmul", "mul"]
 OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose", "matmul_v2")
-# what programs of Paddle before 2.1 have for linear layers; files name both
+# operators of linear layers in programs of Paddle before 2.1; files name both
 LINEAR: Mapping[str, str] = MappingProxyType({"matmul": "matmul_v2", "mul": "matmul_v2"})
 LossKind = Literal["l2", "soft_label"]
-RATE, BATCH = 0.015, 32  # that belong together, and grow and shrink together
+RATE, BATCH = 0.015, 32  # a rate that fits this batch; both grow and shrink together
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class StaticPtqConfig:
-    """Settings of `quant_post_static`.
+@dataclass(frozen=True, kw_only=True)
+class OperatorChoice:
+    """Settings that choose the operators to quantize, with and without training.
 
     Attributes:
-        observer: Observer that sets the ends of grids: PaddleSlim's `algo`, by our names.
-        percentile: Share of the values within, of `percentile` (its `hist`).
-        weight_quantize_type: A grid for each output channel, or one for the weight.
         quantize_op_types: Types of operators to quantize.
         never_quantize: Globs on layers that stay in float.
         processors: Processors on which the files must be right, see `QatConfig`.
+        weight_quantize_type: A grid for each output channel, or one for the weight.
     """
 
-    observer: ObserverKind = "mse"
-    percentile: float = 0.9999
-    weight_quantize_type: WeightType = "channel_wise_abs_max"
     quantize_op_types: tuple[OpType, ...] = OP_TYPES
     never_quantize: tuple[str, ...] = ()
     processors: Processors = "any"
+    weight_quantize_type: WeightType = "channel_wise_abs_max"
 
     def __post_init__(self) -> None:
-        if not 0 < self.percentile <= 1:
-            raise ValueError(f"percentile: expected above 0, up to 1, got {self.percentile}")
         if not self.quantize_op_types:
             raise ValueError("quantize_op_types: names no operator")
 
@@ -71,6 +65,24 @@ class StaticPtqConfig:
     def per_channel(self) -> bool:
         """Tell whether each output channel of a weight has a grid."""
         return self.weight_quantize_type == "channel_wise_abs_max"
+
+
+@dataclass(frozen=True)
+class StaticPtqConfig(OperatorChoice):
+    """Settings of `quant_post_static`.
+
+    Attributes:
+        observer: Observer that sets the ends of grids: PaddleSlim's `algo`, by our names.
+        percentile: Share of the values within, of `percentile` (its `hist`).
+    """
+
+    observer: ObserverKind = "mse"
+    percentile: float = 0.9999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.percentile <= 1:
+            raise ValueError(f"percentile: expected above 0, up to 1, got {self.percentile}")
 
     @property
     def algo(self) -> str:
@@ -159,63 +171,30 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
-class QuantAwareConfig:
-    """Settings of rounding in training; files hold 8 bits.
+class QuantAwareConfig(OperatorChoice):
+    """Settings of rounding in training.
 
     Attributes:
-        quantize_op_types: Types of operators to quantize.
-        never_quantize: Globs on layers that stay in float.
-        processors: Processors on which the files must be right, see `QatConfig`.
-        weight_quantize_type: A grid for each output channel, or one for the weight.
-        activation_quantize_type: What moves the ends of grids: an average of the batches' largest
-            magnitudes, or the largest of a window of batches.
+        activation_quantize_type: Rule that moves the ends of grids: an average of the batches'
+            largest magnitudes, or the largest of a window of batches.
         moving_rate: Share of a moving average that stays with each batch.
         window_size: Batches of `range_abs_max`.
-        weight_bits: 8.
-        activation_bits: 8.
-        dtype: int8.
         use_pact: Whether training learns a threshold for each tensor that layers read, at which it
             is clipped.
-        is_full_quantize: Quantize operators that are no layers too; such files do not run in int8.
-        for_tensorrt: Only what TensorRT had in int8 once.
-        onnx_format: Rounding as separate operators in the files, which ours always have.
-        not_quant_pattern: Name scopes to leave in float; exported models have none.
     """
 
-    quantize_op_types: tuple[OpType, ...] = OP_TYPES
-    never_quantize: tuple[str, ...] = ()
-    processors: Processors = "any"
-    weight_quantize_type: WeightType = "channel_wise_abs_max"
     activation_quantize_type: Literal["moving_average_abs_max", "range_abs_max"] = (
         "moving_average_abs_max"
     )
     moving_rate: float = 0.9
     window_size: int = 10000
-    weight_bits: Literal[8] = 8
-    activation_bits: Literal[8] = 8
-    dtype: Literal["int8"] = "int8"
     use_pact: bool = False
-    is_full_quantize: Literal[False] = False
-    for_tensorrt: Literal[False] = False
-    onnx_format: bool = True
-    not_quant_pattern: tuple[Literal["skip_quant"], ...] = ("skip_quant",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.moving_rate < 1:
             raise ValueError(f"moving_rate: expected 0 or more and below 1, got {self.moving_rate}")
-        if not self.quantize_op_types:
-            raise ValueError("quantize_op_types: names no operator")
         check_range(self, 1, 100_000, "window_size")
-
-    @property
-    def operators(self) -> list[str]:
-        """Return the types of operators to quantize, as programs have them."""
-        return operators_of(self.quantize_op_types)
-
-    @property
-    def per_channel(self) -> bool:
-        """Tell whether each output channel of a weight has a grid."""
-        return self.weight_quantize_type == "channel_wise_abs_max"
 
 
 @dataclass(frozen=True)
@@ -254,7 +233,7 @@ class OptimizerType:
     """One of Paddle's optimizers."""
 
     type: Literal["SGD", "Momentum", "AdamW"] = "SGD"
-    momentum: float = 0.9  # of Momentum
+    momentum: float = 0.9  # for Momentum
     use_nesterov: bool = False
 
     def __post_init__(self) -> None:
@@ -304,7 +283,7 @@ class ActScheduleConfig:
         optimizer_builder: Settings of the optimizer.
         eval_iter: Steps between measurements.
         logging_iter: Steps between lines of the log.
-        origin_metric: What the float model should reach; more than 0.05 off is an error.
+        origin_metric: Metric that the float model should reach; more than 0.05 off is an error.
         target_metric: Metric at which training may stop.
     """
 
@@ -348,7 +327,7 @@ class ActScheduleConfig:
         return _base(given, images)
 
     def warn_of_rate(self, images: int) -> None:
-        """Say in the log what the rule would give, if the rate is given and is another."""
+        """Log the rate that the rule gives, if the given rate is another."""
         given, rule = self.rate(0, 1, images), _base("auto", images)
         if not math.isclose(given, rule):
             _log.warning(
@@ -381,10 +360,8 @@ def read_act(config: str | Path | dict[str, Any]) -> ActConfig:
     """
     content = config if isinstance(config, dict) else load_yaml(config)
     refuse(content)
-    found = read(ActConfig, {key: value or {} for key, value in content.items()})
-    if not found.QuantAware.onnx_format:
-        _log.info("not used here: QuantAware.onnx_format; files round by separate operators")
-    return found
+    acting = without_idle(content)
+    return read(ActConfig, {key: value or {} for key, value in acting.items()})
 
 
 def _base(rate: float | Literal["auto"], images: int) -> float:

@@ -82,7 +82,7 @@ class FileLayout:
 
 
 def describe_task(task: Task) -> TaskSettings:
-    """Return what builds a task again."""
+    """Return the name and the settings that build a task again."""
     return TaskSettings(task.name, to_mapping(task.config))
 
 
@@ -149,7 +149,7 @@ def measure_files(
         made: The files.
         seconds: Time that writing took.
         measure: Returns the metric of a model; None where nothing is measured.
-        metric: What it measures.
+        metric: Metric that `measure` returns.
         sample: Inputs [N, ...], the first of which is timed.
 
     Raises:

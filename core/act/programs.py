@@ -1,6 +1,6 @@
 """PaddleSlim's quantized programs on other grids than its own: those of a file.
 
-In programs for training, operators in front of a layer round its weight and what it reads. In those
+In programs for training, operators in front of a layer round its weight and its input. In those
 of `quant_post_static` weights are steps already, layers read steps, and an operator behind each
 multiplies by both scales.
 """
@@ -20,7 +20,7 @@ from core.quant.weight_grid import broadcast
 from core.targets.processors import HIGHEST
 from core.task import Arrays
 
-_ROUNDING = ("fake_quantize_abs_max", "fake_channel_wise_quantize_abs_max")  # of weights
+_ROUNDING = ("fake_quantize_abs_max", "fake_channel_wise_quantize_abs_max")  # operators on weights
 _ONE_SCALE, _BY_CHANNEL = "fake_dequantize_max_abs", "fake_channel_wise_dequantize_max_abs"
 _CLIPPED = "@clipped"  # ends the name of a tensor that PACT has clipped
 _FAR = 2  # steps of its own grid; a weight that is rounded to another one is nearer
@@ -44,7 +44,7 @@ class Grids:
         finer: Tensors that are never negative, with 255 steps up to the same end.
         weights: Steps of weights, in their shape, and the value of step 127, in one that goes with
             it; by name.
-        floats: Weights, by name, of the layers that round neither them nor what they read.
+        floats: Weights, by name, of the layers that round neither their weight nor their input.
     """
 
     finer: frozenset[str] = frozenset()
@@ -58,7 +58,7 @@ class _Use:
 
     Attributes:
         layer: Operator.
-        reads: Name of what it reads as its weight.
+        reads: Name of the tensor it reads as its weight.
         scaling: Operator that multiplies its sums of steps by scales; None if it reads values.
     """
 
@@ -78,8 +78,8 @@ def clip_inputs(program: Program, kinds: Sequence[str], tensors: Iterable[str]) 
 
     Args:
         program: Program for training that does not round yet.
-        kinds: Types of the operators that will round what they read.
-        tensors: Names of what they read.
+        kinds: Types of the operators that will round their inputs.
+        tensors: Names of their inputs.
 
     Returns:
         The names of the thresholds, variables [1] that have no value yet.
@@ -118,7 +118,7 @@ def _insert_clip(block: Any, index: int, name: str) -> None:
 
 
 def unclip(program: Program) -> None:
-    """Let only the ends of grids cut off what `clip_inputs` clipped."""
+    """Remove the clipping of `clip_inputs`; the ends of grids clip the same values."""
     for quantizer in activation_quantizers(program):
         (name,) = quantizer.input("X")
         quantizer._rename_input(name, unclipped(name))

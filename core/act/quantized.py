@@ -73,7 +73,7 @@ class QuantizedProgram:
 
         Args:
             kind: Format.
-            preset: What an ONNX file is laid out by.
+            preset: Preset that ONNX files are laid out by.
             as_written: As the operators of the file say, where Paddle Inference does otherwise.
         """
         if as_written and kind == "paddle":

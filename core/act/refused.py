@@ -1,12 +1,15 @@
-"""What PaddleSlim's ACT has in its files and cannot act on exported models here."""
+"""Keys of PaddleSlim's ACT files that cannot act on exported models, or change nothing there."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from core.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 # keys of PaddleSlim's that cannot act here, with what to do
 REFUSED: Mapping[str, str] = MappingProxyType(
@@ -44,6 +47,40 @@ REFUSED_VALUES: Mapping[tuple[str, str, str | bool], str] = MappingProxyType(
         "for TensorRT are written with --target tensorrt",
     }
 )
+
+
+# keys of `QuantAware` that change nothing here: the values that they may have
+IDLE: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "weight_bits": (8,),
+        "activation_bits": (8,),
+        "dtype": ("int8",),
+        "is_full_quantize": (False,),
+        "for_tensorrt": (False,),
+        "onnx_format": (True, False),
+        "not_quant_pattern": ([], ["skip_quant"]),
+    }
+)
+
+
+def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's content without the keys that change nothing here.
+
+    Raises:
+        ConfigError: One has a value that would.
+    """
+    section = content.get("QuantAware")
+    if not isinstance(section, Mapping):
+        return dict(content)
+    for key in section.keys() & IDLE.keys():
+        value, known = section[key], IDLE[key]
+        if not any(type(value) is type(each) and value == each for each in known):
+            wanted = " or ".join(map(str, known))
+            raise ConfigError(f"QuantAware.{key}: expected {wanted}, got {value!r}")
+    if section.get("onnx_format") is False:
+        _log.info("not used here: QuantAware.onnx_format; files round by separate operators")
+    acting = {key: value for key, value in section.items() if key not in IDLE}
+    return {**content, "QuantAware": acting}
 
 
 def refuse(content: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ class Session:
     child: Child
 
     def run(self, *batch: np.ndarray) -> Arrays:
-        """Return what the quantized model answers to arrays [N, ...], on its current grids."""
+        """Return the quantized model's answers to arrays [N, ...], on its current grids."""
         found: Arrays = self.child.call("run_quantized", self.feeds(batch))
         return found
 
@@ -55,7 +55,7 @@ class Session:
         return run
 
     def run_float(self, *batch: np.ndarray, names: Sequence[str] | None = None) -> Arrays:
-        """Return what the float model answers to arrays [N, ...], or variables of it by name."""
+        """Return the float model's answers to arrays [N, ...], or variables of it by name."""
         found: Arrays = self.child.call("run_float", self.feeds(batch), names)
         return found
 
@@ -131,7 +131,7 @@ def check_batch(source: Source, batch: Sequence[np.ndarray], reader: str) -> Non
         reader: Named in the message.
 
     Raises:
-        DataError: Of another number, shape or type, or with values that are not finite.
+        DataError: The number of arrays, a shape or a type differs, or a value is not finite.
     """
     graph = source.graph
     if len(batch) != len(graph.inputs):

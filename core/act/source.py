@@ -1,4 +1,4 @@
-"""An exported float model on its way to be compressed: which layers, and what PaddleSlim reads."""
+"""An exported float model to compress: its layers, and the files that PaddleSlim reads."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from core.task import Task
 EXPORT_FIRST = (
     "export the float model first: tools/export_model.py --weights CHECKPOINT --save_dir FOLDER"
 )
-SKIP = "skip_quant"  # what PaddleSlim looks for in the name scope of an operator
+SKIP = "skip_quant"  # name scope that PaddleSlim leaves in float
 # behind which values are never negative, whatever goes in
 _POSITIVE = ("relu", "relu6", "sigmoid", "hard_sigmoid", "softmax", "square", "exp", "abs")
 # which are not negative if nothing that they read is
@@ -50,7 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Place:
-    """A layer that can be quantized: what it reads, its weight, its operator."""
+    """A layer that can be quantized: its input, its weight, its operator."""
 
     tensor: str
     weight: str
@@ -149,7 +149,7 @@ class Source:
             absmax = scales.get(place.tensor, 0.0)
             if not 0 < absmax < float("inf"):
                 raise ExportError(
-                    f"{place.layer}: expected a grid for what it reads, {place.tensor!r}, got "
+                    f"{place.layer}: expected a grid for its input {place.tensor!r}, got "
                     f"{absmax}; leave it in float, or calibrate on other images"
                 )
             grid = Grid(absmax, signed=place.tensor not in positive)
@@ -178,7 +178,7 @@ class Source:
         (folder / f"{FLOAT}.pdmodel").write_bytes(program.SerializeToString())
 
     def nodes(self) -> list[str]:
-        """Return where student and teacher are compared by default: what outputs are made of."""
+        """Return the tensors to compare with a teacher by default: those outputs are made of."""
         return list(dict.fromkeys(self.before_closing(name) for name in self.graph.outputs))
 
     def before_closing(self, name: str) -> str:
@@ -309,7 +309,7 @@ def _for_training(original: Any, chosen: bool) -> Any:
 
 
 def _copy_of_output(op: Any, graph: Graph) -> Any:
-    """Give what an operator makes a name of its own; return one that copies it to the old name."""
+    """Give an operator's output a new name; return an operator that copies it to the old name."""
     (out,) = names_of(op.outputs)
     made = f"{out}@made"
     graph.variables[made] = variable(made, graph.shape(out), graph.dtype(out))
@@ -324,7 +324,7 @@ def _scale(inputs: dict[str, str], outputs: dict[str, str], factor: float) -> An
 
 
 def _add_role(op: Any) -> None:
-    """Give an operator what exported files leave out and Paddle's passes insist on."""
+    """Give an operator the attributes that exported files leave out and Paddle's passes require."""
     kinds = framework_pb2.AttrType
     known = {each.name for each in op.attrs}
     if "op_namescope" not in known:

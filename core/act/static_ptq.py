@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from core.act.config import StaticPtqConfig
@@ -15,8 +16,8 @@ from core.errors import ConfigError
 from core.quant.calibration import Calibration
 from core.quant.choices import STEPS
 from core.quant.scales import LayerScales
-from core.targets.names import Format, Processors
-from core.training.metric_order import best_of
+from core.settings.metric_order import best_of
+from core.targets.names import Processors
 from core.workflows.comparison_table import ComparisonRow, MeasureMetric, Validation
 from core.workflows.ptq import INT8
 
@@ -48,8 +49,7 @@ def compress(
     source: Source,
     images: Calibration,
     configs: Sequence[StaticPtqConfig],
-    formats: Sequence[Format],
-    target: str,
+    layout: FileLayout,
     validation: Validation,
 ) -> tuple[list[ComparisonRow], StaticPtqConfig]:
     """Quantize an exported model with each config, and write the best as int8 files.
@@ -59,8 +59,7 @@ def compress(
         source: The float model.
         images: Images to calibrate on.
         configs: Settings to try; they differ in their observers alone.
-        formats: Formats of the files.
-        target: Runtime that the ONNX file is laid out for.
+        layout: Files to write; the task of `validation` goes into their `deploy.yml`.
         validation: Data to measure the metric on.
 
     Returns:
@@ -72,11 +71,15 @@ def compress(
         ConfigError: A glob on layers matches nothing.
     """
     first, batches, measure = configs[0], arrays_of(images), validation.measure
-    layout = FileLayout(formats, target, describe_task(validation.task))
+    layout = replace(layout, task=describe_task(validation.task))
     places = source.choose(
         first.operators, first.never_quantize, first.per_channel, "never_quantize"
     )
     samples = samples_of(source, batches(), READER)
+
+    def more(count: int) -> list[InputArrays]:
+        return samples_of(source, batches(), READER, count)
+
     with open_session(source, places) as session:
         float_row = ComparisonRow("float", measure(session.run_float))
         tried, found = _try_each(session, batches, configs, measure)
@@ -84,19 +87,13 @@ def compress(
         begin = time.monotonic()
         (folder / INT8).mkdir()
         model = settle(session, *found[best], first.processors)
-        made = write(
-            model,
-            folder / INT8,
-            layout,
-            samples,
-            lambda count: samples_of(source, batches(), READER, count),
-        )
+        made = write(model, folder / INT8, layout, samples, more)
         seconds = time.monotonic() - begin
         files = measure_files(model, made, seconds, measure, validation.measured, samples[0])
     return [float_row, *tried, *files], configs[best]
 
 
-FoundGrids = tuple[dict[str, float], list[LayerScales]]  # what `calibrate` returns
+FoundGrids = tuple[dict[str, float], list[LayerScales]]  # result of `calibrate`
 
 
 def _try_each(

@@ -1,4 +1,4 @@
-"""Keep what a compression has trained, whatever becomes of the int8 files."""
+"""Keep the trained weights of a compression, even if the int8 files are refused."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ task's as well as a distance from the float model, whose program is another one 
 
 Of several processes each has PaddleSlim at work on batches of its own. Gradients are averaged in
 each step, so the weights stay the same everywhere; the grids of activations follow each process's
-batches, and their mean is what is measured and kept.
+batches, and their mean is measured and kept.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Training:
             "activation_quantize_type": quant.activation_quantize_type,
             "moving_rate": quant.moving_rate,
             "window_size": quant.window_size,
-            "onnx_format": False,  # whose grids of weights lag behind the weights
+            "onnx_format": False,  # True would let the grids of weights lag behind the weights
         }
         trained = self.session.child.call(
             "prepare", settings, scales, _floats(source), self._nodes(), quant.use_pact

@@ -107,14 +107,14 @@ class Worker:
         nodes: Sequence[str],
         pact: bool,
     ) -> list[str]:
-        """Make the programs of quantization-aware training; return what has gradients.
+        """Make the programs of quantization-aware training; return the weights that have gradients.
 
         One goes forward and moves the grids, one goes back on the grids that this left behind.
 
         Args:
             config: Settings of `quant_aware`.
             scales: Largest magnitude of each tensor, at which its grid starts.
-            weights: What may be trained.
+            weights: Weights that may be trained.
             nodes: Variables that the loss reads.
             pact: Whether what layers read is clipped at thresholds, which are trained, too.
         """
@@ -244,7 +244,7 @@ def _cotangent(name: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do what comes through the connection until its other end is closed."""
+    """Run the commands that come through the connection until its other end is closed."""
     load_paddle()
     connection = Connection(int(arguments[0]))
     with kernels_take_variables():  # for PaddleSlim's own code as well; this process does no more

@@ -29,7 +29,7 @@ METRICS = MappingProxyType({"acc_top1": "top1", "acc_top5": "top5"})  # 1.x call
 
 @dataclass(frozen=True)
 class _Pruner:
-    """A registered pruner: what ranks filters, and which weights it is for."""
+    """A registered pruner: its criterion, and the weights it is for."""
 
     criterion: str
     patterns: tuple[str, ...]
@@ -37,7 +37,7 @@ class _Pruner:
 
 @dataclass(frozen=True)
 class _Registered:
-    """What strategies of a file refer to by name."""
+    """Parts of a file that its strategies refer to by name."""
 
     pruners: Mapping[str, _Pruner]
     distillers: Mapping[str, list[Settings]]
@@ -59,7 +59,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     root = Section(content, "", [])
     root.put_aside("version")
     root.refuse("include", "files are not put together; write their sections into this one")
-    root.refuse("quantizers", "what they hold belongs into the QuantizationStrategy", ({},))
+    root.refuse("quantizers", "write their settings into the QuantizationStrategy", ({},))
     tables = [root.take(key, dict[str, str], {}) for key in ("layers", "teacher_layers")]
     registered = _Registered(
         {name: _pruner(each) for name, each in _entries(root, "pruners")},
@@ -207,7 +207,7 @@ DISTILLERS: Mapping[str, Callable[[Section], list[Settings]]] = MappingProxyType
 def _strategy(
     section: Section, registered: _Registered, epochs: int
 ) -> tuple[Settings, list[Settings]]:
-    """Return the entry of a recipe, and what is exported on the way."""
+    """Return the entry of a recipe, and the exports on the way."""
     kind = _class_of(section, STRATEGIES)
     entry = {"start_epoch": section.take("start_epoch", int, 0)}
     entry |= STRATEGIES[kind](section, registered)
@@ -217,7 +217,7 @@ def _strategy(
 
 
 def _cut(section: Section, registered: _Registered) -> Settings:
-    """Return what all pruning strategies say."""
+    """Return the settings that all pruning strategies share."""
     pruner = _lookup(section, "pruner", registered.pruners)
     patterns = section.take("pruned_params", str | list[str], "*")
     chosen = [patterns] if isinstance(patterns, str) else list(patterns)
@@ -286,7 +286,7 @@ def _metric(section: Section) -> Settings:
 
 
 def _quantization(section: Section, registered: _Registered) -> Settings:
-    """Return what rounds until the end of training; `end_epoch` is when files are written."""
+    """Return the strategy that rounds to the end of training; files are written at `end_epoch`."""
     return {
         "kind": "qat",
         "weight_bits": section.take("weight_bits", int, 8),

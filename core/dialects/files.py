@@ -1,4 +1,4 @@
-"""Which project's words a file is written in, and what it says in ours."""
+"""Recognize the project whose settings a file has, and translate them into ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Dialect:
 
     Attributes:
         matches: Tells from a file's keys whether it is written in them.
-        keys: That such a file may have; an override of one of them is meant for the file.
+        keys: Keys that such a file may have; an override of one of them is meant for the file.
         translate: Says it in our own words.
     """
 
@@ -41,7 +41,7 @@ def translated(
     """Translate a file's content if it is written in the words of another project.
 
     Args:
-        content: Of the file.
+        content: Content of the file.
         overrides: `key.sub=value`; those of the file's own keys are applied before.
 
     Returns:

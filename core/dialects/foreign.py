@@ -19,14 +19,14 @@ IntPair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Translation:
-    """What a file of another project says, in our own words.
+    """A file of another project in our own words.
 
     Attributes:
         dialect: Whose words they were.
-        settings: Of a config; on top of one that is named beside.
+        settings: Settings of a run; they go on top of a config that is named beside.
         recipe: As `core.training.recipe.read_recipe` reads it.
-        distill: Of a teacher: what `core.distill.teacher.TeachingConfig` reads.
-        weights: Of a teacher, which is trained already.
+        distill: Settings of a teacher, as `core.distill.teacher.TeachingConfig` reads them.
+        weights: Weights of a teacher, which is trained already.
         save_dir: Where the run goes.
         resume: `auto` goes on from `save_dir` if there is something to go on from.
         use_vdl: Whether VisualDL scalars are written.
@@ -58,7 +58,7 @@ class Section:
     A key that is null counts as left out, as it does in the projects that the files come from.
 
     Args:
-        content: What the file has there.
+        content: Content of the file at that path.
         path: Dotted path in the file, for messages.
         unused: Keys that only other software reads are added to it.
 
@@ -219,3 +219,23 @@ def piecewise(values: Sequence[float], milestones: Sequence[float], where: str) 
             "ones, or a cosine"
         )
     return {"kind": "piecewise", "milestones": list(milestones), "gamma": gamma}
+
+
+def adamw(optimizer: Section) -> Settings:
+    """Return the settings of AdamW in a section on Adam or AdamW."""
+    defaults = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
+    given = {key: optimizer.take(key, float, default) for key, default in defaults.items()}
+    return {"kind": "adamw", **given}
+
+
+def refuse_decay_of_adam(key: str, name: str, decay: float) -> None:
+    """Refuse Adam with weight decay, which is another thing there than with AdamW.
+
+    Raises:
+        ConfigError: There is decay.
+    """
+    if decay:
+        raise ConfigError(
+            f"{key}: expected 0 with {name}; AdamW decays weights apart from the gradient, got "
+            f"{decay:g}"
+        )

@@ -11,7 +11,9 @@ from core.dialects.foreign import (
     Section,
     Settings,
     Translation,
+    adamw,
     piecewise,
+    refuse_decay_of_adam,
     schedule_with_warmup,
 )
 from core.dialects.paddleclas_data import read_loaders
@@ -30,7 +32,7 @@ KEYS = (
     "Metric",
     "profiler_options",
 )
-ELSEWHERE = (  # of Global: what only PaddleClas reads
+ELSEWHERE = (  # keys of Global that only PaddleClas reads
     "save_interval",
     "print_batch_step",
     "log_interval",
@@ -100,7 +102,7 @@ def _finished(root: Section, run: Section) -> list[str]:
 
 
 def _model(arch: Section, run: Section) -> Settings:
-    """Return the network; what is left of Arch are arguments of its class."""
+    """Return the network; the other keys of Arch are arguments of its class."""
     name = arch.take("name", str)
     if name in ("DistillationModel", "RecModel", "AttentionModel"):
         arch.refuse(
@@ -258,14 +260,9 @@ def _optimizer(optimizer: Section, epochs: int) -> Settings:
     elif name == "SGD":
         found["kind"] = "sgd"
     else:
-        if name == "Adam" and decay:
-            raise ConfigError(
-                "Optimizer.regularizer.coeff: expected 0 with Adam; AdamW decays weights apart "
-                f"from the gradient, got {decay:g}"
-            )
-        found["kind"] = "adamw"
-        for key, default in (("beta1", 0.9), ("beta2", 0.999), ("epsilon", 1e-8)):
-            found[key] = optimizer.take(key, float, default)
+        if name == "Adam":
+            refuse_decay_of_adam("Optimizer.regularizer.coeff", name, decay)
+        found |= adamw(optimizer)
     clip = optimizer.take("clip_norm", float, None)
     rate, schedule = _rate(optimizer.section("lr"), epochs)
     optimizer.finish()

@@ -1,10 +1,10 @@
-"""PaddleClas: the section `DataLoader`, with what happens to pictures."""
+"""PaddleClas: the section `DataLoader`, with the transforms of pictures."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal
 
@@ -12,7 +12,7 @@ from core.dialects.foreign import Section, Settings, ratio_of
 from core.errors import ConfigError
 
 ELSEWHERE = ("backend", "channel_num", "channel_first", "order", "output_fp16")
-OF_A_PICTURE = ("side", "interpolation", "mean", "std")  # what training and validation share
+OF_A_PICTURE = ("side", "interpolation", "mean", "std")  # shared by training and validation
 Interpolation = Literal["bilinear", "bicubic", "area"]
 
 
@@ -82,17 +82,10 @@ def _workers(loader: Section) -> int:
 
 
 def _training_pictures(dataset: Section) -> tuple[int, Settings, Settings]:
-    """Return the side, what happens to a picture, and how it is scaled."""
+    """Return the side, the augmentation, and the normalisation of a picture."""
     found: Settings = {"flip": 0.0}
     read: Settings = {}
-    for name, op in dataset.named("transform_ops"):
-        if name not in TRAINING:
-            raise ConfigError(
-                f"{op.path}: does not exist for training pictures here; known: "
-                f"{', '.join(TRAINING)}"
-            )
-        part = TRAINING[name](op)
-        op.finish()
+    for part in _transforms(dataset, TRAINING, "training"):
         read |= {key: value for key, value in part.items() if key in OF_A_PICTURE}
         found |= {key: value for key, value in part.items() if key not in OF_A_PICTURE}
     if "side" not in read:
@@ -106,14 +99,8 @@ def _training_pictures(dataset: Section) -> tuple[int, Settings, Settings]:
 def _evaluation_pictures(dataset: Section, side: int, scale: Settings) -> Settings:
     """Return how validation pictures are prepared; training ones are scaled likewise."""
     found: Settings = {}
-    for name, op in dataset.named("transform_ops"):
-        if name not in EVALUATION:
-            raise ConfigError(
-                f"{op.path}: does not exist for validation pictures here; known: "
-                f"{', '.join(EVALUATION)}"
-            )
-        found |= EVALUATION[name](op)
-        op.finish()
+    for part in _transforms(dataset, EVALUATION, "validation"):
+        found |= part
     where = dataset.where("transform_ops")
     if "resize_short" not in found or found.pop("side", None) != side:
         raise ConfigError(
@@ -128,8 +115,25 @@ def _evaluation_pictures(dataset: Section, side: int, scale: Settings) -> Settin
     return {key: value for key, value in chosen.items() if value is not None}
 
 
+def _transforms(
+    dataset: Section, known: Mapping[str, Callable[[Section], Settings]], pictures: str
+) -> Iterator[Settings]:
+    """Yield the settings that each of the `transform_ops` stands for.
+
+    Raises:
+        ConfigError: An operator is unknown here, or one of its keys.
+    """
+    for name, op in dataset.named("transform_ops"):
+        if name not in known:
+            raise ConfigError(
+                f"{op.path}: does not exist for {pictures} pictures here; known: {', '.join(known)}"
+            )
+        yield known[name](op)
+        op.finish()
+
+
 def _batches(dataset: Section) -> Settings:
-    """Return what is done to whole batches."""
+    """Return the augmentation of whole batches."""
     entries = dataset.named("batch_transform_ops")
     if len(entries) > 1:
         raise ConfigError(
@@ -173,7 +177,7 @@ def _decode(op: Section) -> Settings:
 
 def _random_crop(op: Section) -> Settings:
     op.put_aside(*ELSEWHERE)
-    side = _square(op, "size")
+    side = _side(op)
     low, high = op.take("scale", tuple[float, float], (0.08, 1.0))
     narrow, wide = op.take("ratio", tuple[float, float], (3 / 4, 4 / 3))
     return {"side": side, "scale": [low, high], "ratio": [narrow, wide], **_interpolation(op)}
@@ -234,18 +238,18 @@ def _resize(op: Section) -> Settings:
 
 
 def _crop(op: Section) -> Settings:
-    return {"side": _square(op, "size")}
+    return {"side": _side(op)}
 
 
 def _nothing(op: Section) -> Settings:
     return {}
 
 
-def _square(op: Section, key: str) -> int:
-    size = op.take(key, int | list[int])
+def _side(op: Section) -> int:
+    size = op.take("size", int | list[int])
     sides = [size] if isinstance(size, int) else list(size)
     if len(set(sides)) != 1:
-        raise ConfigError(f"{op.where(key)}: expected a square, got {size}")
+        raise ConfigError(f"{op.where('size')}: expected a square, got {size}")
     return sides[0]
 
 

@@ -49,7 +49,7 @@ KEYS = (
     "freeze_parameters",
     "distill_loss",
 )
-ELSEWHERE = (  # what only PaddleDetection reads
+ELSEWHERE = (  # keys that only PaddleDetection reads
     "use_xpu",
     "log_iter",
     "num_classes",
@@ -90,7 +90,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
 
 
 def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translation:
-    root.put_aside("weights")  # what a training ends in
+    root.put_aside("weights")  # where a training ends
     root.refuse("freeze_parameters", "only a teacher is frozen; it needs a distill_loss", (False,))
     weights = root.take("pretrain_weights", str, None)
     epochs = root.take("epoch", int)

@@ -8,7 +8,7 @@ from core.dialects.foreign import IntPair, Section, Settings
 from core.errors import ConfigError
 from core.settings.yaml_loader import TAG
 
-PADDING = 1.25  # of a person's box, in PaddleDetection
+PADDING = 1.25  # factor on a person's box, in PaddleDetection
 
 
 def read_data(root: Section, size: tuple[int, int]) -> Settings:

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from core.dialects.foreign import Section, Settings, Translation, piecewise, schedule_with_warmup
+from core.dialects.foreign import (
+    Section,
+    Settings,
+    Translation,
+    adamw,
+    piecewise,
+    refuse_decay_of_adam,
+    schedule_with_warmup,
+)
 from core.dialects.paddleseg_data import read_datasets
 from core.errors import ConfigError
 
@@ -29,9 +37,9 @@ KEYS = (
     "test",
     "flags",
 )
-SAVE_INTERVAL = 1000  # of PaddleSeg's train.py, in iterations
-RUNTIME = ("device", "num_workers")  # of `global`
-TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # of `train`
+SAVE_INTERVAL = 1000  # iterations, the default of PaddleSeg's train.py
+RUNTIME = ("device", "num_workers")  # keys of `global`
+TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # keys of `train`
 OPTIMIZERS = MappingProxyType({"SGD": "sgd", "Momentum": "sgd", "Adam": "adam", "AdamW": "adamw"})
 
 
@@ -80,7 +88,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
 
 
 def _flags(root: Section) -> Section:
-    """Return what flags say; they go before the sections `global` and `train` of newer files."""
+    """Return the settings of flags, which override `global` and `train` of newer files."""
     flags, runtime, train = (root.section(key) for key in ("flags", "global", "train"))
     runtime.refuse("data_format", "maps are [N, C, H, W]", ("NCHW",))
     train.put_aside("log_iters", "keep_checkpoint_max", "amp_level", "repeats")
@@ -128,7 +136,7 @@ def _length(root: Section, flags: Section) -> Settings:
 
 
 def _model(model: Section, classes: int, flags: Section) -> Settings:
-    """Return the network; what is left of the section are arguments of its class."""
+    """Return the network; the other keys of the section are arguments of its class."""
     count = model.take("num_classes", int, classes)
     if count != classes:
         raise ConfigError(f"model.num_classes: expected {classes}, as of the data, got {count}")
@@ -164,14 +172,9 @@ def _optimizer(optimizer: Section) -> Settings:
     if kind == "sgd":  # with momentum, in PaddleSeg
         found |= {"kind": "momentum", "momentum": optimizer.take("momentum", float, 0.9)}
     elif kind in ("adam", "adamw"):
-        if kind == "adam" and decay:
-            raise ConfigError(
-                "optimizer.weight_decay: expected 0 with adam; AdamW decays weights apart from the "
-                f"gradient, got {decay:g}"
-            )
-        found["kind"] = "adamw"
-        for key, default in (("beta1", 0.9), ("beta2", 0.999), ("epsilon", 1e-8)):
-            found[key] = optimizer.take(key, float, default)
+        if kind == "adam":
+            refuse_decay_of_adam("optimizer.weight_decay", kind, decay)
+        found |= adamw(optimizer)
     else:
         raise ConfigError(f"optimizer.type: expected SGD, Adam or AdamW, got {given!r}")
     optimizer.finish()
@@ -291,6 +294,6 @@ def _evaluation(root: Section) -> Settings:
         found["flip"] = test.take("flip_horizontal", bool, False)
     test.refuse("flip_vertical", "pictures are mirrored from left to right only", (False,))
     for key in ("crop_size", "stride", "scales", "flip_horizontal"):
-        test.take(key, Any, None)  # of no matter where they are not asked for
+        test.take(key, Any, None)  # they do not matter where they are not used
     test.finish()
     return found

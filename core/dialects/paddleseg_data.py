@@ -77,7 +77,7 @@ def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
 
 
 def _training(dataset: Section) -> tuple[Settings, Settings]:
-    """Return what happens to training pictures, and mean and standard deviation."""
+    """Return the augmentation of training pictures, and mean and standard deviation."""
     augment: Settings = {"flip": 0.0}
     scale, sizes = None, []
     for op in dataset.sections("transforms"):
@@ -149,8 +149,8 @@ def _scale(op: Section) -> Settings:
 
 
 def _crop(op: Section) -> Settings:
-    op.refuse("im_padding_value", "what is missing is filled with the mean", (127.5, [127.5] * 3))
-    op.refuse("label_padding_value", "what is missing counts nowhere", (255,))
+    op.refuse("im_padding_value", "padding is filled with the mean", (127.5, [127.5] * 3))
+    op.refuse("label_padding_value", "padding is ignored by loss and metric", (255,))
     return {"crop": list(op.take("crop_size", IntPair, (512, 512)))}
 
 

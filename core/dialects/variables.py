@@ -21,8 +21,8 @@ class Variables:
     Attributes:
         title: For messages: `student`, `teacher x.yml`.
         made: Variable that each layer makes, by the layer's path; inner layers first.
-        shapes: Of the variables.
-        table: Layer by a name of the file's; it goes before everything else.
+        shapes: Shapes of the variables.
+        table: Layer by a name that the file uses; it takes precedence.
     """
 
     title: str
@@ -34,7 +34,7 @@ class Variables:
         """Return the path of the layer that a name means.
 
         Args:
-            name: Of the table, a layer's path, or a variable.
+            name: Name in the table, path of a layer, or name of a variable.
             where: The setting it comes from, for the message.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Answers of a teacher on disk, found by the content of what it was shown."""
+"""Cache of a teacher's answers on disk, by the content of its inputs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class AnswerCache:
         """Return the answers to a batch, asking only if one of its samples is new.
 
         Args:
-            inputs: What the network is shown, each [N, ...].
+            inputs: Inputs of the network, each [N, ...].
             ask: Runs it on the whole batch.
         """
         files = [self._file(inputs, index) for index in range(inputs[0].shape[0])]
@@ -85,7 +85,7 @@ class AnswerCache:
         write_bytes(file, packed.getvalue())
 
 
-def check_not_random(dataset: Dataset, setting: str) -> None:
+def check_not_random(dataset: Dataset) -> None:
     """Refuse a cache where the training pictures are never the same twice.
 
     Samples are drawn and put together with several generators each and compared.
@@ -99,9 +99,9 @@ def check_not_random(dataset: Dataset, setting: str) -> None:
             floating = value.dtype.kind == "f"
             if not all(np.array_equal(value, other[name], floating) for other in others):
                 raise ConfigError(
-                    f"{setting}: the training data are augmented at random ({name} differs from "
-                    "draw to draw), so answers would never be used again; turn the augmentation "
-                    "or the cache off"
+                    f"distill.cache: the training data are augmented at random ({name} differs "
+                    "from draw to draw), so answers would never be used again; turn the "
+                    "augmentation or the cache off"
                 )
 
 

@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-EPSILON = 1e-12  # of squares: keeps the gradient of a root finite at zero
+EPSILON = 1e-12  # added to squares: keeps the gradient of a root finite at zero
 
 
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from core.distill.teacher import rename
 from core.errors import ConfigError
 from core.network.weights import assign
 from core.settings.config import load_yaml
+from core.settings.metric_order import is_better
 from core.settings.ranges import check_range
 from core.strategy import Context
 from core.task import Batch, Losses, Outputs, Task
 from core.training import checkpoint
-from core.training.metric_order import is_better
 from core.training.run import read_run
 
 log = logging.getLogger(__name__)

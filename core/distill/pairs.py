@@ -25,7 +25,7 @@ LISTED = 30  # candidates in a message
 class Pair:
     """A term with its layers: one of each network, or two for a section."""
 
-    name: str  # of the loss term in the log
+    name: str  # name of the loss term in the log
     term: Term
     student: tuple[str, ...]
     teacher: tuple[str, ...]
@@ -70,7 +70,7 @@ class Comparison:
     """The terms between two networks, with the adapters they need.
 
     Args:
-        pairs: What to compare.
+        pairs: Pairs of outputs to compare.
         student: Shapes of the one that learns.
         teacher: Shapes of the other.
 
@@ -102,7 +102,7 @@ class Comparison:
         """Return the weighted terms by name, computed in single precision even under AMP.
 
         Args:
-            student: What the student's layers returned, by path.
+            student: Outputs of the student's layers, by path.
             teacher: Outputs of the teacher, likewise.
             batch: The batch they were given.
         """
@@ -195,7 +195,7 @@ def _find(term: Term, glob: str | None, side: Side, where: str) -> list[str]:
 
 
 def _check_kind(term: Term, path: str, side: Side, where: str) -> None:
-    """Refuse probabilities of what is a heatmap: a point of the task, or its only output."""
+    """Refuse a loss on probabilities for a heatmap: a point of the task, or its only output."""
     kinds = {point.layer: point.output for point in side.points}
     outputs_are_heatmaps = "heatmap" in kinds.values() and "class_logits" not in kinds.values()
     is_heatmap = kinds.get(path) == "heatmap" or (path.startswith(OUTPUT) and outputs_are_heatmaps)
@@ -216,7 +216,7 @@ def _only(glob: str, side: Side, where: str) -> str:
 
 
 def _nothing(where: str, glob: str, side: Side, begins: str = "") -> ConfigError:
-    """Say that a pattern misses, and what there is, the most similar names first."""
+    """Say that a pattern matches nothing, and list the names, the most similar first."""
     names = [
         path.removeprefix(OUTPUT)
         for path in side.shapes

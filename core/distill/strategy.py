@@ -140,7 +140,7 @@ class Distill(Imitation):
         super().__init__(config)
         self._teachers: list[Teacher] = []
         self._lessons: list[_Lesson] = []
-        self._batches = 0  # of the epoch
+        self._batches = 0  # batches of the epoch so far
 
     def rehearse(self, model: Layer, context: Context) -> list[str]:
         """Load the teachers and find the layers; their metrics are not measured."""
@@ -232,7 +232,7 @@ class Distill(Imitation):
         pairs = pair_up(terms, student, side, batch, setting)
         lesson = _Lesson(teacher, Comparison(pairs, student, side), side)
         if self.config.cache:
-            check_not_random(context.task.build_dataset("train"), "distill.cache")
+            check_not_random(context.task.build_dataset("train"))
             digest = lesson.digest()
             lesson.cache = AnswerCache(context.save_dir / "teacher_cache" / digest)
         return lesson
@@ -246,7 +246,7 @@ class Distill(Imitation):
 
 
 class _Lesson:
-    """One teacher with what is compared, and its answers."""
+    """One teacher with the compared pairs, and its answers."""
 
     cache: AnswerCache | None = None
 
@@ -258,7 +258,7 @@ class _Lesson:
         self._taps = Taps(teacher.model, [*self._paths, side.main_output])
 
     def answers(self, batch: Batch) -> Batch:
-        """Return what the teacher's layers make of a batch, by path."""
+        """Return the outputs of the teacher's layers for a batch, by path."""
 
         def ask() -> Batch:
             return self._taps.collect(self.teacher.outputs(batch))

@@ -1,4 +1,4 @@
-"""Listen to layers of a network, and see what shapes its layers return."""
+"""Record outputs of layers of a network, and the shapes that its layers return."""
 
 from __future__ import annotations
 

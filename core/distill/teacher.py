@@ -6,7 +6,7 @@ import functools
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from paddle.utils import unique_name
 from core.distill.adapters import resize
 from core.distill.terms import AnyTerm
 from core.errors import ConfigError
-from core.settings.config import load_yaml, merge, parse_overrides, read, suggest
+from core.settings.config import load_yaml, read, suggest
 from core.settings.ranges import check_range
 from core.task import Batch, Outputs, Task, build_task
 from core.training import checkpoint
@@ -36,7 +36,7 @@ OF_TRAINING = (
     "device",
     *OF_A_RUN,
 )  # sections of a config that a teacher does not need
-GREYS = (0, 128, 255)  # of pictures that show how a task normalises
+GREYS = (0, 128, 255)  # grey pictures that show how a task normalises
 
 
 @dataclass(frozen=True)
@@ -57,32 +57,21 @@ class TeachingConfig:
         check_range(self, 0, 1e6, "weight")
 
 
-def read_teachers(paths: Sequence[str], overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Read what each `--distill_config` names: a YAML file, or a checkpoint of ours.
-
-    Args:
-        paths: Files or checkpoint folders.
-        overrides: `key.sub=value` for the settings of the only teacher.
+def read_teacher(path: str) -> dict[str, Any]:
+    """Read what `--distill_config` names: a YAML file, or a checkpoint of ours.
 
     Raises:
-        ConfigError: Not readable, or overrides for several teachers.
+        ConfigError: Not readable.
     """
-    if overrides and len(paths) != 1:
-        given = "there is none" if not paths else f"{len(paths)} are given"
-        raise ConfigError(f"teacher: -o teacher.{overrides[0]} needs one teacher, {given}")
-    teachers = []
-    for path in paths:
-        is_config = Path(path).suffix in (".yml", ".yaml")
-        settings = load_yaml(path) if is_config else {WEIGHTS: path}
-        teachers.append({SOURCE: path, **merge(settings, parse_overrides(overrides))})
-    return teachers
+    settings = load_yaml(path) if Path(path).suffix in (".yml", ".yaml") else {WEIGHTS: path}
+    return {SOURCE: path, **settings}
 
 
 class Teacher:
     """A frozen network with the scale it wants its inputs in.
 
     Args:
-        settings: One entry of `read_teachers`.
+        settings: As `read_teacher` returns them.
         student: The task of the student.
 
     Raises:

@@ -114,7 +114,7 @@ class Dkd(Term):
     alpha: float = 1.0
     beta: float = 8.0
     temperature: float = 4.0
-    label_key: str = "label"  # of the batch: integers [N], [N, H, W], or shares [N, C] of mixup
+    label_key: str = "label"  # key of the batch: integers [N], [N, H, W], or shares [N, C] of mixup
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,7 +193,7 @@ class DistMse(Term):
     maps_only = True
     use_target_weight: bool = True
     loss_scale: float = 0.5
-    weight_key: str = "target_weight"  # of the batch, [N, K]
+    weight_key: str = "target_weight"  # key of the batch, [N, K]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -234,7 +234,7 @@ class Cwd(Term):
     kind: ClassVar[str] = "cwd"
     points: ClassVar[tuple[str, ...]] = ("class_logits", "feature")
     maps_only = True
-    weight: float = 3.0  # of the paper, on class scores
+    weight: float = 3.0  # the paper's, on class scores
     temperature: float = 4.0
 
     def compute(self, student: Tensors, teacher: Tensors, batch: Batch) -> Tensor:
@@ -248,7 +248,7 @@ class Mgd(Term):
     kind: ClassVar[str] = "mgd"
     points: ClassVar[tuple[str, ...]] = ("feature",)
     maps_only = True
-    weight: float = 2e-5  # of the paper, for a sum over channels and places
+    weight: float = 2e-5  # the paper's, for a sum over channels and places
     masked: float = 0.5
 
     def __post_init__(self) -> None:

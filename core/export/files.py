@@ -50,7 +50,7 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def usual_formats() -> tuple[Format, ...]:
-    """Return what is written where nobody says it: for Paddle Inference, and ONNX if it can be."""
+    """Return the default formats: Paddle's, and ONNX if its packages are installed."""
     return ("paddle", "onnx") if has_converter() else ("paddle",)
 
 
@@ -68,7 +68,7 @@ def with_sources(formats: Sequence[Format]) -> list[Format]:
     """Return formats, and ONNX if OpenVINO's files are wanted: they are made of it.
 
     Int8 layers are compared, and checked for overflow, in the ONNX file; `drop_sources` then takes
-    it away where nobody asked for it.
+    it away unless it was asked for.
     """
     wanted = {*formats, "onnx"} if "openvino" in formats else {*formats}
     return [name for name in FORMATS if name in wanted]
@@ -85,7 +85,7 @@ def check_folder(folder: Path, overwrite: bool = False) -> None:
     """Refuse a folder that an export must not replace.
 
     Args:
-        folder: Of the export.
+        folder: Folder of the export.
         overwrite: An earlier export may be replaced.
 
     Raises:

@@ -23,7 +23,7 @@ VARIABLE = "TRISLIM_LITE_PYTHON"
 PACKAGE = "paddlelite==2.13rc0"
 TARGETS = "arm"
 LIMIT_SECONDS = 600.0
-_INTERPRETERS = ("python3.10", "python3.8")  # that the wheels are for
+_INTERPRETERS = ("python3.10", "python3.8")  # versions with wheels of Paddle Lite
 _IMPORT = "from paddlelite.lite import Opt\n"
 _CONVERT = (
     _IMPORT
@@ -39,7 +39,7 @@ opt.set_optimize_out(output)
 opt.run()
 """
 )
-# what an operator of the file runs with: its kind, a name, target, precision and layout
+# the kernel of an operator of the file: kind, name, target, precision and layout
 _KERNEL = re.compile(rb"([a-z0-9_]+)/[a-z0-9_]+/\d+/(\d+)/\d+")
 _INT8 = b"2"
 

@@ -41,7 +41,7 @@ def convert(onnx: bytes, model: Path) -> None:
         reason = str(error).strip().rpartition("\n")[2]
         raise ExportError(f"openvino: the model cannot be converted: {reason}") from error
     for number, node in enumerate(graph.get_ordered_ops()):
-        kind = node.get_type_name()  # what has no name is counted, by all models of a process
+        kind = node.get_type_name()  # nodes without a name are counted by all models of a process
         if re.fullmatch(rf"{kind}_\d+", node.get_friendly_name()):
             node.set_friendly_name(f"{kind}_{number}")
     importlib.import_module("openvino").save_model(graph, str(model), compress_to_fp16=False)

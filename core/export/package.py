@@ -24,10 +24,10 @@ from core.export.files import (
 from core.export.int8.layerwise import LayerDifference
 from core.export.onnx.convert import OPSET
 from core.export.rejected import replacing_unless_rejected
-from core.export.traced_model import TracedModel, trace_for_export
+from core.export.traced_model import ExportSettings, TracedModel, trace_for_export
 from core.graph import cost
 from core.network.modes import evaluation_mode
-from core.runtimes.description import LAYERS, DeployDescription, write_description
+from core.runtimes.description import DeployDescription, write_description
 from core.runtimes.formats import is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.files import scratch
@@ -86,13 +86,13 @@ def export(
         task: See `write_export`.
         model: See `write_export`.
         save_dir: Folder to make.
-        formats: See `write_export`.
-        ending: See `write_export`.
-        input_shape: See `write_export`.
-        opset: See `write_export`.
-        target: See `write_export`.
+        formats: See `ExportSettings`.
+        ending: See `ExportSettings`.
+        input_shape: See `ExportSettings`.
+        opset: See `ExportSettings`.
+        target: See `ExportSettings`.
         overwrite: Replace an earlier export in the folder, once the new one is right.
-        rewritten: See `write_export`.
+        rewritten: See `ExportSettings`.
 
     Raises:
         ExportError: Not exportable, a runtime answers differently, or the folder holds an export
@@ -103,24 +103,13 @@ def export(
     folder = Path(save_dir)
     check_formats(formats)
     check_folder(folder, overwrite)
+    settings = ExportSettings(formats, ending, input_shape, opset, target, rewritten)
     with replacing_unless_rejected(folder) as draft:
-        made = write_export(
-            task, model, draft, formats, ending, input_shape, opset, target, rewritten
-        )
+        made = write_export(task, model, draft, settings)
     return replace(made, folder=folder)
 
 
-def write_export(
-    task: Task,
-    model: Layer,
-    folder: Path,
-    formats: Sequence[Format] = ("paddle",),
-    ending: str = "raw",
-    input_shape: Sequence[int] | None = None,
-    opset: int = OPSET,
-    target: str = DEFAULT_TARGET,
-    rewritten: bool = True,
-) -> Exported:
+def write_export(task: Task, model: Layer, folder: Path, settings: ExportSettings) -> Exported:
     """Write an export into an existing folder, and compare it with the eager model.
 
     Quantized layers are int8 in the files, which are compared with the eager model on their grids.
@@ -129,28 +118,18 @@ def write_export(
         task: Task that defines inputs and endings, and reads the data to compare on.
         model: The trained network; not changed.
         folder: Existing, empty folder.
-        formats: Formats to write, and to compare in the runtimes that read them.
-        ending: Ending of the graph: one that `task.deploy_model` knows, or paths of layers,
-            separated by commas.
-        input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
-            task's `input_spec` says.
-        opset: ONNX opset.
-        target: Runtime that the ONNX file of a quantized model is laid out for, of
-            `core.targets.presets.PRESETS`; it runs in the others too.
-        rewritten: Whether to spare operators where the results stay the same, see
-            `core.graph.rewrites`.
+        settings: Files to write.
 
     Raises:
         ExportError: Not exportable, or a runtime answers differently.
         ConfigError: The ending is none of the task's, nor are there such layers.
     """
-    check_formats(formats)
-    wanted = [name for name in FORMATS if name in formats]
-    specs = _specs(task, input_shape)
-    layer, cut = ending_in(task, model, ending)
+    check_formats(settings.formats)
+    wanted = [name for name in FORMATS if name in settings.formats]
+    specs = _specs(task, settings.input_shape)
+    layer, cut = ending_in(task, model, settings.ending)
     with evaluation_mode(model), evaluation_mode(layer):
-        ends = LAYERS if cut else ending
-        traced = trace_for_export(task, model, layer, specs, ends, target, opset, rewritten)
+        traced = trace_for_export(task, model, layer, specs, cut, settings)
         return _write_and_compare(traced, folder, wanted)
 
 

@@ -1,6 +1,6 @@
 """Compare an exported model with the eager one, on real inputs and in every installed runtime.
 
-What is compared, and with which limits:
+Compared values and their limits:
 
 - **Outputs that are sums and products of the inputs** (logits, heatmaps, probabilities): the
   largest absolute difference, relative to the largest eager value, is at most `TOLERANCE`. Folding
@@ -60,7 +60,7 @@ class Difference:
     # of quantized models `relative` is of the root mean squares, or the share of unequal decisions
     effect: float | None = None  # the same between the rounded eager model and itself in float
     limit: float = TOLERANCE
-    images: int = 0  # of quantized models: on how many it was measured
+    images: int = 0  # for quantized models: number of images it was measured on
     enough: bool = True  # whether others would hardly tell otherwise
 
     @property
@@ -110,7 +110,7 @@ def check(
 
     Args:
         layer: Was exported; runs once more where a difference is above `TOLERANCE`.
-        expected: What `run_eager` returned for each batch.
+        expected: Answers of `run_eager` to each batch.
         predictors: The exported model in each runtime.
         batches: Inputs [N, ...] in the order of the layer.
         decided: Outputs that decide, see `deciding_outputs`; integers count as such anyway.

@@ -1,4 +1,4 @@
-"""What becomes of files that a check refuses: they are kept beside their place, with the reason."""
+"""Keep files that a check refuses beside their place, with the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_rejected_folder(folder: Path) -> None:
     """Refuse a folder beside which rejected files could not be kept.
 
     Raises:
-        ExportError: What lies there are no rejected files.
+        ExportError: The files that lie there are no rejected ones.
     """
     place = rejected_folder(folder)
     if os.path.lexists(place) and not (place / REASON).is_file():
@@ -43,7 +43,7 @@ def replacing_unless_rejected(folder: Path) -> Iterator[Path]:
     `rejected_folder`, in the place of those that were rejected before.
 
     Raises:
-        RejectedError: That of the block, with where the files are.
+        RejectedError: The error of the block; the message says where the files are.
         FileError: Something cannot be written.
         ExportError: Rejected files could not be kept.
     """
@@ -61,7 +61,7 @@ def keep_rejected(draft: Path, folder: Path, reason: str) -> Path:
 
     Args:
         draft: Folder with the files.
-        folder: What they were made for.
+        folder: Folder that they were made for.
         reason: Why they are refused; written beside them.
 
     Raises:

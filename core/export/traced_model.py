@@ -21,6 +21,7 @@ from core.export.int8.comparison import OutputKinds
 from core.export.int8.exporter import Int8Exporter
 from core.export.int8.file_comparison import FileComparison
 from core.export.int8.layerwise import LayerDifference
+from core.export.onnx.convert import OPSET
 from core.graph import cost
 from core.graph.batch_norm_folding import fold_finite
 from core.graph.free_batch import trace_graph
@@ -40,12 +41,37 @@ from core.runtimes.description import (
 )
 from core.runtimes.predictor import Predictor
 from core.settings.config import to_mapping
-from core.targets.names import Format
+from core.targets.names import DEFAULT_TARGET, Format
 from core.task import Arrays, Task
 from core.training.images import image_channels
 
 CHANNEL_NAMES = {1: "grey", 3: "RGB", 4: "RGBA"}  # by their number
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Settings of an export.
+
+    Attributes:
+        formats: Formats to write, and to compare in the runtimes that read them.
+        ending: Ending of the graph: one that `task.deploy_model` knows, or paths of layers,
+            separated by commas.
+        input_shape: [N, C, H, W], -1 where free, or [C, H, W] with a free batch; otherwise as the
+            task's `input_spec` says.
+        opset: ONNX opset.
+        target: Runtime that the ONNX file of a quantized model is laid out for, of
+            `core.targets.presets.PRESETS`; it runs in the others too.
+        rewritten: Whether to spare operators where the results stay the same, see
+            `core.graph.rewrites`.
+    """
+
+    formats: Sequence[Format] = ("paddle",)
+    ending: str = "raw"
+    input_shape: Sequence[int] | None = None
+    opset: int = OPSET
+    target: str = DEFAULT_TARGET
+    rewritten: bool = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +81,7 @@ class TracedModel:
     Attributes:
         task: Task of the model.
         model: The network.
-        layer: What is exported: the model with its ending.
+        layer: Layer to export: the model with its ending.
         specs: Inputs of `layer`.
         ending: Name of the ending, or `LAYERS`.
         graph: Float graph of `layer` with folded batch norms, rewritten.
@@ -118,7 +144,7 @@ class TracedModel:
             folder: Folder with the files.
             kind: Format of the files whose size it gives.
             batch: Arrays for each input, [N, C, H, W] for images.
-            answer: What `layer` answers to the batch, [N, ...] by name.
+            answer: Answer of `layer` to the batch, [N, ...] by name.
         """
         int8, quantization = self.quantized, None
         if int8 is not None:
@@ -157,7 +183,7 @@ class TracedModel:
             folder: Folder with the files.
             predictors: The files, opened in each runtime.
             batches: Arrays for each input, [N, C, H, W] for images.
-            expected: What `layer` answers to each batch, [N, ...] by name.
+            expected: Answers of `layer` to each batch, [N, ...] by name.
 
         Raises:
             ExportError: One answers differently.
@@ -175,41 +201,38 @@ def trace_for_export(
     model: Layer,
     layer: Layer,
     specs: list[InputSpec],
-    ending: str,
-    target: str,
-    opset: int,
-    rewritten: bool = True,
+    cut: bool,
+    settings: ExportSettings,
 ) -> TracedModel:
     """Trace a model, fold its batch norms and rewrite the graph.
 
     Args:
         task: Task of the model.
         model: The network, in evaluation mode.
-        layer: What is exported: the model with its ending, in evaluation mode.
+        layer: Layer to export: the model with its ending, in evaluation mode.
         specs: Inputs of `layer`.
-        ending: Name of the ending, or `LAYERS`.
-        target: Runtime that the ONNX file of a quantized model is laid out for.
-        opset: ONNX opset.
-        rewritten: Whether to rewrite the graph, see `core.graph.rewrites`.
+        cut: Whether the ending is layers, so that the model is cut behind them.
+        settings: Settings of the export.
 
     Raises:
         ExportError: The layer cannot be traced, or holds weights that are not finite.
     """
-    graph, cut = trace_graph(layer, specs, model), ending == LAYERS
+    graph = trace_graph(layer, specs, model)
     counted = cost.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
     folded = fold_finite(graph)
     _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
-    if rewritten:
+    if settings.rewritten:
         rounded = {graph.made.get(path) for path in rounded_outputs(model)}
         graph = rewrite(graph, {name for name in rounded if name is not None})
     graph = gather_uneven_resizing(graph)
     int8 = None
     if quantized_layers(model):
-        int8 = Int8Exporter(model, layer, graph, target, cut, opset)
+        int8 = Int8Exporter(model, layer, graph, settings.target, cut, settings.opset)
     parameters = sum(math.prod(each.shape) for each in counted.values())
-    return TracedModel(task, model, layer, specs, ending, graph, int8, opset, parameters)
+    ending = LAYERS if cut else settings.ending
+    return TracedModel(task, model, layer, specs, ending, graph, int8, settings.opset, parameters)
 
 
 def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
@@ -218,7 +241,7 @@ def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:
 
 
 def _outputs(graph: Graph, example: Arrays) -> tuple[Port, ...]:
-    """Describe the outputs; what the graph computes from fixed sizes is read off the example."""
+    """Describe the outputs; sizes that follow from fixed input sizes are taken from the example."""
     ports = ports_of(graph, graph.outputs)
     if any(-1 in port.shape[1:] for port in ports_of(graph, graph.inputs)):
         return ports

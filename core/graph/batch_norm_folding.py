@@ -20,7 +20,7 @@ from core.graph.linear_layers import LAYER_SLOTS
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 
-COPY = re.compile(r"@\d+$")  # of a shared weight, as `fold_batch_norms` names it
+COPY = re.compile(r"@\d+$")  # name of a copy of a shared weight, see `fold_batch_norms`
 
 _TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose")
 
@@ -59,7 +59,7 @@ def fold_finite(graph: Graph) -> int:
 def fold_batch_norms(graph: Graph) -> int:
     """Fold every normalization that can be folded; the graph is changed in place.
 
-    It can be if it is the only reader of what the layer before it computes. Weights keep their
+    It can be if it alone reads the output of the layer before it. Weights keep their
     names; a bias that comes into being takes the name of the normalization's. A weight or bias
     that serves other layers as well is copied, to `name@2` and so on. (Paddle Inference, which
     folds what is left, scales a shared weight twice.)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-GROUPS = (2, 4, 8)  # of a shuffle that puts gathered parts in order
+GROUPS = (2, 4, 8)  # tried for a shuffle that puts gathered parts in order
 
 IntArray = np.ndarray
 
@@ -75,7 +75,7 @@ class HeldTensor:
 
     Attributes:
         name: Its name.
-        order_class: What fixes its order.
+        order_class: Class of tensors that share its order.
         slots: Slot of the class that each channel, as the network counts them, has; [count].
         gathered: Layout that it is gathered from; None if an operator makes it.
     """
@@ -335,7 +335,7 @@ def runs_of(layout: Layout, order: IntArray) -> list[tuple[HeldTensor, int, int]
     """Return the slices that make up a layout in an order: tensor, first position, length.
 
     Args:
-        layout: What is gathered.
+        layout: Layout of the gathered channels.
         order: Channel of the layout at each position.
     """
     places = {id(each): each.positions() for each in layout.holder_list()}

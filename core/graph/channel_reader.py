@@ -18,7 +18,7 @@ from core.graph.layer_patterns import is_nchw
 from core.graph.operators import attribute, names_of, only
 from core.graph.program import Graph
 
-# that compute each channel by itself, alike for all of them
+# operators that compute each channel by itself, alike for all of them
 _BY_CHANNEL = frozenset(
     {
         *("relu", "relu6", "sigmoid", "tanh", "leaky_relu", "hard_swish", "hard_sigmoid", "swish"),
@@ -38,7 +38,7 @@ class Step:
 
     Attributes:
         op: The operator; None where a tensor is gathered.
-        made: What it makes; None where its outputs are not known by channel.
+        made: Its outputs by channel; None where they are not known by channel.
         reads: Layout of each tensor that it reads, by name.
         weight: The weight of a convolution.
         vectors: Weights with a number for each channel.
@@ -64,7 +64,7 @@ class ChannelReader:
         self.orders = Orders()
         self.steps: list[Step] = []
         self.layouts: dict[str, Layout] = {}
-        self.renamed: dict[str, str] = {}  # what operators make, by the name in the graph
+        self.renamed: dict[str, str] = {}  # new names of tensors, by their names in the graph
         self.origins: dict[str, str] = {}  # tensor of the graph that a new one is alike, by name
         self._held: dict[str, HeldTensor] = {}
         self._read = graph.readers()
@@ -104,7 +104,7 @@ class ChannelReader:
         return stored
 
     def _rearranges(self, op: Any) -> bool:
-        """Follow what only moves channels."""
+        """Follow operators that only move channels."""
         if op.type == "split":
             return self._splits(op)
         if op.type == "concat":

@@ -23,7 +23,7 @@ from core.graph.channel_reader import CONVOLUTIONS, ChannelReader, Step
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 
-# what moving costs, in units of one channel of one pixel that a shuffle moves
+# costs of moves; the unit is one channel of one pixel that a shuffle moves
 COPY, PIECE, SHUFFLE = 0.25, 4.0, 1.0
 
 
@@ -58,7 +58,7 @@ def follow_channels(graph: Graph, kept: Collection[str] = (), with_shuffles: boo
 
 
 def movement_cost(graph: Graph) -> float:
-    """Estimate what splits, concatenations and shuffles cost that a processor runs by pixel."""
+    """Estimate the cost of the splits, concatenations and shuffles of a graph, by pixel."""
     cost = 0.0
     for op in graph.operators:
         names = names_of(op.outputs) if op.type == "split" else names_of(op.inputs)
@@ -79,7 +79,7 @@ class _Gathering:
 
     Attributes:
         slices: Holder, first position and length of each part.
-        groups: Of a shuffle behind; 1 if there is none.
+        groups: Groups of a shuffle behind it; 1 if there is none.
         selected: Place among the joined parts of each channel that is selected behind; None if all
             lie as they should.
     """
@@ -97,7 +97,7 @@ class _Writer:
         self.made = replace(graph, operators=[], variables=dict(graph.variables))
         self.made.weights = dict(graph.weights)
         self.made.permuted = dict(graph.permuted)
-        self._names: dict[int, str] = {}  # of stored tensors, by identity
+        self._names: dict[int, str] = {}  # names of stored tensors, by identity
         self._pieces: dict[tuple[int, int], str] = {}  # by holder and first position
         self._cuts: dict[int, list[int]] = {}
         self._gatherings: dict[int, _Gathering] = {}

@@ -21,7 +21,7 @@ from core.graph.operators import attribute, only, operator, variable
 from core.graph.program import Graph
 from core.graph.trace import trace
 
-_SIZES = 2, 3  # of the batches; they have no common factor, and few layers have such sizes
+_SIZES = 2, 3  # batch sizes to trace with: no common factor, and few layers have such sizes
 _INT32 = 2  # in attributes called dtype
 _COUNT = "batch.size"  # variable [1] with the number of images
 
@@ -130,7 +130,7 @@ class _Batch:
         rule(self, op, name, one, other)
 
     def refusal(self, why: str) -> ExportError:
-        """Return the error that says what cannot be freed."""
+        """Return the error that names the fixed size."""
         sizes = ",".join(map(str, self.graph.shape(self.graph.inputs[0])[1:]))
         return ExportError(
             f"{self.name}: its code computes with the size of the batch ({why}), which cannot be "

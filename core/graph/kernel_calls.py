@@ -32,7 +32,7 @@ _MODULES = (
     *(f"paddle.nn.functional.{name}" for name in ("activation", "common", "vision")),
     *("paddle", "paddle.linalg", "paddle.special"),
 )
-_ALIASES = MappingProxyType({"input": "x", "other": "y", "dim": "axis"})  # of arguments
+_ALIASES = MappingProxyType({"input": "x", "other": "y", "dim": "axis"})  # names of arguments
 _REPLACING = threading.RLock()
 
 

@@ -1,4 +1,4 @@
-"""Layers of a graph with what is computed right behind them: the addition of a bias, a batch norm.
+"""Layers of a graph with the operators right behind them: the addition of a bias, a batch norm.
 
 A tensor that several operators read, or that is an output of the graph, ends a pattern: what is
 behind it does not belong to the layer alone.
@@ -17,7 +17,7 @@ from core.graph.program import Graph
 
 @dataclass(frozen=True)
 class LayerPattern:
-    """A convolution or a product of a matrix [N, C] with a weight, and what is behind it.
+    """A convolution or a product of a matrix [N, C] with a weight, with the operators behind it.
 
     Attributes:
         op: Operator of the convolution or product.
@@ -42,7 +42,7 @@ def layer_patterns(graph: Graph) -> list[LayerPattern]:
 
 
 def is_nchw(op: Any) -> bool:
-    """Tell whether the second axis of what an operator works on counts the channels."""
+    """Tell whether an operator takes channels from the second axis."""
     layout = attribute(op, "data_format") or attribute(op, "data_layout") or "NCHW"
     return layout in ("NCHW", "AnyLayout")
 

@@ -33,7 +33,7 @@ LAYER_SLOTS: Mapping[str, LayerSlots] = MappingProxyType(
 
 
 def layers_of(graph: Graph) -> list[tuple[Any, str, str]]:
-    """Return the operators that can be quantized, each with what it reads and its weight."""
+    """Return the operators that can be quantized, each with its input and its weight."""
     found = []
     for op in graph.operators:
         slots = LAYER_SLOTS.get(op.type)

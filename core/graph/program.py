@@ -26,7 +26,7 @@ from core.graph.operators import DTYPES, attribute, names_of, only, operator, va
 from core.graph.shapes import settle_sizes
 from core.graph.trace import Trace
 
-# what an operator carries for training and for messages; the first holds paths of source files
+# attributes for training and for messages; the first holds paths of source files
 _CLIPPED = ("op_callstack", "op_namescope", "op_device", "op_role", "op_role_var")
 
 
@@ -76,7 +76,7 @@ class Graph:
         """Read a program and its parameters.
 
         Raises:
-            ExportError: They are not what they should be.
+            ExportError: They are no program, or no weights of it.
         """
         program = framework_pb2.ProgramDesc()
         try:

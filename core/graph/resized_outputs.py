@@ -35,7 +35,7 @@ def multiply_resized_outputs(graph: Graph, kept: Collection[str] = ()) -> Graph:
     """
     made = graph.replaced(lambda op: _pays(graph, op, kept), _write)
     if made is not graph:
-        made.drop_unused()  # what computed the sizes
+        made.drop_unused()  # the operators that computed the sizes
     return made
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from core.errors import ExportError
 
 SizeArray = np.ndarray
-Values = dict[str, SizeArray]  # of the small tensors that sizes are computed with
+Values = dict[str, SizeArray]  # values of the small tensors that sizes are computed with
 _INT32, _INT64 = 2, 3  # in attributes called dtype
 _FREE = np.iinfo(np.int64).min  # stands for a size that is not known, as that of the batch
 

@@ -66,7 +66,7 @@ def old_ir() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _short_stacks() -> Iterator[None]:
-    """Let Paddle note no Python stack with each operator: nobody reads it, and it costs a fifth."""
+    """Keep Paddle from storing a Python stack with each operator, a fifth of the time."""
     missing = object()
     limit = getattr(sys, "tracebacklimit", missing)
     sys.tracebacklimit = 0
@@ -109,18 +109,13 @@ def trace(
         _outputs_noted(model or layer) as made,
         old_ir(),
     ):
-        program, startup = paddle.static.Program(), paddle.static.Program()
-        try:
-            with paddle.static.program_guard(program, startup), to_static_mode_guard(True):
-                inputs = [
-                    paddle.static.data(name, list(spec.shape), spec.dtype)
-                    for name, spec in zip(names, specs)
-                ]
-                outputs = _output_variables(_call(layer, inputs, model or layer))
-        finally:
-            translator = ProgramTranslator.get_instance()
-            translator._params_recorder.pop(program)
-            translator._inplace_map.params_dict.pop(_program_hash(program), None)
+        program = paddle.static.Program()
+        with _building(program):
+            inputs = [
+                paddle.static.data(name, list(spec.shape), spec.dtype)
+                for name, spec in zip(names, specs)
+            ]
+            outputs = _output_variables(_call(layer, inputs, model or layer))
         outputs = _with_parts_replaced(program, outputs)
         if not training:
             _set_evaluation(program)
@@ -154,6 +149,19 @@ def name_outputs(outputs: Any) -> dict[str, Any]:
     return named
 
 
+@contextlib.contextmanager
+def _building(program: framework.Program) -> Iterator[None]:
+    """Let layers that are called add operators to a program; Paddle keeps no record of it after."""
+    startup = paddle.static.Program()
+    try:
+        with paddle.static.program_guard(program, startup), to_static_mode_guard(True):
+            yield
+    finally:
+        translator = ProgramTranslator.get_instance()
+        translator._params_recorder.pop(program)
+        translator._inplace_map.params_dict.pop(_program_hash(program), None)
+
+
 def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
     try:
         with _short_stacks():
@@ -168,7 +176,7 @@ def _call(layer: Layer, inputs: list[framework.Variable], model: Layer) -> Any:
 
 @contextlib.contextmanager
 def _outputs_noted(model: Layer) -> Iterator[dict[str, list[str]]]:
-    """Note the name of what each sublayer makes, each time it runs; an empty one if nothing new."""
+    """Note the name of each sublayer's output, each time it runs; an empty one if it is not new."""
     made: dict[str, list[str]] = {}
     hooks = []
     for path, layer in model.named_sublayers():

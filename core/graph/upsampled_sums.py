@@ -20,7 +20,7 @@ from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 
 _UPSAMPLING = "nearest_interp_v2"
-_FACTORS = (2, 4, 8, 16, 32)  # whose inverse is exact
+_FACTORS = (2, 4, 8, 16, 32)  # factors whose inverse is exact
 
 
 def nest_upsampled_sums(graph: Graph, kept: Collection[str] = ()) -> Graph:

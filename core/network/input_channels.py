@@ -22,8 +22,8 @@ def take_channels(model: Layer, channels: int, name: str, size: tuple[int, int])
 
     Args:
         model: The network.
-        channels: Of the images; 3 changes nothing.
-        name: Of the network, for the message.
+        channels: Channels of the images; 3 changes nothing.
+        name: Name of the network, for the message.
         size: Height and width of an image to try it on.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-MAX_DEPTH = 64  # of containers in containers
+MAX_DEPTH = 64  # depth of containers in containers
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _ORDERS = ("<", ">", "=", "|")
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -24,7 +24,7 @@ SCALARS = (str, bytes, int, float, bool, type(None))
 
 
 class PickleError(Exception):
-    """The file is broken, or asks for more than arrays and plain values; says what."""
+    """The file is broken, or asks for more than arrays and plain values; the message says which."""
 
 
 class RefusedError(PickleError):
@@ -66,11 +66,11 @@ class ValueBuilder:
     """Builds the arrays and plain values that a pickle asks for.
 
     Args:
-        size: Bytes of the pickle, which bound what is built.
+        size: Bytes of the pickle, which limit the size of its values.
     """
 
     def __init__(self, size: int) -> None:
-        # what may still be made: the file has each byte of an array once, and it may pass a text
+        # bytes that may still be made: a file has each byte of an array once, and may pass a text
         self._left = 2 * size
 
     def call(self, name: PickledName, arguments: tuple[Any, ...]) -> Any:
@@ -129,7 +129,7 @@ class ValueBuilder:
             raise RefusedError("it repeats its content")
 
     def _array(self, shape: Any, dtype: Any, content: Any, fortran: Any) -> np.ndarray:
-        if isinstance(content, str):  # of Python 2
+        if isinstance(content, str):  # as Python 2 writes it
             content = content.encode("latin1")
         if not isinstance(dtype, PickledDtype) or not isinstance(content, bytes):
             raise RefusedError("it builds an array of something else than numbers")
@@ -201,10 +201,10 @@ def _no_bytes() -> bytes:
 
 
 def resolve(value: Any, depth: int) -> Any:
-    """Put the arrays, of any shape, in the place of what stood for them.
+    """Replace placeholders by the arrays, of any shape.
 
     Args:
-        value: What the instructions of a pickle made.
+        value: Value that the instructions of a pickle have built.
         depth: Containers around it.
 
     Raises:
@@ -227,7 +227,7 @@ def resolve(value: Any, depth: int) -> Any:
     return value
 
 
-# what numpy writes for a plain type: no fields, no shape of its own, its usual size and place
+# numpy's state of a plain type: no fields, no shape of its own, its usual size and place
 _PLAIN_STATES = ((None, None, None, -1, -1, 0),)
 _PLAIN: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {

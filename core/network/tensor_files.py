@@ -19,7 +19,7 @@ from safetensors.numpy import save as serialize
 
 _NOTES = "__metadata__"  # the header's word for the notes
 _STRUCTURE = "trislim"  # our note: the content as JSON
-_ARRAY, _ITEMS = "$array", "$items"  # what stands there for an array, and for a mapping of others
+_ARRAY, _ITEMS = "$array", "$items"  # placeholders of an array, and of a mapping with arrays
 _MAX_DEPTH = 64
 _DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {

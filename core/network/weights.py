@@ -73,7 +73,7 @@ def blaming(where: str) -> Iterator[None]:
         where: The file, or a part of it; begins the message.
 
     Raises:
-        CheckpointError: In the place of what missing keys and wrong types lead to.
+        CheckpointError: Instead of the errors that missing keys and wrong types lead to.
     """
     try:
         yield

@@ -36,7 +36,7 @@ class PruneConfig(StrategyConfig):
             expression on weights, the first that matches deciding.
         allocation: Distribution of the target: the same share in every layer, shares by measured
             sensitivity, one ranking of all channels, or shares found by simulated annealing.
-        criterion: What the importance of a channel is.
+        criterion: Measure of the importance of a channel.
         aggregate: How the scores of several producers of the same channels are combined.
         round_to: Channels per group are a multiple of it afterwards, or as many as before.
         max_ratio: No layer loses a larger share of its channels in one cut.
@@ -52,7 +52,7 @@ class PruneConfig(StrategyConfig):
         search_cooling: Factor on it from plan to plan.
         metric_name: Which of the task's metrics sensitivity and search go by; null: the one that
             decides what is best.
-        sensitivities_file: JSON to keep it in; what is there already is reused.
+        sensitivities_file: JSON to store sensitivities in; measurements that it holds are reused.
         backend: Runtime to measure latency in.
         threads: Threads of that runtime.
         calibration_samples: Training images for batch norm statistics and `taylor`; 0 leaves the
@@ -86,6 +86,12 @@ class PruneConfig(StrategyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_target()
+        self._check_ranges()
+        self._check_shares_and_window()
+
+    def _check_target(self) -> None:
+        """Refuse anything but one target, or a target out of its range."""
         given = [name for name in TARGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
@@ -101,13 +107,16 @@ class PruneConfig(StrategyConfig):
             _check_ratio("pruned_ratio", self.pruned_ratio)
         if self.target_latency_ms is not None and self.target_latency_ms <= 0:
             raise ValueError(f"target_latency_ms: expected > 0, got {self.target_latency_ms}")
+        check_range(self, LEAST_LATENCY_MS, 1e6, "target_latency_ms")
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers out of their ranges, each by itself."""
         for name in ("round_to", "num_steps", "every_epochs", "threads", "search_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
         _check_ratio("max_ratio", self.max_ratio)
         _check_ratio("delta_rate", self.delta_rate)
         check_range(self, LEAST_DELTA, 1, "delta_rate")
-        check_range(self, LEAST_LATENCY_MS, 1e6, "target_latency_ms")
         check_range(self, 1, 4096, "round_to", "threads")
         check_range(self, 1, 100_000, "num_steps", "every_epochs", "search_steps")
         if not 0 < self.search_cooling <= 1:
@@ -120,6 +129,9 @@ class PruneConfig(StrategyConfig):
             raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
         if self.calibration_samples < (1 if self.criterion == "taylor" else 0):
             raise ValueError(f"calibration_samples: too few, got {self.calibration_samples}")
+
+    def _check_shares_and_window(self) -> None:
+        """Refuse shares above the limit of a layer, and cuts that do not fit into the window."""
         most = self.pruned_ratio
         if isinstance(most, dict):
             most = max(most.values(), default=0.0)

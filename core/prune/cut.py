@@ -85,7 +85,7 @@ class _Record:
 
 
 def plan_edit(model: Layer, analysis: Analysis, keep: Array) -> ChannelEdit:
-    """Work out what each weight and layer keeps, given a mask [labels] of the labels to keep."""
+    """List the channels that each weight and layer keeps, for a mask [labels] of labels to keep."""
     kept: Indices = {}
     for name, axes in analysis.weights.items():
         for axis, labels in axes.items():

@@ -1,4 +1,4 @@
-"""From the settings of a cut to what each group loses."""
+"""Plan cuts: from the settings to the channels that each group loses."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from core.prune.pruner import Cut, Pruner, fixed_specs
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
 from core.runtimes.latency_table import LatencyTable
+from core.settings.metric_order import lost
 from core.strategy import Context
 from core.training.distributed import gather
 from core.training.measurements import metric_of, render, task_meter
-from core.training.metric_order import lost
 
 CLOSE = 0.01  # share of the whole by which an achieved target may differ without a warning
 MS_CLOSE = 0.03  # likewise of a latency, which is measured
@@ -42,7 +42,7 @@ class Planner:
         model: Model to cut.
         pruner: Pruner of the model.
         step: Number of cuts made before.
-        start: What the model cost before the first of them: `macs`, `parameters`, and `ms` if
+        start: Cost of the model before the first of them: `macs`, `parameters`, and `ms` if
             latency is the target. Filled in by the first cut, so that each step aims at what is
             left to remove, whatever those before it reached.
     """
@@ -71,7 +71,7 @@ class Planner:
         return self._pruner.cut(self._plan)
 
     def tell(self, cut: Cut) -> None:
-        """Log what was asked for up to here and what was reached; warn where they differ."""
+        """Log the targets up to here and the values reached; warn where they differ."""
         config = self._config
         reached = {
             "target_ratio": 1 - cut.macs[1] / self._start["macs"],

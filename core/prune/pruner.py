@@ -18,7 +18,7 @@ from core.prune.structure.graph import trace_modes
 from core.prune.structure.labels import Array
 from core.task import Task
 
-# whose sizes code tells
+# operators whose sizes the network's code gives
 SIZED = ("reshape2", "expand_v2", "tile", "slice", "strided_slice", "split", "pad", "pad3d")
 _log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Pruner:
         (`x.shape[-1] // heads`), which are pinned then.
 
         Args:
-            plan: Turns an analysis into the mask [labels] of what to keep.
+            plan: Turns an analysis into the mask [labels] of channels to keep.
 
         Raises:
             ExportError: The cut model cannot be run for reasons that pinning does not mend.

@@ -10,6 +10,8 @@ from rich.table import Table
 from core.prune.pruner import Cut
 from core.prune.structure.analysis import Analysis, Axis
 
+SHOWN = 8  # names in a cell
+
 
 def layer_table(cut: Cut) -> Table:
     """List output channels and multiply-accumulates of every layer, before and after."""
@@ -58,7 +60,7 @@ def layer_table(cut: Cut) -> Table:
 
 
 def group_table(analysis: Analysis) -> Table:
-    """List the groups: how many channels, who makes them, what is cut with them."""
+    """List the groups: number of channels, layers that make them, layers that are cut with them."""
     table = Table(title="channels that can be cut", show_lines=True)
     for column in ("group", "channels", "made by", "cut with them"):
         justify: JustifyMethod = "right" if column == "channels" else "left"
@@ -85,6 +87,6 @@ def _layers(axes: Iterable[Axis]) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[0] for name, _ in axes))
 
 
-def _shortened(names: Sequence[str], most: int = 8) -> str:
-    more = [f"... and {len(names) - most} more"] if len(names) > most else []
-    return "\n".join([*names[:most], *more])
+def _shortened(names: Sequence[str]) -> str:
+    more = [f"... and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return "\n".join([*names[:SHOWN], *more])

@@ -32,11 +32,11 @@ class Prune(Strategy):
         super().__init__(config)
         self.config: PruneConfig = config
         self._cuts: list[Record] = []
-        self._start: dict[str, float] = {}  # what the model cost before the first cut
+        self._start: dict[str, float] = {}  # cost of the model before the first cut
 
     @classmethod
     def default_end(cls, config: StrategyConfig, epochs: int) -> int:
-        """Stay until the last cut is made; what follows is fine-tuning."""
+        """Stay until the last cut is made; fine-tuning follows."""
         assert isinstance(config, PruneConfig)
         return config.start_epoch + (config.num_steps - 1) * config.every_epochs + 1
 

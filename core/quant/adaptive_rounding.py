@@ -16,8 +16,8 @@ import numpy as np
 from core.quant.weight_grid import free_steps, quantize_weight
 from core.targets.processors import HIGHEST, PAIR, Limit
 
-_DAMPING = 0.01  # of the mean square of the inputs: the least that keeps a weight where it was
-_SAME = 1e-4  # of the largest magnitude, which is 127 steps or fewer
+_DAMPING = 0.01  # share of the inputs' mean square that keeps a weight where it was, at least
+_SAME = 1e-4  # share of the largest magnitude, which is 127 steps or fewer
 _BLOCK = 128  # columns whose influence on those behind them is summed up at once
 
 
@@ -30,8 +30,8 @@ def fit_weight(
 
     Args:
         weight: Float weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
-        inputs: What the layer reads, [samples, groups, inputs of a group].
-        wanted: What it should answer without its bias, [samples, groups, outputs].
+        inputs: Inputs of the layer, [samples, groups, inputs of a group].
+        wanted: Outputs it should have without its bias, [samples, groups, outputs].
         limit: Limit on the steps that the weight may take.
         bits: 2 to 8, of the weight.
 
@@ -104,5 +104,5 @@ def _stays(rounded: np.ndarray, limit: Limit) -> np.ndarray:
 
 
 def _loss(off: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Return the mean square of what a change of the weight does to each output, [groups, O]."""
+    """Return the mean square of each output's change by a change of the weight, [groups, O]."""
     return np.asarray(((off @ lower.transpose(0, 2, 1)) ** 2).sum(axis=2))

@@ -1,4 +1,4 @@
-"""Put the selected layers on grids, calibrate them, and record what was done."""
+"""Quantize the selected layers, calibrate them, and record the edit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def apply_quantization(
     rounding: Rounding,
     batches: Iterable[Sequence[Tensor]],
     observer: str,
-    layout: GridPlan,
+    plan: GridPlan,
 ) -> LayerSelection:
     """Quantize the chosen layers in place, and calibrate their grids.
 
@@ -44,7 +44,7 @@ def apply_quantization(
         rounding: How they are rounded.
         batches: Calibration data: inputs of the model, [N, C, H, W] for images.
         observer: Kind of observer, of `core.quant.observers`.
-        layout: Grids that the files need, and layers whose outputs are rounded.
+        plan: Grids that the files need, and layers whose outputs are rounded.
 
     Returns:
         The layers that were quantized.
@@ -53,13 +53,13 @@ def apply_quantization(
         ConfigError: All layers are slow in int8 on the target.
         DataError: No batches, or activations that are not finite; names the layer.
     """
-    chosen = [path for path in choice.layers if path not in layout.slow]
+    chosen = [path for path in choice.layers if path not in plan.slow]
     if not chosen:
-        raise ConfigError(f"target: no layer is left to quantize: {_some(layout.slow)}")
-    choice = replace(choice, layers=tuple(chosen), left=choice.left | layout.slow)
-    layers = _insert(model, choice.layers, rounding, layout)
+        raise ConfigError(f"target: no layer is left to quantize: {_some(plan.slow)}")
+    choice = replace(choice, layers=tuple(chosen), left=choice.left | plan.slow)
+    layers = _insert(model, choice.layers, rounding, plan)
     try:
-        _calibrate(model, batches, observer, layout)
+        _calibrate(model, batches, observer, plan)
     except BaseException:
         _take_out(model, layers.values())
         raise
@@ -68,11 +68,11 @@ def apply_quantization(
     if len(idle) == len(layers):
         raise DataError("calibration: none of the chosen layers ran")
     running = tuple(path for path in choice.layers if path not in idle)
-    return replace(choice, layers=running, left=left, outputs=tuple(layout.outputs))
+    return replace(choice, layers=running, left=left, outputs=tuple(plan.outputs))
 
 
 def _insert(
-    model: Layer, paths: Sequence[str], rounding: Rounding, layout: GridPlan
+    model: Layer, paths: Sequence[str], rounding: Rounding, plan: GridPlan
 ) -> dict[str, QuantizedLayer]:
     """Quantize layers and outputs whose grids are not calibrated yet; return the layers."""
     one_grid = rounding.weight_type == "abs_max"  # which is that of the folded weight
@@ -81,12 +81,12 @@ def _insert(
             model,
             path,
             rounding,
-            layout.norms.get(path) if one_grid else None,
-            limit=layout.limits.get(path, "none"),
+            plan.norms.get(path) if one_grid else None,
+            limit=plan.limits.get(path, "none"),
         )
         for path in paths
     }
-    for path, readers in layout.outputs.items():
+    for path, readers in plan.outputs.items():
         round_output(model, path, rounding, readers)
     return layers
 
@@ -104,7 +104,7 @@ def _calibrate(
     model: Layer,
     batches: Iterable[Sequence[Tensor]],
     kind: str,
-    layout: GridPlan,
+    plan: GridPlan,
 ) -> None:
     quantizers = rounded_by(model)
     for quantizer, sites in quantizers:
@@ -118,7 +118,7 @@ def _calibrate(
                 restore(model, sites[0])
                 continue
             nonnegative = seen.lowest >= 0
-            unsigned = not layout.unsigned.isdisjoint(sites)
+            unsigned = not plan.unsigned.isdisjoint(sites)
             bits = quantizer.rounding.activation_bits
             if quantizer.rounding.zero_points and not nonnegative:
                 lowest, absmax = seen.ends(bits)
@@ -153,7 +153,7 @@ def _sign(quantizer: ActivationQuantizer) -> dict[str, bool]:
 
 
 def replay_quantization(model: Layer, record: Record) -> None:
-    """Quantize what is recorded in a fresh model; grids come with the weights."""
+    """Quantize the recorded layers in a fresh model; grids come with the weights."""
     for name in _RECORDED:
         record["rounding"][name]  # a default would be another model
     limited = "processors" in record["rounding"] or any("limit" in e for e in record["layers"])

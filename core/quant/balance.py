@@ -1,10 +1,10 @@
 """Even out the ranges of the channels of activations, across additions, splits and shuffles.
 
-A tensor has one grid. Where one of its channels reaches a hundred times as far as the others,
-nothing of those is left. Channels may be scaled without changing the model if whoever writes them
-divides and whoever reads them multiplies, with anything between that is positively homogeneous
-(ReLU, pooling, upsampling) or only moves channels (split, concatenation, shuffle). Additions tie
-the channels that they add together. The idea is that of Nagel et al., ICCV 2019 (`equalize`), with
+A tensor has one grid. If one of its channels reaches a hundred times as far as the others, these
+round to a few steps. Channels may be scaled without changing the model: the layers that write them
+divide and the layers that read them multiply. Operators in between must be positively homogeneous
+(ReLU, pooling, upsampling) or only move channels (split, concatenation, shuffle). Additions tie the
+channels that they add. The idea is that of Nagel et al., ICCV 2019 (`equalize`), with
 the magnitudes of activations as in SmoothQuant (Xiao et al., ICML 2023), and groups of channels in
 the place of pairs of layers.
 
@@ -40,9 +40,9 @@ from core.quant.equalize import (
 )
 
 FIXED = 0  # the group of all channels that must stay as they are
-_MOST_OCTAVES = 12  # that a channel is moved by
-_SHARPNESS = 16  # of the norm that stands for the largest, which has no slope
-_STEPS, _RATE = 400, 0.1  # of the descent, in octaves
+_MOST_OCTAVES = 12  # most octaves that a channel is scaled by
+_SHARPNESS = 16  # exponent of the norm that stands for the maximum, which has no slope
+_STEPS, _RATE = 400, 0.1  # steps of the descent, and its rate in octaves
 # steps of weights are of 127 to the largest; those of activations of 127, or 255 where none is
 # negative
 _OF_WEIGHTS = 2.0
@@ -293,7 +293,7 @@ def _made_by(layer: LayerPattern) -> set[str]:
 
 
 def _factors(graph: Graph, groups: ChannelGroups, reach: Mapping[str, Reach]) -> np.ndarray:
-    """Return what each group of channels is divided by, a power of two."""
+    """Return the divisor of each group of channels, a power of two."""
     noise = _Noise(graph, groups, reach)
     octaves = np.zeros(len(groups))
     if noise.members.size:
@@ -303,7 +303,7 @@ def _factors(graph: Graph, groups: ChannelGroups, reach: Mapping[str, Reach]) ->
 
 
 class _Noise:
-    """What rounding adds to what layers make, as a share of its power; the sum over the layers.
+    """Noise that rounding adds to the outputs of layers, as a share of their power, summed up.
 
     With channels divided by s, a layer reads x / s on a grid whose step is as the largest of them,
     and multiplies by w s. So its inputs add noise of max(x / s)^2 sum(w^2 s^2), and its weights,
@@ -328,10 +328,10 @@ class _Noise:
             far, power = reach[path].largest, reach[path].power
             total = float(squares @ power)
             if total > 0:
-                # of the kernel's places each has a step as the largest
+                # each place of the kernel has a step as the largest one
                 steps = float((largest**2).sum()) * weight.shape[3] / total
                 members = groups.side(path, "in")
-                one = sizes.shape[2] == 1  # of a depthwise convolution each row has one channel
+                one = sizes.shape[2] == 1  # each row of a depthwise convolution has one channel
                 rows.append(
                     (members, far, squares / total, share * (not one), power * steps * _OF_WEIGHTS)
                 )

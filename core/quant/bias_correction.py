@@ -111,7 +111,7 @@ def correct_biases(
 
     Args:
         model: Quantized; its biases are edited in place.
-        wanted: What `output_means` says of the float model, for layers with a bias.
+        wanted: Means of the float model's outputs, see `output_means`, for layers with a bias.
         batches: Inputs of the model, the same that the means are of; all of one size.
 
     Returns:

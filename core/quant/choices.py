@@ -23,4 +23,4 @@ STEPS = MappingProxyType(  # before, in and after calibration, each asked for by
         "bias_correction": "mend the means of layers at the end",
     }
 )
-HINTED = tuple(name for name in STEPS if hasattr(PtqHints(), name))  # that a task may hint at
+HINTED = tuple(name for name in STEPS if hasattr(PtqHints(), name))  # steps that a task may hint at

@@ -49,7 +49,8 @@ class Equalized:
     Attributes:
         first: Path of the weight of the layer that writes the channels.
         second: Path of the weight of the layer that reads them.
-        scales: What each channel was divided by in the first and multiplied by in the second.
+        scales: Factor of each channel, which divides it in the first layer and multiplies it in the
+            second.
     """
 
     first: str
@@ -110,7 +111,7 @@ def rescalable_layers(graph: Graph) -> dict[str, LayerPattern]:
 
 
 def _pairs(graph: Graph) -> list[tuple[LayerPattern, LayerPattern]]:
-    """Return the layers that can be rescaled together: the second reads what the first makes."""
+    """Return the pairs of layers that can be rescaled: the second reads the output of the first."""
     consumers, layers = graph.consumers(), rescalable_layers(graph)
     pairs = []
     for first in layers.values():
@@ -196,7 +197,7 @@ def _solve(
 
 
 def fold_factors(graph: Graph, layer: LayerPattern) -> np.ndarray:
-    """Return the magnitude of what folding multiplies each output channel by, [groups, O, 1]."""
+    """Return the magnitude of the factor that folding gives each output channel, [groups, O, 1]."""
     groups = _groups(layer.op)
     if layer.norm is None:
         return np.ones((groups, 1, 1))

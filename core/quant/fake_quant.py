@@ -187,7 +187,7 @@ class _Pact(PyLayer):
         x32, gradient32, end = x.astype("float32"), gradient.astype("float32"), float(threshold)
         below_end = _within(x32, gradient32, -INFINITE, end)
         inside = _within(x32, gradient32, -end, end) if context.signed else below_end
-        # what was cut above, less what was cut below
+        # amount clipped above, less the amount clipped below
         kept = below_end.sum()
         to_threshold = gradient32.sum() - kept - (kept - inside.sum())
         return _through(context, gradient, inside), to_threshold.reshape([1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from paddle.nn import Layer, Sequential
 
@@ -17,6 +18,7 @@ from core.network.batch_norms import is_batch_norm
 from core.network.layers import get
 from core.network.modes import evaluation_mode
 from core.quant.outputs import output_site
+from core.quant.selection import LayerSelection, SelectionSettings, select_with_hints
 from core.targets.names import Format, Processors, RoundedOutputs, Target
 from core.targets.paddle_inference import rounded_for_all, unsigned_inputs
 from core.targets.presets import FASTEST, UNSIGNED_TARGETS
@@ -50,6 +52,40 @@ class GridPlan:
     outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
     slow: dict[str, str] = field(default_factory=dict)
+
+
+class GridSettings(SelectionSettings, Protocol):
+    """Settings that choose the layers to quantize and their grids, with and without training."""
+
+    @property
+    def target(self) -> Target: ...
+
+    @property
+    def quantize_outputs(self) -> RoundedOutputs | None: ...
+
+    @property
+    def processors(self) -> Processors: ...
+
+
+def choose_layers_and_grids(
+    task: Task, model: Layer, config: GridSettings
+) -> tuple[LayerSelection, GridPlan]:
+    """Choose the layers of a float model to quantize, and plan the grids that their files need.
+
+    Raises:
+        ConfigError: A glob matches nothing, or nothing is left to quantize.
+    """
+    choice = select_with_hints(task, model, config)
+    plan = plan_grids(
+        task,
+        model,
+        config.target,
+        choice.layers,
+        config.quantize_outputs,
+        choice.spared,
+        config.processors,
+    )
+    return choice, plan
 
 
 def plan_grids(

@@ -23,12 +23,12 @@ BINS = 4096  # on either side of zero; 64 KB per layer in all
 # every grid holds zero exactly, and one that ends at 1 spoils the least if other values come.
 SMALLEST = 1e-30
 ABSMAX_OF_ZEROS = 1.0
-DEFAULT_PERCENTILE = 99.99
+PERCENTILE = 99.99
 MOST_CLIPPED = 0.05  # share of the values, by `kl`
 _STEPS_PER_OCTAVE = 32
 _STEPS_PER_OCTAVE_OF_TWO = 8  # where both ends are looked for, in turn
 _TURNS = 3
-_LEAST = 1e-3  # of the farther end: how near to zero the other may be
+_LEAST = 1e-3  # share of the farther end: how near to zero the other may be
 
 
 class Observer:
@@ -40,7 +40,7 @@ class Observer:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lowest = math.inf  # of all values so far; tells whether any was negative
+        self.lowest = math.inf  # minimum of all values so far; tells whether any was negative
         self.highest = -math.inf
         self.largest = 0.0  # magnitude
 
@@ -188,26 +188,16 @@ class HistogramObserver(Observer):
 
 
 class PercentileObserver(HistogramObserver):
-    """The magnitude that a share of all values does not exceed, rounded up to the end of its bin.
+    """The percentile of the magnitudes, rounded up to the end of its bin; see `PERCENTILE`.
 
     If that is zero, since almost all values are, it is the largest magnitude.
-
-    Args:
-        name: Path of the layer.
-        percentile: The share in percent, greater than 0 and at most 100.
     """
-
-    def __init__(self, name: str, percentile: float = DEFAULT_PERCENTILE) -> None:
-        super().__init__(name)
-        if not 0 < percentile <= 100:
-            raise ConfigError(f"percentile: expected more than 0 and up to 100, got {percentile}")
-        self.percentile = percentile
 
     def _absmax(self, whole: Grid) -> float:
         magnitudes = self.histogram.magnitudes
         # the 1e-9 takes back what the product has too much: 99.99 % of 10000 is not 9999.000000001
         total = self.histogram.zeros + int(magnitudes.sum())
-        rank = math.ceil(self.percentile / 100 * total - 1e-9) - self.histogram.zeros
+        rank = math.ceil(PERCENTILE / 100 * total - 1e-9) - self.histogram.zeros
         if rank <= 0:
             return whole.absmax
         index = int(np.searchsorted(np.cumsum(magnitudes), rank))

@@ -23,12 +23,12 @@ from core.quant.balance import balance
 from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
-from core.quant.grid_plan import GridPlan, plan_grids
+from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.layers import quantized_layers
 from core.quant.quantizers import Rounding
 from core.quant.reconstruction import reconstruct
 from core.quant.scales import BITS
-from core.quant.selection import LayerSelection, select_with_hints, summary
+from core.quant.selection import LayerSelection, summary
 from core.quant.sites import float_sites
 from core.settings.hints import ObserverKind
 from core.targets.names import Processors, RoundedOutputs, Target
@@ -52,7 +52,7 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 class PtqConfig:
     """Settings of post-training quantization.
 
-    What is None is as the task hints (`SlimHints.ptq`) for its network.
+    Settings that are None follow the hints of the task (`SlimHints.ptq`) for its network.
 
     Attributes:
         observer: Observer that sets the grids of activations.
@@ -110,7 +110,7 @@ class PtqConfig:
             )
 
     def completed(self, hints: PtqHints) -> PtqConfig:
-        """Return the settings with the hints of a task in the place of what is None."""
+        """Return the settings with the hints of a task in place of None."""
         by_channel = self.weight_quantize_type == "channel_wise_abs_max"
         known = self.target in UNSIGNED_TARGETS
         return replace(
@@ -166,11 +166,11 @@ def quantize_after_training(
     _check_finite(model)
     config = config.completed(task.slim_hints(model).ptq)
     assert config.observer is not None
-    choice, layout = _plan(task, model, config)
+    choice, plan = choose_layers_and_grids(task, model, config)
     _prepare(task, model, batches, config)
     count = _Count()
     seen = count.through(batches())
-    made = apply_quantization(model, choice, config.rounding, seen, config.observer, layout)
+    made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
     if count.images < ENOUGH:
         _log.warning(
             "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
@@ -179,32 +179,11 @@ def quantize_after_training(
     _log.info("%s", "\n".join(summary(made)))
     if config.reconstruct:
         few = _few_of_one_size(batches())
-        fitted = reconstruct(model, made.layers, layout.norms, few)
+        fitted = reconstruct(model, made.layers, plan.norms, few)
         _log.info("ptq: fitted %d layers to what they made in float", fitted)
     elif config.bias_correction:
-        _correct_biases(model, made.layers, layout.norms, batches)
+        _correct_biases(model, made.layers, plan.norms, batches)
     return made
-
-
-def _plan(task: Task, model: Layer, config: PtqConfig) -> tuple[LayerSelection, GridPlan]:
-    """Choose the layers to quantize, and the grids that their files need."""
-    choice = select_with_hints(
-        model,
-        config.rounding,
-        config.quantizable_layer_type,
-        config.never_quantize,
-        task.slim_hints(model).never_quantize,
-    )
-    layout = plan_grids(
-        task,
-        model,
-        config.target,
-        choice.layers,
-        config.quantize_outputs,
-        choice.spared,
-        config.processors,
-    )
-    return choice, layout
 
 
 def _prepare(task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig) -> None:

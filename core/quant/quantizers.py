@@ -22,7 +22,7 @@ from core.quant.scales import BITS, Grid
 from core.targets.names import Processors
 
 ActivationType = Literal["moving_average_abs_max", "range_abs_max", "abs_max", "lsq", "fixed"]
-TINY = 1e-8  # of a tensor that is zero throughout
+TINY = 1e-8  # end of the grid of a tensor of zeros
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Rounding:
 
     Attributes:
         weight_type: A grid for each output channel, or one for the whole weight.
-        activation_type: What sets the end of the grid of activations. `moving_average_abs_max`: an
-            average of the batches' largest magnitudes; `range_abs_max`: the largest of a window of
-            batches; `abs_max`: in training each batch's own, in evaluation and in files, which
-            cannot hold what is computed on the fly, the moving average; `lsq`: learned; `fixed`:
-            what calibration found.
+        activation_type: Rule that sets the end of the grid of activations.
+            `moving_average_abs_max`: an average of the batches' largest magnitudes;
+            `range_abs_max`: the largest of a window of batches; `abs_max`: each batch's own in
+            training, the moving average in evaluation and in files, which cannot compute a grid
+            for each batch; `lsq`: learned; `fixed`: as calibration found it.
         pact: Whether activations are clipped at a learned threshold first.
         weight_bits: 2 to 8.
         activation_bits: 2 to 8.
@@ -134,10 +134,10 @@ class ActivationQuantizer(Layer):
         """Set the grid, as calibration found it.
 
         Args:
-            absmax: What it reaches up to.
+            absmax: Largest magnitude, or the upper end with a zero point.
             nonnegative: See `ActivationQuantizer`.
             unsigned: See `ActivationQuantizer`.
-            lowest: What it reaches down to, if it has a zero point.
+            lowest: Lower end, if it has a zero point.
         """
         self.nonnegative = nonnegative
         self.signed = not self._does_without_sign(unsigned)
@@ -214,7 +214,7 @@ class ActivationQuantizer(Layer):
         return unsigned and (self.nonnegative or self.rounding.zero_points)
 
     def _end(self) -> Tensor:
-        """Return what a grid without a zero point reaches up to, [1]."""
+        """Return the end of a grid without a zero point, [1]."""
         if self.rounding.zero_points:
             return paddle.maximum(self.absmax, -self.lowest)
         return self.absmax

@@ -1,4 +1,4 @@
-"""Layer-wise reconstruction: weights and biases that give back what layers made in float.
+"""Layer-wise reconstruction: fit weights and biases so that layers give their float outputs.
 
 A quantized layer reads activations that are rounded, and that come from layers that answer a little
 differently than in float. Its weight is fitted to what it reads (`core.quant.adaptive_rounding`),
@@ -26,13 +26,13 @@ from core.quant.bias_correction import TensorBatches, bias_places, correct_biase
 from core.quant.layers import QuantizedConv2D, QuantizedLayer, QuantizedLinear
 from core.quant.sites import float_sites
 
-PLACES = 128  # of a map that are looked at; neighbours tell little more
+PLACES = 128  # places of a map that are sampled; neighbours tell little more
 
 
 def reconstruct(
     model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: TensorBatches
 ) -> int:
-    """Fit weights and biases of quantized layers to what they made in float, in place.
+    """Fit weights and biases of quantized layers to their float outputs, in place.
 
     Transposed convolutions, and layers that run several times, keep their weights. Only biases that
     `bias_places` finds are corrected.
@@ -62,7 +62,7 @@ def reconstruct(
 def _sampled(
     model: Layer, paths: Sequence[str], batches: int
 ) -> Iterator[dict[str, list[np.ndarray]]]:
-    """Collect samples of what layers make, [samples, C], a batch at a time.
+    """Collect samples of the outputs of layers, [samples, C], a batch at a time.
 
     When the context is left, those are gone that belong to layers which ran several times in a
     batch.
@@ -94,7 +94,7 @@ def _fitted(
 
     Args:
         model: Holds the layers.
-        samples: What `_sampled` collected.
+        samples: Samples that `_sampled` collected.
         shifted: Layers whose biases are corrected, so that their means do not matter.
     """
     left = dict(samples)
@@ -148,7 +148,7 @@ def _fit(layer: QuantizedLayer, path: str, x: Tensor, wanted: np.ndarray, shifte
 
 
 def _read_at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
-    """Return what makes the outputs that `_at_places` returns, [samples, groups x K]."""
+    """Return the inputs of the outputs that `_at_places` returns, [samples, groups x K]."""
     if not isinstance(layer, nn.Conv2D):
         return _at_places(layer, path, x)
     size = list(layer._kernel_size)

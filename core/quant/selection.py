@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from paddle import nn
 from paddle.nn import Layer
@@ -12,8 +13,23 @@ from core.errors import ConfigError
 from core.network.layers import match
 from core.quant.layers import why_not
 from core.quant.quantizers import Rounding
+from core.task import Task
 
 CANDIDATES = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)
+SHOWN = 6  # layers that the log names for each reason
+
+
+class SelectionSettings(Protocol):
+    """Settings that choose the layers to quantize, with and without training."""
+
+    @property
+    def rounding(self) -> Rounding: ...
+
+    @property
+    def quantizable_layer_type(self) -> Sequence[str]: ...
+
+    @property
+    def never_quantize(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -75,19 +91,15 @@ def select_layers(
     return LayerSelection(tuple(chosen), left, frozenset(spared))
 
 
-def select_with_hints(
-    model: Layer,
-    rounding: Rounding,
-    kinds: Sequence[str],
-    never: Sequence[str],
-    hints: Sequence[str],
-) -> LayerSelection:
-    """Choose as `select_layers` does, and spare the layers that the task hints at too.
+def select_with_hints(task: Task, model: Layer, config: SelectionSettings) -> LayerSelection:
+    """Choose as `select_layers` does, and leave in float what the task hints at too.
 
     Raises:
         ConfigError: A glob matches nothing, or nothing is left to quantize.
     """
-    own = select_layers(model, rounding, kinds, never)
+    rounding, kinds = config.rounding, config.quantizable_layer_type
+    own = select_layers(model, rounding, kinds, config.never_quantize)
+    hints = task.slim_hints(model).never_quantize
     if not hints:
         return own
     spared = select_layers(model, rounding, kinds, hints, "never_quantize (task)")
@@ -109,9 +121,9 @@ def summary(choice: LayerSelection) -> list[str]:
     return lines
 
 
-def _names(paths: Sequence[str], most: int = 6) -> str:
-    shown = ", ".join(paths[:most])
-    return shown if len(paths) <= most else f"{shown} and {len(paths) - most} more"
+def _names(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:SHOWN])
+    return shown if len(paths) <= SHOWN else f"{shown} and {len(paths) - SHOWN} more"
 
 
 def _some(left: dict[str, str]) -> str:

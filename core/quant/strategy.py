@@ -12,9 +12,9 @@ from core.errors import ConfigError
 from core.network.batch_norms import is_batch_norm
 from core.quant.apply import apply_quantization, record_of, replay_quantization
 from core.quant.config import QatConfig
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.quantizers import TINY
-from core.quant.selection import LayerSelection, select_with_hints, summary
+from core.quant.selection import select_with_hints, summary
 from core.quant.sites import quantizers_of
 from core.strategy import Context, Phase, Record, Strategy
 from core.task import QatBudget
@@ -43,7 +43,7 @@ class Qat(Strategy):
 
     def check(self, context: Context) -> None:
         """Choose the layers, long before the window opens."""
-        self._choose(context.task.build_model(), context)
+        select_with_hints(context.task, context.task.build_model(), self.config)
 
     def rehearse(self, model: Layer, context: Context) -> list[str]:
         """Choose and quantize, calibrated on a single batch."""
@@ -138,16 +138,6 @@ class Qat(Strategy):
             self._warmup,
         )
 
-    def _choose(self, model: Layer, context: Context) -> LayerSelection:
-        config = self.config
-        return select_with_hints(
-            model,
-            config.rounding,
-            config.quantizable_layer_type,
-            config.never_quantize,
-            context.task.slim_hints(model).never_quantize,
-        )
-
     def _insert(self, model: Layer, context: Context, samples: int) -> list[str]:
         """Let the first process choose and calibrate, and the others do the same edits.
 
@@ -156,23 +146,14 @@ class Qat(Strategy):
         """
         config, lines = self.config, [""]
         if context.rank == 0:
-            choice = self._choose(model, context)
-            layout = plan_grids(
-                context.task,
-                model,
-                config.target,
-                choice.layers,
-                config.quantize_outputs,
-                choice.spared,
-                config.processors,
-            )
+            choice, plan = choose_layers_and_grids(context.task, model, config)
             choice = apply_quantization(
                 model,
                 choice,
                 config.rounding,
                 context.inputs(samples),
                 config.observer,
-                layout,
+                plan,
             )
             lines = summary(choice)
             _log.info("%s", "\n".join(lines))

@@ -85,8 +85,8 @@ def limit_weight(
         axis: Axis of the output channels; None if no axis counts them.
         limit: Limit on the steps that the weight may take.
         per_channel: Whether each output channel has a scale; it needs an axis.
-        largest: What step 127 of an even grid stands for: 128 where the processor halves weights,
-            127 where it does not.
+        largest: Value of step 127 of an even grid: 128 where the processor halves weights, 127
+            where it does not.
     """
     if limit == "even" and not per_channel:
         weight = limit_weight(weight, axis, "none", per_channel=False)

@@ -175,7 +175,7 @@ def _load(folder: Path, protocol: Protocol) -> list[_Entry]:
 def _shape(
     folder: Path, description: DeployDescription, index: int, protocol: Protocol
 ) -> tuple[int, ...]:
-    """Return the shape to feed: what is asked for, else the free sizes as they were exported."""
+    """Return the shape to feed: the one asked for, else the exported one."""
     port: Port = description.inputs[index]
     if index == 0 and protocol.input_shape is not None:
         return (protocol.batch_size, *protocol.input_shape)
@@ -227,8 +227,8 @@ def _operators(entry: _Entry, protocol: Protocol) -> tuple[OperatorTime, ...] | 
     ports, backend = entry.predictor.description.inputs, entry.predictor.backend
     feeds = {port.name: as_fed(port, array) for port, array in zip(ports, entry.inputs)}
     file = find_files(entry.folder, backend)[0]
-    how = protocol.threads, feeds, protocol.warmup, protocol.runs
-    return measure_operators(file, backend, *how)
+    threads, warmup, runs = protocol.threads, protocol.warmup, protocol.runs
+    return measure_operators(file, backend, threads, feeds, warmup, runs)
 
 
 def _parameters(entry: _Entry) -> int | None:

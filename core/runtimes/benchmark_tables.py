@@ -37,7 +37,7 @@ def threads_table(rows: Sequence[BenchmarkRow]) -> Table:
     """Lay mean times out by numbers of threads, with speed-ups over the first model there.
 
     Args:
-        rows: Of several numbers of threads.
+        rows: Rows of several numbers of threads.
     """
     counts = list(dict.fromkeys(row.threads for row in rows))
     table = Table(title="by number of threads")
@@ -66,7 +66,7 @@ def operator_tables(rows: Sequence[BenchmarkRow]) -> Iterator[Table]:
     """Yield a table for each runtime that tells the times of classes of operators.
 
     Args:
-        rows: Of one number of threads.
+        rows: Rows of one number of threads.
     """
     for backend, alike in _by_backend(rows):
         table = Table(title=f"classes of operators in {backend}, ms of one run, and share in int8")

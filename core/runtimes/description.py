@@ -1,4 +1,4 @@
-"""The file `deploy.yml` that lies beside an exported model and says what it is and eats.
+"""The file `deploy.yml` beside an exported model, which describes it and its inputs.
 
 Everything in it is plain, so that other programs can read it; we read it back strictly. Layout:
 
@@ -70,7 +70,7 @@ class Preprocess:
 class Report:
     """Size and cost, as `core.graph.cost` defines them."""
 
-    size_mb: float  # of the first format: .pdmodel + .pdiparams, .onnx, .xml + .bin, .nb
+    size_mb: float  # size of the first format: .pdmodel + .pdiparams, .onnx, .xml + .bin, .nb
     parameters: int
     macs: int
     input_shapes: tuple[tuple[int, ...], ...]  # for which the MACs are

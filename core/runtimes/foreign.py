@@ -25,8 +25,8 @@ def fitted_task(task: Task, inputs: Sequence[Port], where: str | Path) -> Task:
     """Return the task with images of the size that a model takes; sizes it leaves free stay.
 
     Args:
-        task: Of the config, or of a deploy.yml.
-        inputs: Of the model.
+        task: Task of the config, or of a deploy.yml.
+        inputs: Inputs of the model.
         where: The model, for messages.
 
     Raises:
@@ -88,7 +88,7 @@ def fit_output(predictor: Predictor, task: Task, output: str | None) -> None:
 
 
 def main_output_name(task: Task) -> str:
-    """Return what a task calls the output of a network that has one."""
+    """Return a task's name for the output of a network with one output."""
     return next(iter(task.name_outputs(paddle.zeros([1]))))
 
 
@@ -105,7 +105,7 @@ def is_distribution(scores: np.ndarray) -> bool:
 
 
 def _example(predictor: Predictor, task: Task) -> np.ndarray:
-    """Return what the model answers to noise, [1, ...]."""
+    """Return the model's answers to noise, [1, ...]."""
     feeds = []
     for port, spec in zip(predictor.description.inputs, task.input_spec()):
         shape = port.shape or (-1, *(int(s) if s is not None else -1 for s in spec.shape[1:]))

@@ -12,7 +12,7 @@ from pathlib import Path
 from core.errors import ExportError
 from core.targets.names import BACKENDS, FORMATS, Backend, Format
 
-_PROGRAM_SUFFIXES = (".pdmodel", ".json")  # of Paddle's old IR, and of PIR, Paddle 3's own
+_PROGRAM_SUFFIXES = (".pdmodel", ".json")  # programs of Paddle's old IR, and of PIR, Paddle 3's own
 # of files that are named in place of their folder
 MODEL_SUFFIXES = (".onnx", *_PROGRAM_SUFFIXES, ".xml")
 # the names that Paddle's tools of different years give their files
@@ -82,7 +82,7 @@ def is_model_file(path: Path) -> bool:
 
 
 def check_present(path: Path) -> None:
-    """Refuse what is neither a folder nor a model file.
+    """Refuse a path that is neither a folder nor a model file.
 
     Raises:
         ExportError: Names it.

@@ -23,7 +23,7 @@ class ImageModel:
     """A model with the task that prepares images for it and reads its outputs.
 
     Attributes:
-        task: Of the model.
+        task: Task of the model.
         run: The model.
         inputs: Names of its inputs, in the order that `run` takes them.
         threshold: Scores below do not count; None leaves it to the task.

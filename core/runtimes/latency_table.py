@@ -112,7 +112,7 @@ def shortest_ms(
     """Return the shortest time of each, in milliseconds; they take turns, after one turn unseen.
 
     Args:
-        runs: What to measure.
+        runs: Functions to measure.
         clock: Clock in seconds.
         least_runs: Least number of runs of each.
         least_seconds: Least time of all runs together.
@@ -244,7 +244,7 @@ class _LatencyFile:
 
 
 def _machine(backend: Backend) -> dict[str, Any]:
-    """Return what makes measurements comparable."""
+    """Return the facts on this machine that must agree for measurements to be comparable."""
     known = environment()
     package = "paddlepaddle" if backend == "paddle" else backend
     versions = {name: text for name, text in known["packages"].items() if name.startswith(package)}

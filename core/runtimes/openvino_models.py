@@ -24,7 +24,7 @@ def openvino_core() -> Any:
 
 def name_of(port: Any, known: Sequence[str]) -> str:
     """Choose the name of an input or output: OpenVINO collects those of all equal tensors."""
-    own = port.get_node().friendly_name.partition("/sink_port_")[0]  # that of the ONNX graph
+    own = port.get_node().friendly_name.partition("/sink_port_")[0]  # its name in the ONNX graph
     names = [*known, own, *sorted(port.names)]
     return str(next(name for name in names if name in port.names))
 

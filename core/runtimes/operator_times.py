@@ -27,7 +27,7 @@ from core.task import Arrays
 Precision = Literal["float", "int8"]
 CONVOLUTION, GROUPED, PRODUCT = "convolution", "grouped convolution", "matrix product"
 ROUNDING, LAYOUT = "rounding", "layout"
-# what runtimes call the same thing; other operators keep their names
+# classes of operators that runtimes name differently; others keep their names
 _CLASSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         CONVOLUTION: (
@@ -46,18 +46,18 @@ _CLASSES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 _CLASS_OF = MappingProxyType({name: key for key, names in _CLASSES.items() for name in names})
-_NOTABLE = 0.05  # of the first model's time: smaller differences are not named
+_NOTABLE = 0.05  # share of the first model's time: smaller differences are not named
 _NAMED = 4
 
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """What operators of one class take in one run of a model.
+    """Time of the operators of one class in one run of a model.
 
     Attributes:
         kind: `convolution`, `grouped convolution` (in OpenVINO alone), `matrix product`,
             `rounding` to and from int8, `layout` of tensors; others as the runtime calls them.
-        precision: What they compute in; that of `rounding` is float.
+        precision: Type they compute in; that of `rounding` is float.
         count: Number of operators.
         ms: Sum of the medians of their times, in milliseconds.
     """
@@ -127,8 +127,8 @@ def explain(first: Sequence[OperatorTime], other: Sequence[OperatorTime]) -> str
     """Say in one line which classes of operators make one model slower or faster than another.
 
     Args:
-        first: Of the model that is compared with.
-        other: Of the other one.
+        first: Times of the model that is compared with.
+        other: Times of the other model.
     """
     before, after = by_kind(first), by_kind(other)
     changes = {
@@ -197,11 +197,11 @@ def _by_openvino(file: Path, threads: int, feeds: Arrays, runs: int) -> Iterable
 
 
 def _precision_of(kernel: str, operator: str) -> Precision:
-    """Return what a kernel of OpenVINO computes in, such as `brgconv_avx512_1x1_I8`."""
+    """Return the precision of a kernel of OpenVINO, such as `brgconv_avx512_1x1_I8`."""
     in_int8 = kernel.rpartition("_")[2].lower() in ("i8", "u8")
     return "int8" if in_int8 and _class_of(operator) != ROUNDING else "float"
 
 
 def _class_of(operator: str) -> str:
-    plain = operator.removeprefix("QLinear")  # of those that are not listed
+    plain = operator.removeprefix("QLinear")  # kinds that are not listed
     return _CLASS_OF.get(operator, plain)

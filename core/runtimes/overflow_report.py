@@ -97,7 +97,7 @@ def model_files(model: Path) -> list[tuple[Path, ...]]:
 
 
 def to_table(checks: Sequence[LayerCheck]) -> Table:
-    """Lay the layers out for people."""
+    """Return a table of the layers."""
     table = Table()
     for title in ("layer", "operator"):
         table.add_column(title, overflow="fold")

@@ -1,4 +1,4 @@
-"""Inputs and outputs of model files: what a file says of them, and arrays that fit them."""
+"""Inputs and outputs of model files: read their descriptions, and check arrays against them."""
 
 from __future__ import annotations
 

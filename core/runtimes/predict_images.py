@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from core.settings.files import write_bytes
 from core.task import Box, BoxesOf
 from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import as_rgb, image_channels, read_image
+from core.training.inspection import Labelled
 
 PREDICTIONS = "predictions.json"
 _log = logging.getLogger(__name__)
@@ -90,13 +91,10 @@ def predict_files(
     plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
     channels = image_channels(model.task)
     skipped: list[str] = []
-    seen = (
-        (plan[file], image)
-        for file in steps(images)
-        if (image := _read(file, channels, skipped if image_path.is_dir() else None)) is not None
-    )
+    pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
+        seen = ((plan[file], image) for file, image in pictures)
         write_predictions(save_dir, _predict_all(model, seen, outputs, root, tell))
     except OSError as error:
         where = error.filename or save_dir
@@ -167,20 +165,24 @@ def check_boxes(boxes: Sequence[Sequence[Box] | None], names: Sequence[Path]) ->
     )
 
 
-def _read(file: Path, channels: int, skipped: list[str] | None) -> np.ndarray | None:
-    """Read an image [H, W, C]; None, and a line in `skipped`, if it is broken.
+def _read_images(
+    files: Iterable[Path], channels: int, skipped: list[str] | None
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Yield files with their images [H, W, C]; a broken one is left out, with a line in `skipped`.
 
     Raises:
-        DataError: It is broken, and there is no list of those.
+        DataError: One is broken, and there is no list of those.
     """
-    try:
-        return read_image(str(file), channels)
-    except DataError as error:
-        if skipped is None:
-            raise
-        _log.warning("left out: %s", error)
-        skipped.append(str(error))
-        return None
+    for file in files:
+        try:
+            image = read_image(str(file), channels)
+        except DataError as error:
+            if skipped is None:
+                raise
+            _log.warning("left out: %s", error)
+            skipped.append(str(error))
+        else:
+            yield file, image
 
 
 def check_apart(
@@ -203,7 +205,7 @@ class _Outputs:
 
     Args:
         save_dir: The folder.
-        names: Of the images.
+        names: Names of the images.
         palette: Colours of label maps [C, 3] uint8; None writes them in grey.
     """
 
@@ -273,24 +275,15 @@ def _to_plain(value: Any, picture: Path, outputs: _Outputs, key: str = "") -> An
     return name.as_posix()
 
 
-COLUMNS, SIDE = 4, 180  # pictures in each row of a montage, pixels of each
-
-
-def montage(predicted: Path, file: Path) -> None:
-    """Put the first pictures that were drawn side by side in one.
+def drawn_pictures(predicted: Path, most: int) -> list[Labelled]:
+    """Read the first pictures that `predict_files` drew.
 
     Args:
         predicted: Folder with `predictions.json` and the pictures it names.
-        file: Picture to write.
+        most: Number of pictures at most.
     """
-    entries = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))
-    tiles = []
-    for entry in list(entries.values())[: 2 * COLUMNS]:
-        image = cv2.imread(str(predicted / entry["picture"]))
-        scale = SIDE / max(image.shape[:2])
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        tile = np.full((SIDE, SIDE, 3), 255, np.uint8)
-        tile[: image.shape[0], : image.shape[1]] = image
-        tiles.append(tile)
-    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
-    cv2.imwrite(str(file), np.vstack([row for row in rows if row.shape == rows[0].shape]))
+    entries = json.loads((predicted / PREDICTIONS).read_text(encoding="utf-8"))
+    return [
+        Labelled(name, read_image(str(predicted / entry["picture"])))
+        for name, entry in itertools.islice(entries.items(), most)
+    ]

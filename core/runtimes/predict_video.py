@@ -1,4 +1,4 @@
-"""Predict on the frames of a video or a camera; write a video with what was found drawn on it."""
+"""Predict on the frames of a video or a camera; write a video with the predictions drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.task import BoxesOf
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 CODEC, CONTAINER = "mp4v", ".mp4"  # which OpenCV's wheels can write everywhere
-TIMED_FRAMES = 10  # of a camera, which say how many each second the model can follow
+TIMED_FRAMES = 10  # frames of a camera that tell how many the model can follow each second
 SLOWEST, FASTEST = 1.0, 240.0  # frames each second of a video that is written
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class _VideoFile:
     """A video that grows frame by frame; without a rate it takes that of its first frames.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         rate: Frames each second; None: as fast as they come.
     """
 
@@ -152,7 +152,7 @@ def predict_video(
 
     Args:
         model: Answers for an image, and draws.
-        frames: Of a video or a camera; they are closed.
+        frames: Frames of a video or a camera; they are closed.
         save_dir: Where everything goes; not where the video is.
         boxes_of: Boxes in a frame; its name is its number, from 0 on.
         steps: Wraps the frames, for instance in a progress bar; gets their number, if it is known.
@@ -188,7 +188,7 @@ def _predict_frames(
     steps: FrameSteps,
     tell: Tell,
 ) -> tuple[list[dict[str, Any]], KeyboardInterrupt | None]:
-    """Return the values of each frame, and what interrupted."""
+    """Return the values of each frame, and the interruption, if there was one."""
     values: list[dict[str, Any]] = []
     unsure = boxed = 0
     video = _VideoFile(draft, frames.rate)

@@ -45,7 +45,7 @@ _BATCH_NORM_PASSES = (
 # Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
 # 3.1.1, and `pool2d` and `concat` add errors and save no time.
 _INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
-_LOADING = threading.Lock()  # what is muted meanwhile are the outputs of the whole process
+_LOADING = threading.Lock()  # muting affects the outputs of the whole process
 _log = logging.getLogger(__name__)
 
 
@@ -56,9 +56,9 @@ class Predictor(ABC):
     runs side by side give each thread a predictor of its own.
 
     Attributes:
-        description: What `deploy.yml` says, or what the graph itself tells where there is none.
+        description: Content of `deploy.yml`, or what the graph itself tells where there is none.
         backend: Name of the runtime.
-        folder: That it was loaded from.
+        folder: Folder that it was loaded from.
     """
 
     backend: Backend
@@ -193,7 +193,7 @@ def load_as_written(folder: Path, kind: Format) -> Predictor:
     That is what the file says, on any processor; it is slow.
 
     Args:
-        folder: Of the exported model.
+        folder: Folder of the exported model.
         kind: `paddle` or `onnx`.
     """
     description = read_description(folder)
@@ -207,7 +207,7 @@ def try_out(folder: Path, backend: Backend, file: Path) -> None:
     """Open and run a model in a process of its own.
 
     Args:
-        folder: Of the model.
+        folder: Folder of the model.
         backend: Runtime.
         file: Named in the message.
 
@@ -371,7 +371,7 @@ def _muted() -> Iterator[None]:
 
 
 def _operator_kinds(file: Path) -> set[str]:
-    """Return what kinds of operators a program has; none if it is not one of the old IR."""
+    """Return the kinds of operators of a program; none if it is not one of the old IR."""
     program = framework_pb2.ProgramDesc()
     if file.suffix == ".json":
         return set()

@@ -1,4 +1,4 @@
-"""Open a model that somebody else made, and run it once: `python -m core.runtimes.trial DIR
+"""Open a model from elsewhere, and run it once: `python -m core.runtimes.trial DIR
 BACKEND`.
 
 It stands in a process of its own because runtimes do not survive every damaged program: Paddle

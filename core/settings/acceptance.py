@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.errors import ConfigError
+from core.settings.metric_order import lost
 
 ACCEPTANCE_NAMES = ("max_size_mb", "max_drop", "max_latency_ms")
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a file must meet; null: anything.
+    """Targets that a file must meet; null: any value will do.
 
     Attributes:
         max_size_mb: Size of the files that a runtime reads; 1 MB is 10**6 bytes.
@@ -31,14 +32,14 @@ class Acceptance:
 
 @dataclass(frozen=True)
 class FileFigures:
-    """What was measured of a file in a runtime; None: it was not.
+    """Figures of a file in a runtime; None: not measured.
 
     Attributes:
         name: Name for people.
         size_mb: Size of its files.
         latency_ms: Milliseconds of one image.
         metric: Its metric.
-        float_metric: That of the float model.
+        float_metric: Metric of the float model.
         higher_is_better: Whether larger metrics are better.
     """
 
@@ -54,13 +55,12 @@ class FileFigures:
         """Return the loss of the metric, negative if the file is better."""
         if self.metric is None or self.float_metric is None:
             return None
-        loss = self.float_metric - self.metric
-        return loss if self.higher_is_better else -loss
+        return lost(self.float_metric, self.metric, self.higher_is_better)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found: a line for each file and target, and the best file that meets all."""
+    """Result of a check: a line for each file and target, and the best file that meets all."""
 
     lines: tuple[str, ...]
     best: FileFigures | None

@@ -36,9 +36,9 @@ __all__ = [
 ]
 T = TypeVar("T")
 BASE_KEY = "_base_"
-MOST_BYTES = 1 << 20  # of a file
+MOST_BYTES = 1 << 20  # largest file
 LARGEST = 2**63 - 1
-LONGEST = 2048  # of a text
+LONGEST = 2048  # longest text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
@@ -53,7 +53,7 @@ def read(cls: type[T], mapping: Any, path: str = "", measured: bool = False) -> 
     Args:
         cls: A dataclass; fields may be scalars, `Literal`, `X | None`, lists, tuples, dicts and
             dataclasses.
-        mapping: What the YAML file says.
+        mapping: Content of the YAML file.
         path: Dotted path of `mapping` in the whole config, for messages.
         measured: These are no settings, but what was found out: NaN and infinity occur.
 
@@ -148,7 +148,7 @@ def override(settings: Mapping[str, Any], assignments: Sequence[str]) -> dict[st
     """
     changed = copy.deepcopy(dict(settings))
     for assignment in assignments:
-        parse_overrides([assignment])  # complains of what is no assignment
+        parse_overrides([assignment])  # refuses other arguments
         key, _, text = assignment.partition("=")
         parts, value = key.strip().split("."), parse_yaml(text)
         changed = _with_value(changed, parts, value, key.strip())
@@ -180,7 +180,7 @@ def check_words(value: Any, path: str) -> None:
     """Refuse texts that are more than a word or a name like `nn.LayerNorm`, however deep they lie.
 
     Some constructors of PaddleClas and PaddleSeg hand arguments to `eval`, and the settings of a
-    model may come in a file that somebody else made.
+    model may come in a file from elsewhere.
 
     Raises:
         ConfigError: Names the argument.
@@ -197,7 +197,7 @@ def check_words(value: Any, path: str) -> None:
 
 
 def check_plain(value: Any, path: str) -> None:
-    """Refuse what is never a legal setting, however deep it lies.
+    """Refuse values that are never legal settings, at any depth.
 
     That is NaN and infinity, whole numbers that no machine word holds, and texts that are too long
     or cannot be written: with NUL or half of a surrogate pair.
@@ -241,7 +241,7 @@ def to_mapping(config: Any) -> Any:
 def _load_with_bases(
     path: Path, children: tuple[str, ...], known: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Read a file over its bases; what is `known` by its path is not read again."""
+    """Read a file over its bases; a file in `known` is not read again."""
     content = load_one_yaml(path)
     resolved = os.path.realpath(path)
     if resolved in children:

@@ -1,4 +1,4 @@
-"""From plain values to typed settings: dataclasses, lists and scalars as annotations want them."""
+"""Convert plain values to typed settings: dataclasses, lists and scalars, by their annotations."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from core.errors import ConfigError
 from core.settings.other_names import UnknownKey, other_name
 from core.settings.yaml_loader import shown
 
-MOST_CHARACTERS = 400  # of a key, or of what a dataclass says
+MOST_CHARACTERS = 400  # longest key, or message of a dataclass
 
 
 class Problems:
-    """What is wrong in some settings, to be told together."""
+    """Errors in settings, collected to be reported together."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
 
     def add(self, *messages: str) -> None:
-        """Note what is wrong."""
+        """Note problems."""
         self._found += messages
 
     @contextlib.contextmanager
@@ -36,7 +36,7 @@ class Problems:
             self._found += error.problems
 
     def tell(self, said: Callable[[str], str] = lambda problem: problem) -> None:
-        """Raise all that was noted.
+        """Raise all problems as one error.
 
         Args:
             said: Returns what to say of a problem.
@@ -49,7 +49,7 @@ class Problems:
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:
-    """Return ` (did you mean 'x'?)` for the nearest known name, or the list of what is known."""
+    """Return ` (did you mean 'x'?)` for the nearest known name, or the list of known names."""
     near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.6)
     if near:
         return f" (did you mean {near[0]!r}?)"
@@ -57,11 +57,11 @@ def suggest(wrong: str, known: Sequence[str]) -> str:
 
 
 def convert(wanted: Any, value: Any, path: str) -> Any:
-    """Return a plain value as an annotation wants it; all that is wrong is told together.
+    """Convert a plain value to an annotated type; all errors are reported together.
 
     Args:
         wanted: A scalar, `Literal`, `X | None`, list, tuple, dict, dataclass or union of such.
-        value: What a YAML file says.
+        value: Value from a YAML file.
         path: Dotted path of the value, for messages.
 
     Raises:

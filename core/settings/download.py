@@ -93,7 +93,7 @@ def _split(url: str) -> tuple[str, str | None]:
 
 
 def _receive(address: str, path: Path, limit_bytes: int) -> str:
-    """Write what an address sends; return its digest."""
+    """Write the content of an address to a file; return its digest."""
     digest, count = hashlib.sha256(), 0
     try:
         # asked for as it is: what is packed for the way could grow to any size

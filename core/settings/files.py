@@ -25,7 +25,7 @@ _OURS = re.compile(r"\.(?P<name>.+)\.trislim-(?P<kind>lock|partial|old|draft|dra
 _SCRATCH = ".trislim-scratch-"
 _PAUSE = 0.005  # seconds
 _LONGEST = 200  # bytes of a name; file systems take 255
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 
 
 @contextlib.contextmanager
@@ -205,8 +205,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def tidy(parent: Path) -> None:
-    """Remove what killed processes have left beside the folders and files that they wrote there."""
-    with contextlib.suppress(OSError):  # what cannot be removed is in nobody's way
+    """Remove leftovers of killed processes beside the folders and files that they wrote."""
+    with contextlib.suppress(OSError):  # a file that cannot be removed is in nobody's way
         ours = [found for name in os.listdir(parent) if (found := _OURS.fullmatch(name))]
         for found in ours:
             if found["kind"] in ("draft", "lock", "drawing"):
@@ -251,7 +251,7 @@ def _put_in_place(partial: Path, folder: Path) -> None:
 
 
 def _put_back(folder: Path) -> None:
-    """Mend what a replacement that was cut off has left; the caller has the lock."""
+    """Clean up after an interrupted replacement; the caller has the lock."""
     old = sibling(folder, "old")
     if old.exists() and not folder.exists():
         old.rename(folder)

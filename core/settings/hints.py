@@ -1,4 +1,4 @@
-"""What a task hints at for compressing its model; tasks take these from `core.task`."""
+"""Hints of a task on compressing its model; tasks import these from `core.task`."""
 
 from __future__ import annotations
 

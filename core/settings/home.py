@@ -1,4 +1,4 @@
-"""Where this code lies: as `core` in a checkout, as `trislim.core` where the package is installed.
+"""Names and folders of this code: `core` in a checkout, `trislim.core` in an installed package.
 
 The sources name modules as in a checkout. Building the package puts `trislim.` in front of their
 imports (`setup.py`); names in texts, of processes to start or in a file of the user, come here.
@@ -11,11 +11,11 @@ from pathlib import Path
 
 PACKAGE = "trislim"
 OWN = ("core", "tasks")  # packages whose modules may be named
-_FOLDER = Path(__file__).resolve().parents[2]  # that `core`, `tasks`, `tools` and `configs` lie in
+_FOLDER = Path(__file__).resolve().parents[2]  # folder of `core`, `tasks`, `tools` and `configs`
 _PREFIX = __name__.rpartition("core.")[0]  # empty in a checkout
 INSTALLED = bool(_PREFIX)
 CONFIGS = _FOLDER / "configs"
-# what Python's path must have so that the modules are found
+# folder on Python's path from which the modules are imported
 IMPORTED_FROM = _FOLDER.parent if INSTALLED else _FOLDER
 
 

@@ -1,7 +1,7 @@
-"""Locks on files and folders; the kernel takes one back when its process ends, however it does.
+"""Locks on files and folders, which the kernel releases when a process ends, in whichever way.
 
 Where a file system knows no such locks, a lock file counts as held as long as the process that it
-names is there: on this host, or on another, of which nobody can tell.
+names exists; a process on another host always counts, since it cannot be checked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a lock, as its file names it; 0: unknown."""
+    """Process of a lock's holder, as the lock's file names it; 0: unknown."""
 
     pid: int
     host: str
@@ -45,7 +45,7 @@ class Holder:
         return f"process {self.pid} on {self.host}" if self.pid else "another process"
 
     def ended(self) -> bool:
-        """Tell whether it is known to be gone."""
+        """Tell whether the process is known to have ended."""
         if not self.pid or self.host != socket.gethostname():
             return False
         try:
@@ -61,7 +61,7 @@ class Lock:
 
     Args:
         file: The lock file; its folder is there.
-        what: What it locks, for messages.
+        what: Name of the locked thing, for messages.
         wait: Wait for another process, however long it takes.
 
     Raises:
@@ -118,7 +118,7 @@ class Held:
     """A lock on a file or folder that stays; it lasts as long as this object, or until `end`.
 
     Args:
-        descriptor: Of what is open and locked; None where there are no locks.
+        descriptor: File descriptor that is open and locked; None where there are no locks.
     """
 
     def __init__(self, descriptor: int | None) -> None:
@@ -150,7 +150,7 @@ def hold(folder: Path) -> Held | None:
 
 
 def use(file: Path) -> Held | None:
-    """Use a file beside others; None if somebody has it for themselves, or has replaced it.
+    """Take a shared lock on a file; None if another process holds it alone, or has replaced it.
 
     Raises:
         OSError: It cannot be opened.
@@ -163,7 +163,7 @@ def use(file: Path) -> Held | None:
 
 
 def claim(file: Path) -> Held | None:
-    """Have a file alone, so that it can be replaced; None if others use it.
+    """Take an exclusive lock on a file, so that it can be replaced; None if others use it.
 
     Raises:
         OSError: It cannot be opened.

@@ -1,4 +1,4 @@
-"""What settings are called elsewhere, and networks that a short name may be meant for."""
+"""Names of settings in other projects, and networks that a short name may stand for."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class UnknownKey(str):
 
     Args:
         path: Its dotted path.
-        hint: What may be meant, for the end of the message.
+        hint: Suggestion for the end of the message.
     """
 
     path: str
@@ -91,7 +91,7 @@ class UnknownKey(str):
 
 
 def other_name(wrong: str, known: Collection[str]) -> str | None:
-    """Return what a name of another library is called here, if that is among the known."""
+    """Return our name for a setting of another library, if that is among the known."""
     plain = _plain(wrong)
     same = next((name for name in known if _plain(name) == plain), None)
     return same or next((name for name in _OTHERS.get(plain, ()) if name in known), None)

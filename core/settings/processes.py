@@ -33,8 +33,8 @@ def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
 
     Args:
         command: Begins with the path of a program.
-        number: Of the signal that it gets then. It gets it, too, when the thread that has started
-            it ends, so that has to wait for it.
+        number: Number of the signal that it gets then. The signal also comes when the thread that
+            started it ends, so that thread has to wait for it.
     """
     if sys.platform != "linux":
         return list(command)
@@ -43,9 +43,9 @@ def tethered(command: Sequence[str], number: int = _KILL) -> list[str]:
 
 
 def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
-    """Run a command that speaks for itself to its end; return its status.
+    """Run a command that prints its own messages, and return its status.
 
-    If this process is asked to end, so is that one, which may finish what it is at.
+    If this process is asked to end, so is that one, which may finish its work.
 
     Args:
         command: Begins with the path of a program.
@@ -56,7 +56,7 @@ def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
     try:
         return process.wait()
     except BaseException as error:
-        if type(error) is not KeyboardInterrupt:  # that goes to both
+        if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches both processes
             process.terminate()
         try:
             process.wait()
@@ -67,7 +67,7 @@ def run_beside(command: Sequence[str], log: BinaryIO | None = None) -> int:
 
 @contextlib.contextmanager
 def ending_children() -> Iterator[None]:
-    """Kill the processes that a block has started if it ends otherwise than well.
+    """Kill the processes that a block has started if it raises.
 
     A thread may be waiting for one, and this process for the thread.
     """
@@ -119,7 +119,7 @@ def search_path() -> str:
 
 
 def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """Say in one line how a process ended that was to end otherwise."""
+    """Say in one line how a process failed."""
     if done.returncode < 0:
         try:
             return f"killed by {signal.Signals(-done.returncode).name}"

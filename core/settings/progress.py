@@ -30,10 +30,10 @@ def progress(
     """Go through items, and show how many were worked on.
 
     Args:
-        items: Of which each takes its time.
-        what: Is done with them, for the bar and the log.
+        items: Items that take some time each.
+        what: Name of the work, for the bar and the log.
         total: How many there are, where they do not tell themselves.
-        unit: What one of them is.
+        unit: Name of one item.
         hidden: Show nothing.
     """
     known = len(items) if total is None and isinstance(items, Sized) else total

@@ -1,4 +1,4 @@
-"""Legal ranges of settings: what lies outside would break later, or never end."""
+"""Check ranges of settings: values outside would fail later, or run forever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def check_range(config: object, low: float, high: float, *names: str) -> None:
         config: The dataclass; a tuple among its fields is looked at number by number.
         low: The smallest legal value.
         high: The largest.
-        names: Of the fields.
+        names: Names of the fields.
 
     Raises:
         ValueError: Names the field.

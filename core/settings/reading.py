@@ -13,7 +13,7 @@ from typing import Any
 
 from core.errors import UserError
 
-MOST_BYTES = 1 << 31  # of any file that is read whole
+MOST_BYTES = 1 << 31  # largest file that is read whole
 _LINE_END = re.compile("\r\n|\r|\n")
 _MARKS = {  # in front of a text; the longer ones first, as two of them begin alike
     codecs.BOM_UTF8: "utf-8",
@@ -30,8 +30,8 @@ def read_bytes(path: str | Path, failure: type[UserError], most: int = MOST_BYTE
     A pipe would be waited for and a device has no end, so both are refused before they are read.
 
     Args:
-        path: Of the file.
-        failure: What to raise.
+        path: Path of the file.
+        failure: Class of the error to raise.
         most: Bytes that it may have.
 
     Raises:

@@ -27,7 +27,7 @@ class Terminated(KeyboardInterrupt):
     """Another signal than that of Ctrl-C asks the process to end.
 
     Args:
-        number: Of the signal.
+        number: Number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -36,7 +36,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def interruption(number: int) -> KeyboardInterrupt:
-    """Return what a signal is raised as."""
+    """Return the exception that a signal is raised as."""
     return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
 
 

@@ -1,7 +1,7 @@
 """Imported first by every tool, and by the processes they start: versions, and a quiet Paddle.
 
 The one module that does something when it is imported: it ends the process in one line if a library
-is missing or of a wrong version (Paddle beside a wrong numpy fails in ways that nobody can read),
+is missing or of a wrong version (Paddle beside a wrong numpy fails with unreadable errors),
 and it hushes two warnings of Paddle: at its import, for those who compile extensions of it, and in
 every training, that batch norms keep statistics.
 """

@@ -16,7 +16,7 @@ _STAND_INS = {"paddlepaddle": "paddlepaddle-gpu"}  # the GPU build has a name of
 
 
 def check_versions() -> None:
-    """Compare what is installed with what `pyproject.toml` asks for.
+    """Compare the installed packages with the requirements of `pyproject.toml`.
 
     Raises:
         ConfigError: A library is missing or of another version.
@@ -49,7 +49,7 @@ def require(name: str, purpose: str) -> None:
     """Refuse to go on without a library that is not installed with TriSlim on every Python.
 
     Args:
-        name: Of `BY_HAND`.
+        name: Package of `BY_HAND`.
         purpose: Setting or step that needs it; begins the message.
 
     Raises:

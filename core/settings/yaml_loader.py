@@ -35,7 +35,7 @@ def shown(value: Any) -> str:
 
 
 class _Shortened(reprlib.Repr):
-    """Of what aliases make huge, only the beginning is ever looked at."""
+    """Only the beginning of values that aliases make huge is looked at."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ _Loader.add_multi_constructor("!", _tagged)
 
 
 def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]], above: set[Any]) -> None:
-    """Add values and levels of a node to what is known, each alias counted as what it repeats."""
+    """Add the values and levels of a node to the totals; each alias counts as a copy."""
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         children = [part for pair in node.value for part in pair]

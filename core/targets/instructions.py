@@ -31,8 +31,8 @@ _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
 def multiplies_int8_exactly(backend: Backend) -> bool:
     """Tell whether a runtime multiplies int8 without 16-bit sums that may overflow.
 
-    On x86 the processor must have VNNI, and the runtime must be let use it: Paddle Inference and
-    OpenVINO obey oneDNN's `ONEDNN_MAX_CPU_ISA`, ONNX Runtime obeys nothing.
+    On x86 the processor must have VNNI, and the runtime must be allowed to use it: Paddle
+    Inference and OpenVINO obey oneDNN's `ONEDNN_MAX_CPU_ISA`, ONNX Runtime obeys nothing.
 
     Args:
         backend: The runtime.

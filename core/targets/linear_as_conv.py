@@ -26,7 +26,7 @@ def linear_as_convolutions(
     Args:
         graph: Stays as it is.
         layers: Operators that can be quantized, what each reads, and its weight.
-        weights: Those of the layers to change.
+        weights: Weights of the layers to change.
     """
     read = graph.readers()
     linear = {
@@ -41,33 +41,46 @@ def linear_as_convolutions(
         graph, operators=[], variables=dict(graph.variables), weights=dict(graph.weights)
     )
     maps = _maps_of_one_pixel(graph)
-
-    def add_variable(name: str, channels: int) -> str:
-        made.variables[name] = variable(name, (-1, channels, 1, 1), np.dtype("float32"))
-        return name
-
     for op in graph.operators:
-        if id(op) not in linear:
+        if id(op) in linear:
+            source, weight = linear[id(op)]
+            _append_convolution(made, op, source, weight, maps.get(source))
+        else:
             made.operators.append(op)
-            continue
-        source, weight = linear[id(op)]
-        value, out = graph.weights[weight], only(op.outputs, "Out")
-        value = value if attribute(op, "trans_y", False) else value.T
-        filters = np.ascontiguousarray(value)[:, :, None, None]
-        made.weights[weight] = filters
-        made.variables[weight] = variable(weight, filters.shape, filters.dtype, persistable=True)
-        pixel = maps.get(source, "")
-        if not pixel:
-            pixel = add_variable(f"{source}@pixel@{weight}", filters.shape[1])
-            shaped = operator("unsqueeze2", {"X": source}, {"Out": pixel}, {"axes": [2, 3]})
-            made.operators.append(shaped)
-        sums = add_variable(f"{out}@pixel", filters.shape[0])
-        made.operators += [
-            operator("conv2d", {"Input": pixel, "Filter": weight}, {"Output": sums}, ONE_BY_ONE),
-            operator("squeeze2", {"X": sums}, {"Out": out}, {"axes": [2, 3]}),
-        ]
     made.drop_unused()
     return made
+
+
+def _append_convolution(made: Graph, op: Any, source: str, weight: str, pixel: str | None) -> None:
+    """Append the operators that compute a linear layer as a convolution.
+
+    Args:
+        made: Graph to append to; its weight becomes filters [K, C, 1, 1].
+        op: The linear layer.
+        source: Tensor [N, C] that it reads.
+        weight: Name of its weight.
+        pixel: Tensor [N, C, 1, 1] that the source is made of, if there is one.
+    """
+    value, out = made.weights[weight], only(op.outputs, "Out")
+    value = value if attribute(op, "trans_y", False) else value.T
+    filters = np.ascontiguousarray(value)[:, :, None, None]
+    made.weights[weight] = filters
+    made.variables[weight] = variable(weight, filters.shape, filters.dtype, persistable=True)
+    if pixel is None:
+        pixel = _add_map(made, f"{source}@pixel@{weight}", filters.shape[1])
+        shaped = operator("unsqueeze2", {"X": source}, {"Out": pixel}, {"axes": [2, 3]})
+        made.operators.append(shaped)
+    sums = _add_map(made, f"{out}@pixel", filters.shape[0])
+    made.operators += [
+        operator("conv2d", {"Input": pixel, "Filter": weight}, {"Output": sums}, ONE_BY_ONE),
+        operator("squeeze2", {"X": sums}, {"Out": out}, {"axes": [2, 3]}),
+    ]
+
+
+def _add_map(made: Graph, name: str, channels: int) -> str:
+    """Add a tensor [N, channels, 1, 1] to a graph; return its name."""
+    made.variables[name] = variable(name, (-1, channels, 1, 1), np.dtype("float32"))
+    return name
 
 
 def _maps_of_one_pixel(graph: Graph) -> dict[str, str]:

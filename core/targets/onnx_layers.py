@@ -54,7 +54,7 @@ _INFINITY = float("inf")
 _FOLDED = frozenset(
     {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Concat", "Slice"}
 )
-# what makes floats of stored weights, written out
+# operators that make floats of stored weights, written out
 _SCALING = frozenset({"Add", "Cast", "Div", "Mul", "Sub"})
 # operators that return values of their first input, and perhaps 0 (a border)
 _MOVING = frozenset(
@@ -114,7 +114,7 @@ def find_layers(model: ModelProto) -> list[Int8Layer]:
 
 @dataclass(frozen=True)
 class _Constant:
-    """A value of the file; `name` is what the file calls it."""
+    """A value of the file, with its name there."""
 
     name: str
     value: TensorProto | np.ndarray
@@ -131,7 +131,7 @@ class _Walk:
     Attributes:
         model: Model that defines the operator versions.
         constants: By name.
-        tensors: What is computed, by name.
+        tensors: Computed tensors, by name.
         layers: Found so far.
     """
 

@@ -1,4 +1,4 @@
-"""Read nodes of ONNX: inputs and attributes by name, and what a node of constants computes."""
+"""Read nodes of ONNX: inputs and attributes by name, and the values of constant nodes."""
 
 from __future__ import annotations
 

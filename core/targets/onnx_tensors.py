@@ -13,7 +13,7 @@ import numpy as np
 
 from core.targets.pair_sums import HIGHEST_STEP, Steps
 
-SIGNED_SHIFT = 128  # what int8 data is raised by to be the unsigned operand
+SIGNED_SHIFT = 128  # added to int8 data to make the unsigned operand
 # of the float that is divided by a scale: runtimes round it in float32
 _SLACK = 1e-5
 _INFINITY = float("inf")
@@ -52,7 +52,7 @@ class OnnxGrid:
         return OnnxGrid(dtype=self.dtype)
 
     def joined(self, other: OnnxGrid) -> OnnxGrid:
-        """Return the grid of what comes from both; grids that differ are made one by runtimes."""
+        """Return the grid of values from both; runtimes make different grids one."""
         if self.scale is None or replace(self, steps=other.steps) != other:
             return self.widened()
         lowest = min(self.steps.lowest, other.steps.lowest)
@@ -80,7 +80,7 @@ class Tensor:
         lowest: No value is below.
         highest: No value is above.
         grid: Its values are on, or may be computed on; None: they are floats.
-        weight: What it is, if it is dequantized constants.
+        weight: Its weight, if it is dequantized constants.
     """
 
     lowest: float = -_INFINITY
@@ -152,7 +152,7 @@ def dequantized(steps: Tensor, scale: np.ndarray | None, zero: np.ndarray | None
     if scale is None or zero is None or scale.size != 1 or zero.size != 1 or scale.item() <= 0:
         return Tensor(grid=replace(grid, scale=None, zero=None))
     size, origin = float(scale.item()), int(zero.item())
-    border = origin + grid.shift  # what convolutions fill up with
+    border = origin + grid.shift  # the value that convolutions pad with
     lowest, highest = min(grid.steps.lowest, border), max(grid.steps.highest, border)
     grid = replace(grid, steps=Steps(lowest, highest), scale=size, zero=origin)
     return Tensor(size * (lowest - border), size * (highest - border), grid)

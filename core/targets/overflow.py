@@ -77,7 +77,7 @@ def check_files(files: Sequence[Path]) -> tuple[LayerCheck, ...]:
 
 
 def summary(checks: Sequence[LayerCheck]) -> str:
-    """Say in one line what the checks of a file found."""
+    """Summarise the checks of a file in one line."""
     if not checks:
         return "nothing is quantized"
     over = [check for check in checks if check.verdict is Verdict.OVERFLOW]

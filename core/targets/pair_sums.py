@@ -17,7 +17,7 @@ import numpy as np
 
 LARGEST_SUM = 32767
 SMALLEST_SUM = -32768
-HIGHEST_STEP = 255  # of the unsigned operand
+HIGHEST_STEP = 255  # highest value of the unsigned operand
 HALVED = "weights halved"
 LARGEST = "weights halved; only the largest of a channel change, from 127 to 128"
 
@@ -121,7 +121,7 @@ class LayerCheck:
         lowest: Lowest data as the unsigned operand holds it: int8 data is 128 above the file's.
         highest: Highest data, likewise.
         pair: Two weights, and the sum farthest from 0 that two products can reach.
-        verdict: What becomes of the answers.
+        verdict: Whether answers are exact, rounded or overflow.
         reason: Why pairs of products do not count, or that weights change; may be empty.
         patch: Shape of the data that one output value is made of.
     """

@@ -1,4 +1,4 @@
-"""Targets of int8 files: what each runtime needs to be right and fast."""
+"""Presets of int8 files: the layout that each runtime needs to be right and fast."""
 
 from __future__ import annotations
 

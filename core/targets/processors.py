@@ -1,7 +1,7 @@
 """Rules for int8 files that compute the same numbers on processors with and without VNNI.
 
 x86 processors with VNNI, and ARM processors, multiply bytes and add the products in 32 bits. Other
-x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` says what comes of that, and
+x86 processors add them in pairs in 16 bits; `core.quant.weight_grid` gives the consequences, and
 which steps of weights are right on both kinds. Which limit a layer needs depends on the kernels of
 a runtime, and so does whether int8 is of use there at all.
 """
@@ -23,7 +23,7 @@ from core.targets.tensor_copies import UNSIGNED
 
 BY_ONEDNN = ("paddle", "openvino")  # targets whose kernels for int8 are those of oneDNN
 Limit = Literal["none", "pair_sum", "even"]
-HIGHEST = 127  # of weights, whose grid is symmetric: -128 is not used
+HIGHEST = 127  # highest step of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # largest sum of two steps
 
 

@@ -29,9 +29,9 @@ from core.graph.operators import attribute, names_of, only
 from core.graph.program import Graph
 from core.targets.pair_sums import HALVED, HIGHEST_STEP, LARGEST, Int8Layer, Steps
 
-_HIGHEST = 127  # of weights
+_HIGHEST = 127  # highest step of weights
 _HALF = 63.5
-_SLACK = 1e-5  # of a step: the runtime rounds in float32
+_SLACK = 1e-5  # share of a step: the runtime rounds in float32
 _CONVOLUTIONS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
 _WEIGHTS = MappingProxyType(  # slots of data and weight
     {
@@ -42,7 +42,7 @@ _WEIGHTS = MappingProxyType(  # slots of data and weight
         "mul": ("X", "Y"),
     }
 )
-_PASSING = frozenset({"dropout"})  # that are taken away
+_PASSING = frozenset({"dropout"})  # operators that the runtime removes
 _CARRYING = frozenset(
     {"pool2d", "reshape2", "slice", "transpose2", "nearest_interp", "nearest_interp_v2"}
 )
@@ -158,7 +158,7 @@ class _Signs:
         """Return the steps of a tensor without a sign; None if it has one.
 
         Args:
-            tensor: What is quantized.
+            tensor: Quantized tensor.
             absmax: End of its grid.
         """
         source = self._unsigned_source(tensor)
@@ -184,7 +184,7 @@ class _Signs:
         return op if fused or op.type == "relu" else None
 
     def _made_by_convolution(self, tensor: str) -> bool:
-        """Tell whether a tensor is what a convolution makes, batch norm and bias included."""
+        """Tell whether a tensor is the output of a convolution, batch norm and bias included."""
         op = self._makers.get(self._in_float(tensor))
         while op is not None and op.type in ("batch_norm", "elementwise_add"):
             if op.type == "elementwise_add" and only(op.inputs, "Y") not in self._graph.weights:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from core.graph.operators import names_of, only
 from core.graph.program import Graph, makers_of
 
-QuantizedReads = Sequence[tuple[str, float]]  # what layers read, with the absmax of its grid
+QuantizedReads = Sequence[tuple[str, float]]  # inputs of layers, each with the absmax of its grid
 UNSIGNED = ("relu", "relu6")  # behind which Paddle Inference takes unsigned grids
-CLIPPING = (*UNSIGNED, "clip")  # that it computes together with the layer in front
+CLIPPING = (*UNSIGNED, "clip")  # activations that Paddle computes with the layer in front
 _SCALING = ("scale", "dropout")
 # through which Paddle Inference carries grids
 _CARRYING = (

@@ -127,14 +127,14 @@ class ActiveStrategies:
         return self._only("learning_rate", lambda strategy: strategy.learning_rate(), default)
 
     def evaluate(self) -> dict[str, float]:
-        """Return the metrics of what the strategies train beside the model."""
+        """Return the metrics of the networks that strategies train beside the model."""
         metrics: dict[str, float] = {}
         for strategy in self._live.values():
             metrics |= strategy.evaluate()
         return metrics
 
     def learning_rate_scale(self) -> float:
-        """Return the product of what the open windows ask for."""
+        """Return the product of the factors of the open windows."""
         return math.prod(strategy.learning_rate_scale() for strategy in self._live.values())
 
     def edits(self) -> list[RecordedEdit]:
@@ -143,7 +143,7 @@ class ActiveStrategies:
         return self._finished + live
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what an exact continuation needs."""
+        """Return the state that an exact continuation needs."""
         return {
             "finished": len(self._finished),
             "recipe": self._described(),
@@ -163,8 +163,8 @@ class ActiveStrategies:
         """Go back to where `state_dict` was taken, on a model with all `edits` replayed.
 
         Args:
-            state: What `state_dict` returned.
-            edits: What `edits` returned then.
+            state: State that `state_dict` returned.
+            edits: Edits that `edits` returned then.
             epoch: The epoch that had been finished.
             model: Rebuilt from the edits; its weights are loaded afterwards.
             make_context: Builds the context of a strategy.
@@ -221,7 +221,7 @@ class ActiveStrategies:
 
 
 def _before_they_existed(config: StrategyConfig) -> dict[str, Any]:
-    """Return what the keys of a strategy meant to a run that was saved before they existed."""
+    """Return defaults for keys of a strategy in a run that was saved before they existed."""
     meant = dict(config.BEFORE)
     for field in dataclasses.fields(config):
         if field.default is not dataclasses.MISSING:

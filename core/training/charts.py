@@ -20,7 +20,7 @@ MOST_LABELLED = 40  # classes whose names fit beside a matrix
 MOST_WRITTEN = 15  # classes whose shares fit into its cells
 LONGEST_NAME = 20
 
-Row = Mapping[str, float]  # of an epoch: what was measured in it
+Row = Mapping[str, float]  # measurements of an epoch, by name
 
 
 def draw_curves(rows: Sequence[Row], best_epoch: int | None) -> bytes:

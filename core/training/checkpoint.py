@@ -40,8 +40,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS, DESCRIPTION, TRAINING = "model.safetensors", "model.json", "training.safetensors"
 FOR_PADDLE, OLD_TRAINING = "model.pdparams", "training.pdopt"
-SUFFIXES = (SAFETENSORS, ".pdparams")  # of weights
-LIMIT_BYTES = 16 * 10**9  # of weights that are fetched
+SUFFIXES = (SAFETENSORS, ".pdparams")  # of weights files
+LIMIT_BYTES = 16 * 10**9  # largest file of weights that is downloaded
 RecordedEdit = tuple[str, dict[str, Any]]  # kind of strategy, its record
 
 
@@ -271,7 +271,7 @@ def replay(model: Layer, edits: Sequence[RecordedEdit], where: str) -> None:
     Args:
         model: Changed in place.
         edits: As a file has them.
-        where: That file, for messages.
+        where: Name of that file, for messages.
 
     Raises:
         CheckpointError: An edit is not whole, or does not fit the model.

@@ -1,23 +1,27 @@
-"""Pictures side by side in one, each with its name below."""
+"""Contact sheets: pictures in rows on one page, each with lines of text below it."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import DataError
 from core.settings.files import write_bytes
 from core.training.inspection import Labelled
 
-COLUMNS, SIDE, BAR = 4, 260, 20  # pictures in a row; pixels of each, and of the line below
-_GROUND, _INK = 255, (40, 40, 40)
+HEIGHT, WIDEST, NARROWEST = 240, 640, 240  # pixels of a tile
+STRIP, GAP = 40, 6  # pixels below it, for two lines of text, and around it
+PAGE = 1300  # pixels, at most
 
 
 def write_sheet(file: Path, pictures: Sequence[Labelled]) -> None:
-    """Write a PNG with the pictures in rows.
+    """Write a PNG with the pictures in rows, each with its name below.
 
     Raises:
         DataError: There are none.
@@ -25,32 +29,55 @@ def write_sheet(file: Path, pictures: Sequence[Labelled]) -> None:
     """
     if not pictures:
         raise DataError(f"{file}: there are no pictures to draw")
-    done, content = cv2.imencode(".png", sheet(pictures)[..., ::-1])
-    assert done  # an array of bytes with three channels
-    write_bytes(file, content.tobytes())
+    write_bytes(file, page([tile(each.picture, each.name) for each in pictures]))
 
 
-def sheet(pictures: Sequence[Labelled]) -> np.ndarray:
-    """Return the pictures in rows as one RGB array [H, W, 3] uint8."""
-    columns = min(COLUMNS, len(pictures))
-    tiles = [_tile(each) for each in pictures]
-    blank = np.full_like(tiles[0], _GROUND)
-    tiles += [blank] * (-len(tiles) % columns)
-    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
-    return np.vstack(rows)
+def tile(picture: np.ndarray, title: str, name: str = "") -> np.ndarray:
+    """Scale an RGB picture [H, W, 3] uint8 to the height of a row, with a title and a name below.
 
-
-def _tile(each: Labelled) -> np.ndarray:
-    height, width = each.picture.shape[:2]
-    scale = (SIDE - 8) / max(height, width)
-    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    Text that is too long loses the end of the title, and the beginning of the name.
+    """
+    height, width = picture.shape[:2]
+    scale = min(HEIGHT / height, WIDEST / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    small = cv2.resize(each.picture, size, interpolation=how)
-    tile = np.full((SIDE + BAR, SIDE, 3), _GROUND, np.uint8)
-    top, left = (SIDE - size[1]) // 2, (SIDE - size[0]) // 2
-    tile[top : top + size[1], left : left + size[0]] = small
-    name = each.name if len(each.name) < 30 else f"...{each.name[-26:]}"
-    name = name.encode("ascii", "replace").decode()
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(tile, name, (6, SIDE + BAR - 7), font, 0.42, _INK, 1, cv2.LINE_AA)
-    return tile
+    small = cv2.resize(picture, size, interpolation=how)
+    wide = max(size[0], NARROWEST)
+    canvas = np.full((HEIGHT + STRIP, wide, 3), 255, np.uint8)
+    left, top = (wide - size[0]) // 2, (HEIGHT - size[1]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = small
+    made = Image.fromarray(canvas)
+    pen, font = ImageDraw.Draw(made), _font()
+    while pen.textlength(title, font) > wide:
+        title = f"{title[:-2]}…"
+    while pen.textlength(name, font) > wide:
+        name = f"…{name[2:]}"  # its end tells more
+    pen.text((0, HEIGHT + 3), title, (0, 0, 0), font)
+    pen.text((0, HEIGHT + 21), name, (110, 110, 110), font)
+    return np.asarray(made)
+
+
+def page(tiles: Sequence[np.ndarray]) -> bytes:
+    """Return a PNG with pictures [H, W, 3] of one height in rows."""
+    rows: list[list[np.ndarray]] = [[]]
+    for each in tiles:
+        if rows[-1] and sum(t.shape[1] + GAP for t in [*rows[-1], each]) > PAGE:
+            rows.append([])
+        rows[-1].append(each)
+    width = max(sum(each.shape[1] + GAP for each in row) for row in rows) + GAP
+    high = HEIGHT + STRIP + GAP
+    canvas = np.full((len(rows) * high + GAP, width, 3), 255, np.uint8)
+    for number, row in enumerate(rows):
+        left = GAP
+        for each in row:
+            top = number * high + GAP
+            canvas[top : top + each.shape[0], left : left + each.shape[1]] = each
+            left += each.shape[1] + GAP
+    content = io.BytesIO()
+    Image.fromarray(canvas).save(content, "png")
+    return content.getvalue()
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """Return matplotlib's font, which has the letters of most languages."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)

@@ -1,4 +1,4 @@
-"""Several processes: what `python -m paddle.distributed.launch` started, seen from inside one."""
+"""Training in several processes that `python -m paddle.distributed.launch` has started."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def initialize() -> tuple[int, int]:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return what each process passed, in order of rank."""
+    """Return the values of all processes, in order of rank."""
     if dist.get_world_size() == 1:
         return [value]
     values: list[Any] = []

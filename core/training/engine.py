@@ -15,6 +15,7 @@ from paddle import Tensor
 
 from core.errors import ConfigError, TrainingError
 from core.network.weights import assign, blaming, not_finite
+from core.settings.metric_order import is_better
 from core.strategy import Context
 from core.task import Batch, Losses, Metric
 from core.training import checkpoint, distributed
@@ -22,7 +23,6 @@ from core.training.active_strategies import ActiveStrategies
 from core.training.ema import Ema
 from core.training.evaluation import evaluate_model, measure
 from core.training.hooks import Hook
-from core.training.metric_order import is_better
 from core.training.optimizers import Optimizer
 from core.training.precision import Amp
 from core.training.recipe import Recipe, ScheduledStrategy
@@ -42,7 +42,7 @@ class Engine:
         recipe: Strategies and their windows; empty for plain training.
         save_dir: Where checkpoints and logs go.
         hooks: Called at few points; see `core.training.hooks`.
-        teachers: What each `--distill_config` said, for the strategies.
+        teachers: Settings of each `--distill_config`, for the strategies.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class Engine:
         self.epoch, self.step = 0, 0  # epochs and optimizer steps finished
         self.best: float | None = None
         self.best_epoch = 0
-        self.metrics: dict[str, float] = {}  # of the last epoch, if it was evaluated
-        self.metric: Metric | None = None  # what they were computed by
+        self.metrics: dict[str, float] = {}  # metrics of the last epoch, if it was evaluated
+        self.metric: Metric | None = None  # metric that computed them
         self.evaluated = self.stop = False
         self.replaces = False  # files that an earlier run wrote
         self.best_report = ""  # the metric's table, of the best epoch
@@ -113,7 +113,7 @@ class Engine:
         return self.metrics
 
     def training_state(self) -> dict[str, Any]:
-        """Return what, beside weights and edits, an exact continuation needs."""
+        """Return the state, beside weights and edits, that an exact continuation needs."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -155,7 +155,7 @@ class Engine:
             self.best, self.best_epoch = None, self.epoch
 
     def context(self, step: ScheduledStrategy, resuming: bool) -> Context:
-        """Return what a strategy may use when its window opens."""
+        """Return the context of a strategy whose window opens."""
         return Context(
             task=self.task,
             epoch=self.epoch,

@@ -20,7 +20,7 @@ class Watcher(Protocol):
     """Looks at an evaluation."""
 
     def after_batch(self, outputs: Arrays, batch: Arrays) -> None:
-        """Look at a batch of the validation data [N, ...] and what the model answered."""
+        """Look at a batch of the validation data [N, ...] and the model's answers to it."""
         ...
 
 
@@ -66,7 +66,7 @@ def evaluate(
     Args:
         task: Knows the metric.
         run: The model.
-        loader: Of the split.
+        loader: Loader of the split.
         progress: Show how far it is.
         what: Is done, in words.
         watchers: Get each batch of this process with its outputs.

@@ -40,7 +40,7 @@ class Hook:
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None: ...
 
-    def after_batch(self, outputs: Arrays, batch: Arrays) -> None: ...  # of validation, [N, ...]
+    def after_batch(self, outputs: Arrays, batch: Arrays) -> None: ...  # [N, ...]
 
     def after_epoch(self, engine: Engine) -> None: ...
 
@@ -124,7 +124,7 @@ class SaveFolder(Hook):
     A new run goes on from nothing that is there: `latest` of a run that it replaces is removed.
 
     Args:
-        settings: Of the run, for `config.yml`.
+        settings: Settings of the run, for `config.yml`.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -161,13 +161,13 @@ class LogFile(Hook):
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
         program, *arguments = sys.argv
-        if not program.startswith("trislim "):  # that is how its commands call themselves
+        if not program.startswith("trislim "):  # the name its commands start with
             program = f"python {shlex.quote(program)}"
         log.info("command: %s %s", program, shlex.join(arguments))
 
     def after_training(self, engine: Engine) -> None:
         logging.getLogger().removeHandler(self._handler)
-        with contextlib.suppress(OSError):  # that the disk is full was said
+        with contextlib.suppress(OSError):  # a full disk was reported before
             self._handler.close()
 
 
@@ -295,7 +295,7 @@ class VisualDL(Hook):
 
 
 class TensorBoard(VisualDL):
-    """Writes the same scalars for TensorBoard; a resumed run replaces what was written beyond."""
+    """Writes the same scalars for TensorBoard; a resumed run replaces later ones."""
 
     def _open(self, engine: Engine) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""What the bytes of JPEG and PNG files say before a decoder sees them; which files are images."""
+"""Check the bytes of JPEG and PNG files before a decoder sees them; tell which files are images."""
 
 from __future__ import annotations
 

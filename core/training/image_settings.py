@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from core.settings.ranges import check_range
 
-MOST_SIDE = 16384  # of an input, in pixels
-MOST_SEED = 2**32 - 1  # that all generators take
+MOST_SIDE = 16384  # pixels of an input
+MOST_SEED = 2**32 - 1  # largest seed that all generators take
 MOST_WORKERS = 256
 RGB = ("red", "green", "blue")
 

@@ -16,9 +16,9 @@ from core.training.image_files import JPEG, declared_size, is_whole
 Size = tuple[int, int]  # width, height
 CHANNELS = 3
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR, 4: cv2.IMREAD_UNCHANGED}
-MOST_SIDE = 32766  # of an image, in pixels: OpenCV moves and turns no larger ones
+MOST_SIDE = 32766  # pixels; OpenCV moves and turns no larger images
 MOST_PIXELS = 1 << 28
-# what networks of PaddleClas and PaddleSeg call the number of channels of their input
+# arguments for the number of input channels in networks of PaddleClas and PaddleSeg
 CHANNEL_OPTIONS = ("input_image_channel", "in_channels", "in_chans", "in_channel", "input_channels")
 
 
@@ -31,7 +31,7 @@ def read_image(path: str, channels: int = CHANNELS) -> np.ndarray:
     """Read an image file as [H, W, C] uint8, the way up that viewers show it (EXIF).
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         channels: 3: RGB, whatever the file has; 1: its grey; 4: the file must have four, RGB and
             alpha or another one.
 
@@ -49,9 +49,9 @@ def read_annotated_image(
     That is as it is stored; or turned as EXIF says, if the annotated size fits only so.
 
     Args:
-        path: Of the image.
+        path: Path of the image.
         size: Annotated width and height, where they are known.
-        told_by: What says so, for the message.
+        told_by: Source of the size, for the message.
         channels: As in `read_image`.
 
     Raises:
@@ -135,7 +135,7 @@ def _read(path: str) -> bytes:
 def _decode(content: bytes, path: str, flags: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except (cv2.error, MemoryError) as error:  # of a kind or a size that OpenCV does not take
+    except (cv2.error, MemoryError) as error:  # a kind or a size that OpenCV does not take
         reason = getattr(error, "err", "") or "out of memory"
         raise DataError(f"{path}: not an image that OpenCV can decode: {reason}") from error
     if image is None:

@@ -1,26 +1,31 @@
-"""What tasks find in folders of data, and what their packages offer for data without a config."""
+"""Results of looking at a folder of data, and the interface of a task's module `own_data`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from core.errors import ConfigError
+from core.settings.config import read
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a task finds in a folder of data.
+    """Result of a task's look at a folder of data.
 
     Attributes:
         task: Name of the task.
         layout: How the data lie there; empty where the task cannot tell.
         sure: How sure the task is that the data are its own, from 0 (not at all) to 2.
         found: Lines for people.
-        missing: What has to be mended before, or will be missed after; a line each.
-        settings: What a config may leave out, as the data say it.
+        missing: Problems to mend before training, or things that will be missed after; a line each.
+        settings: Settings that a config may leave out, since the data say them.
     """
 
     task: str
@@ -31,7 +36,7 @@ class Inspection:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def in_one_line(self) -> str:
-        """Return what was found and what is missing, for the end of a message."""
+        """Return the findings and the problems, for the end of a message."""
         return "; ".join([*([self.layout] if self.layout else []), *self.found, *self.missing])
 
 
@@ -44,9 +49,9 @@ class Labelled:
 
 
 class OwnData(Protocol):
-    """What a task's package may offer as `own_data`: data that need no config of their own."""
+    """A task's module `own_data`, which may be left out: for data without a config."""
 
-    DEFAULTS: Mapping[str, Any]  # of the sections that a config may leave out
+    DEFAULTS: Mapping[str, Any]  # for sections that a config may leave out
 
     def from_data(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return settings that the data of `data.root` say, as far as the config leaves them out.
@@ -57,7 +62,7 @@ class OwnData(Protocol):
         ...
 
     def inspect(self, settings: Mapping[str, Any]) -> Inspection:
-        """Look at the data of `data.root`, whatever is there."""
+        """Inspect the data of `data.root`."""
         ...
 
     def labelled(self, config: Any, count: int) -> list[Labelled]:
@@ -67,3 +72,14 @@ class OwnData(Protocol):
     def write_lists(self, config: Any, folder: Path) -> Mapping[str, Any]:
         """Write a split that was drawn as list files; return the settings that read them."""
         ...
+
+
+def read_data_section(kind: type[T], settings: Mapping[str, Any]) -> T | None:
+    """Return the section `data` of a run's settings; None if it is wrong.
+
+    What is wrong with it is reported with all other errors of the config, when the task is built.
+    """
+    try:
+        return read(kind, settings.get("data"))
+    except ConfigError:
+        return None

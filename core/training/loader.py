@@ -30,7 +30,7 @@ OnError = Literal["fail", "skip"]
 THREAD_SECONDS = 10.0  # at most, to come to rest
 PARENT_SECONDS = 0.25  # between two looks at whether it still is there
 WORKER_SECONDS = 10.0  # at most, to end when told to
-SHARED_MEMORY = Path("/dev/shm")  # of Linux; Paddle's files there are paddle_<process>_...
+SHARED_MEMORY = Path("/dev/shm")  # on Linux; Paddle's files there are paddle_<process>_...
 _WAITS = hasattr(signal, "sigtimedwait")
 
 
@@ -43,7 +43,7 @@ class Loader:
     An evaluation loader goes once through the data in order and keeps the last, smaller batch.
 
     Args:
-        dataset: What to read.
+        dataset: Data set to read.
         batch_size: Samples per batch and process.
         train: Shuffled endless stream, or one ordered pass.
         seed: Seed of order and augmentation.
@@ -279,7 +279,7 @@ class _Readable(paddle.io.Dataset):
 class _Item:
     seed: list[int]
     sample: Sample | None
-    broken: list[str]  # what the DataErrors said
+    broken: list[str]  # messages of the DataErrors
     defect: str = ""  # traceback of anything else
 
 
@@ -309,7 +309,7 @@ def _start_worker(parent: int, _worker: int) -> None:
     cv2.setNumThreads(0)
     # who ends a job signals all its processes, and the one that trains goes on to its next save
     for number in WORDS:
-        if number != signal.SIGTERM or not _WAITS:  # that one is held back, and waited for
+        if number != signal.SIGTERM or not _WAITS:  # SIGTERM is held back, and waited for
             signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

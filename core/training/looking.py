@@ -1,4 +1,4 @@
-"""A look at image files, for people: how many, how large, which are broken."""
+"""Look at image files: how many there are, how large, and which are broken."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VAST = 5_000  # entries below a folder
 
 @dataclass(frozen=True)
 class ImageSizes:
-    """Sizes [N, 2] int64 (width, height) of the files that were looked at; what is wrong."""
+    """Sizes [N, 2] int64 (width, height) of the inspected files, and errors of broken ones."""
 
     sizes: np.ndarray
     broken: tuple[str, ...]
@@ -76,7 +76,7 @@ def size_of(path: str) -> tuple[int, int] | None:
 
 
 def folder_in_words(folder: Path) -> str:
-    """Say what lies in a folder: which folders, and how many files of which kinds."""
+    """List the content of a folder: its folders, and its files counted by kind."""
     if not folder.is_dir():
         return f"{folder}: no such folder"
     names = list_class_folders(folder)

@@ -17,11 +17,11 @@ from rich.table import Table
 from core.errors import ConfigError, DataError
 from core.settings.config import read, suggest, to_mapping
 from core.settings.files import write_text
+from core.settings.metric_order import lost
 from core.task import Task
-from core.training.metric_order import lost
 
 FORMAT = 1
-WIDTH = 120  # of tables in logs
+WIDTH = 120  # characters of tables in logs
 _OF_NO_MATTER = ("num_workers", "on_error", "download")  # settings of data that change no metric
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def metric_of(found: Mapping[str, float], name: str, key: str) -> float:
 
 
 def fingerprint(model: Layer, meter: Meter, *parts: bytes) -> str:
-    """Digest what measurements depend on: weights, metric, data, and whatever else is given."""
+    """Digest everything that measurements depend on: weights, metric, data, and other parts."""
     digest = hashlib.sha256(f"{meter.metric} {meter.conditions}".encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(tensor.numpy()).tobytes())
@@ -133,7 +133,7 @@ def save(file: Path, measurements: Sequence[Any]) -> None:
 
 
 class Fingerprinted(Protocol):
-    """A measurement that says what it was made on."""
+    """A measurement with the conditions it was made under."""
 
     @property
     def fingerprint(self) -> str:

@@ -1,6 +1,6 @@
-"""A config in three lines: what it leaves out comes from the data, and from the task's defaults.
+"""Complete a config of three lines from the data and from the task's defaults.
 
-What a config says goes before what the data say, and that before the defaults. Nothing is looked at
+The config overrides the data, and the data override the defaults. Nothing is looked at
 where data are drawn or fetched, and for tasks that offer no `own_data`. A checkpoint says it all.
 """
 
@@ -22,10 +22,10 @@ _WITH_RATE = ("optimizer", "schedule")
 
 
 def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run's settings with what they leave out.
+    """Return a run's settings, completed.
 
     Args:
-        settings: Of the whole run, as a config says them; `task: cls` is short for
+        settings: Settings of the whole run, as a config gives them; `task: cls` is short for
             `task: {name: cls}`.
 
     Raises:
@@ -45,10 +45,10 @@ def completed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inspections(root: str, tasks: tuple[str, ...] = ()) -> list[Inspection]:
-    """Let tasks look at a folder; those come first that are surest that the data are theirs.
+    """Let tasks inspect a folder; the task that is most certain of the data comes first.
 
     Args:
-        root: Of the data.
+        root: Root folder of the data.
         tasks: Names; none: all in `tasks/`.
     """
     found = []
@@ -101,7 +101,7 @@ def _own_config(inspection: Inspection, root: str) -> tuple[OwnData, Any]:
 
 
 def _own_data(settings: Mapping[str, Any]) -> OwnData | None:
-    """Return what the task of some settings says of data in general."""
+    """Return the module `own_data` of the task that settings name, if there is one."""
     task = settings.get("task")
     name = task.get("name") if isinstance(task, Mapping) else None
     if not isinstance(name, str):

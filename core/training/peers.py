@@ -1,4 +1,4 @@
-"""The other processes of a training on this host: which of them died, and of what."""
+"""Watch the other processes of a training on this host: which of them died, and why."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from core.settings.signals import WORDS
 GRACE_SECONDS = 2.0  # in which this process may end by itself, with words of its own
 _PROC = Path("/proc")
 _LAUNCHER = -1  # in the place of a rank
-_EXIT_CODE = 49  # of the fields of /proc/PID/stat behind the name
+_EXIT_CODE = 49  # its place among the fields of /proc/PID/stat behind the name
 _TAIL = 1 << 16  # bytes of a log that are read
-_MOST_CHARACTERS = 500  # of a line of it
+_MOST_CHARACTERS = 500  # longest line of a log that is shown
 # our own line, or the last one of a traceback
 _DEATH = re.compile(r"error: |([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit)\b")
 _PREFIX = re.compile(r"error: (rank \d+: )?")
@@ -49,7 +49,7 @@ def watch_others(peers: Sequence[Peer], rank: int) -> None:
 
     Args:
         peers: All processes.
-        rank: Of this one.
+        rank: Rank of this process.
     """
     (mine,) = (peer for peer in peers if peer.rank == rank)
     others = [peer for peer in peers if peer.host == mine.host and peer.rank != rank]
@@ -83,7 +83,7 @@ def ending(status: int, log: str = "") -> str:
 
 
 def last_words(log: str) -> str:
-    """Return the line of a log that says what a process died of; empty if there is none."""
+    """Return the line of a log with the error that ended a process; empty if there is none."""
     try:
         with open(log, "rb") as file:
             file.seek(max(os.path.getsize(log) - _TAIL, 0))

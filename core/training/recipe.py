@@ -45,7 +45,7 @@ class ExportPoint:
         save_dir: Folder to make.
         form: `int8` for Paddle Inference, `lite` for Paddle Lite, or `float`: the same values of
             weights, stored in float.
-        ending: What the graph ends in, as in `tools/export_model.py`.
+        ending: Ending of the graph, as in `tools/export_model.py`.
     """
 
     after_epoch: int
@@ -85,7 +85,7 @@ def shortened(recipe: Mapping[str, Any], before: int, epochs: int) -> dict[str, 
     """Return a recipe whose windows and exports lie in a shorter training as they lay in theirs.
 
     Args:
-        recipe: Content of a recipe; what is wrong in it stays for `read_recipe`.
+        recipe: Content of a recipe; errors in it are left for `read_recipe` to report.
         before: Epochs of the training that it is meant for.
         epochs: Epochs of the shorter one.
 
@@ -137,7 +137,7 @@ def suggested_epochs(mapping: Mapping[str, Any], task: Task, epochs: int) -> int
     Args:
         mapping: A recipe without `epochs`.
         task: Suggests a share of normal training.
-        epochs: Of normal training.
+        epochs: Epochs of normal training.
 
     Returns:
         None if the recipe does something else.

@@ -1,4 +1,4 @@
-"""What was measured in each epoch, as `results.csv` and `curves.png` of the save folder."""
+"""Write the measurements of each epoch to `results.csv` and `curves.png` of the save folder."""
 
 from __future__ import annotations
 

@@ -1,25 +1,22 @@
-"""Pictures of a validation for people: some samples, the worst ones, the confusion matrix."""
+"""Draw pictures of a validation: some samples, the worst ones, the confusion matrix."""
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import ConfigError, DataError, FileError
 from core.settings.files import write_bytes
-from core.task import Arrays, ConfusionMetric, Metric, ReviewedTask, SampleView, Task
+from core.task import Arrays, ConfusionMetric, Metric, ReviewedTask, Task
 from core.training.charts import draw_confusion
+from core.training.contact_sheet import page, tile
 from core.training.hooks import Hook
 from core.training.loader import Loader
 from core.training.results import DRAW_SECONDS, refuse_folders
@@ -29,9 +26,6 @@ if TYPE_CHECKING:
 
 SAMPLES, WORST, CONFUSION = "validation.png", "worst.png", "confusion_matrix.png"
 TILES = 8  # pictures in each of the first two
-HEIGHT, WIDEST, NARROWEST = 240, 640, 240  # pixels of a tile
-STRIP, GAP = 40, 6  # pixels below it, for two lines of text, and around it
-PAGE = 1300  # pixels, at most
 _log = logging.getLogger(__name__)
 
 Page = tuple[Path, Callable[[], bytes]]  # a file, and what draws it
@@ -47,7 +41,7 @@ class Tile:
 
 @dataclass
 class _Seen:
-    """What was seen of the validation of an epoch so far."""
+    """Samples of the validation of an epoch so far."""
 
     count: int = 0
     samples: list[np.ndarray] = field(default_factory=list)
@@ -88,10 +82,11 @@ class Review(Hook):
             worse = len(seen.worst) < TILES or error > seen.worst[-1].error
             if not shown and not worse:
                 continue
-            picture = tile(self._task.view_sample(outputs, batch, number), self._name(place))
+            view = self._task.view_sample(outputs, batch, number)
+            picture = tile(view.image, view.text, self._name(place))
             if shown:
                 seen.samples.append(picture)
-            if worse:  # of equally bad ones the first are kept
+            if worse:  # the first ones are kept among equally bad ones
                 ranked = [*seen.worst, Tile(error, picture)]
                 seen.worst = sorted(ranked, key=lambda each: -each.error)[:TILES]
 
@@ -106,7 +101,7 @@ class Review(Hook):
         self._write()
 
     def _contents(self, metric: Metric | None) -> list[Page]:
-        """Return what there is to write of this epoch; it is drawn when it is written."""
+        """Return the pages to write for this epoch; they are drawn when they are written."""
         samples, worst, confusion = self._files
         pages: list[Page] = []
         if self._seen.samples:
@@ -137,7 +132,7 @@ class SamplePictures:
 
     Args:
         task: Draws a sample.
-        loader: Of the evaluation.
+        loader: Loader of the evaluation.
 
     Raises:
         ConfigError: The task draws no samples.
@@ -157,10 +152,10 @@ class SamplePictures:
             if place in self._chosen:
                 name = _name(self._task, self._loader, self._root, place)
                 view = self._task.view_sample(outputs, batch, number)
-                self._tiles.append(tile(view, name))
+                self._tiles.append(tile(view.image, view.text, name))
 
     def write(self, file: Path) -> None:
-        """Write a PNG of what was drawn.
+        """Write the drawn samples as a PNG.
 
         Raises:
             DataError: Nothing was.
@@ -182,52 +177,3 @@ def _name(task: ReviewedTask, loader: Loader, root: str, place: int) -> str:
     if loader.skipped:
         return ""
     return task.name_sample(loader.dataset, loader.rank + place * loader.world).removeprefix(root)
-
-
-def tile(view: SampleView, name: str) -> np.ndarray:
-    """Return a picture [H, W, 3] of a sample, with its name and words below."""
-    height, width = view.image.shape[:2]
-    scale = min(HEIGHT / height, WIDEST / width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    small = cv2.resize(view.image, size, interpolation=how)
-    wide = max(size[0], NARROWEST)
-    canvas = np.full((HEIGHT + STRIP, wide, 3), 255, np.uint8)
-    left, top = (wide - size[0]) // 2, (HEIGHT - size[1]) // 2
-    canvas[top : top + size[1], left : left + size[0]] = small
-    picture = Image.fromarray(canvas)
-    pen, font = ImageDraw.Draw(picture), _font()
-    text = view.text
-    while pen.textlength(text, font) > wide:
-        text = f"{text[:-2]}…"
-    while pen.textlength(name, font) > wide:
-        name = f"…{name[2:]}"  # its end tells more
-    pen.text((0, HEIGHT + 3), text, (0, 0, 0), font)
-    pen.text((0, HEIGHT + 21), name, (110, 110, 110), font)
-    return np.asarray(picture)
-
-
-def page(tiles: Sequence[np.ndarray]) -> bytes:
-    """Return a PNG with pictures [H, W, 3] of one height in rows."""
-    rows: list[list[np.ndarray]] = [[]]
-    for each in tiles:
-        if rows[-1] and sum(t.shape[1] + GAP for t in [*rows[-1], each]) > PAGE:
-            rows.append([])
-        rows[-1].append(each)
-    width = max(sum(each.shape[1] + GAP for each in row) for row in rows) + GAP
-    high = HEIGHT + STRIP + GAP
-    canvas = np.full((len(rows) * high + GAP, width, 3), 255, np.uint8)
-    for number, row in enumerate(rows):
-        left = GAP
-        for each in row:
-            top = number * high + GAP
-            canvas[top : top + each.shape[0], left : left + each.shape[1]] = each
-            left += each.shape[1] + GAP
-    content = io.BytesIO()
-    Image.fromarray(canvas).save(content, "png")
-    return content.getvalue()
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """Return matplotlib's font, which has the letters of most languages."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)

@@ -1,4 +1,4 @@
-"""A run: what a config file says in full, the task's sections and the core's."""
+"""A run: the content of a config file, the task's sections and the core's."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from core.training.precision import AmpType
 from core.training.schedules import MOST_EPOCHS, Cosine, LearningRateSchedule
 from core.training.unknown_keys import in_other_section, key_paths, unknown_sections
 
-MOST_SAMPLES = 10_000_000  # of a batch or, in batches, of an epoch: all are listed before it
+MOST_SAMPLES = 10_000_000  # in a batch; batches in an epoch: all are listed before it begins
 
-# what a config may say of its run beside task and training, see `core.workflows.run_plan`
+# keys of a config on its run, beside task and training, see `core.workflows.run_plan`
 OF_A_RUN = ("slim", "distill_config", "save_dir", "resume", "use_vdl", "use_tensorboard")
 
 

@@ -1,4 +1,4 @@
-"""What a save folder holds from before, and what a new run must not replace there."""
+"""Check a save folder: find what an earlier run left, and refuse to replace it unasked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.training import checkpoint
 from core.training.hooks import LOCK
 
 BEST, LATEST = "best_model", "latest"
-_SOURCE, _WEIGHTS = "source", "weights"  # of a teacher's settings, see `core.distill.teacher`
+_SOURCE, _WEIGHTS = "source", "weights"  # keys of a teacher's settings, see `core.distill.teacher`
 
 
 def check_free(
@@ -31,7 +31,7 @@ def check_free(
         overwrite: An earlier run may be replaced; weights that this run reads may not.
 
     Raises:
-        ConfigError: What the folder holds, and the ways out.
+        ConfigError: The folder is not free; the message says what it holds, and the ways out.
         FileError: Another run is writing there.
     """
     own = {each.resolve() for each in (folder, folder / BEST, folder / LATEST)}
@@ -50,7 +50,7 @@ def check_free(
 
 
 def _read_weights(task: Task, teachers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Path]]:
-    """Yield the files of weights that a run reads, with what names them."""
+    """Yield the weights files that a run reads, with the settings that name them."""
     named = [("model.pretrained", task.config.model.pretrained)]
     named += [(f"teacher {each.get(_SOURCE)}", each.get(_WEIGHTS)) for each in teachers]
     for name, wanted in named:
@@ -63,7 +63,7 @@ def _read_weights(task: Task, teachers: Sequence[Mapping[str, Any]]) -> Iterator
 
 
 def _earlier_run(folder: Path) -> str | None:
-    """Say which run a folder holds and what can be done; None if it holds none."""
+    """Name the run that a folder holds and the ways out; None if it holds none."""
     others = "name another folder (--save_dir), or replace it (--overwrite)"
     if not _is_checkpoint(folder / LATEST):
         found = f"the {BEST} of an earlier run; {others}"

@@ -23,8 +23,8 @@ def drawn_split(
     the names does not matter, nor where their folder lies: they are ranked by a hash.
 
     Args:
-        names: Of the items, relative to the root of the data, with `/`.
-        share: Of each group.
+        names: Names of the items, relative to the root of the data, with `/`.
+        share: Share of each group that goes to validation.
         seed: Another seed draws other items.
         groups: Class of each item; None: all are one group.
     """

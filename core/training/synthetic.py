@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Mark:
-    """What a drawn folder says of itself; `files` is None if an earlier version drew it."""
+    """Mark of a drawn folder; `files` is None if an earlier version drew it."""
 
     settings: Any
     files: dict[str, str] | None  # digest by path

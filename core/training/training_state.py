@@ -62,7 +62,7 @@ def check_resumed(saved: Any, now: Any, where: str) -> None:
 
     Args:
         saved: As the file has it.
-        now: What would be saved after resuming.
+        now: State that would be saved after resuming.
         where: Begins the message.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a wrong key of a config may be meant for, wherever in the config that has its place."""
+"""Suggest the key that a wrong key of a config may be meant for, in any section."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from core.settings.config import suggest
 from core.settings.other_names import UnknownKey, other_name
 
-CUTOFF = 0.8  # of likeness, for a key in another section
+CUTOFF = 0.8  # least likeness of a key in another section
 
 
 def key_paths(cls: Any, path: str = "") -> Iterator[str]:
@@ -19,7 +19,7 @@ def key_paths(cls: Any, path: str = "") -> Iterator[str]:
 
     Args:
         cls: A dataclass, or a union of some.
-        path: Of its section.
+        path: Path of its section.
     """
     kinds = [each for each in (cls, *typing.get_args(cls)) if dataclasses.is_dataclass(each)]
     inner = []
@@ -37,7 +37,7 @@ def in_other_section(problem: str, known: Sequence[str]) -> str:
     """Return a message with a better suggestion, where its key belongs to another section.
 
     Args:
-        problem: Message of reading a config; what is about no unknown key comes back as it is.
+        problem: Message of reading a config; others than on unknown keys are returned.
         known: The dotted paths of all settings.
     """
     if not isinstance(problem, UnknownKey):
@@ -63,7 +63,7 @@ def unknown_sections(
     Args:
         settings: The content of a config.
         known: The dotted paths of all settings.
-        others: What else may stand at the top.
+        others: Other keys that may stand at the top.
     """
     sections = [*(path for path in known if "." not in path), *others]
     wrong = {key: str(key)[:80] for key in settings if key not in sections}

@@ -13,8 +13,8 @@ def check_trained(context: Context, problem: str, verb: str) -> tuple[str, ...]:
 
     Args:
         context: Context of the strategy.
-        problem: What the edit would do to random weights; begins with the kind of strategy.
-        verb: What may be done later instead.
+        problem: Message on an edit of random weights; begins with the kind of strategy.
+        verb: Verb for what may be done later instead.
 
     Returns:
         Globs of the weights that start anew in this run in spite of `model.pretrained`.

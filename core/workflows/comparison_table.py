@@ -16,6 +16,7 @@ from core.export.package import Exported
 from core.runtimes.formats import is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.acceptance import FileFigures
+from core.settings.metric_order import lost
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import BACKENDS, Backend, Format, Processors
 from core.targets.presets import FULL_INT8
@@ -27,13 +28,13 @@ from core.workflows.int8_speed import Int8Latency
 MeasureMetric = Callable[[Layer | Predictor | Forward], float | None]
 # how far the metric of a file may be from that of the eager model: the larger of both
 TOLERANCE = 0.01
-IMAGES = 2  # whose share of the metric is tolerated
+IMAGES = 2  # images whose share of the metric is tolerated
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class MeasuredMetric:
-    """What models are measured by.
+    """Metric that models are measured by.
 
     Attributes:
         name: Name of the metric.
@@ -51,11 +52,11 @@ class ComparisonRow:
     """A line of the table: a model, its metric, how long making it took, and its files.
 
     Attributes:
-        model: What it is.
+        model: Name of the model or file.
         metric: None if it was not measured.
         seconds: None if it was there before.
         sizes: Name, bytes in float and bytes in int8 of each file.
-        latency: Of one image in float and in int8; None if it was not measured.
+        latency: Latency of one image in float and in int8; None if it was not measured.
     """
 
     model: str
@@ -221,7 +222,7 @@ def check_metrics(
     Args:
         quantized: Metric of the quantized model.
         files: Rows of `runtime_rows`.
-        metric: What was measured.
+        metric: Metric that was measured.
         target: Runtime that the ONNX file is laid out for; ONNX Runtime stands for one that is not
             here.
         processors: Processors on which the files must be right.
@@ -237,7 +238,7 @@ def check_metrics(
     for row in files:
         if row.metric is None or quantized is None:
             continue
-        loss = (quantized - row.metric) * (1 if metric.higher_is_better else -1)
+        loss = lost(quantized, row.metric, metric.higher_is_better)
         found = (
             f"{metric.name} of the file is {row.metric:.4f}, of the quantized model {quantized:.4f}"
         )

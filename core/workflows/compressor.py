@@ -22,11 +22,12 @@ class Compressor:
     the data and the pretrained weights are; variables live in the model, so there is no scope.
 
     Args:
-        config: Of task and training: a YAML file, or its content. In the place of `train_program`,
-            `train_reader`, `train_feed_list`, `train_fetch_list` and the same of `eval_`.
+        config: Config of task and training: a YAML file, or its content. It replaces
+            `train_program`, `train_reader`, `train_feed_list`, `train_fetch_list`, and the same
+            of `eval_`.
         place: `cpu`, `gpu`, or None for what the config says.
         teachers: Configs or checkpoints of teachers, in the place of `teacher_programs`.
-        checkpoint_path: Where checkpoints go, and are gone on from; the file's goes before.
+        checkpoint_path: Folder to save checkpoints to and resume from, if the file names none.
         train_optimizer: `{kind: ..., learning_rate: ..., ...}`; None: that of the config.
         distiller_optimizer: Likewise, while a teacher is at work; None: `train_optimizer`.
     """

@@ -86,9 +86,9 @@ def check_exports(
     """Refuse, before training, what could not be exported on the way.
 
     Args:
-        task: Of the model.
+        task: Task of the model.
         model: To be exported.
-        points: What is wanted.
+        points: Exports that are wanted.
         overwrite: Earlier exports may be replaced.
 
     Raises:
@@ -106,7 +106,7 @@ def rounded_in_float(task: Task, model: Layer, edits: Sequence[RecordedEdit]) ->
     Args:
         task: Builds the network.
         model: Quantized.
-        edits: That the model carries.
+        edits: Edits that the model carries.
     """
     shapes = [edit for edit in edits if recorded_strategy(edit[0], "").phase != Phase.GRID]
     plain = task.build_model()

@@ -14,9 +14,9 @@ from rich.table import Table
 from core.errors import ConfigError
 from core.quant.layers import quantized_layers
 from core.quant.sites import restore, sites_of
+from core.settings.metric_order import lost
 from core.task import Task
 from core.training.measurements import render
-from core.training.metric_order import lost
 from core.workflows.comparison_table import ComparisonRow, Validation
 from core.workflows.layer_sensitivity import ModelInputs, few_inputs, output_errors
 from core.workflows.layer_speed import backend_of, measure_speed
@@ -45,7 +45,7 @@ class QualityLimits:
 
     @property
     def remedy_for_speed(self) -> str:
-        """Return what to do where int8 is slower than float all the same."""
+        """Return the advice for int8 files that are slower than float all the same."""
         if self.speed_control:
             return "deploy it in float, or export for another target"
         return "--speed_control leaves the layers in float that int8 makes no faster"
@@ -165,7 +165,7 @@ class _FallbackSearch:
         higher = self._task.build_metric().higher_is_better
         points = lost(self._in_float, self.found[count], higher) / PERCENTAGE_POINT
         _log.info("max_drop: %d of %d layers in float: %.2f points", count, len(self.order), points)
-        return points <= self._max_drop + 1e-9  # of a point, for the rounding of the difference
+        return points <= self._max_drop + 1e-9  # 1e-9: rounding of the difference
 
 
 def _smallest(holds: Callable[[int], bool], most: int) -> int | None:
@@ -214,7 +214,7 @@ def apply_float_fallback(
 
     Args:
         model: Quantized; changed in place.
-        limits: What the model must keep to; checked.
+        limits: Limits that the model must keep to; checked before.
         target: Runtime to be fast in.
         validation: Data to measure the metric on.
         in_float: Metric of the float model, None if there is nothing to measure it on.

@@ -27,9 +27,9 @@ def with_layers(
     """Return a recipe with the layers that its names mean.
 
     Args:
-        recipe: Of the translation.
+        recipe: Recipe of the translation.
         translation: Has the tables of the file.
-        task: Of the student.
+        task: Task of the student.
         teachers: The first one is asked for the layers of the teacher.
 
     Raises:
@@ -66,7 +66,7 @@ def with_layers(
 
 
 def variables_of(title: str, task: Task, model: Layer, table: Mapping[str, str]) -> Variables:
-    """Trace a network and name what its layers make."""
+    """Trace a network and name the outputs of its layers."""
     traced = trace(model, fixed_specs(task))
     block = traced.program.global_block()
     shapes = {name: tuple(block.var(name).shape) for name in set(traced.made.values())}

@@ -26,7 +26,7 @@ from core.settings.files import scratch
 from core.targets.names import BACKENDS, Backend
 from core.task import Task
 
-RUNS, SECONDS = 10, 0.2  # of both files, at least
+RUNS, SECONDS = 10, 0.2  # least number of runs of both files, and least time
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +89,7 @@ def warn_where_slower(found: Mapping[Backend, Int8Latency], target: str, remedy:
     Args:
         found: Result of `measure_latency`.
         target: Runtime that the ONNX file is laid out for; Paddle's files are for Paddle Inference.
-        remedy: What to do about it.
+        remedy: Advice for the end of the message.
     """
     for backend, each in found.items():
         if backend in (target, "paddle") and each.int8_ms >= each.float_ms:

@@ -33,7 +33,7 @@ from core.task import Task
 from core.training.loader import Loader
 from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
 
-IMAGES = 8  # whose outputs are compared; layers differ by orders of magnitude, images do not
+IMAGES = 8  # images to compare outputs on; layers differ by orders of magnitude, images do not
 ModelInputs = Sequence[Sequence[Tensor]]
 _log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ class QuantSensitivity:
         metric: Name of the metric.
         in_float: The metric with all layers in float.
         quantized: The metric with all of them quantized.
-        together: What all of them cost at once.
-        layers: What each costs alone, by path.
+        together: Cost of all of them at once.
+        layers: Cost of each alone, by path.
     """
 
     fingerprint: str
@@ -77,7 +77,7 @@ class QuantSensitivity:
         return sorted(self.layers.items(), key=lambda item: (-item[1].lost, -item[1].error))
 
     def table(self) -> Table:
-        """List what each layer costs alone, the worst first."""
+        """List the cost of each layer alone, the worst first."""
         title = f"{self.metric}: {self.in_float:.4f} in float, {self.quantized:.4f} quantized"
         table = Table(title=f"{title}\neach layer quantized alone")
         table.add_column("layer", overflow="fold")
@@ -172,7 +172,7 @@ def measure(
     """
     paths = match(globs, list(sites_of(model)), "params")
     if file is not None:
-        save(file, load(QuantSensitivity, file))  # what cannot be read or written is told now
+        save(file, load(QuantSensitivity, file))  # an unusable file is reported now
     record = json.dumps(record_of(model), sort_keys=True).encode()
     pixels = [tensor.numpy().tobytes() for inputs in batches for tensor in inputs]
     key = fingerprint(model, meter, record, *pixels)

@@ -36,7 +36,7 @@ from core.targets.presets import PRESETS
 from core.task import Arrays, Task
 
 MARGIN = 0.01  # share of the time that a change must save; less is noise
-RUNS, SECONDS = 20, 0.5  # of both files that are compared, at least
+RUNS, SECONDS = 20, 0.5  # least number of runs of both files, and least time
 _log = logging.getLogger(__name__)
 
 

@@ -1,6 +1,6 @@
 """The model card of an export: `README.md` with a header in YAML, as Hugging Face's Hub reads it.
 
-It says what was measured and nothing else: what is not known is left out.
+It reports measurements and nothing else: unknown figures are left out.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from core.task import Task
 from core.workflows.comparison_table import ComparisonRow, Validation
 
 _TAGS = {"paddle": "paddlepaddle", "onnx": "onnx", "lite": "paddle-lite"}
-_MOST_CLASSES = 20  # that are named
+_MOST_CLASSES = 20  # classes named in a card
 _INT8 = "int8, "  # in front of a runtime in the rows of a comparison
 
 
 @runtime_checkable
 class PublishedTask(Protocol):
-    """What a `Task` offers too whose exports can be published.
+    """A `Task` whose exports can be published.
 
     Attributes:
-        hub_task: What Hugging Face's Hub calls the task, such as `image-classification`.
+        hub_task: Name of the task on Hugging Face's Hub, such as `image-classification`.
     """
 
     hub_task: str
@@ -39,15 +39,15 @@ class PublishedTask(Protocol):
 
 @dataclass(frozen=True)
 class RuntimeFigures:
-    """What was measured of an export in a runtime; None or empty where nothing was.
+    """Figures of an export in a runtime; None or empty where nothing was measured.
 
     Attributes:
         backend: Runtime.
         metrics: Metrics of the files by name.
-        float_metrics: Those of the float model that the files were made of.
+        float_metrics: Metrics of the float model that the files were made of.
         size_mb: Size of the files that the runtime reads; 1 MB is 10**6 bytes.
         latency_ms: Time of one image on one thread.
-        float_latency_ms: That of the float files.
+        float_latency_ms: Latency of the float files.
     """
 
     backend: Backend
@@ -59,7 +59,7 @@ class RuntimeFigures:
 
 
 def check_licence(licence: str) -> None:
-    """Refuse what is no identifier of a licence, as `apache-2.0` or `other` is one.
+    """Refuse text that is no identifier of a licence, such as `apache-2.0` or `other`.
 
     Raises:
         ConfigError: It is none.
@@ -76,7 +76,7 @@ def figures_of(rows: Sequence[ComparisonRow], metric: str) -> list[RuntimeFigure
     """Return the figures of int8 files in a comparison, whose first row is the float model.
 
     Args:
-        rows: Of the models and files.
+        rows: Rows of the models and files.
         metric: Name of the metric.
     """
     known = {f"{_INT8}{backend}": backend for backend in BACKENDS}
@@ -101,7 +101,7 @@ def write_measured_card(
 
     Args:
         folder: Folder of the export.
-        validation: What the metrics were measured on.
+        validation: Data that the metrics were measured on.
         rows: See `figures_of`.
         licence: Licence of the weights.
 
@@ -128,7 +128,7 @@ def write_card(
     Args:
         folder: Folder of the export, with its `deploy.yml`.
         task: Task of the model.
-        figures: What was measured in each runtime.
+        figures: Figures in each runtime.
         licence: Licence of the weights, as Hugging Face names it.
         images: Number of images that the metrics were measured on.
         checks: How far the answers of each runtime are from those of the original.

@@ -38,7 +38,7 @@ def chosen_task(
     Args:
         config: YAML file, ours or of another project; None: the model says it.
         overrides: `key.sub=value`.
-        described: What the model brings; None if it brings nothing.
+        described: Task that the model describes; None if it describes none.
 
     Returns:
         None if neither says what task it is.
@@ -46,7 +46,7 @@ def chosen_task(
     if config:
         settings, translation, rest = read_config(config, overrides)
         if translation is not None:
-            settings.pop("device", None)  # that a training is meant for
+            settings.pop("device", None)  # it is meant for training
         return read_run(merge(settings, parse_overrides(rest))).task
     if described is None:
         return None
@@ -82,7 +82,7 @@ def exported_task(
     Args:
         model_dir: Named in messages.
         description: Content of `deploy.yml`; None if there is none.
-        inputs: Of the model.
+        inputs: Inputs of the model.
         config: YAML file; None: `deploy.yml` says it.
         overrides: `key.sub=value`.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,15 +17,16 @@ from paddle.nn import Layer
 from core.errors import ConfigError
 from core.export.files import WAYS_OUT
 from core.export.package import Exported, write_export
+from core.export.traced_model import ExportSettings
 from core.quant.apply import record_of
 from core.quant.choices import OBSERVERS
 from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
 from core.settings.config import read
-from core.targets.names import DEFAULT_TARGET, Format, Target
+from core.settings.metric_order import best_of
+from core.targets.names import DEFAULT_TARGET, Target
 from core.targets.presets import PRESETS
 from core.task import Task
 from core.training import checkpoint
-from core.training.metric_order import best_of
 from core.workflows.comparison_table import ComparisonRow, Validation, check_metrics, runtime_rows
 from core.workflows.float_fallback import QualityLimits, apply_float_fallback
 from core.workflows.int8_speed import float_graph, measure_latency, one_image, warn_where_slower
@@ -40,10 +42,9 @@ def compress(
     model: Layer,
     batches: CalibrationBatches,
     configs: Sequence[PtqConfig],
-    formats: Sequence[Format],
+    files: ExportSettings,
     validation: Validation,
     limits: QualityLimits,
-    rewritten: bool = True,
 ) -> tuple[list[ComparisonRow], PtqConfig]:
     """Quantize a checkpoint with each setting, and write the best as a checkpoint and as files.
 
@@ -53,10 +54,9 @@ def compress(
         model: The float model.
         batches: Calibration data [N, C, H, W], see `quantize_after_training`.
         configs: Settings to try, at least one.
-        formats: Formats of the files.
+        files: Files to write; their target is replaced by that of the setting.
         validation: Data to measure the metric on.
-        limits: What the best must keep to.
-        rewritten: See `core.export.package.export`.
+        limits: Limits that the best must keep to.
 
     Returns:
         The float model, each try and each file, with their metrics; and the best setting.
@@ -73,14 +73,14 @@ def compress(
         model, limits, config.target, validation, first.metric, metric
     )
     known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
-    made, seconds = write(folder, task, model, weights, known, formats, config, rewritten)
-    layout = onnx_target(config.target)
-    graph = float_graph(task, model, rewritten=rewritten)
+    files = replace(files, target=onnx_target(config.target))
+    made, seconds = write(folder, task, model, weights, known, files)
+    graph = float_graph(task, model, rewritten=files.rewritten)
     latencies = measure_latency(graph, folder / INT8, made, one_image(task))
-    warn_where_slower(latencies, layout, limits.remedy_for_speed)
-    files = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
-    check_metrics(metric, files, validation.measured, layout, config.processors)
-    return [first, *tried, *changed, *files], config
+    warn_where_slower(latencies, files.target, limits.remedy_for_speed)
+    measured = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
+    check_metrics(metric, measured, validation.measured, files.target, config.processors)
+    return [first, *tried, *changed, *measured], config
 
 
 def quantize_best(
@@ -137,8 +137,8 @@ def check_folder(folder: Path, weights: str | Path, overwrite: bool = False) -> 
 
     Args:
         folder: Folder to make.
-        weights: What is quantized.
-        overwrite: What an earlier run made may be replaced.
+        weights: Checkpoint or model that is quantized.
+        overwrite: Whether to replace what an earlier run made.
 
     Raises:
         ConfigError: It is a file, or holds other things than such a run makes, or the weights, or
@@ -160,9 +160,7 @@ def write(
     model: Layer,
     weights: str,
     metrics: Mapping[str, float],
-    formats: Sequence[Format],
-    config: PtqConfig,
-    rewritten: bool = True,
+    files: ExportSettings,
 ) -> tuple[Exported, float]:
     """Write a quantized model as a checkpoint and as int8 files; a pruned one stays pruned.
 
@@ -172,9 +170,7 @@ def write(
         model: The quantized model.
         weights: Checkpoint of the float model, whose edits and epoch are kept.
         metrics: Metrics of the quantized model.
-        formats: Formats of the files.
-        config: Setting that it was quantized with.
-        rewritten: See `core.export.package.export`.
+        files: Files to write.
 
     Returns:
         The export, and the seconds it took.
@@ -188,8 +184,7 @@ def write(
     checkpoint.save(folder / MODEL, about, model.state_dict())
     begin = time.monotonic()
     (folder / INT8).mkdir()
-    target = onnx_target(config.target)
-    made = write_export(task, model, folder / INT8, formats, target=target, rewritten=rewritten)
+    made = write_export(task, model, folder / INT8, files)
     return made, time.monotonic() - begin
 
 

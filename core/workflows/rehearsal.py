@@ -1,4 +1,4 @@
-"""What a run will do, epoch by epoch, without training it: its timeline, or why it would fail."""
+"""Rehearse a run without training: list what it will do, epoch by epoch, or why it would fail."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SAMPLES = 100  # steps of a window at which its learning rate is looked at
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a model costs.
+    """Size and cost of a model.
 
     Attributes:
         macs: Multiply-accumulates for one input.
         parameters: Numbers that training changes.
-        float_mb: Of the weights in a float file, batch norms folded.
-        int8_mb: Of the weights in an int8 file; None if nothing is quantized.
+        float_mb: Size of the weights in a float file, batch norms folded.
+        int8_mb: Size of the weights in an int8 file; None if nothing is quantized.
     """
 
     macs: int
@@ -51,11 +51,11 @@ class Stretch:
         start: First epoch.
         end: First epoch after it.
         steps: Optimizer steps in it.
-        events: What begins and ends at its start, and to which layers it is done.
+        events: Strategies that begin or end at its start, with the layers they change.
         rates: Learning rate of the first step, the highest, and that of the last step; without
             the warm-up of a strategy.
         optimizer: Its kind.
-        size: Of the model.
+        size: Size of the model.
     """
 
     start: int
@@ -71,8 +71,8 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
     """Walk through the windows of a run on its model, which is changed as the run will change it.
 
     Args:
-        engine: Of the run, not trained.
-        recipe: Of the run.
+        engine: Engine of the run, not trained.
+        recipe: Recipe of the run.
 
     Raises:
         UserError: The run would fail, now or in a later epoch.
@@ -108,7 +108,7 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
 
 
 def measured(task: Task, model: Layer) -> ModelSize:
-    """Count what a model costs, quantized or not."""
+    """Measure the size and cost of a model, quantized or not."""
     specs = fixed_specs(task)
     with float_sites(model):
         macs = count_macs(model, [tuple(spec.shape) for spec in specs], specs)
@@ -121,7 +121,7 @@ def measured(task: Task, model: Layer) -> ModelSize:
 
 
 def timeline_table(stretches: Sequence[Stretch]) -> Table:
-    """Return the timeline for people."""
+    """Return the timeline as a table."""
     table = Table(title="timeline", show_lines=True)
     for column in ("epochs", "steps", "what happens", "learning rate", "M MACs", "M parameters"):
         table.add_column(column, justify="left" if column == "what happens" else "right")

@@ -14,7 +14,7 @@ from typing import Any
 
 from core.dialects.files import translated
 from core.dialects.foreign import Settings, Translation
-from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teachers
+from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teacher
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
 from core.settings.home import CONFIGS
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What a command line names.
+    """Files that a command line names.
 
     Attributes:
         config: YAML file of the task and its training, or its content.
@@ -82,9 +82,9 @@ class RunPlan:
     Attributes:
         settings: Config of the task and its training.
         recipe: Strategies; empty for plain training.
-        teachers: One entry for each, as `core.distill.teacher.read_teachers` returns them.
-        epochs_given: Whether the recipe or the command line says how long to train.
-        save_dir: Where the run goes; None if nobody says it.
+        teachers: One entry for each, as `core.distill.teacher.read_teacher` returns them.
+        epochs_given: Whether the recipe or the command line gives the number of epochs.
+        save_dir: Where the run goes; None if not given.
         resume: `auto` goes on from `save_dir` if there is something to go on from.
         use_vdl: Whether VisualDL scalars are written.
         use_tensorboard: Whether scalars for TensorBoard are written.
@@ -116,19 +116,19 @@ class RunPlan:
 
 @dataclass
 class _Gathered:
-    """What the files say, gathered one by one; later ones go before earlier ones."""
+    """Settings of the files, gathered one by one; later ones override earlier ones."""
 
     overrides: list[str]
     settings: Settings = field(default_factory=dict)
     recipes: dict[str, Settings] = field(default_factory=dict)
-    own: Settings = field(default_factory=dict)  # of `OF_A_RUN`
+    own: Settings = field(default_factory=dict)  # keys of `OF_A_RUN`
     foreign: list[Translation] = field(default_factory=list)
 
     def add(self, content: Settings, name: str, is_recipe: bool) -> None:
-        """Add a file, in whosever words it is.
+        """Add a file, ours or of another project.
 
         Args:
-            content: Of the file.
+            content: Content of the file.
             name: For messages.
             is_recipe: Whether a file of ours is a recipe, or a config.
         """
@@ -154,7 +154,7 @@ class _Gathered:
             self.foreign.append(translation)
 
     def take_own_overrides(self) -> None:
-        """Apply the overrides of what a config says of its run beside task and training."""
+        """Apply the overrides of a config's keys on its run, beside task and training."""
         rest = []
         for each in self.overrides:
             key = each.partition("=")[0].strip()
@@ -170,7 +170,7 @@ class _Gathered:
 
 
 def read_plan(files: RunFiles) -> RunPlan:
-    """Read what a command line names; it goes before the recipe, the recipe before the config.
+    """Read the files of a command line; its options override the recipe, the recipe the config.
 
     Raises:
         ConfigError: A file or an override is wrong.
@@ -214,7 +214,7 @@ def read_plan(files: RunFiles) -> RunPlan:
 
 
 def _gather(files: RunFiles) -> _Gathered:
-    """Read the config and the recipes, and what the command line says of them."""
+    """Read the config and the recipes, with the overrides of the command line."""
     gathered = _Gathered(list(files.overrides))
     if isinstance(files.config, Mapping):
         gathered.add(copy.deepcopy(dict(files.config)), "config", is_recipe=False)
@@ -326,8 +326,8 @@ def _teachers(files: RunFiles, own: Any) -> list[Settings]:
 
 
 def _teacher(path: str) -> Settings:
-    """Read the file of a teacher, in whosever words it is."""
-    [settings] = read_teachers([path])
+    """Read the file of a teacher, ours or of another project."""
+    settings = read_teacher(path)
     content = {key: value for key, value in settings.items() if key != SOURCE}
     translation, _ = translated(content)
     if translation is None:

@@ -1,4 +1,4 @@
-"""Train a run that is settled, or say what it would do; shared by tools and scripts."""
+"""Train a settled run, or list what it would do; shared by tools and scripts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class PreparedRun:
 
     Attributes:
         plan: In our own words.
-        run: Of the plan.
-        recipe: Of the plan.
+        run: Run of the plan.
+        recipe: Recipe of the plan.
         save_dir: For checkpoints and logs.
         use_vdl: Whether VisualDL scalars are written.
         use_tensorboard: Whether scalars for TensorBoard are written.
@@ -48,7 +48,7 @@ class PreparedRun:
     use_tensorboard: bool = False
 
     def rehearse(self, resume: bool = False, overwrite: bool = False) -> list[Stretch]:
-        """Return what would happen, epoch by epoch; nothing is trained and nothing written.
+        """Return the timeline, epoch by epoch; nothing is trained and nothing written.
 
         Args:
             resume: As for `train`.
@@ -111,10 +111,10 @@ def prepare(
     """Settle a plan, and where it goes.
 
     Args:
-        plan: Of the files.
-        save_dir: What the command line says; it goes before what the files say.
-        name: Of the folder in `output/<task>`, if nobody says it.
-        use_vdl: What the command line says.
+        plan: Plan of the files.
+        save_dir: `--save_dir`; it overrides the files.
+        name: Name of the folder in `output/<task>` if none is given.
+        use_vdl: `--use_vdl`.
         use_tensorboard: Likewise.
 
     Raises:
@@ -136,7 +136,7 @@ def save_plan(plan: RunPlan, file: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return what YAML has words for."""
+    """Return a value in plain types that YAML can write."""
     if isinstance(value, dict):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Model cards of the files of a row, with what its steps have measured."""
+"""Model cards of the files of a row, with the measurements of its steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.zoo.steps import FLOAT
 def write_cards(result: ZooResult, folders: Mapping[str, Path]) -> None:
     """Write a model card into each folder of exported files.
 
-    The licence of the weights is that of the data and of the source, which nobody has told; so it
+    The licence of the weights depends on those of data and source, which are not known; so it
     is left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a compression has changed: strategies, cost, and each layer of the exported files."""
+"""Changes that a compression has made: strategies, cost, each layer of the exported files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.export.int8.isolated import path_of
 from core.runtimes.description import read_description
 from core.settings.config import load_yaml
 
-CONFIG = "config.yml"  # of a training, with its recipe as it was run
+CONFIG = "config.yml"  # file of a training, with its recipe as it was run
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -42,11 +42,11 @@ class LayerChange:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a compression has changed.
+    """Changes that a compression has made.
 
     Attributes:
-        strategies: Those of the recipe, as they were run.
-        parameters: Of the float and of the compressed model; None where that is not known.
+        strategies: Strategies of the recipe, as they were run.
+        parameters: Parameters of the float and of the compressed model; None where not known.
         macs: Multiply-accumulates of one run of each.
         layers: Layers of the compressed file in their order.
     """

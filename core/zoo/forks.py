@@ -1,6 +1,6 @@
 """Tools that run in forks of one process, which has loaded their libraries already.
 
-At scale smoke two thirds of the time of a step are imports. A `ForkServer` is a process that loads
+At scale smoke, imports take two thirds of a step's time. A `ForkServer` is a process that loads
 Paddle and forks for each tool; a tool that ends tells it which modules it has loaded, and the next
 fork has them. Each tool still has a process of its own, and nothing else of the ones before.
 """
@@ -45,7 +45,7 @@ class ForkServer:
     def run(self, command: Sequence[str], log: Path) -> int:
         """Run a tool to its end; return its status, negative if a signal has ended it.
 
-        If this process is asked to end, so is the tool, which may finish what it is at.
+        If this process is asked to end, so is the tool, which may finish its work.
 
         Args:
             command: Path of the tool, and its arguments.
@@ -66,7 +66,7 @@ class ForkServer:
         except BrokenPipeError:
             answer = ""
         except BaseException as error:
-            if type(error) is not KeyboardInterrupt:  # that goes to all
+            if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches all processes
                 self._process.terminate()
             self.close()
             raise
@@ -88,7 +88,7 @@ class ForkServer:
 
 
 def _start() -> subprocess.Popen[str]:
-    # of the working directory, which comes first, nothing is imported
+    # nothing is imported from the working directory, which comes first
     start = f"import sys; del sys.path[0]; from {own_module(__name__)} import serve; serve()"
     return subprocess.Popen(
         tethered([sys.executable, "-c", start], signal.SIGTERM),

@@ -26,7 +26,7 @@ PAGE, FIGURES = "report.html", "report.json"
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 GREY = "#808080"  # can be read on white and on black
 COLOURS = {FLOAT: "#3b82f6", COMPRESSED: "#f97316"}
-# what the SVG has of the day and of random names would make each report another file
+# the date and the random names in an SVG would make each report another file
 STEADY = {"svg.hashsalt": "trislim", "svg.fonttype": "none"}
 
 
@@ -35,7 +35,7 @@ def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder:
 
     Args:
         results: Rows that were reproduced.
-        failures: What was said of each row that was not.
+        failures: Message for each row that failed.
         folder: Folder of the report.
 
     Raises:
@@ -59,7 +59,7 @@ def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder:
 
 
 def _machine(environment: dict[str, Any]) -> dict[str, str]:
-    """Return what is known of a machine as words."""
+    """Describe a machine in words."""
     words = {}
     for key, value in environment.items():
         if isinstance(value, dict):
@@ -132,7 +132,7 @@ def _by_threads(result: ZooResult, backend: str, threads: int) -> dict[str, Any]
 def _operators(
     before: dict[str, Any] | None, after: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return times of classes of operators, and what they say; None if either is not known."""
+    """Return times of classes of operators, and their explanation; None if either is not known."""
     if not (before and after and before.get("operators") and after.get("operators")):
         return None
     times = [[OperatorTime(**each) for each in row["operators"]] for row in (before, after)]

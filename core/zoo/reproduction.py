@@ -16,7 +16,6 @@ from typing import Any
 
 from core.errors import FileError, UserError
 from core.settings.acceptance import FileFigures
-from core.settings.config import read
 from core.settings.files import write_text
 from core.settings.processes import run_beside
 from core.targets.names import BACKENDS
@@ -36,7 +35,7 @@ from core.zoo.steps import (
 )
 
 RESULT = "result.json"
-LAST_LINES = 3  # of a log, in the message of a step that failed
+LAST_LINES = 3  # lines of a log in the message of a step that failed
 TellLine = Callable[[str], None]
 RunTool = Callable[[Sequence[str], Path], int]  # path of a tool and arguments; log; to a status
 Locks = Mapping[Path, AbstractContextManager[Any]]  # by the homes of steps
@@ -49,14 +48,14 @@ class ZooResult:
     Attributes:
         name: Name of the row's file.
         scale: Scale that was run.
-        row: What the row's file says of title, source, metric and published figures.
+        row: Title, source, metric and published figures, as the row's file gives them.
         metrics: Metrics of the files by model (`float`, `compressed`) and runtime.
         benchmark: Rows of `tools/benchmark.py`; the model is `float` or `compressed`.
         commands: Command of each step.
         seconds: Seconds of each step.
         trainings: Folder of each model's training.
         pictures: Picture of predictions of each model's exported files.
-        changes: What the compression has changed; None of a float model.
+        changes: Changes that the compression made; None for a float model.
         environment: Machine, of the benchmark.
         date: Day of the run.
     """
@@ -121,14 +120,14 @@ def run_steps(
     launch: Sequence[str] = (),
     run: RunTool = run_tool,
 ) -> None:
-    """Run what is not done; say of each step what it does and how long it took.
+    """Run the steps that are not done; print what each does and how long it took.
 
     An interrupted training is resumed; what another key has made is removed first. What a step says
     goes to `logs/` beside its output.
 
     Args:
         steps: Steps in their order.
-        cache: What is done.
+        cache: Cache of the steps that are done.
         locks: One for each home of steps: rows that run at the same time may share some.
         tools: Folder of the tools.
         tell: Receives lines for people.
@@ -170,7 +169,7 @@ def collect(
     cache: StepCache,
     places: ZooPlaces,
 ) -> ZooResult:
-    """Read what the steps have written, and write it as `result.json`."""
+    """Collect the results of the steps, and write them as `result.json`."""
     homes = {FLOAT: float_home(row, row.scales[scale], places)}
     changes = None
     if row.slim:
@@ -203,18 +202,6 @@ def collect(
     )
     write_text(places.row / RESULT, json.dumps(asdict(result), indent=1) + "\n")
     return result
-
-
-def read_result(file: Path) -> ZooResult:
-    """Read a `result.json`.
-
-    Raises:
-        FileError: It is none.
-    """
-    try:
-        return read(ZooResult, _json(file))
-    except UserError as error:
-        raise FileError(f"{file}: is not what reproduce writes: {error}") from error
 
 
 def _run(step: ZooStep, command: Sequence[str], run: RunTool) -> None:

@@ -39,8 +39,8 @@ class ZooScale:
     Attributes:
         config: Config in the place of the row's.
         overrides: Overrides (`-o`) of all trainings.
-        float_overrides: Those of the float training alone.
-        slim_overrides: Those of the compression alone.
+        float_overrides: Overrides of the float training alone.
+        slim_overrides: Overrides of the compression alone.
         weights: Float weights: `published`, or a path. null: they are trained first.
         teacher: Config in the place of the row's `teacher`.
         input_shape: [C, H, W] of the images that are timed; null: those of the export.
@@ -63,7 +63,7 @@ class ZooScale:
 
 @dataclass(frozen=True)
 class PublishedFigures:
-    """What the row's source reports; null where it says nothing.
+    """Figures that the row's source reports; null where it reports none.
 
     Attributes:
         float_metric: Metric of the float model, on our scale from 0 to 1.
@@ -88,7 +88,7 @@ class ZooRow:
         title: Network and method, for people.
         source: Document that has the row.
         metric: Metric of the task that the row is about.
-        published: What the source reports.
+        published: Figures that the source reports.
         config: Config of the float model.
         slim: Recipes of the compression; none: the float model is the row.
         teacher: `float`, a config, or null.

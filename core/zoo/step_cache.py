@@ -19,7 +19,7 @@ _YAML = (".yml", ".yaml")
 
 
 class StepCache:
-    """What is done of a row, by a key of everything that decides a step's result.
+    """Cache of the done steps of a row, by a key of everything that decides a step's result.
 
     A key covers the command, the content of configs, recipes and weights that it names, the code,
     the data sets and the keys of the steps before. Data sets count by the names, sizes and times of
@@ -50,7 +50,7 @@ class StepCache:
         return key
 
     def is_done(self, step: ZooStep) -> bool:
-        """Tell whether the output of a step is there, and made by what would make it now."""
+        """Tell whether the output of a step exists, made by the same command and inputs as now."""
         known = _read(step.home).get(step.name, {})
         done = known.get("key") == self.key(step) and known.get("seconds") is not None
         return done and step.output.exists()

@@ -1,4 +1,4 @@
-"""Steps of a row: commands of the tools, with what they read and what they leave."""
+"""Steps of a row: commands of the tools, with their inputs and outputs."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class ZooStep:
     Attributes:
         name: Name among the steps of the row.
         words: Name of the tool and its arguments.
-        home: Folder that what is known of the step is kept in.
+        home: Folder that records the step.
         output: File or folder that the step makes.
         needs: Steps before whose output it reads.
-        files: Other files that decide what it does.
+        files: Other files that its result depends on.
         training: Whether an interrupted run of it can be resumed.
     """
 
@@ -82,7 +82,7 @@ def plan_steps(
 
 
 def missing_data(scale: ZooScale, places: ZooPlaces) -> str:
-    """Say in one line what data is missing and what to put where; empty if all is there."""
+    """Say in one line which data is missing and where to put it; empty if all is there."""
     for path, what in scale.data.items():
         place = Path(path.replace("{data}", str(places.data)))
         if not place.exists():
@@ -122,7 +122,7 @@ class _Plan:
         self._train(COMPRESSED, overrides, slim, tuple(recipes))
 
     def _teacher(self, teacher: str) -> tuple[str, tuple[str, ...], tuple[Path, ...]]:
-        """Return what names a teacher, with overrides and the files that decide about it."""
+        """Return the options that name a teacher, with overrides and the files they depend on."""
         if teacher != OF_FLOAT:
             return teacher, (), (Path(teacher),)
         if self.trains_float:

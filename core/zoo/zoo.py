@@ -1,4 +1,4 @@
-"""The model zoo at one scale: plan its rows, show what is done of them, run what is not."""
+"""The model zoo at one scale: plan its rows, show which steps are done, run the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TellRow = Callable[[str, str], None]  # receives a row's name and a line about i
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with its steps and what is done of them."""
+    """A row with its steps, done and to do."""
 
     steps: list[ZooStep]
     cache: StepCache
@@ -48,7 +48,7 @@ class Zoo:
         rows: Rows by name.
         scale: Scale of all of them.
         data: Folder of all data sets.
-        save_dir: Folder for what is made, with a folder for each scale.
+        save_dir: Folder for all output, with a folder for each scale.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Zoo:
         return PlannedRow(plan_steps(row, how, places, weights), cache, places)
 
     def table(self) -> Table:
-        """Return the rows with what is done of them and what they cost; nothing is fetched."""
+        """Return the rows with their done steps and their cost; nothing is downloaded."""
         table = Table(title=f"model zoo, scale {self.scale}")
         for column in ("row", "", "done", "cost"):
             table.add_column(column, overflow="fold")
@@ -110,7 +110,7 @@ class Zoo:
 
     @contextlib.contextmanager
     def _starting(self) -> Iterator[RunTool]:
-        """Yield what runs the tools of a row: forks where loading the libraries takes longest."""
+        """Yield the function that runs tools: forks at scale smoke, where imports take longest."""
         # a fork cannot use a GPU that its parent knows
         if self.scale == "smoke" and hasattr(os, "fork") and not paddle.is_compiled_with_cuda():
             with fork_server() as server:
@@ -121,7 +121,7 @@ class Zoo:
     def reproduce(
         self, jobs: int, launch: Sequence[str], tell: TellRow
     ) -> tuple[list[ZooResult], dict[str, str]]:
-        """Run what is not done; return the figures of the rows, and why others failed.
+        """Run the steps that are not done; return the figures of the rows, and why others failed.
 
         Args:
             jobs: Rows that run at the same time.
@@ -160,7 +160,7 @@ class Zoo:
                     future.result()
             except BaseException as error:
                 pool.shutdown(wait=False, cancel_futures=True)
-                if type(error) is not KeyboardInterrupt:  # that goes to all
+                if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches all processes
                     for child in psutil.Process().children():
                         child.terminate()
                 raise

@@ -1,4 +1,4 @@
-"""Settings of the classification task: every key a YAML file may set, and what it means."""
+"""Settings of the classification task: every key of a YAML file, with its meaning."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class DataConfig:
     # of each channel, of values in 0..1; of three for RGB, one channel has the average
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    val_share: float = 0.2  # of each class, where the folders have no validation split
+    val_share: float = 0.2  # share of each class, where the folders have no validation split
     split_seed: int = 0  # another seed draws another such split
     on_error: Literal["fail", "skip"] = "fail"  # a broken picture ends the run, or is left out
     num_workers: int = 2  # processes that read ahead
@@ -119,7 +119,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to training pictures, in this order; mixup and cutmix mix whole batches."""
+    """Augmentation of training pictures, in this order; mixup and cutmix mix whole batches."""
 
     scale: tuple[float, float] = (0.08, 1.0)  # random crop: its share of the picture's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # random crop: width over height
@@ -169,7 +169,7 @@ class LossConfig:
     """Cross entropy."""
 
     label_smoothing: float = 0.0  # share of the target spread evenly over all classes
-    auxiliary_weight: float = 0.3  # of each further output, in networks that have some (GoogLeNet)
+    auxiliary_weight: float = 0.3  # of each further output (GoogLeNet)
 
     def __post_init__(self) -> None:
         smoothing = self.label_smoothing

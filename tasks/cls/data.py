@@ -20,7 +20,7 @@ from tasks.cls.layouts import Layout, find_layout, what_lies_there
 from tasks.cls.mixing import cutmix, mixup, one_hot
 from tasks.cls.transforms import EvalTransform, TrainTransform
 
-MOST_DIGITS = 9  # of a label
+MOST_DIGITS = 9  # digits of a label
 
 
 @dataclass(frozen=True)

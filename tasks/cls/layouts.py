@@ -32,7 +32,7 @@ class Layout:
 
 
 def find_layout(data: DataConfig) -> Layout:
-    """Look for the splits; list files go before folders.
+    """Look for the splits; list files take precedence over folders.
 
     Raises:
         DataError: A folder cannot be read.

@@ -1,4 +1,4 @@
-"""Data of one's own without a config of one's own: what class folders and list files say."""
+"""Settings for a user's own classification data, derived from class folders and list files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import ConfigError, DataError
-from core.settings.config import read
+from core.errors import DataError
 from core.settings.files import write_text
 from core.task import Split
 from core.training.images import as_rgb, read_image
-from core.training.inspection import Inspection, Labelled
+from core.training.inspection import Inspection, Labelled, read_data_section
 from core.training.looking import look_at_images, some_of, spread
 from core.training.splits import relative_names, write_list
 from tasks.cls.class_names import class_names
@@ -48,7 +47,7 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: A list or a labels file is malformed.
     """
-    data = _data_config(settings)
+    data = read_data_section(DataConfig, settings)
     model = settings.get("model")
     given = isinstance(model, Mapping) and "num_classes" in model
     if data is None or given or find_layout(data).kind == "none":
@@ -80,7 +79,7 @@ def count_classes(data: DataConfig, train: Items) -> int:
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
     """Look at class folders or list files, count their pictures, and open some."""
-    data = _data_config(settings)
+    data = read_data_section(DataConfig, settings)
     if data is None or not Path(data.root).is_dir():
         root = settings["data"].get("root")
         return Inspection("cls", missing=(f"{root}: no such folder",))
@@ -151,10 +150,3 @@ def _splits_in_words(train: Items, val: Items, data: DataConfig, drawn: bool) ->
         return told
     share = f"{100 * data.val_share:.0f} % of each class"
     return f"{told}, drawn: {share} (data.val_share, data.split_seed)"
-
-
-def _data_config(settings: Mapping[str, Any]) -> DataConfig | None:
-    try:
-        return read(DataConfig, settings.get("data"))
-    except ConfigError:  # told with all else that is wrong in the config
-        return None

@@ -1,4 +1,4 @@
-"""Pictures of a validation: what the network sees, the truth, and what it is taken for."""
+"""Draw samples of a validation: input, truth and prediction."""
 
 from __future__ import annotations
 

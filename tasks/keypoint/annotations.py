@@ -1,4 +1,4 @@
-"""Read COCO keypoint annotations and detections, and name what is wrong with them."""
+"""Read COCO keypoint annotations and detections, and report errors in them by name."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from core.settings.yaml_loader import shown
 from tasks.keypoint.categories import category_of, choose_category, is_id, is_number
 from tasks.keypoint.config import BoxEnds
 
-MOST = 1e12  # of any number
+MOST = 1e12  # largest number
 MOST_AREA = 1e10  # COCO's tools leave out who is larger
-LEAST_SIDE = 1e-3  # of a box, in pixels
-LONGEST_NAME = 4096  # of a file
+LEAST_SIDE = 1e-3  # smallest side of a box, in pixels
+LONGEST_NAME = 4096  # characters of a file's name
 log = logging.getLogger(__name__)
 
 
@@ -73,8 +73,8 @@ def load_annotations(
     """Read and check a COCO keypoint file.
 
     Args:
-        path: Of the file.
-        num_joints: That each person must have.
+        path: Path of the file.
+        num_joints: Number of joints that each person must have.
         category: Name or id of the category whose annotations are persons; None takes the first
             that has keypoints.
 
@@ -190,7 +190,7 @@ def detected_persons(
 
 
 def _drop_masks(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Forget outlines while reading: most of COCO's 240 MB, and nobody here looks at them."""
+    """Drop outlines while reading: they are most of COCO's 240 MB, and are not needed."""
     mapping.pop("segmentation", None)
     return mapping
 
@@ -282,7 +282,7 @@ def _clip(
     x, y, width, height = box
     least = LEAST_SIDE
     if box_ends == "last_pixel":
-        # what a box loses on the left it keeps on the right, as in PaddleDetection
+        # x and y are clipped first, width and height stay, as in PaddleDetection
         x, y = max(0.0, x), max(0.0, y)
         width, height = width - 1, height - 1
         size = (size[0] - 1, size[1] - 1) if size is not None else None

@@ -48,7 +48,7 @@ class FolderBoxes:
 
     Args:
         folder: Holds `a.json`, or `a.jpg.json`, for a picture `a.jpg`.
-        category: Of persons; None takes COCO's.
+        category: Category of persons; None takes COCO's.
         least_score: Boxes of a lower score are left out.
     """
 
@@ -188,7 +188,7 @@ def _fine(value: Any) -> bool:
 
 
 def _picture(where: str, raw: dict[str, Any], files: dict[int | str, str]) -> Key:
-    """Return what picture an entry is of: by its file's name if that is told, else its number."""
+    """Return the picture of an entry: by its file's name if that is given, else its number."""
     key = raw.get("file_name", raw.get("image_id"))
     if key is None or isinstance(key, str):
         return files.get(key, key) if key is not None else None

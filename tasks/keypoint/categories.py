@@ -16,8 +16,8 @@ def choose_category(path: str, content: dict[str, Any], wanted: str | int | None
     """Return the id of the category whose annotations are persons.
 
     Args:
-        path: Of the file, for messages.
-        content: Of the file, with `annotations`.
+        path: Path of the file, for messages.
+        content: Content of the file, with `annotations`.
         wanted: Its name or id; None takes the first that has keypoints, or the only one that
             annotations with keypoints have.
 

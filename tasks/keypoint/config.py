@@ -107,7 +107,7 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a person in training; all of it goes into one affine map, except erasing.
+    """Augmentation of a person in training; all but erasing goes into one affine map.
 
     Attributes:
         flip: Probability of a mirror image.
@@ -197,7 +197,7 @@ class EvaluationConfig:
         flip_test: Average the heatmaps of the image and of its mirror image.
         shift_heatmap: Move the mirrored heatmaps by one pixel before that; null does so for
             networks trained without UDP, whose mirror images are displaced.
-        oks_nms: Of two persons in an image whose OKS is above this, only the better counts;
+        oks_nms: If the OKS of two persons in an image is above this, only the better one counts;
             null keeps all.
         joint_score: Joints scored below this do not count in a person's score, and are not drawn.
         pck_unit: The unit of PCK: the larger side of the person's box, or the torso's length.
@@ -254,7 +254,7 @@ class Config:
         model: The network.
         data: Images and annotations.
         codec: Points to heatmaps and back.
-        joints: What the joints are; COCO's 17 need no settings.
+        joints: Set of joints; COCO's 17 need no settings.
         augment: Random changes in training.
         loss: `kind: mse` or `kind: ohkm`.
         evaluation: How predictions are made and scored.

@@ -25,7 +25,7 @@ def draw_skeleton(
         points: x, y, score of each joint; those scored below `min_score` are left out.
         skeleton: Limbs as pairs of joints.
         min_score: See `points`.
-        side: Of the person, in pixels: small persons get thin lines.
+        side: Size of the person in pixels: small persons get thin lines.
     """
     canvas = image.copy()
     thickness = max(1 if side < 60 else 2, round(side / 100))

@@ -1,4 +1,4 @@
-"""What the names of joints say: which of them a mirror swaps; and what a COCO category says."""
+"""Read joints from their names, which tell the pairs that a mirror swaps, and from COCO files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class JointsFound:
     """The joints of one category.
 
     Attributes:
-        count: Of the joints.
+        count: Number of joints.
         names: Empty if the data do not tell.
-        flip_pairs: None: a mirror image must not be used, as nobody knows which joints swap.
+        flip_pairs: None: unknown, so mirror images must not be used.
         skeleton: Limbs; may be empty.
         category: Name of the category, for people.
     """
@@ -50,7 +50,7 @@ class JointsFound:
         return found
 
     def in_words(self) -> list[str]:
-        """Describe the joints for people."""
+        """Describe the joints in words."""
         of = f" of {self.category}" if self.category else ""
         names = f": {', '.join(self.names)}" if self.names else " without names"
         if self.flip_pairs is None:
@@ -87,7 +87,7 @@ def joints_of_category(path: str, category: Mapping[str, Any], count: int) -> Jo
     """Read names and skeleton of a category of a COCO file.
 
     Args:
-        path: Of the file, for messages.
+        path: Path of the file, for messages.
         category: Entry of `categories`; empty if the file has none.
         count: Joints that the annotations have.
 

@@ -1,4 +1,4 @@
-"""What the joints of a data set are: names, sides, limbs and how exactly people can place them."""
+"""Joints of a data set: names, sides, limbs, and how exactly people can place them."""
 
 from __future__ import annotations
 

@@ -29,10 +29,10 @@ class Layout:
     """Where annotations and images are, as settings of `data`.
 
     Attributes:
-        kind: Of the annotations.
+        kind: Kind of the annotations.
         settings: Paths relative to the root; `val_share` where one file holds all.
-        content: Of a COCO file, the smaller one of two.
-        file: That has this content, or the data.yaml.
+        content: Content of a COCO file, the smaller one of two.
+        file: File with this content, or the data.yaml.
     """
 
     kind: Kind
@@ -77,7 +77,7 @@ def named_files(data: DataConfig) -> list[Path]:
 
 
 def what_lies_there(data: DataConfig) -> str:
-    """Say what was found in place of annotations, and what was wanted."""
+    """Describe the content found in place of annotations, and the one expected."""
     root, told = Path(data.root), ""
     files = [str(file.relative_to(root)) for file in _files(root, (".json", *YAML))]
     if files:
@@ -93,9 +93,9 @@ def image_place(root: Path, file: Path, names: Sequence[str]) -> str:
     """Return the folder, relative to the root, in which images of an annotation file lie.
 
     Args:
-        root: Of the data.
+        root: Root folder of the data.
         file: The annotation file, for the message.
-        names: Of some images.
+        names: Names of some images.
 
     Raises:
         DataError: There is none.

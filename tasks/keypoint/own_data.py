@@ -1,4 +1,4 @@
-"""Data of one's own without a config of one's own: what COCO categories and YOLO files say."""
+"""Settings for a user's own keypoint data, derived from COCO categories and YOLO files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 from core.settings.config import merge, read
 from core.task import Split
 from core.training.images import read_annotated_image
-from core.training.inspection import Inspection, Labelled
+from core.training.inspection import Inspection, Labelled, read_data_section
 from core.training.looking import look_at_images, some_of, spread
 from tasks.keypoint.annotations import Persons
 from tasks.keypoint.categories import choose_category
@@ -39,7 +39,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
     }
 )
 SQUARE = 1.15  # a box whose sides differ less is cut out as a square
-MOST_BYTES = 50_000_000  # of annotations that are read to look at boxes
+MOST_BYTES = 50_000_000  # largest annotation file that is read to look at boxes
 LAYOUTS = {"coco": "COCO keypoints", "yolo": "YOLO pose labels"}
 
 
@@ -49,7 +49,11 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: The annotations contradict themselves.
     """
-    data, given, model = _data_config(settings), settings.get("data"), settings.get("model")
+    data, given, model = (
+        read_data_section(DataConfig, settings),
+        settings.get("data"),
+        settings.get("model"),
+    )
     known = isinstance(model, Mapping) and "num_joints" in model
     if data is None or not isinstance(given, Mapping):
         return {}
@@ -59,8 +63,8 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
-    """Look for annotations, count persons, open some images, and say what the joints are."""
-    data, given = _data_config(settings), settings["data"]
+    """Look for annotations, count persons, open some images, and list the joints."""
+    data, given = read_data_section(DataConfig, settings), settings["data"]
     if data is None or not Path(data.root).is_dir():
         return Inspection("keypoint", missing=(f"{given.get('root')}: no such folder",))
     lines: list[str] = []
@@ -78,7 +82,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         config = _config_for(given, found)
         train, val = (load_split(config, split)[1] for split in ("train", "val"))
         lines.append(_splits_in_words(train, val, config.data))
-        paths = _image_paths(config, "train", train)
+        paths = _training_images(config, train)
         looked = look_at_images(paths, whole=True)
         lines.append(looked.in_words())
         missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
@@ -91,7 +95,7 @@ def labelled(config: Config, count: int) -> list[Labelled]:
     """Return training images with box, skeleton and numbered joints of one person each."""
     _, persons = load_split(config, "train")
     skeleton = config.joint_set.skeleton
-    paths = _image_paths(config, "train", persons)
+    paths = _training_images(config, persons)
     drawn = []
     for text in spread([str(i) for i in range(len(persons))], count):
         index = int(text)
@@ -196,8 +200,8 @@ def _config_for(given: Mapping[str, Any], found: Mapping[str, Any]) -> Config:
     return read(Config, merge(rest, {"data": dict(given), "model": dict(DEFAULTS["model"])}))
 
 
-def _image_paths(config: Config, split: Split, persons: Persons) -> list[str]:
-    folder = image_folder(config, split)
+def _training_images(config: Config, persons: Persons) -> list[str]:
+    folder = image_folder(config, "train")
     return [os.path.join(folder, name) for name in persons.files]
 
 
@@ -219,10 +223,3 @@ def _splits_in_words(train: Persons, val: Persons, data: DataConfig) -> str:
         return told
     share = f"{100 * data.val_share:.0f} % of the images"
     return f"{told}, drawn: {share} (data.val_share, data.split_seed)"
-
-
-def _data_config(settings: Mapping[str, Any]) -> DataConfig | None:
-    try:
-        return read(DataConfig, settings.get("data"))
-    except ConfigError:  # told with all else that is wrong in the config
-        return None

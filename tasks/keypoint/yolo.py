@@ -23,7 +23,7 @@ _OF_SPLIT = {"train": ("train",), "val": ("val", "valid", "test")}
 
 @dataclass(frozen=True)
 class YoloData:
-    """What a data.yaml says.
+    """Content of a data.yaml.
 
     Attributes:
         path: The file.
@@ -98,10 +98,10 @@ def load_yolo(
 
     Args:
         path: The data.yaml.
-        num_joints: That each person must have.
+        num_joints: Number of joints that each person must have.
         category: Name or number of the class whose lines count; None takes all.
         split: Which images.
-        root: Of the data.
+        root: Root folder of the data.
 
     Raises:
         DataError: A file is malformed, with its line, or an image cannot be read.

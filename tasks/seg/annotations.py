@@ -1,4 +1,4 @@
-"""Shapes in place of masks: what labelme and CVAT write, read as their files are."""
+"""Shapes in place of masks, read from the files of labelme and CVAT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKGROUND = "background"
 
 @dataclass
 class ShapeCounts:
-    """What was drawn on images.
+    """Shapes on images, counted.
 
     Attributes:
         shapes: How many of each label, with area.
@@ -37,7 +37,7 @@ class ShapeCounts:
     broken: list[str] = field(default_factory=list)
 
     def add(self, path: Path) -> None:
-        """Read what was drawn on an image."""
+        """Read and count the shapes of an image."""
         try:
             annotation = read_annotation(path)
         except DataError as error:
@@ -55,7 +55,7 @@ def has_shapes(path: Path) -> bool:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Read what was drawn on an image.
+    """Read and count the shapes of an image.
 
     Raises:
         DataError: It cannot be read.
@@ -78,8 +78,8 @@ def classes_of_shapes(data: DataConfig, paths: Sequence[Path]) -> Classes:
     name says which. Labels are in the order of CVAT's project; labelme's are sorted.
 
     Args:
-        data: Its `classes` go before what lies there.
-        paths: Of what was drawn on all images.
+        data: Its `classes`, if given, override the labels found.
+        paths: Annotation files of all images.
 
     Raises:
         DataError: Nothing was drawn, or a label is no class.

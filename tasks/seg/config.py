@@ -24,7 +24,9 @@ class BackboneConfig:
     """A backbone of PaddleSeg, for networks that take one; always built with fresh weights."""
 
     name: str = "ResNet50_vd"
-    arguments: dict[str, Any] = field(default_factory=dict)  # of its constructor: output_stride ...
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # for its constructor: output_stride ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class ModelConfig:
     name: str = "BiSeNetV2"
     num_classes: int = 19
     backbone: BackboneConfig | None = None
-    arguments: dict[str, Any] = field(default_factory=dict)  # of the constructor: align_corners ...
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # for the constructor: align_corners ...
     pretrained: bool | str | None = None  # true: the published weights; or a path or URL
     reinit: tuple[str, ...] = ()  # globs of weights that stay as initialised
 
@@ -60,7 +64,7 @@ class DataConfig:
     # RGB of each class in the masks, in label order; none: masks hold the numbers of the classes
     colors: tuple[Color, ...] = ()
     ignored_colors: tuple[Color, ...] = ()  # read as ignore_index
-    val_share: float = 0.2  # of the images, where there is no validation split
+    val_share: float = 0.2  # share of the images, where there is no validation split
     split_seed: int = 0  # another seed draws another such split
     ignore_index: int = 255  # label value of pixels that count nowhere
     size: Size | None = None  # evaluation, prediction and export resize to it; null: images as is
@@ -92,7 +96,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """What happens to a training image, in this order: resize, scale, crop, flip, distort."""
+    """Augmentation of a training image, in this order: resize, scale, crop, flip, distort."""
 
     resize: Size | None = None
     scale_min: float = 1.0

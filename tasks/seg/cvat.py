@@ -31,7 +31,7 @@ WANTED = "expected an export 'CVAT for images 1.1'"
 
 @dataclass(frozen=True)
 class Export:
-    """Labels of a project in its order, and its `image` elements by what names their labels."""
+    """Labels of a project in its order, and its `image` elements by name."""
 
     labels: tuple[str, ...]
     images: Mapping[str, Element]

@@ -34,7 +34,7 @@ class SegDataset:
         label_paths = [label for _, label in self.pairs]
         check_classes(label_paths, config.class_names, data)
         augment = config.augment
-        self.only_shape: tuple[int, ...] | None = None  # that a training image may have
+        self.only_shape: tuple[int, ...] | None = None  # the only shape that training images have
         if self.training and augment.crop is None and augment.resize is None:
             self.only_shape = self._first_shape()
 
@@ -109,7 +109,7 @@ def read_pairs(data: DataConfig, split: Split) -> list[tuple[Path, Path]]:
     if layout.kind in ("lists", "none"):
         return read_list(data, data.val_list if val else data.train_list)
     folders = layout.val if val and layout.val is not None else layout.train
-    assert folders is not None  # of every other kind
+    assert folders is not None  # every other kind has folders
     listed = layout.lists[val] or layout.lists[0]
     pairs = match_pairs(folders, read_stems(listed) if listed else None)
     if layout.is_drawn:

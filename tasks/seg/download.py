@@ -16,7 +16,7 @@ from core.settings.download import fetch
 from core.settings.files import appearing, scratch
 from tasks.seg.config import DataConfig
 
-LIMIT_BYTES = 10**12  # of an archive
+LIMIT_BYTES = 10**12  # largest archive
 _CHUNK = 1 << 20
 # besides broken data: encryption, unknown compression and names that no file can have
 _UNPACKING_ERRORS = (

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 OPACITY = 0.5
-FIRST = (70, 130, 180)  # of a class 0 that is no background; no other class has it
+FIRST = (70, 130, 180)  # colour of a class 0 that is no background; no other class has it
 BACKGROUNDS = ("background", "bg", "ground", "other", "others", "void", "unlabeled", "unlabelled")
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -32,7 +32,7 @@ def palette(names: Sequence[str]) -> np.ndarray:
 
 
 def has_background(names: Sequence[str]) -> bool:
-    """Tell whether class 0 is what is left besides the others: by its name, or as one of two."""
+    """Tell whether class 0 is the background: by its name, or as one of two classes."""
     return len(names) <= 2 or names[0].strip(" _").lower() in BACKGROUNDS
 
 

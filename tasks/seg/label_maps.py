@@ -24,9 +24,9 @@ class LabelMap:
     """Classes in label order.
 
     Attributes:
-        file: That says so.
-        names: Of the classes.
-        colors: Of each class; empty where the file has none.
+        file: File that says so.
+        names: Names of the classes.
+        colors: Colour of each class; empty where the file has none.
         ignored: Colours of what counts nowhere.
     """
 
@@ -38,7 +38,7 @@ class LabelMap:
 
 @dataclass(frozen=True)
 class Classes:
-    """Number, names and colours of the classes; how that is known, and what counts nowhere."""
+    """Number, names and colours of the classes, their source, and the ignored values."""
 
     count: int
     told_by: str

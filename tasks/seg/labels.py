@@ -21,7 +21,7 @@ from tasks.seg.shapes import draw_classes
 
 GREY = 0  # colour type of PNG
 LOOKED_AT = 50  # label maps, where two classes were found in them
-MUCH_IGNORED = 0.05  # of the pixels
+MUCH_IGNORED = 0.05  # share of the pixels
 log = logging.getLogger(__name__)
 
 

@@ -39,7 +39,7 @@ class Layout:
             same folder where labelme's files lie beside their images, and the second is CVAT's
             `annotations.xml` where there is one.
         val: Likewise; None: a part of the others is drawn.
-        lists: Of `voc`: the list of each split; no list for `val`: a part is drawn.
+        lists: List of each split, for `voc`; without one for `val`, a part is drawn.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class Layout:
 
 
 def find_layout(data: DataConfig) -> Layout:
-    """Look for images and masks; list files go before folders.
+    """Look for images and masks; list files take precedence over folders.
 
     Raises:
         DataError: A folder cannot be read.
@@ -77,7 +77,7 @@ def find_layout(data: DataConfig) -> Layout:
 
 
 def what_lies_there(data: DataConfig) -> str:
-    """Say what was found in place of images and masks, and what was wanted."""
+    """Describe the content found in place of images and masks, and the one expected."""
     root = Path(data.root)
     hint = ""
     if root.is_dir():
@@ -121,7 +121,7 @@ def _subset(root: Path, name: str) -> Pair | None:
 
 
 def _with_shapes(root: Path) -> Pair | None:
-    """Return a folder with what was drawn on its images: in an export of CVAT, or beside them."""
+    """Return a folder of images with their shapes: in an export of CVAT, or beside the images."""
     if (root / cvat.FILE).is_file():
         folders = [root / name for name in IMAGES]
         return next((each for each in folders if each.is_dir()), root), root / cvat.FILE

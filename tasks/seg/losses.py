@@ -15,7 +15,7 @@ from tasks.seg.config import CrossEntropy, Detail, Dice, Loss, LossConfig, Mixed
 
 CE_EPSILON, OHEM_EPSILON, DICE_EPSILON = 1e-8, 1e-5, 1e-8  # those of PaddleSeg
 EDGE = 0.1  # from here on a pixel belongs to an edge
-EDGE_FUSION = (0.6, 0.3, 0.1)  # of the edges at full, half and quarter size (STDC)
+EDGE_FUSION = (0.6, 0.3, 0.1)  # weights of the edges at full, half and quarter size (STDC)
 
 
 def head_losses(

@@ -1,4 +1,4 @@
-"""What masks hold, and so how many classes there are: numbers, grey levels or colours."""
+"""Look at the values of masks, numbers, grey levels or colours, to find the classes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ COLORED = "masks are in colours"
 
 @dataclass
 class MaskValues:
-    """What occurs in masks.
+    """Values that occur in masks.
 
     Attributes:
-        numbers: Of masks with one channel.
-        colors: Of all masks, seen as RGB.
+        numbers: Values of masks with one channel.
+        colors: Colours of all masks, seen as RGB.
         broken: A line for each mask that cannot be read.
         looked_at: How many were read.
     """

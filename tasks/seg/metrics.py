@@ -1,4 +1,4 @@
-"""Confusion matrix and what follows from it."""
+"""Confusion matrix and the metrics derived from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data of one's own without a config of one's own: what images, masks and label maps say."""
+"""Settings for a user's own segmentation data, derived from images, masks and label maps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.errors import ConfigError, DataError
+from core.errors import DataError
 from core.settings.config import read
 from core.task import Split
 from core.training.images import as_rgb, read_annotated_image
-from core.training.inspection import Inspection, Labelled
+from core.training.inspection import Inspection, Labelled, read_data_section
 from core.training.looking import ImageSizes, look_at_images, some_of, spread
 from core.training.splits import relative_names, write_list
 from tasks.seg import cvat
@@ -37,8 +37,8 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         },
     }
 )
-LONGEST_SIDE = 1024  # of an input that nobody chose
-MULTIPLE = 32  # that the networks halve their input by
+LONGEST_SIDE = 1024  # longest side of an input that nobody chose
+MULTIPLE = 32  # the networks halve their input five times
 _SPLITS: tuple[Split, ...] = ("train", "val")
 LAYOUTS = {
     "lists": "list files",
@@ -54,7 +54,7 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: Masks and label map contradict each other, or say too little.
     """
-    data, given = _data_config(settings), settings.get("model")
+    data, given = read_data_section(DataConfig, settings), settings.get("model")
     layout = find_layout(data) if data is not None else Layout("none")
     if data is None or layout.kind == "none":
         return {}
@@ -101,8 +101,8 @@ def classes_of(data: DataConfig, splits: Sequence[Split]) -> Classes:
 
 
 def inspect(settings: Mapping[str, Any]) -> Inspection:
-    """Look for images and masks, count them, open some, and say what the classes are."""
-    data = _data_config(settings)
+    """Look for images and masks, count them, open some, and list the classes."""
+    data = read_data_section(DataConfig, settings)
     if data is None or not Path(data.root).is_dir():
         root = settings["data"].get("root")
         return Inspection("seg", missing=(f"{root}: no such folder",))
@@ -232,10 +232,3 @@ def _names_of(classes: Classes) -> str:
 
 def _lists(colors: tuple[tuple[int, int, int], ...]) -> list[list[int]]:
     return [list(color) for color in colors]
-
-
-def _data_config(settings: Mapping[str, Any]) -> DataConfig | None:
-    try:
-        return read(DataConfig, settings.get("data"))
-    except ConfigError:  # told with all else that is wrong in the config
-        return None

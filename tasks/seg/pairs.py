@@ -1,4 +1,4 @@
-"""Images and their masks, or what was drawn on them, by matching names."""
+"""Match images with their masks, or with the shapes drawn on them, by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.seg.labelme import is_labelme
 
 JSON = ".json"
 LOOKED_AT = 20  # JSON files, to tell whose they are
-# what tools put behind the name of an image to name its mask
+# suffixes that tools put behind the name of an image to name its mask
 _SUFFIX = re.compile(r"[-_. ]?(masks?|labels?|labelids|seg|gt|segmentation|annot|json)$", re.I)
 
 
@@ -25,7 +25,7 @@ def match_pairs(folders: Pair, stems: Sequence[str] | None = None) -> list[Pair]
     """Return the images that have a mask of their name, with it, in order of their names.
 
     Args:
-        folders: Of the images and of the masks, see `Layout`.
+        folders: Folders of the images and of the masks, see `Layout`.
         stems: Only these images, in this order.
 
     Raises:

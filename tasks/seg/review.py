@@ -13,7 +13,7 @@ from tasks.seg.inference import main_output
 from tasks.seg.metrics import class_iou, confusion
 
 SHORTEST = 320  # pixels of the longer side of what is drawn
-LONGEST = 512  # of a side that is looked at: all pixels of large images would take long
+LONGEST = 512  # pixels of a side that are compared: all pixels of large images would take long
 
 
 def sample_errors(outputs: Arrays, batch: Arrays, config: Config) -> np.ndarray:

@@ -20,13 +20,13 @@ from tasks.seg.label_maps import IGNORED
 
 BACKGROUNDS = ("background", "bg")  # names of what no shape covers, `_background_` too
 FAR = 1e6  # pixels: no image reaches so far
-MOST_CROSSINGS = 1 << 24  # of rows of pixels and the edges of a polygon
-CORNERS = 256  # of the polygon that stands for an ellipse: 1e-4 of its radius from it
+MOST_CROSSINGS = 1 << 24  # crossings of pixel rows and edges of a polygon
+CORNERS = 256  # corners of the polygon that stands for an ellipse: off by 1e-4 of its radius
 
 
 @dataclass(frozen=True)
 class Polygon:
-    """A closed outline [N, 2] (x, y); where it crosses itself, inside is what is inside once."""
+    """A closed outline [N, 2] (x, y); where it crosses itself, the even-odd rule holds."""
 
     label: str
     points: np.ndarray
@@ -68,11 +68,11 @@ Shape = Polygon | Patch
 
 @dataclass(frozen=True)
 class Annotation:
-    """What was drawn on an image.
+    """Shapes that were drawn on an image.
 
     Attributes:
-        width: Of the image.
-        height: Of the image.
+        width: Width of the image.
+        height: Height of the image.
         shapes: Later ones lie on top.
         flat: Kinds of shapes without area (points, lines), one for each of them; left out.
     """
@@ -84,12 +84,12 @@ class Annotation:
 
 
 def is_background(name: str) -> bool:
-    """Tell whether a class of this name is what no shape covers."""
+    """Tell whether a class of this name is the background, which no shape covers."""
     return name.strip(" _").lower() in BACKGROUNDS
 
 
 def is_ignored(label: str) -> bool:
-    """Tell whether what has this label counts nowhere."""
+    """Tell whether pixels of this label are ignored."""
     return label.strip().lower() in IGNORED
 
 
@@ -100,8 +100,8 @@ def draw_classes(annotation: Annotation, path: str, data: DataConfig) -> np.ndar
     shapes that reach out of the image are cut off.
 
     Args:
-        annotation: Of the image.
-        path: Of the file that says so, for messages.
+        annotation: Annotation of the image.
+        path: Path of its file, for messages.
         data: Its `classes` are the labels in label order.
 
     Raises:
@@ -183,13 +183,13 @@ def fill_polygon(points: np.ndarray, width: int, height: int) -> np.ndarray:
     outside change places.
 
     Raises:
-        DataError: It has so many long edges that nobody drew it.
+        DataError: It has too many long edges to be drawn by hand.
     """
     others = np.roll(points, -1, axis=0)
     falls = (points[:, 1] <= others[:, 1])[:, None]
     upper, lower = np.where(falls, points, others), np.where(falls, others, points)
     first, end = (_pixels_before(ends[:, 1], height) for ends in (upper, lower))
-    counts = end - first  # of rows that an edge crosses
+    counts = end - first  # number of rows that each edge crosses
     total = int(counts.sum())
     if total > MOST_CROSSINGS:
         raise DataError(f"a polygon of {len(points):,} points crosses {total:,} rows of pixels")

@@ -16,7 +16,7 @@ import paddle
 import pytest
 
 import tasks
-from core.distill.teacher import read_teachers
+from core.distill.teacher import read_teacher
 from core.export.package import export
 from core.graph.cost import count_macs, count_parameters
 from core.network.layers import match, tap
@@ -220,7 +220,7 @@ def test_students_learn_from_others_and_ship_alone(
 ) -> None:
     """Train, resume in the middle of the window, restore and export; the others stay behind."""
     settings = merge(trained.settings, {"train": {"epochs": 3}})
-    teachers = read_teachers([str(trained.save_dir / "latest")]) if kind == "distill" else ()
+    teachers = [read_teacher(str(trained.save_dir / "latest"))] if kind == "distill" else ()
     options = {"steps": [{"kind": kind, "end_epoch": 2}], "teachers": teachers}
     straight = make_engine(settings, tmp_path / "straight", **options)
     straight.train()
@@ -275,7 +275,7 @@ def test_a_pruned_network_is_smaller_and_loads_alone(
         export(trained.task, whole, plain)
         sizes = [(f / "model.pdiparams").stat().st_size for f in (tmp_path / "exported", plain)]
         assert sizes[0] < sizes[1]
-        teachers = read_teachers([str(tmp_path / "straight" / "latest")])
+        teachers = [read_teacher(str(tmp_path / "straight" / "latest"))]
         learn = merge(trained.settings, {"train": {"epochs": 1}})
         options = {"steps": [{"kind": "distill"}], "teachers": teachers}
         make_engine(learn, tmp_path / "taught", **options).train()
@@ -304,7 +304,7 @@ def test_a_student_learns_with_the_rounding_of_files(
     changes = {"train": {"epochs": 3 + pruned}, "model": {"pretrained": None}}
     settings = merge(trained.settings, changes)
     settings["model"]["pretrained"] = str(trained.save_dir / "latest")
-    teachers = read_teachers([str(trained.save_dir / "latest")])
+    teachers = [read_teacher(str(trained.save_dir / "latest"))]
     options = {"steps": steps, "teachers": teachers}
     straight = make_engine(settings, tmp_path / "straight", **options)
     straight.train()

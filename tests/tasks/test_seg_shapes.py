@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 import cv2
 import numpy as np
@@ -21,37 +19,20 @@ from tasks.seg.config import DataConfig
 from tasks.seg.labels import read_mask
 from tasks.seg.shapes import fill_polygon
 from tests.networks.image_bytes import png
+from tests.tasks.seg_drawings import (
+    DATA,
+    HEIGHT,
+    SQUARE,
+    WIDTH,
+    cvat,
+    drawn,
+    element,
+    labelme,
+    polygon_of,
+)
 
-WIDTH, HEIGHT = 12, 9
-DATA = DataConfig("x", classes=("background", "disc", "box"))
 QUARTERS = st.integers(-24, 72).map(lambda value: value / 4)  # sums of them are exact
 POINTS = st.lists(st.tuples(QUARTERS, QUARTERS), min_size=3, max_size=9)
-
-
-def labelme(path: Path, *entries: object, **others: Any) -> str:
-    content = {"imageWidth": WIDTH, "imageHeight": HEIGHT, "shapes": list(entries), **others}
-    path.write_text(json.dumps(content))
-    return str(path)
-
-
-def drawn(label: str, points: Any, kind: Any = "polygon", **others: Any) -> dict[str, Any]:
-    return {"label": label, "points": points, "shape_type": kind, **others}
-
-
-def cvat(path: Path, *elements: str, size: str = f'width="{WIDTH}" height="{HEIGHT}"') -> str:
-    """Write an export with one image, `a.png`; return the path of its label."""
-    body = f'<image id="0" name="a.png" {size}>{"".join(elements)}</image>'
-    path.write_text(f"<annotations><version>1.1</version>{body}</annotations>")
-    return str(path / "a.png")
-
-
-def element(tag: str, label: str = "disc", **attributes: object) -> str:
-    values = "".join(f" {k}={quoteattr(str(v))}" for k, v in attributes.items())
-    return f"<{tag} label={quoteattr(label)}{values}></{tag}>"
-
-
-def polygon_of(points: Any, **others: object) -> str:
-    return element("polygon", points=";".join(f"{x},{y}" for x, y in points), **others)
 
 
 def is_inside(points: list[tuple[float, float]], x: float, y: float) -> bool:
@@ -228,9 +209,6 @@ def test_shapes_without_area_are_left_out(tmp_path: Path) -> None:
     assert not read_mask(cvat(tmp_path / "annotations.xml", *tags), DATA).any()
 
 
-SQUARE = [[0, 0], [4, 0], [4, 4]]
-
-
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -307,79 +285,6 @@ def test_bad_files_of_labelme_are_named(tmp_path: Path, text: str, message: str)
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(DataError, match=message):
         read_mask(str(tmp_path / "a.json"), DATA)
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        (element("polygon", points="1,2;3,4"), r"shape 1 \('disc'\): points: expected 3 or more"),
-        (element("polygon", points="1,2;3,4;5"), r"points: expected 3 or more 'x,y;x,y', got"),
-        (element("polygon", points="1,2;3,4;5,x"), r"expected numbers up to a million, got 'x'"),
-        (element("polygon", points="1,2;3,4;5,nan"), r"up to a million, got 'nan'"),
-        (element("polygon"), r"points: expected 3 or more 'x,y;x,y', got ''"),
-        (element("box", xtl=1, ytl=2, xbr="inf", ybr=3), r"xbr: expected numbers .* got 'inf'"),
-        (element("box", xtl=1, ytl=2, xbr=3), r"ybr: expected numbers up to a million, got ''"),
-        (element("ellipse", cx=1, cy=2, rx="1e9", ry=3), r"rx: .* got '1000000000\.0'"),
-        (element("star", x=1), r"expected one of polygon, box, ellipse, mask, .* got 'star'"),
-        ("<polygon points='1,1;2,2;3,1'/>", r"shape 1 \(None\): expected one of .* with a label"),
-        (element("mask", rle="1,2", left=0, top=0, width=2, height=2), r"rle: runs of 3 pixels"),
-        (element("mask", rle="", left=0, top=0, width=2, height=2), r"rle: expected a whole"),
-        (element("mask", rle="5,-1", left=0, top=0, width=2, height=2), r"rle: .* got '-1'"),
-        (element("mask", rle="4", left=0.5, top=0, width=2, height=2), r"left: .* got '0\.5'"),
-        (polygon_of(SQUARE, z_order="top"), r"z_order: expected numbers .* got 'top'"),
-        (polygon_of(SQUARE, label="bax"), r"label is not among data\.classes \(did you mean 'box"),
-    ],
-)
-def test_bad_shapes_of_cvat_are_named(tmp_path: Path, shape: str, message: str) -> None:
-    path = cvat(tmp_path / "annotations.xml", shape)
-    with pytest.raises(DataError, match=message) as caught:
-        read_mask(path, DATA)
-    assert str(caught.value).startswith(f"{tmp_path / 'annotations.xml' / 'a.png'}: shape 1")
-    assert "\n" not in str(caught.value)
-
-
-BOMB = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]><annotations>&b;</annotations>'
-READER = '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotations>&a;</annotations>'
-
-
-@pytest.mark.parametrize("code", ["utf-8", "utf-16"])
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (BOMB, r"has a document type definition"),
-        (READER, r"has a document type definition"),
-        ("<annotations><image name='a.png'>", r"not XML that can be read: no element found: line"),
-        ("<annotations>&a;</annotations>", r"not XML that can be read: undefined entity"),
-        ("", r"not XML that can be read"),
-        ("<annotations/>", r"expected an export 'CVAT for images 1\.1'"),
-        ("<annotation><image name='a.png'/></annotation>", r"expected an export 'CVAT for images"),
-        ("<annotations><track id='0'/></annotations>", r"an export of CVAT for video; expected"),
-        ("<annotations><image name='b.png'/></annotations>", r"has no image of this name"),
-        ("<annotations><image name='a.png'/></annotations>", r"width: expected a whole number"),
-        (f"{'<a>' * 300_000}", r"not XML that can be read"),
-    ],
-)
-def test_bad_and_hostile_exports_are_named(
-    tmp_path: Path, text: str, message: str, code: str
-) -> None:
-    (tmp_path / "annotations.xml").write_text(text, encoding=code)
-    with pytest.raises(DataError, match=message) as caught:
-        read_mask(str(tmp_path / "annotations.xml" / "a.png"), DATA)
-    assert str(caught.value).startswith(f"{tmp_path / 'annotations.xml'}")
-
-
-def test_elements_nested_deep_are_read(tmp_path: Path) -> None:
-    """Neither a crash nor a traceback: nobody asks for what lies in them."""
-    deep = "<a>" * 300_000 + "</a>" * 300_000
-    path = cvat(tmp_path / "annotations.xml", element("tag"), f"<tag>{deep}</tag>")
-    assert not read_mask(path, DATA).any()
-
-
-def test_an_export_that_changes_is_read_again(tmp_path: Path) -> None:
-    path = cvat(tmp_path / "annotations.xml", polygon_of(SQUARE))
-    assert read_mask(path, DATA).max() == 1
-    cvat(tmp_path / "annotations.xml", polygon_of(SQUARE, label="box", z_order=1))
-    assert read_mask(path, DATA).max() == 2
 
 
 JSON = st.recursive(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from core.distill.teacher import read_teachers
+from core.distill.teacher import read_teacher
 from core.settings.config import load_yaml, merge
 from core.training import checkpoint
 from core.training.engine import Engine
@@ -87,7 +87,7 @@ def test_five_outputs_learn_from_one(tmp_path: Path) -> None:
     task = read_run(single).task
     state = task.build_model().state_dict()
     checkpoint.save(tmp_path / "teacher", checkpoint.describe(task), state)
-    teachers, watch = read_teachers([str(tmp_path / "teacher")]), Watch()
+    teachers, watch = [read_teacher(str(tmp_path / "teacher"))], Watch()
     recipe = read_recipe({"strategies": [{"kind": "distill"}]}, 1, True)
     engine = Engine(read_run(settings), recipe, tmp_path / "out", [Checkpoints(), watch], teachers)
     engine.train()

@@ -154,7 +154,7 @@ def test_one_format_is_quantized_for_its_runtime(
         chosen.append(target)
         return real(task, model, target, *rest)
 
-    monkeypatch.setattr("core.quant.post_training.plan_grids", note)
+    monkeypatch.setattr("core.quant.grid_plan.plan_grids", note)
     words = ("--weights", weights, "--save_dir", "out", "--format", formats, "--no_metric")
     status, said = call(*words)
     assert status == 0, said

@@ -37,15 +37,15 @@ from core.task import Arrays
 ArrayBatches = Sequence[Sequence[np.ndarray]]
 MoreBatches = Callable[[int], ArrayBatches]  # returns so many images, or all that there are
 _log = logging.getLogger(__name__)
-LIMIT = 1.5  # of the effect of rounding: 1.4, and a little for chance
+LIMIT = 1.5  # share of the effect of rounding: 1.4, and a little for chance
 VALUES = 64  # fewer do not tell two roundings from an agreement
 COUNTS = (64, 256)  # images, where the first few do not tell
-MOST_VALUES = 1 << 24  # of the inputs or of an output, that are held at once
+MOST_VALUES = 1 << 24  # values of the inputs, or of an output, that are held at once
 
 
 @dataclass(frozen=True)
 class OutputKinds:
-    """What outputs are, beside values.
+    """Kinds of outputs that are not compared value by value.
 
     Attributes:
         decided: Outputs behind a decision, of which equal elements are counted.
@@ -57,7 +57,7 @@ class OutputKinds:
 
     @classmethod
     def of(cls, graph: Graph) -> OutputKinds:
-        """Return what the outputs of a graph are."""
+        """Return the kinds of the outputs of a graph."""
         return cls(parity.deciding_outputs(graph), softmax_axes(graph))
 
 
@@ -66,9 +66,9 @@ class WholeAnswers:
     """Answers to the same batches, each by name of the output, [N, ...].
 
     Attributes:
-        wanted: Those of the rounded eager model.
-        found: Those of a runtime.
-        exact: Those of the eager model in float.
+        wanted: Answers of the rounded eager model.
+        found: Answers of a runtime.
+        exact: Answers of the eager model in float.
     """
 
     wanted: Sequence[Arrays]
@@ -80,9 +80,9 @@ def compare(backend: Backend, answers: WholeAnswers, kinds: OutputKinds) -> list
     """Set the distance of a runtime from the rounded model beside that of rounding from float.
 
     Args:
-        backend: Named in what is returned.
-        answers: To the same batches.
-        kinds: Of the outputs.
+        backend: Runtime that the result names.
+        answers: Answers to the same batches.
+        kinds: Kinds of the outputs.
 
     Raises:
         RejectedError: An output is missing or of another shape or type.
@@ -142,11 +142,11 @@ def compare_enough(
     """Compare on as many images as it takes to tell; return the answers to these as well.
 
     Args:
-        backend: Named in what is returned.
+        backend: Runtime that the result names.
         answer: Lets all three answer.
         batches: Arrays [N, ...] for each input: the first few images.
         more: Returns more images than these.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
 
     Raises:
         RejectedError: An output is missing or of another shape or type.
@@ -186,7 +186,7 @@ def nothing_left(
     Args:
         difference: Difference of one output.
         wanted: Outputs of the rounded eager model for each batch.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
     """
     name = difference.output
     values = before_softmax([answers[name] for answers in wanted], kinds.softmax.get(name))
@@ -227,7 +227,7 @@ def compare_as_written(
         more: Returns more images than these.
         answer: Returns the outputs of the rounded model, computed as the file is written, and those
             of the model in float.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
 
     Raises:
         RejectedError: The file does not say what the model computes.

@@ -9,7 +9,7 @@ import numpy as np
 from core.export import parity
 
 Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
-Parts = tuple[np.ndarray, np.ndarray]  # of a distance, for each image: what differs, and of what
+Parts = tuple[np.ndarray, np.ndarray]  # of a distance, for each image: difference and whole
 LEAST_IMAGES = 3
 CERTAIN = 3.0  # standard errors beyond which it is no chance, of many images
 
@@ -45,7 +45,7 @@ def is_clear(
         apart: Parts of the first distance.
         effect: Parts of the second one, for the same images.
         counted: Whether unequal elements are counted.
-        gap: What is made of the two distances.
+        gap: Difference or ratio of the two distances.
     """
     count = len(apart[0])
     found = gap(whole_distance(apart, counted), whole_distance(effect, counted))

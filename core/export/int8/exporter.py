@@ -36,7 +36,7 @@ class Int8Exporter:
 
     Attributes:
         model: Model with quantized layers, in evaluation mode.
-        layer: What is exported: the model with its ending.
+        layer: Layer to export: the model with its ending.
         graph: Float graph of `layer` with folded batch norms.
         target: Runtime that the ONNX file is laid out for, of `PRESETS`.
         cut: Whether the graph ends before the end of the model, so that it may lack sites.

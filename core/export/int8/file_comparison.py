@@ -54,7 +54,7 @@ class FileComparison:
     Attributes:
         exporter: Writer of the files.
         folder: Folder that it wrote them to.
-        kinds: Of the outputs.
+        kinds: Kinds of the outputs.
     """
 
     exporter: Int8Exporter
@@ -127,12 +127,12 @@ class FileComparison:
         known: tuple[Sequence[Arrays], Sequence[Arrays]],
         more: MoreBatches,
     ) -> list[parity.Difference]:
-        """Warn about outputs that are farther off than roundings are, or refuse them.
+        """Warn about outputs that differ more than roundings explain, or refuse them.
 
         Args:
             predictor: A file, opened.
             batches: The first few images.
-            known: What the eager model answers to them, rounded and in float.
+            known: Answers of the eager model to them, rounded and in float.
             more: Returns more images.
         """
         backend = predictor.backend

@@ -40,7 +40,7 @@ class FileGrids:
 
     Attributes:
         model: Model with quantized layers, in evaluation mode.
-        graph: Float graph of what is exported, with folded batch norms.
+        graph: Float graph to export, with folded batch norms.
         preset: Layout of the ONNX file.
         cut: Whether the graph ends before the end of the model, so that it may lack sites.
     """

@@ -11,13 +11,13 @@ import numpy as np
 from core.graph.batch_norm_folding import COPY
 from core.graph.channel_orders import WeightOrder
 
-Shapes = Mapping[str, Sequence[int]]  # of what is fed to each layer, by the layer's path
-_USE = re.compile(r"@use\d+$")  # of a shared weight, as `quantize_program` names it
+Shapes = Mapping[str, Sequence[int]]  # shapes of the inputs fed to each layer, by its path
+_USE = re.compile(r"@use\d+$")  # name of a use of a shared weight, see `quantize_program`
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Values as a file stores them: steps, and what a step is, in a shape that broadcasts."""
+    """Values as a file stores them: steps, and the value of a step, in a shape that broadcasts."""
 
     steps: np.ndarray
     step: np.ndarray

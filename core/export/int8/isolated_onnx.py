@@ -38,7 +38,7 @@ def isolate_onnx(
             round it. Otherwise all of them return floats.
 
     Raises:
-        ExportError: What a layer reads is not quantized; the message begins with the layer.
+        ExportError: The input of a layer is not quantized; the message begins with the layer.
     """
     file = _OnnxFile(model.graph)
     writer = _IsolatedOnnxWriter(file)
@@ -123,7 +123,7 @@ class _OnnxFile:
         seen = set()
         for pair in self._rounding(node.input[0]):
             if pair is None:
-                raise ExportError(f"{path}: has an int8 weight, but reads what is not quantized")
+                raise ExportError(f"{path}: has an int8 weight, but its input is not quantized")
             tensors = [self.initializers[name] for name in pair.grid]
             grid = tuple(
                 (each.data_type, numpy_helper.to_array(each).tobytes()) for each in tensors
@@ -173,7 +173,7 @@ class _OnnxFile:
         return addition if is_vector else None
 
     def ending(self, node: NodeProto) -> list[NodeProto]:
-        """Return the nodes that round what a layer makes, perhaps behind a ReLU; none if not."""
+        """Return the nodes that round a layer's output, perhaps behind a ReLU; none if not."""
         found, current = [], self.bias_behind(node) or node
         for kinds in (("Relu", "Clip"), ("QuantizeLinear",), ("DequantizeLinear",)):
             reader = self._only_reader(current)
@@ -212,7 +212,7 @@ class _IsolatedOnnxWriter:
         layers: Layers in the order of their inputs and outputs.
         shapes: Shapes of the inputs.
         nodes: Nodes in the order in which they run.
-        shared: Nodes that dequantize weights and biases, by what they make.
+        shared: Nodes that dequantize weights and biases, by their outputs.
     """
 
     file: _OnnxFile

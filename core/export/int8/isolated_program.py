@@ -40,7 +40,7 @@ def isolate_program(graph: Graph, shapes: Shapes) -> tuple[Graph, list[IsolatedL
             as a convolution. Layers without one are left out.
 
     Raises:
-        ExportError: What a layer reads is not quantized; the message begins with the layer.
+        ExportError: The input of a layer is not quantized; the message begins with the layer.
     """
     file = _ProgramFile(graph)
     writer = _IsolatedProgramWriter(
@@ -103,7 +103,7 @@ class _ProgramFile:
         """
         chain = self._behind(only(op.inputs, LAYER_SLOTS[op.type].source), _INPUTS)
         if not chain:
-            raise ExportError(f"{path}: has an int8 weight, but reads what is not quantized")
+            raise ExportError(f"{path}: has an int8 weight, but its input is not quantized")
         return chain[::-1]
 
     def _behind(self, name: str, chains: Sequence[Sequence[str]]) -> list[Any]:

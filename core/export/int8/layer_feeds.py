@@ -23,9 +23,9 @@ from core.graph.program import Graph
 from core.quant.layers import QuantizedLayer
 from core.targets.processors import HIGHEST, PAIR
 
-IMAGES = 2  # whose activations are fed; one more sample is drawn
+IMAGES = 2  # images whose activations are fed; one more sample is drawn
 SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
-BEYOND = 1.1  # of a grid, so that its ends are met
+BEYOND = 1.1  # share of a grid that samples reach, so that its ends are met
 # What the last bits of a float may be worth, in steps of a grid, where a batch norm was folded in
 # other arithmetic: a weight as near to the middle between two steps falls to either.
 TIE = 1e-3
@@ -55,14 +55,15 @@ class EagerLayers:
         model: They are in it.
         graph: Float graph of the model with folded batch norms.
         layers: By path.
-        twice: Those whose weight, on one grid, the runtime rounds channel by channel once more.
+        requantized_per_channel: Layers whose weight is on one grid, and is rounded by the runtime
+            once more, channel by channel.
         feeds: By path.
     """
 
     model: Layer
     graph: Graph
     layers: Mapping[str, QuantizedLayer]
-    twice: Container[str] = ()
+    requantized_per_channel: Container[str] = ()
     feeds: dict[str, Feed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -104,11 +105,11 @@ class EagerLayers:
             self.feeds[path] = Feed(np.concatenate([*alike, drawn]), found[0].rest)
 
     def shapes(self) -> Shapes:
-        """Return the shapes of what the operators of the layers read."""
+        """Return the shapes of the inputs of the layers' operators."""
         return {path: self.fed(path).shape for path in self.layers}
 
     def fed(self, path: str) -> np.ndarray:
-        """Return what the operator of a layer reads, [N, ...]; padded unless it pads with zeros."""
+        """Return the input of a layer's operator, [N, ...]; padded unless it pads with zeros."""
         layer, x = self.layers[path], self.feeds[path].values
         if not isinstance(layer, nn.Conv2D) or layer._padding_mode == "zeros":
             return x
@@ -125,7 +126,7 @@ class EagerLayers:
         feed, layer = self.feeds[isolated.path], self.layers[isolated.path]
         weight, factor = None, self._factor(isolated)
         rounded, ties = self._with_ties_of_the_file(isolated, factor)
-        if isolated.path in self.twice:
+        if isolated.path in self.requantized_per_channel:
             weight = _rounded_again(rounded, isolated.stored, layer.channel_axis) / factor
         elif ties:
             weight = rounded / factor
@@ -140,7 +141,7 @@ class EagerLayers:
         return moved
 
     def _run(self, isolated: IsolatedLayer, x: np.ndarray, rest: Sequence[Any]) -> np.ndarray:
-        """Run a layer, and the norm behind it, past the hooks, which may round what it makes."""
+        """Run a layer and the norm behind it without its hooks, which may round the output."""
         layer = self.layers[isolated.path]
         norm, before = self.graph.folded.get(isolated.weight, ("", ""))
         added = None
@@ -182,7 +183,7 @@ class EagerLayers:
         )
         theirs = steps * step
         top = np.abs(steps) == HIGHEST
-        if top.any():  # of even steps, the highest in the file may stand for one more in the model
+        if top.any():  # on even grids, the highest step in the file may be one more in the model
             largest = np.rint((np.abs(ours) / step)[top].max())
             theirs = np.where(top, np.sign(steps) * largest * step, theirs)
         differ = np.abs(ours - theirs) > 0.5 * step

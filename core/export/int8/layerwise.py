@@ -147,7 +147,7 @@ def _run(
     for layer in layers:
         x = eager.fed(layer.path)
         x = x[:, orders[layer.weight].inputs] if layer.weight in orders else x
-        as_map = [1] * (layer.stored.steps.ndim - x.ndim)  # of a vector, for a convolution
+        as_map = [1] * (layer.stored.steps.ndim - x.ndim)  # a vector for a convolution
         feeds[layer.source] = x.reshape([*x.shape, *as_map])
     made = parity.run(predictor, [feeds[port.name] for port in predictor.description.inputs])
     return [

@@ -129,7 +129,7 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
 def _opened(
     graph: Any, layers: Mapping[int, _OnnxLayer], outputs: Container[str]
 ) -> dict[str, Grid]:
-    """Return the grid of what comes from concatenations and max pooling that read it rounded.
+    """Return the grids of the outputs of concatenations and max pooling that read rounded tensors.
 
     All their readers read the same grid. A max pooling reads a larger tensor than it makes, so it
     must be the only reader; rounding never changes which value is the largest.
@@ -167,9 +167,9 @@ class _OnnxWriter:
     Attributes:
         weights: The float initializers.
         layers: A layer that reads each weight to quantize.
-        opened: Grid of what comes from concatenations and max pooling of quantized tensors.
+        opened: Grids of the outputs of concatenations and max pooling of quantized tensors.
         outputs: Grids of tensors that are rounded for all their readers.
-        preset: What the runtime needs.
+        preset: Preset of the runtime.
         nodes: Nodes in the order in which they run.
         initializers: By name, without floats that are int8 now.
         rounded: Name of the rounded values of each quantized tensor.
@@ -189,7 +189,7 @@ class _OnnxWriter:
     steps: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, original: NodeProto, layer: _OnnxLayer | None) -> None:
-        """Add a node of the float model, and in front what it needs."""
+        """Add a node of the float model, and the nodes it needs in front of it."""
         node = NodeProto()
         node.CopyFrom(original)
         node.input[:] = [self._read(name) for name in original.input]
@@ -213,7 +213,7 @@ class _OnnxWriter:
         self.nodes.append(node)
 
     def _fill_bias(self, node: NodeProto, layer: _OnnxLayer) -> None:
-        """Give a convolution whose bias is nothing one that is next to nothing."""
+        """Replace a zero bias of a convolution by one close to zero."""
         given = self.weights.get(node.input[2]) if len(node.input) > 2 else None
         if len(node.input) > 2 and (given is None or numpy_helper.to_array(given).any()):
             return

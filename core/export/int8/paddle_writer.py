@@ -121,7 +121,7 @@ def _write_operators(
         layers: The layers to quantize, by the identity of their operator.
         sums: Plan of the additions.
         outputs: Grids of tensors that are rounded for all their readers.
-        writer: Adds what is new to the graph that is written.
+        writer: Adds new operators to the graph that is written.
     """
     rounded: dict[str, str] = {}
     spare = {layer.weight: layer for layer in layers.values()}
@@ -223,7 +223,7 @@ class _PaddleWriter:
     rounded: dict[tuple[str, float, bool], str] = field(default_factory=dict)
 
     def round_input(self, layer: _PaddleLayer) -> str:
-        """Return the name of what a layer reads, rounded to its grid."""
+        """Return the name of a layer's input, rounded to its grid."""
         if layer.kind in self.plain:
             return self._round_plainly(layer.source, layer.absmax)
         clipped = self.makers.get(layer.source) in UNSIGNED

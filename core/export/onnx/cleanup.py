@@ -18,7 +18,7 @@ _OF_CONVERTER = re.compile(r"[A-Z]\w*\.\d+")
 
 
 def clean_up(graph: Any) -> None:
-    """Change a `GraphProto` in place; what it computes and its inputs and outputs stay."""
+    """Change a `GraphProto` in place; its results, inputs and outputs stay the same."""
     nodes = list(graph.node)
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     nodes = _take_constants(nodes, initializers)

@@ -22,7 +22,7 @@ from core.prune.structure.labels import Array
 from core.task import Batch, Task
 from core.training.loader import Loader
 
-BATCH, SAMPLES = 8, 256  # of training data for gradients
+BATCH, SAMPLES = 8, 256  # training samples for gradients
 _log = logging.getLogger(__name__)
 
 

@@ -15,7 +15,7 @@ from core.prune.structure.analysis import Analysis, Group
 from core.prune.structure.labels import Array
 from core.settings.config import suggest
 
-MaskCost = Callable[[Array], float]  # what a mask of kept labels costs
+MaskCost = Callable[[Array], float]  # cost of a mask of kept labels
 _log = logging.getLogger(__name__)
 EXACT = 0.0005  # share of the whole that is not worth moving a channel for
 CLOSE = 0.01  # share of the whole by which a plan may miss its limit

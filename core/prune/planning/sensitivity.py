@@ -146,7 +146,7 @@ def measure_task(
         DataError: The file, or training data, cannot be read.
         FileError: The file cannot be written.
     """
-    save(file, load(Sensitivity, file))  # what cannot be read or written is told now
+    save(file, load(Sensitivity, file))  # an unusable file is reported now
     gradients = training_gradients(task, model) if criterion == "taylor" else None
     scores = score(model, analysis.groups, analysis.weights, criterion, gradients=gradients)
     chosen = choose_groups(analysis, globs, "--params")

@@ -1,4 +1,4 @@
-"""Analysis of a model: groups of channels that can be cut together, and what each saves."""
+"""Analysis of a model: groups of channels that can be cut together, and their cost."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Rearrangement:
 
     layer: str
     inputs: tuple[Array, ...]
-    parts: tuple[Array, ...] = ()  # of a split
+    parts: tuple[Array, ...] = ()  # parts of a split
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Analysis:
     """The structure of a model; labels are numbers from 0 to `count` - 1.
 
     Attributes:
-        groups: What can be cut.
-        fixed: What cannot.
+        groups: Groups of channels that can be cut.
+        fixed: Channels that cannot be cut.
         makers: Layers that make channels.
         weights: Labels of each labelled axis of parameters and buffers.
-        settings: What layers must be told.
+        settings: Settings of layers that change with a cut.
         rearrangements: Layers that deal channels out.
         cost: Multiply-accumulates and parameters by which labels are kept.
         count: Number of labels.
@@ -127,8 +127,8 @@ def analyze_graphs(
 
     Args:
         model: The traced model; left as it is.
-        graphs: What `trace_modes` returned, in training and in evaluation mode.
-        pins: What else must stay.
+        graphs: Graphs of `trace_modes`, in training and in evaluation mode.
+        pins: Other channels that must stay.
     """
     weights = {
         name: graph.shapes[name]

@@ -94,7 +94,7 @@ def measure_cost(
         parameters: Shapes of those to count.
 
     Raises:
-        ExportError: What an operator costs depends on values.
+        ExportError: The cost of an operator depends on values.
     """
     sizes, work = _Sizes({**activations, **weights}), []
     for op in _used(graph):
@@ -147,7 +147,7 @@ class _Sizes:
 
 
 def _used(graph: ModelGraph) -> list[Operator]:
-    """Leave out what no output needs: a deployed model does not run it."""
+    """Leave out operators that no output needs: a deployed model does not run them."""
     needed, used = set(graph.outputs.values()), []
     for op in reversed(graph.operators):
         if any(not needed.isdisjoint(names) for names in op.outputs.values()):

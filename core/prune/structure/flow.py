@@ -51,7 +51,7 @@ class Flow:
 
 
 def second_axis(flow: Flow, op: Operator, name: str) -> Array | None:
-    """Return the labels [channels] of the second axis, and pin what the other axes hold."""
+    """Return the labels [channels] of the second axis, and pin those of the other axes."""
     for axis, labels in flow.labels.axes(name).items():
         if axis != 1:
             flow.pin(op, labels, "channels must be the second axis")

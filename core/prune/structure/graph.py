@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any
 
-from paddle.base.framework import default_main_program  # of the old IR
+from paddle.base.framework import default_main_program  # a program of the old IR
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
@@ -86,7 +86,7 @@ class TraceError(ExportError):
 
     Attributes:
         layer: Path of the layer in which it failed.
-        graph: What was traced until then, without outputs; None if no layer was called.
+        graph: Graph that was traced until then, without outputs; None if no layer was called.
     """
 
     def __init__(self, message: str, layer: str, graph: ModelGraph | None = None) -> None:

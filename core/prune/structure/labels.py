@@ -40,7 +40,7 @@ class Labels:
         self._parents: list[int] = []
         self._pinned: dict[int, Reason] = {}
         self.weights: dict[str, dict[int, Array]] = {}  # path -> axis -> labels
-        self.activations: dict[str, dict[int, Array]] = {}  # of the trace at work
+        self.activations: dict[str, dict[int, Array]] = {}  # labels of the trace at work
 
     def __len__(self) -> int:
         return len(self._parents)

@@ -157,7 +157,7 @@ def _factory(name: str) -> Callable[..., Layer]:
     if name not in factories:
         hint = suggest_family(name, list(factories))
         hint = hint or (suggest(name, list(factories)) if len(name) > 2 else "")
-        # the list of several hundred names helps nobody
+        # a list of several hundred names would not help
         hint = hint if "did you mean" in hint else " (tasks/cls/README.md tells how to list them)"
         raise ConfigError(f"model.name: PaddleClas has no network {name!r}{hint}")
     return factories[name]
@@ -183,7 +183,7 @@ def _build_with_own_names(build: Callable[[], Layer]) -> Layer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what PaddleClas and faiss log about themselves."""
+    """Silence the messages that PaddleClas and faiss log about themselves."""
     loggers = [logging.getLogger(name) for name in ("ppcls", "faiss.loader")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -204,7 +204,7 @@ def _parameters(function: Callable[..., Any]) -> list[str]:
 
 
 def _check_options(model: Layer, factory: Callable[..., Layer], options: Mapping[str, Any]) -> None:
-    """Refuse what no constructor names: PaddleClas' base class swallows any keyword."""
+    """Refuse arguments that no constructor names: PaddleClas' base class accepts any keyword."""
     known = set(_parameters(factory))
     for cls in type(model).__mro__:
         if "__init__" in vars(cls) and cls.__module__ == type(model).__module__:

@@ -1,4 +1,4 @@
-"""Name what networks return, and end them for deployment."""
+"""Name the outputs of networks, and add endings for deployment."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def freeze_up_to(model: Layer, path: str) -> None:
             for inner in layer.sublayers():
                 _freeze(inner)
             break
-    # what the network owns itself is used at its entry (class tokens, position embeddings)
+    # the network's own parameters are used at its entry (class tokens, position embeddings)
     for parameter in model.parameters(include_sublayers=False):
         parameter.stop_gradient = True
 

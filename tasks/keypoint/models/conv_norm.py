@@ -1,4 +1,4 @@
-"""The building block that all keypoint networks share."""
+"""Convolution and batch norm, as all keypoint networks use them."""
 
 from __future__ import annotations
 

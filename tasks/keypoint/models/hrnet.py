@@ -21,7 +21,7 @@ STEM_CHANNELS = 64
 BOTTLENECKS = 4
 BLOCKS_PER_BRANCH = 4
 MODULES = (1, 4, 3)  # in the stages with two, three and four branches
-STD = 0.01  # of fresh weights
+STD = 0.01  # standard deviation of fresh weights
 
 
 class Bottleneck(Layer):

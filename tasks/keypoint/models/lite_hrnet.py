@@ -39,7 +39,7 @@ class Anatomy:
 
     Attributes:
         modules: Modules in the stages with two, three and four branches.
-        channels: Of the branches at strides 4, 8, 16, 32.
+        channels: Channels of the branches at strides 4, 8, 16, 32.
         naive: Modules hold shuffle units, not conditional channel weighting.
     """
 
@@ -79,7 +79,7 @@ class Stem(Layer):
 
 
 class CrossResolutionWeighting(Layer):
-    """Weigh each position of every branch by what all branches see there."""
+    """Weigh each position of every branch by the maps of all branches there."""
 
     def __init__(self, channels: list[int], ratio: int) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class LiteModule(Layer):
     """Blocks, then every branch takes in all others at its own resolution.
 
     Args:
-        channels: Of each branch.
+        channels: Channels of each branch.
         naive: The blocks are shuffle units, not conditional channel weighting.
     """
 

@@ -20,7 +20,7 @@ class HeatmapNetwork(Layer):
     Args:
         backbone: Returns one map at stride 4, or the maps that `decoder` takes.
         decoder: Brings them to stride 4.
-        channels: Of the map at stride 4.
+        channels: Channels of the map at stride 4.
         num_joints: K.
     """
 

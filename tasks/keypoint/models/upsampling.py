@@ -21,6 +21,7 @@ from paddle import Tensor
 from paddle.nn import Layer, LayerList, Sequential
 
 from core.errors import ConfigError
+from core.network.modes import evaluation_mode
 from core.settings.config import suggest
 from core.settings.other_names import suggest_family
 from core.settings.versions import require
@@ -100,7 +101,7 @@ class Decoder(Layer):
     """From maps at strides 4 to 32 to one at stride 4, coarse to fine.
 
     Args:
-        channels: Of the maps, fine to coarse.
+        channels: Channels of the maps, fine to coarse.
         widths: Channels inside the decoder, coarse to fine.
     """
 
@@ -165,10 +166,8 @@ def _follow(network: Layer) -> list[tuple[str, Tensor]]:
     handles = [
         _at(network, path).register_forward_post_hook(note(path)) for path in _leaves(network, "")
     ]
-    network.eval()
-    with paddle.no_grad(), contextlib.suppress(_ChainEndsError):
+    with evaluation_mode(network), paddle.no_grad(), contextlib.suppress(_ChainEndsError):
         network(image)
-    network.train()
     for handle in handles:
         handle.remove()
     return chain
@@ -218,7 +217,7 @@ def _keep_only(network: Layer, used: Sequence[str]) -> None:
 
 
 def _merge_steps(network: Layer, used: Sequence[str], ends: set[str]) -> tuple[str, ...]:
-    """Return what to call one after another: whole containers, unless a stage ends inside."""
+    """Return the layers to call one after another: whole containers, unless a stage ends inside."""
     steps: list[str] = []
     position = 0
     while position < len(used):

@@ -31,8 +31,8 @@ def published_url(config: ModelConfig, height: int = 256) -> str:
 
     Args:
         config: The network.
-        height: Of the input. Of the sizes that weights were published for, the largest counts
-            that is no higher, or the smallest where all are.
+        height: Height of the input. Weights of the largest published size that is no higher are
+            taken, or of the smallest size where all are higher.
 
     Raises:
         ConfigError: None are known.

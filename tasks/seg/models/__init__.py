@@ -1,4 +1,4 @@
-"""Networks of PaddleSeg by name, and what compression wants to know of them."""
+"""Networks of PaddleSeg by name, with the facts that compression needs."""
 
 from tasks.seg.models.build import build_network
 from tasks.seg.models.heads import Heads, find_heads

@@ -22,7 +22,7 @@ class Heads:
 
     class_layers: tuple[str, ...]  # one output channel per class, main and auxiliary
     logits: str  # the class layer that the main output comes from
-    feature: str  # what feeds it
+    feature: str  # layer that feeds it
 
 
 def find_heads(config: ModelConfig) -> Heads:
@@ -96,7 +96,7 @@ def _maker(
     layers: dict[str, Layer],
     class_layers: tuple[str, ...],
 ) -> str:
-    """Return the outermost layer that made a feature map, or what was called just before."""
+    """Return the outermost layer that made a feature map, or the layer called just before."""
     for index, (path, taken, output) in reversed(list(enumerate(calls))):
         if output is wanted and isinstance(layers[path], (nn.Dropout, nn.Dropout2D)):
             return _maker(calls[:index], taken, layers, class_layers)

@@ -1,230 +1,24 @@
-"""Exported models in PaddleSlim's hands: what is read, what is found, what is left behind."""
+"""Training of exported models: what is learned, what is written, what is refused."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
-import paddle.nn.functional as F
 import pytest
-from paddle import nn
 
-from core.act import static_ptq
 from core.act.auto_compression import AutoCompression
-from core.act.config import OP_TYPES, StaticPtqConfig
-from core.act.files import FileLayout, write
-from core.act.session import check_batch, open_session, samples_of
-from core.act.source import Source, never_negative, open_source
+from core.act.config import StaticPtqConfig
+from core.act.files import FileLayout
+from core.act.session import open_session
+from core.act.source import open_source
 from core.act.trained import TRAINED
 from core.errors import ConfigError, DataError, ExportError, RejectedError, TrainingError
-from core.export.package import export
 from core.settings.config import read
 from core.targets.names import DEFAULT_TARGET
-from core.task import build_task
 from core.workflows.comparison_table import MeasuredMetric
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float model of the toy task: conv, ReLU, mean, linear layer."""
-    folder = tmp_path_factory.mktemp("toy")
-    paddle.seed(0)
-    settings = {"data": {"root": str(folder / "data")}, "model": {"width": 8, "dropout": 0.3}}
-    task = build_task("outside.toy", settings)
-    model = task.build_model()
-    model.norm._mean.set_value(paddle.rand([8]))  # so that folding shows
-    export(task, model, folder / "float")
-    return folder / "float"
-
-
-def images(count: int = 4, size: int = 4, scale: float = 1.0) -> list[list[np.ndarray]]:
-    rng = np.random.default_rng(0)
-    return [[rng.random((size, 3, 8, 8)).astype("float32") * scale] for _ in range(count)]
-
-
-def places(source: Source, never: tuple[str, ...] = ()) -> Any:
-    return source.choose(OP_TYPES, never, True, "never_quantize")
-
-
-@pytest.fixture
-def unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Check that nothing of PaddleSlim leaks into this process, its folder or its temporary one."""
-    (tmp_path / "temporary").mkdir()
-    (tmp_path / "here").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.chdir(tmp_path / "here")
-    before = paddle.get_flags(["FLAGS_enable_pir_api"]), {n: getattr(F, n) for n in F.__all__}
-    yield
-    assert paddle.in_dynamic_mode()
-    assert (paddle.get_flags(["FLAGS_enable_pir_api"]), {n: getattr(F, n) for n in F.__all__}) == (
-        before
-    )
-    assert not list((tmp_path / "temporary").iterdir())
-    assert not list((tmp_path / "here").iterdir())
-
-
-def alive(number: int) -> bool:
-    return os.path.exists(f"/proc/{number}")
-
-
-def test_what_is_no_exported_float_model(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"absent: no such folder.*export the float model first"):
-        open_source("absent")
-    (tmp_path / "model.pdparams").write_bytes(b"")
-    with pytest.raises(ExportError, match=r"holds a checkpoint.*tools/export_model.py"):
-        open_source(tmp_path)
-    with pytest.raises(ConfigError, match=r"model_filename: .*did you mean 'model.pdmodel'\?"):
-        open_source(exported, "model.pdmodl", "model.pdiparams")
-    with pytest.raises(ConfigError, match="params_filename: required beside the other one"):
-        open_source(exported, "model.pdmodel")
-    (tmp_path / "json").mkdir()
-    for name in ("model.json", "model.pdiparams"):
-        (tmp_path / "json" / name).write_bytes(b"{}")
-    for place in (tmp_path / "json", tmp_path / "json" / "model.json"):
-        with pytest.raises(ExportError, match=r"model\.json: .*new IR.* FLAGS_enable_pir_api=0"):
-            open_source(place)
-
-
-def test_a_model_under_other_names(exported: Path, tmp_path: Path) -> None:
-    for ours, theirs in (("model.pdmodel", "__model__"), ("model.pdiparams", "__params__")):
-        (tmp_path / theirs).write_bytes((exported / ours).read_bytes())
-    source = open_source(tmp_path)
-    assert source.description is None
-    assert [place.layer for place in places(source)] == ["conv", "head"]
-    source.graph.rename("level", "save_infer_model/scale_0")
-    source.graph.outputs[:] = ["save_infer_model/scale_0"]
-    source.name_outputs(build_task("outside.toy", {"data": {"root": "x"}}))
-    assert source.graph.outputs == ["level"]
-
-
-def test_layers_and_variables_by_name(exported: Path) -> None:
-    source = open_source(exported)
-    assert [place.layer for place in places(source)] == ["conv", "head"]
-    assert [place.layer for place in places(source, ("he*",))] == ["conv"]
-    with pytest.raises(ConfigError, match=r"never_quantize: 'haed' .*did you mean 'head'\?"):
-        places(source, ("haed",))
-    with pytest.raises(ConfigError, match=r"no layer of .* is left"):
-        places(source, ("*",))
-    with pytest.raises(ConfigError, match=r"node: .* 'levle' \(did you mean 'level'\?\)"):
-        source.check_node("levle", "node")
-    conv, head = places(source)
-    positive = never_negative(source.graph)
-    assert conv.tensor == "image"
-    assert (conv.tensor in positive, head.tensor in positive) == (False, True)  # behind a ReLU
-    assert source.nodes() == ["level"]
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        ([np.zeros((1, 3, 8, 9), "float32")], r"takes float32 \[-1, 3, 8, 8\].*got float32 \[1, 3"),
-        ([np.zeros((1, 3, 8, 8), "int64")], "got int64"),
-        ([np.full((1, 3, 8, 8), np.nan, "float32")], "not finite, for 'image'"),
-        ([], "an array for each input"),
-    ],
-)
-def test_a_batch_that_does_not_fit(exported: Path, batch: Any, message: str) -> None:
-    with pytest.raises(DataError, match=f"^reader: .*{message}"):
-        check_batch(open_source(exported), batch, "reader")
-
-
-def test_what_is_never_negative_may_have_a_grid_from_zero_on(exported: Path) -> None:
-    source = open_source(exported)
-    chosen = places(source)
-    scales = {place.tensor: 2.0 for place in chosen}
-    table = source.table(chosen, scales, per_channel=True)
-    assert [(entry.weight, entry.input.signed) for entry in table] == [
-        ("conv.weight", True),  # reads the image
-        ("head.weight", False),  # reads means of what a ReLU makes
-    ]
-    scales[chosen[1].tensor] = 0.0
-    with pytest.raises(ExportError, match=r"head: expected a grid for what it reads, .* got 0\.0"):
-        source.table(chosen, scales, per_channel=True)
-
-
-def test_static_quantization(exported: Path, tmp_path: Path, unchanged: None) -> None:
-    source, data = open_source(exported), images()
-    (tmp_path / "int8").mkdir()
-    with open_session(source, places(source)) as session:
-        process = session.child._process.pid
-        config = StaticPtqConfig(observer="abs_max")
-        scales, table = static_ptq.calibrate(session, lambda: iter(data), config)
-        largest = max(float(batch.max()) for (batch,) in data)
-        assert scales["image"] == pytest.approx(largest, rel=1e-6)
-        narrow, _ = static_ptq.calibrate(
-            session, lambda: iter(images(scale=0.5)), StaticPtqConfig(observer="percentile")
-        )
-        assert 0 < narrow["image"] <= largest / 2 * 1.001
-        model = static_ptq.settle(session, scales, table)
-        samples = samples_of(source, data, "images")
-        made = write(
-            model, tmp_path / "int8", FileLayout(("paddle", "onnx"), DEFAULT_TARGET, None), samples
-        )
-        assert alive(process)
-    assert not alive(process)
-    assert {each.runtime for each in made.differences} == {"paddle", "onnxruntime", "openvino"}
-    for each in made.differences:  # the same grids: far nearer than two roundings would be
-        assert each.relative is not None
-        assert each.effect is not None
-        assert each.relative < each.effect / 10
-    assert made.file_bytes["model.pdiparams"] < made.float_bytes["model.pdiparams"]
-
-
-def test_layers_without_a_bias(tmp_path: Path) -> None:
-    """What they make is read by the next layer, and put out."""
-    paddle.seed(0)
-    task = build_task("outside.toy", {"data": {"root": str(tmp_path / "data")}})
-    plain = {"padding": 1, "bias_attr": False}
-    model = nn.Sequential(nn.Conv2D(3, 8, 3, **plain), nn.Conv2D(8, 4, 3, **plain))
-    export(task, model, tmp_path / "float")
-    source, data = open_source(tmp_path / "float"), images()
-    (tmp_path / "int8").mkdir()
-    with open_session(source, places(source)) as session:
-        config = StaticPtqConfig(observer="abs_max")
-        found = static_ptq.calibrate(session, lambda: iter(data), config)
-        wanted, rounded = session.run_float(*data[0])["level"], session.run(*data[0])["level"]
-        assert 0 < np.abs(rounded - wanted).max() < 0.05 * np.abs(wanted).max()
-        model = static_ptq.settle(session, *found)
-        write(model, tmp_path / "int8", FileLayout(("paddle",), DEFAULT_TARGET, None), data[:2])
-
-
-def test_grids_of_another_model_are_noticed(exported: Path, tmp_path: Path) -> None:
-    source, data = open_source(exported), images()
-    with open_session(source, places(source)) as session:
-        config = StaticPtqConfig(observer="abs_max")
-        scales, _ = static_ptq.calibrate(session, lambda: iter(data), config)
-        wrong = source.table(session.places, {n: s * 8 for n, s in scales.items()}, True)
-        model = static_ptq.settle(session, scales, wrong)
-        with pytest.raises(ExportError, match=r"output 'level' of the int8 file .* 64 images"):
-            write(
-                model,
-                tmp_path,
-                FileLayout(("paddle",), DEFAULT_TARGET, None),
-                samples_of(source, data, "x"),
-                lambda count: samples_of(source, images(16), "x", count),
-            )
-        with pytest.raises(ExportError, match=r"^paddleslim: quantize failed: .*algo"):
-            session.child.call("quantize", {"algo": "nonsense"}, batches=lambda: [])
-
-
-def test_a_killed_process_and_ctrl_c(exported: Path, unchanged: None) -> None:
-    source = open_source(exported)
-    with open_session(source, places(source)) as session:
-        session.child._process.kill()
-        with pytest.raises(ExportError, match="paddleslim: its process was killed by signal 9"):
-            session.run_float(*images(1)[0])
-    context = open_session(source, places(source))
-    number = context.__enter__().child._process.pid
-    assert alive(number)
-    stop = KeyboardInterrupt()
-    assert not context.__exit__(KeyboardInterrupt, stop, None)
-    assert not alive(number)
-
+from tests.core.act.conftest import images, places
 
 CONFIG: dict[str, Any] = {
     "Global": {"model_dir": "given below", "calibration_batches": 2},

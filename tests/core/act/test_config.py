@@ -49,7 +49,13 @@ def test_sections_may_be_empty_and_distillation_absent() -> None:
             {"Global": {"batchsize": 3}},
             "Global.batchsize: unknown key (did you mean 'batch_",
         ),
-        ({"QuantAware": {"weight_bits": 4}}, "QuantAware.weight_bits: expected one of 8, got 4"),
+        ({"QuantAware": {"weight_bits": 4}}, "QuantAware.weight_bits: expected 8, got 4"),
+        ({"QuantAware": {"for_tensorrt": 0}}, "QuantAware.for_tensorrt: expected False, got 0"),
+        ({"QuantAware": {"dtype": "int4"}}, "QuantAware.dtype: expected int8, got 'int4'"),
+        (
+            {"QuantAware": {"not_quant_pattern": ["other"]}},
+            "QuantAware.not_quant_pattern: expected [] or ['skip_quant'], got ['other']",
+        ),
         (
             {"QuantAware": {"activation_quantize_type": "abs_max"}},
             "QuantAware.activation_quantize_type: abs_max has a scale for each",

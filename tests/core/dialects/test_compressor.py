@@ -170,7 +170,7 @@ def test_overrides_of_its_own_keys_and_what_nobody_asks_for() -> None:
         (TWICE, "pruners.p.criterions={conv*: l1_norm}", "strategies.first.pruned_params: the"),
         (TWICE, "pruners.p.class=Pruner", "pruners.p.class: no class 'Pruner'"),
         (TWICE, "include=[x.yaml]", "include: files are not put together"),
-        (TWICE, "quantizers={q: 1}", "quantizers: what they hold belongs"),
+        (TWICE, "quantizers={q: 1}", "quantizers: write their settings into"),
         (QUANTIZED, "strategies.q.end_epoch=0", "strategies.q.end_epoch: expected an epoch after"),
         (QUANTIZED, "strategies.q.end_epoch=21", "strategies.q.end_epoch: expected an epoch after"),
         (QUANTIZED, "strategies.q.save_in_nodes=[conv]", "strategies.q.save_in_nodes: a graph beg"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.distill.teacher import Teacher, read_teachers
+from core.distill.teacher import Teacher, read_teacher
 from core.errors import ConfigError
 from tests.networks.students import Watch, classifier, make_engine, train_alone
 
@@ -18,7 +18,7 @@ def test_answers_are_kept_on_disk_where_nothing_is_random(
 ) -> None:
     settings = classifier(tmp_path, 4)
     train_alone(settings, tmp_path / "teacher")
-    teachers = read_teachers([str(tmp_path / "teacher" / "latest")])
+    teachers = [read_teacher(str(tmp_path / "teacher" / "latest"))]
     asked = []
     answer = Teacher.outputs
     monkeypatch.setattr(Teacher, "outputs", lambda *args: asked.append(1) or answer(*args))
@@ -59,4 +59,4 @@ def test_no_cache_of_what_is_never_seen_twice(
 ) -> None:
     steps = [{"kind": "distill", "cache": True}]
     with pytest.raises(ConfigError, match=r"^distill\.cache: .* at random \(image differs"):
-        make_engine(toy_settings(), tmp_path / "out", steps, read_teachers([teacher])).train()
+        make_engine(toy_settings(), tmp_path / "out", steps, [read_teacher(teacher)]).train()

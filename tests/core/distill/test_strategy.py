@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.distill.strategy import WeightScheduleConfig
-from core.distill.teacher import read_teachers
+from core.distill.teacher import read_teacher
 from core.errors import ConfigError
 from core.network.weights import load_arrays
 from core.training import checkpoint
@@ -44,7 +44,7 @@ def test_its_metric_is_logged_before_the_first_epoch(
                 toy_settings(epochs=3),
                 tmp_path / f"{start}",
                 steps,
-                read_teachers([teacher]),
+                [read_teacher(teacher)],
                 [Note()],
             ).train()
         texts = [record.getMessage() for record in caplog.records]
@@ -62,7 +62,7 @@ def test_the_three_terms_are_logged_and_only_two_of_them_train(
         steps = [{"kind": "distill", "teacher_truth": watched}]
         name = f"out{watched}"
         engine = make_engine(
-            toy_settings(epochs=2), tmp_path / name, steps, read_teachers([teacher]), [watch]
+            toy_settings(epochs=2), tmp_path / name, steps, [read_teacher(teacher)], [watch]
         )
         engine.train()
         weights[watched] = bytes_of(engine.model)
@@ -85,7 +85,7 @@ def test_weights_windows_and_schedules(toy_settings: Any, teacher: str, tmp_path
             toy_settings(learning_rate=1e-9),
             tmp_path / name,
             [{**base, **extra}],
-            read_teachers([teacher]),
+            [read_teacher(teacher)],
             [watch],
         ).train()
         seen[name] = watch.terms
@@ -117,7 +117,7 @@ def test_a_window_may_have_its_own_optimizer(
 ) -> None:
     watch = Watch()
     steps = [{"kind": "distill", "end_epoch": 2, "optimizer": {"kind": "adamw"}}]
-    teachers = read_teachers([teacher])
+    teachers = [read_teacher(teacher)]
     make_engine(toy_settings(epochs=3), tmp_path / "out", steps, teachers, [watch]).train()
     third = len(watch.optimizers) // 3
     assert watch.optimizers == ["AdamW"] * 2 * third + ["Momentum"] * third
@@ -135,7 +135,7 @@ def test_resume_equals_training_straight(
 ) -> None:
     settings = toy_settings(ema_decay=0.9)
     settings["model"] = {"dropout": 0.5}
-    teachers = read_teachers([teacher])
+    teachers = [read_teacher(teacher)]
     make_engine(settings, tmp_path / "straight", steps, teachers).train()
     make_engine(settings, tmp_path / "halves", steps, teachers, [Watch(stop)]).train()
     make_engine(settings, tmp_path / "halves", steps, teachers).train(resume=True)
@@ -152,7 +152,7 @@ def test_adapters_learn(toy_settings: Any, teacher: str, tmp_path: Path) -> None
 
     steps = [{"kind": "distill", "losses": [{"kind": "mgd", "student": "conv", "weight": 1.0}]}]
     engine = make_engine(
-        toy_settings(epochs=1), tmp_path / "out", steps, read_teachers([teacher]), [Look()]
+        toy_settings(epochs=1), tmp_path / "out", steps, [read_teacher(teacher)], [Look()]
     )
     engine.train()
     assert {name.split(".")[2] for name in values[0]} == {"0", "generator"}
@@ -203,7 +203,7 @@ def test_terms_that_cannot_be(
 ) -> None:
     steps = [{"kind": "distill", "losses": losses}]
     with pytest.raises(ConfigError, match=message):
-        make_engine(toy_settings(), tmp_path / "out", steps, read_teachers([teacher])).train()
+        make_engine(toy_settings(), tmp_path / "out", steps, [read_teacher(teacher)]).train()
 
 
 def test_a_later_window_is_refused_before_training(
@@ -213,6 +213,6 @@ def test_a_later_window_is_refused_before_training(
     steps = [{"kind": "distill", "start_epoch": 3, "losses": [{"kind": "l2", "student": "no"}]}]
     with pytest.raises(ConfigError, match="'no' matches nothing"):
         make_engine(
-            toy_settings(), tmp_path / "out", steps, read_teachers([teacher]), [watch]
+            toy_settings(), tmp_path / "out", steps, [read_teacher(teacher)], [watch]
         ).train()
     assert watch.terms == []

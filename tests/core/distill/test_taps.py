@@ -9,7 +9,7 @@ import paddle
 
 from core.distill.strategy import Distill
 from core.distill.taps import in_full_precision
-from core.distill.teacher import read_teachers
+from core.distill.teacher import read_teacher
 from core.training.engine import Engine
 from core.training.hooks import Hook
 from tests.networks.students import NARROW, RECIPES, ROUND, Watch, make_engine
@@ -32,7 +32,7 @@ def test_taps_and_adapters_follow_the_edits(
         toy_settings(epochs=3),
         tmp_path / "out",
         RECIPES["narrow and round"],
-        read_teachers([teacher]),
+        [read_teacher(teacher)],
         [Look(), watch],
     )
     engine.train()

@@ -21,7 +21,6 @@ from core.quant.calibration import BATCH, folder_images, training_images
 from core.quant.choices import OBSERVERS
 from core.quant.layers import quantized_layers
 from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
-from core.quant.quantizers import Rounding
 from core.quant.selection import select_with_hints
 from core.quant.sites import float_sites, scales_of
 from core.settings.config import merge, read
@@ -252,7 +251,7 @@ def test_hints_of_the_task_count(task: Task, monkeypatch: pytest.MonkeyPatch) ->
     assert made.layers == ("conv",)
     assert made.left == {"head": "never_quantize (task)"}
     with pytest.raises(ConfigError, match=r"^never_quantize: no layer is left to quantize"):
-        select_with_hints(task.build_model(), Rounding(), ("Conv2D", "Linear"), ["conv"], ["head"])
+        select_with_hints(task, task.build_model(), PtqConfig(never_quantize=("conv",)))
 
 
 @pytest.mark.parametrize("name", ["conv.weight", "norm._variance", "head.bias"])

@@ -6,14 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from core.errors import ConfigError, DataError, FileError
 from core.task import SampleView
 from core.training import review as module
-from core.training.review import CONFUSION, SAMPLES, WORST, Review, SamplePictures, page, tile
+from core.training.review import CONFUSION, SAMPLES, WORST, Review, SamplePictures
 
 
 class Shown:
@@ -55,7 +54,7 @@ def evaluate(review: Review, errors: Any) -> None:
 def pages(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The words of the tiles of each page that is drawn."""
     drawn: list[list[str]] = []
-    monkeypatch.setattr(module, "tile", lambda view, name: f"{name} {view.text}")
+    monkeypatch.setattr(module, "tile", lambda picture, title, name: f"{name} {title}")
     monkeypatch.setattr(module, "page", lambda tiles: drawn.append(list(tiles)) or b"page")
     return drawn
 
@@ -170,20 +169,6 @@ def test_what_cannot_be_written_is_one_line(
     (tmp_path / CONFUSION).mkdir()
     with pytest.raises(FileError, match=rf"{CONFUSION}: expected a file, it is a folder"):
         Review().before_training(engine)
-
-
-def test_tiles_fit_and_their_words_too() -> None:
-    view = SampleView(np.full((30, 20, 3), 77, np.uint8), "多 $x$ " + "word " * 50)
-    picture = tile(view, "folder/" * 30 + "a.png")
-    assert picture.shape == (280, 240, 3)
-    assert (picture[120, 120] == 77).all()
-    assert (picture[:240, :30] == 255).all()  # it is narrower than its words may be
-    assert (picture[240:] < 100).any()
-    wide = tile(SampleView(np.zeros((10, 500, 3), np.uint8), ""), "")
-    assert wide.shape == (280, 640, 3)
-    content = page([picture, wide, wide, picture])
-    drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    assert drawn.shape == (2 * 286 + 6, 898, 3)
 
 
 def test_pictures_of_an_evaluation_are_spread_over_it(tmp_path: Path, pages: Any) -> None:

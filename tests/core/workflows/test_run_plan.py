@@ -248,5 +248,8 @@ def test_teachers_of_a_config(config: Path, teacher: str, tmp_path: Path) -> Non
     ):
         with pytest.raises(ConfigError, match=message):
             read_plan(RunFiles(str(_write(tmp_path / "wrong.yml", content | wrong))))
-    with pytest.raises(ConfigError, match=r"^teacher: -o teacher\.weights=x needs one teacher"):
-        read_plan(RunFiles(str(config), overrides=["teacher.weights=x"]))
+    for given, found in (([], "there is none"), ([teacher, teacher], "2 are given")):
+        files = RunFiles(str(config), distill_config=given, overrides=["teacher.weights=x"])
+        message = rf"^teacher: -o teacher\.weights=x needs one teacher, {found}"
+        with pytest.raises(ConfigError, match=message):
+            read_plan(files)

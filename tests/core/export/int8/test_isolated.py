@@ -318,7 +318,7 @@ def test_layers_that_read_floats_are_named(joined: onnx.ModelProto, tmp_path: Pa
         n for n in file.graph.node if n.op_type == "Conv" and "first.weight@float" in n.input
     )
     node.input[0] = "image"
-    message = r"^first: has an int8 weight, but reads what is not quantized"
+    message = r"^first: has an int8 weight, but its input is not quantized"
     with pytest.raises(ExportError, match=message):
         isolate_onnx(file, {"first": (1, 8, 4, 4)})
     program = quantize_program(build(randomize(Joined())), [LayerScales("first.weight", Grid(2.0))])

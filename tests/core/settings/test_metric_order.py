@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.training.metric_order import best_of, is_better, lost
+from core.settings.metric_order import best_of, is_better, lost
 
 
 @pytest.mark.parametrize(("higher", "better", "worse"), [(True, 0.9, 0.8), (False, 0.8, 0.9)])

@@ -1,0 +1,90 @@
+"""Exported float models as they are read: names, layers, batches, grids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.act.session import check_batch
+from core.act.source import never_negative, open_source
+from core.errors import ConfigError, DataError, ExportError
+from core.task import build_task
+from tests.core.act.conftest import places
+
+
+def test_what_is_no_exported_float_model(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"absent: no such folder.*export the float model first"):
+        open_source("absent")
+    (tmp_path / "model.pdparams").write_bytes(b"")
+    with pytest.raises(ExportError, match=r"holds a checkpoint.*tools/export_model.py"):
+        open_source(tmp_path)
+    with pytest.raises(ConfigError, match=r"model_filename: .*did you mean 'model.pdmodel'\?"):
+        open_source(exported, "model.pdmodl", "model.pdiparams")
+    with pytest.raises(ConfigError, match="params_filename: required beside the other one"):
+        open_source(exported, "model.pdmodel")
+    (tmp_path / "json").mkdir()
+    for name in ("model.json", "model.pdiparams"):
+        (tmp_path / "json" / name).write_bytes(b"{}")
+    for place in (tmp_path / "json", tmp_path / "json" / "model.json"):
+        with pytest.raises(ExportError, match=r"model\.json: .*new IR.* FLAGS_enable_pir_api=0"):
+            open_source(place)
+
+
+def test_a_model_under_other_names(exported: Path, tmp_path: Path) -> None:
+    for ours, theirs in (("model.pdmodel", "__model__"), ("model.pdiparams", "__params__")):
+        (tmp_path / theirs).write_bytes((exported / ours).read_bytes())
+    source = open_source(tmp_path)
+    assert source.description is None
+    assert [place.layer for place in places(source)] == ["conv", "head"]
+    source.graph.rename("level", "save_infer_model/scale_0")
+    source.graph.outputs[:] = ["save_infer_model/scale_0"]
+    source.name_outputs(build_task("outside.toy", {"data": {"root": "x"}}))
+    assert source.graph.outputs == ["level"]
+
+
+def test_layers_and_variables_by_name(exported: Path) -> None:
+    source = open_source(exported)
+    assert [place.layer for place in places(source)] == ["conv", "head"]
+    assert [place.layer for place in places(source, ("he*",))] == ["conv"]
+    with pytest.raises(ConfigError, match=r"never_quantize: 'haed' .*did you mean 'head'\?"):
+        places(source, ("haed",))
+    with pytest.raises(ConfigError, match=r"no layer of .* is left"):
+        places(source, ("*",))
+    with pytest.raises(ConfigError, match=r"node: .* 'levle' \(did you mean 'level'\?\)"):
+        source.check_node("levle", "node")
+    conv, head = places(source)
+    positive = never_negative(source.graph)
+    assert conv.tensor == "image"
+    assert (conv.tensor in positive, head.tensor in positive) == (False, True)  # behind a ReLU
+    assert source.nodes() == ["level"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([np.zeros((1, 3, 8, 9), "float32")], r"takes float32 \[-1, 3, 8, 8\].*got float32 \[1, 3"),
+        ([np.zeros((1, 3, 8, 8), "int64")], "got int64"),
+        ([np.full((1, 3, 8, 8), np.nan, "float32")], "not finite, for 'image'"),
+        ([], "an array for each input"),
+    ],
+)
+def test_a_batch_that_does_not_fit(exported: Path, batch: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"^reader: .*{message}"):
+        check_batch(open_source(exported), batch, "reader")
+
+
+def test_what_is_never_negative_may_have_a_grid_from_zero_on(exported: Path) -> None:
+    source = open_source(exported)
+    chosen = places(source)
+    scales = {place.tensor: 2.0 for place in chosen}
+    table = source.table(chosen, scales, per_channel=True)
+    assert [(entry.weight, entry.input.signed) for entry in table] == [
+        ("conv.weight", True),  # reads the image
+        ("head.weight", False),  # reads means of what a ReLU makes
+    ]
+    scales[chosen[1].tensor] = 0.0
+    with pytest.raises(ExportError, match=r"head: expected a grid for its input .* got 0\.0"):
+        source.table(chosen, scales, per_channel=True)
