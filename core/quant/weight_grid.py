@@ -214,8 +214,9 @@ def _survive_loading(absmax: np.ndarray) -> np.ndarray:
     would be rounded to 63.
     """
     for _ in range(1024):
-        factor = (np.float32(1) / absmax) * np.float32(HIGHEST)
-        short = (factor * absmax < HIGHEST) | (absmax / (np.float32(1) / factor) < HIGHEST)
+        with np.errstate(over="ignore", divide="ignore"):  # channels with a weight of 1e-39
+            factor = (np.float32(1) / absmax) * np.float32(HIGHEST)
+            short = (factor * absmax < HIGHEST) | (absmax / (np.float32(1) / factor) < HIGHEST)
         if not short.any():
             break
         absmax = np.where(short, np.nextafter(absmax, np.float32(np.inf)), absmax)

@@ -168,3 +168,12 @@ def test_scales_that_loading_does_not_round_below():
     assert (found / (np.float32(1) / factor) >= 127).all()
     assert (np.rint(found * factor * np.float32(0.5)) == 64).all()
     np.testing.assert_allclose(found, absmax, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_channel_of_the_smallest_numbers_is_no_cause_to_warn():
+    weight = np.ones((2, 4), np.float32)
+    weight[1] = 1e-39
+    steps, absmax = quantize_weight(weight, 0, "even")
+    assert (np.abs(steps[0]) == 127).all()
+    assert absmax[1] < 1e-38
