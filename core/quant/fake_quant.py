@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor, _C_ops
 from paddle.autograd import PyLayer
 
@@ -29,7 +30,7 @@ def fake_quantize(
     """Round activations to a grid; the gradient goes straight through (Bengio et al., 2013).
 
     Args:
-        x: Activations of any shape; not negative where the grid is unsigned, without a zero point.
+        x: Activations of any shape; an unsigned grid without a zero point clips at zero.
         absmax: Highest value of the grid, float32 [1], greater than 0.
         bits: 2 to 8.
         signed: Whether the grid reaches as far below zero as above.
@@ -126,7 +127,7 @@ def _rounded(x: Tensor, absmax: Tensor, bits: int, signed: bool, zero_point: int
     rounded: Tensor = _C_ops.fake_quantize_dequantize_moving_average_abs_max(
         x, absmax, absmax, absmax, 0.0, width, True, HALF_TO_EVEN
     )[0]
-    return rounded
+    return rounded if signed else F.relu_(rounded)
 
 
 def _rounded_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
