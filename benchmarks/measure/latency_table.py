@@ -43,8 +43,9 @@ from core.runtimes.latency_table import (
     LatencyTable,
     clock_for,
     layer_runs,
+    model_ms,
+    model_run,
     shortest_ms,
-    whole_model_ms,
 )
 from core.runtimes.layer_model import LayerShape, write_layer_model
 from core.runtimes.predictor import load_predictor
@@ -134,7 +135,11 @@ def compare_networks(
     lookup.predict(new)
     each = (time.perf_counter() - begin) / len(new)
     times = {
-        name: (whole_model_ms(folder, [image], backend), lookup.predict(s), plain.predict(s))
+        name: (
+            *model_ms([model_run(folder, [image], backend, 1)]),
+            lookup.predict(s),
+            plain.predict(s),
+        )
         for name, (folder, s) in networks.items()
     }
     rows = {"all": {"shapes": float(len(new)), "seconds per shape": round(each, 3)}}

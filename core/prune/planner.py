@@ -15,13 +15,13 @@ from core.prune.config import PruneConfig
 from core.prune.cut import cut_for_now, plan_edit
 from core.prune.planning import plan
 from core.prune.planning.criteria import mean_gradients, score
-from core.prune.planning.latency import Latency, measure_ms
+from core.prune.planning.latency import Latency, load_run
 from core.prune.planning.search import anneal
 from core.prune.planning.sensitivity import Sensitivity, measure, plot, ratios_in_steps
 from core.prune.pruner import Cut, Pruner, fixed_specs
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
-from core.runtimes.latency_table import LatencyTable
+from core.runtimes.latency_table import LatencyTable, model_ms
 from core.settings.metric_order import lost
 from core.strategy import Context
 from core.training.distributed import gather
@@ -198,11 +198,14 @@ class Planner:
             plot(found, context.save_dir / "sensitivity.png")
         return found
 
-    def _milliseconds(self) -> float:
+    def _load(self) -> Callable[[], object]:
         config, task = self._config, self._context.task
-        specs = fixed_specs(task)
-        own = measure_ms(task, self._model, specs, config.backend, config.threads)
-        return float(gather(own)[0])
+        return load_run(task, self._model, fixed_specs(task), config.backend, config.threads)
+
+    def _milliseconds(self, *runs: Callable[[], object]) -> list[float]:
+        """Measure runs in turns; the first process decides."""
+        own = model_ms(runs, self._config.threads)
+        return [float(gather(each)[0]) for each in own]
 
     def _goal(self) -> float:
         """Return the milliseconds this step aims at."""
@@ -218,9 +221,14 @@ class Planner:
         return first * self._left(config.target_latency_ms / first)
 
     def _cut_to_latency(self) -> Cut:
-        """Cut to a predicted latency, measure the model, correct the prediction, and again."""
+        """Cut to a predicted latency, measure the model, correct the prediction, and again.
+
+        Each time the model as it was is measured in turns with it: other programs may have slowed
+        the machine down, or no longer do, and that changes both alike.
+        """
         config, context = self._config, self._context
-        before = self._milliseconds()
+        whole = self._load()
+        (before,) = self._milliseconds(whole)
         self._start.setdefault("ms", before)
         goal, close = self._goal(), MS_CLOSE * self._start["ms"]
         if before <= goal:
@@ -238,7 +246,8 @@ class Planner:
 
         for attempt in range(LATENCY_TRIES):
             cut = self._pruner.cut(to_goal)
-            after = self._milliseconds()
+            now, again = self._milliseconds(self._load(), whole)
+            after = before * now / again if again else now
             _log.info("latency %.2f ms, goal %.2f ms, before %.2f ms", after, goal, before)
             if abs(after - goal) <= close or attempt == LATENCY_TRIES - 1:
                 break

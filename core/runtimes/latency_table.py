@@ -33,7 +33,7 @@ from core.errors import ConfigError, ExportError
 from core.runtimes.environment import environment
 from core.runtimes.formats import format_of
 from core.runtimes.layer_model import LayerShape, write_layer_model
-from core.runtimes.predictor import Predictor, load_predictor
+from core.runtimes.predictor import load_predictor
 from core.settings.config import read, suggest
 from core.settings.files import scratch, write_text
 from core.settings.progress import progress
@@ -78,29 +78,37 @@ def layer_runs(shape: LayerShape, backend: Backend, threads: int) -> list[Callab
     return runs
 
 
-def whole_model_ms(
-    model_dir: str | Path,
-    inputs: Sequence[np.ndarray],
-    backend: Backend = "paddle",
-    threads: int = 1,
-) -> float:
-    """Measure a model whose files this process has just written, with the clock used for layers.
-
-    For the latency to publish there is `core.runtimes.benchmark`, which tells what was lost to
-    other programs too.
+def model_run(
+    model_dir: str | Path, inputs: Sequence[np.ndarray], backend: Backend, threads: int
+) -> Callable[[], object]:
+    """Load a model whose files this process has just written; return a function that runs it.
 
     Args:
-        model_dir: Its folder.
+        model_dir: Its folder, which may go afterwards.
         inputs: An array [N, ...] for each input.
         backend: Runtime.
         threads: CPU threads.
 
     Raises:
-        ExportError: It cannot be loaded, or does not take these inputs.
+        ExportError: It cannot be loaded.
     """
-    predictor: Predictor = load_predictor(model_dir, backend, threads, own=True)
-    run = partial(predictor.run, *inputs)
-    return shortest_ms([run], clock_for(threads), least_runs=10, least_seconds=0.2)[0]
+    return partial(load_predictor(model_dir, backend, threads, own=True).run, *inputs)
+
+
+def model_ms(runs: Sequence[Callable[[], object]], threads: int = 1) -> list[float]:
+    """Measure whole models in turns, in milliseconds, with the clock used for layers.
+
+    For the latency to publish there is `core.runtimes.benchmark`, which tells what was lost to
+    other programs too.
+
+    Args:
+        runs: Functions that `model_run` returned.
+        threads: CPU threads that they were loaded for.
+
+    Raises:
+        ExportError: A model does not take its inputs.
+    """
+    return shortest_ms(runs, clock_for(threads), least_runs=10, least_seconds=0.2 * len(runs))
 
 
 def shortest_ms(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from core.prune.structure.analysis import Analysis, TracedLabels
 from core.prune.structure.graph import Operator
 from core.prune.structure.labels import Array
 from core.runtimes.formats import format_of
-from core.runtimes.latency_table import LatencyTable, whole_model_ms
+from core.runtimes.latency_table import LatencyTable, model_run
 from core.runtimes.layer_model import HeightWidth, LayerShape
 from core.settings.files import scratch
 from core.targets.names import Backend
@@ -112,10 +112,10 @@ def _pair(op: Operator, name: str) -> HeightWidth:
     return first, second
 
 
-def measure_ms(
+def load_run(
     task: Task, model: Layer, specs: Sequence[InputSpec], backend: Backend, threads: int
-) -> float:
-    """Export a model for a moment and measure it in a runtime, for one input.
+) -> Callable[[], object]:
+    """Export a model for a moment, and return a function that runs it in a runtime, for one input.
 
     Raises:
         ExportError: It cannot be exported, or the runtime cannot run it.
@@ -130,4 +130,4 @@ def measure_ms(
             for spec, name in zip(specs, graph.inputs)
         ]
         write_files(graph, folder, [format_of(backend)])
-        return whole_model_ms(folder, inputs, backend, threads)
+        return model_run(folder, inputs, backend, threads)

@@ -19,8 +19,9 @@ from core.runtimes.latency_table import (
     LatencyTable,
     clock_for,
     measure_layer,
+    model_ms,
+    model_run,
     shortest_ms,
-    whole_model_ms,
 )
 from core.runtimes.layer_model import LayerShape, write_layer_model
 from core.runtimes.predictor import load_predictor
@@ -224,9 +225,10 @@ def test_real_measurements(backend, tmp_path):
     assert 0 < lookup.predict([small]) < lookup.predict([large]) < 1000
     write_layer_model(large, 1, tmp_path, format_of(backend))
     x = np.zeros(large.input_shape, "float32")
-    assert 0 < whole_model_ms(tmp_path, [x], backend) < 1000
+    (ms,) = model_ms([model_run(tmp_path, [x], backend, 1)])
+    assert 0 < ms < 1000
     with pytest.raises(ExportError, match=r"^inputs: expected 1 arrays, got 2"):
-        whole_model_ms(tmp_path, [x, x], backend)
+        model_ms([model_run(tmp_path, [x, x], backend, 1)])
 
 
 def test_what_a_runtime_refuses_names_the_layer(monkeypatch):
