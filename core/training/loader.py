@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import multiprocessing.util
 import os
-import selectors
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -28,6 +27,7 @@ from core.task import Arrays, Dataset, Sample
 
 OnError = Literal["fail", "skip"]
 THREAD_SECONDS = 10.0  # at most, to come to rest
+THREADS = Path("/proc/self/task")  # on Linux
 PARENT_SECONDS = 0.25  # between two looks at whether it still is there
 WORKER_SECONDS = 10.0  # at most, to end when told to
 SHARED_MEMORY = Path("/dev/shm")  # on Linux; Paddle's files there are paddle_<process>_...
@@ -114,6 +114,8 @@ class Loader:
             worker_init_fn=partial(_start_worker, os.getpid()),
         )
         handler = signal.getsignal(signal.SIGCHLD)
+        if self.num_workers:
+            _wait_for_threads()
         with held_back(*WORDS):  # they are for the process that trains, so its readers get none
             stream = iter(loader)
         if self.num_workers:
@@ -220,29 +222,27 @@ def _shut_down(stream: Any) -> None:
         if worker.is_alive():
             worker.kill()
             worker.join()
-    _let_rest(getattr(stream, "_thread", None))
 
 
-def _let_rest(thread: threading.Thread | None) -> None:
-    """Wait until Paddle's reading thread has ended or only waits for a pipe.
+def _wait_for_threads() -> None:
+    """Wait until all other threads of this process sleep; on Linux, elsewhere this does nothing.
 
-    A process forked for the next epoch while the thread still frees memory would inherit a lock
-    that nobody opens any more. On a busy machine that may take a while.
+    A process that is forked while one of Paddle's threads allocates or frees memory, as those of an
+    earlier loader still do for a while, inherits a lock that nobody opens any more.
     """
     deadline = time.monotonic() + THREAD_SECONDS
-    while thread is not None and not _has_ended(thread) and time.monotonic() < deadline:
-        frame = sys._current_frames().get(thread.ident or 0) if thread.is_alive() else None
-        if frame is not None and frame.f_code.co_filename == selectors.__file__:
-            return
+    while not all(_sleeps(task) for task in THREADS.glob("*")) and time.monotonic() < deadline:
         time.sleep(0.002)
 
 
-def _has_ended(thread: threading.Thread) -> bool:
-    """Tell whether a thread has ended for the system too, which knows it a little longer.
-
-    Behind Python's back Paddle takes it off its list of threads then, under a lock.
-    """
-    return not thread.is_alive() and not Path(f"/proc/self/task/{thread.native_id}").exists()
+def _sleeps(thread: Path) -> bool:
+    """Tell whether a thread, a folder of `THREADS`, is this one, or sleeps, or has ended."""
+    if thread.name == str(threading.get_native_id()):
+        return True
+    with contextlib.suppress(OSError):  # gone
+        state = (thread / "stat").read_text().rpartition(")")[2].split()[0]
+        return state == "S"
+    return True
 
 
 class _Readable(paddle.io.Dataset):
@@ -311,14 +311,28 @@ def _start_worker(parent: int, _worker: int) -> None:
     for number in WORDS:
         if number != signal.SIGTERM or not _WAITS:  # SIGTERM is held back, and waited for
             signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    stands = threading.Event()
+
+    def stand_still(*_: object) -> None:
+        stands.set()
+        while True:
+            time.sleep(PARENT_SECONDS)
+
+    if _WAITS:
+        signal.signal(signal.SIGUSR1, stand_still)
+    threading.Thread(target=_end_with, args=(parent, stands), daemon=True).start()
+    # behind the queues' own, which hand over what has been read
+    multiprocessing.util.Finalize(None, _clear_if_left, args=(parent,), exitpriority=-100)
 
 
-def _end_with(parent: int) -> None:
+def _end_with(parent: int, stands: threading.Event) -> None:
     """End this process with the one that trains, or when that one says so by a signal.
 
-    Paddle's reader would wait for ever for a process that was killed. What it has read and nobody
-    has fetched lies in shared memory, and would stay there.
+    Paddle's reader would wait for ever for a process that was killed.
+
+    Args:
+        parent: The process that trains.
+        stands: Set once the thread that reads has come to rest, which SIGUSR1 tells it to.
     """
     while os.getppid() == parent:
         if not _WAITS:
@@ -328,7 +342,22 @@ def _end_with(parent: int) -> None:
         if asked is not None and asked.si_pid == parent:
             break
     paddle.base.core._cleanup_mmap_fds()
-    while left := [*SHARED_MEMORY.glob(f"paddle_{os.getpid()}_*")]:  # handed over, never fetched
+    if _WAITS and os.getppid() != parent:  # or else it goes on reading batches that nobody fetches
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        stands.wait(THREAD_SECONDS)
+        time.sleep(PARENT_SECONDS)  # for the thread that hands over what has been read
+    _clear_shared_memory()
+    os._exit(1)
+
+
+def _clear_if_left(parent: int) -> None:
+    """Clear shared memory where Paddle's reader has noticed first that its parent is gone."""
+    if os.getppid() != parent:
+        _clear_shared_memory()
+
+
+def _clear_shared_memory() -> None:
+    """Remove what this process has handed over and nobody has fetched; it would stay there."""
+    while left := [*SHARED_MEMORY.glob(f"paddle_{os.getpid()}_*")]:
         for file in left:
             file.unlink(missing_ok=True)
-    os._exit(1)
