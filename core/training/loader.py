@@ -26,7 +26,7 @@ from core.settings.signals import WORDS, held_back
 from core.task import Arrays, Dataset, Sample
 
 OnError = Literal["fail", "skip"]
-THREAD_SECONDS = 10.0  # at most, to come to rest
+THREAD_SECONDS = 3.0  # at most, to come to rest
 THREADS = Path("/proc/self/task")  # on Linux
 PARENT_SECONDS = 0.25  # between two looks at whether it still is there
 WORKER_SECONDS = 10.0  # at most, to end when told to

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -216,17 +215,24 @@ def test_read_image_refuses_broken_files(tmp_path: Path, ending: str) -> None:
         read_image(str(tmp_path))
 
 
-def test_a_thread_has_ended_when_the_system_says_so() -> None:
-    """A process forked before would inherit a lock of Paddle that nobody opens any more."""
-    ending, ended = threading.Event(), threading.Thread(target=lambda: None)
-    running = threading.Thread(target=ending.wait)
-    running.start()
-    assert not loader_module._has_ended(running)
-    ended.start()
-    loader_module._let_rest(ended)
-    assert loader_module._has_ended(ended)
-    leaving = SimpleNamespace(is_alive=lambda: False, native_id=running.native_id)
-    assert not loader_module._has_ended(leaving)  # type: ignore[arg-type]
-    ending.set()
-    loader_module._let_rest(running)
-    assert loader_module._has_ended(leaving)  # type: ignore[arg-type]
+def test_readers_are_started_when_no_other_thread_is_at_work() -> None:
+    """A process forked before may inherit a lock of Paddle that nobody opens any more."""
+    begun, product = threading.Event(), []
+    matrix = np.random.default_rng(0).random((1200, 1200))
+
+    def work() -> None:
+        begun.set()
+        product.append(matrix @ matrix @ matrix)  # without Python's own lock
+        done.wait()
+
+    done, thread = threading.Event(), threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    assert not product
+    loader_module._wait_for_threads()
+    assert product
+    place = loader_module.THREADS / str(thread.native_id)
+    assert loader_module._sleeps(place)
+    done.set()
+    thread.join()
+    assert loader_module._sleeps(place)  # or rather is gone
