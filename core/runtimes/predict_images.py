@@ -77,8 +77,7 @@ def predict_files(
 
     Raises:
         DataError: The one image cannot be read, there is none, there are boxes but none in these
-            images, nothing can be written, or files in `save_dir` would replace images or be taken
-            for some next time.
+            images, nothing can be written, or files in `save_dir` would replace or resemble images.
     """
     images = list_images(image_path)
     root = image_path if image_path.is_dir() else image_path.parent

@@ -225,7 +225,7 @@ def test_readers_are_started_when_no_other_thread_is_at_work() -> None:
         product.append(matrix @ matrix @ matrix)  # without Python's own lock
         done.wait()
 
-    done, thread = threading.Event(), threading.Thread(target=work)
+    done, thread = threading.Event(), threading.Thread(target=work, daemon=True)
     thread.start()
     begun.wait()
     assert not product
