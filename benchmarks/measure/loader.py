@@ -69,7 +69,7 @@ def _decode(job: Job) -> Iterator[Iterable[Any]]:
     return (map(_decode_files, files) for _ in range(job.passes))
 
 
-def _decode_files(paths: tuple[str, ...]) -> list[np.ndarray]:
+def _decode_files(paths: tuple[str, ...]) -> list[object]:
     """Decode the picture, and its label map where there is one."""
     return [
         cv2.imdecode(

@@ -144,7 +144,7 @@ def quantize(
 
 def store_inputs(task: Task, loader: Loader, folder: Path) -> Split:
     """Store what the network is fed in an evaluation."""
-    fed: dict[str, np.ndarray] = {}
+    fed: dict[str, Any] = {}
     run = load_predictor(folder / "float", "onnxruntime").run
 
     def keep(x: np.ndarray) -> Arrays:
@@ -205,7 +205,7 @@ def run_elsewhere(
 def answer(model: Path, inputs: Path, answers: Path) -> None:
     """Answer the stored inputs with Paddle Inference."""
     run = load_predictor(model, "paddle").run
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     with np.load(inputs) as stored:
         for index in range(len(stored.files)):
             found |= {f"{index}/{name}": array for name, array in run(stored[f"{index}"]).items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def openvino_run(model: str) -> Run:
 def main() -> None:
     backend, model, inputs, outputs = sys.argv[1:]
     run = onnxruntime_run(model) if backend == "onnxruntime" else openvino_run(model)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}  # arrays; numpy 2 types the keywords of savez as flags too
     with np.load(inputs) as stored:
         for index in range(len(stored.files)):
             for name, value in run(stored[f"{index}"]).items():

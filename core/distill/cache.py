@@ -8,6 +8,7 @@ import logging
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -81,7 +82,8 @@ class AnswerCache:
 
     def _write(self, file: Path, arrays: Arrays) -> None:
         packed = io.BytesIO()
-        np.savez(packed, **arrays)
+        named: dict[str, Any] = dict(arrays)  # numpy 2 types the keywords of savez as flags too
+        np.savez(packed, **named)
         write_bytes(file, packed.getvalue())
 
 

@@ -55,7 +55,7 @@ def resizing_matrix(op: Any, axis: int, size: int, wanted: int) -> np.ndarray:
         step = (size - 1) / (wanted - 1) if wanted > 1 else 0.0
     else:
         step = 1 / scale if scale > 0 else size / wanted
-    place = step * np.arange(wanted, dtype=np.float64)
+    place: np.ndarray = step * np.arange(wanted, dtype=np.float64)
     if not aligned and attribute(op, "align_mode", 1) == 0:  # centres of pixels
         place = step * (np.arange(wanted) + 0.5) - 0.5
     place = np.clip(place, 0, size - 1)

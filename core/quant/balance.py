@@ -381,4 +381,6 @@ class _Noise:
         return value, 2 * (of_sum - of_end)
 
     def _largest(self, values: np.ndarray) -> np.ndarray:
-        return np.maximum(np.maximum.reduceat(values, self._starts), 1e-150)
+        largest: np.ndarray = np.maximum.reduceat(values, self._starts)
+        floored: np.ndarray = np.maximum(largest, 1e-150)
+        return floored

@@ -215,7 +215,7 @@ def in_groups(op: Any, weight: np.ndarray) -> np.ndarray:
     """View a contiguous weight as [groups, outputs of a group, inputs of a group, kernel]."""
     groups = _groups(op)
     if op.type == "matmul_v2":
-        return weight.T.reshape(1, *weight.T.shape, 1)
+        return np.reshape(weight.T, (1, *weight.T.shape, 1))
     if op.type.endswith("_transpose"):  # [I, O / groups, h, w]
         inputs, outputs = weight.shape[:2]
         return weight.reshape(groups, inputs // groups, outputs, -1).swapaxes(1, 2)

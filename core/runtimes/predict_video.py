@@ -120,7 +120,7 @@ class _VideoFile:
             seconds = max(time.monotonic() - self._begin, 1e-3)
             rate = self._rate or float(np.clip(self.frames / seconds, SLOWEST, FASTEST))
             height, width = self._waiting[0].shape[:2]
-            code = cv2.VideoWriter_fourcc(*CODEC)
+            code = cv2.VideoWriter.fourcc(*CODEC)
             self._writer = cv2.VideoWriter(str(self._path), code, rate, (width, height))
             if not self._writer.isOpened():
                 raise OSError(None, f"OpenCV cannot write a {CODEC} video", str(self._path))

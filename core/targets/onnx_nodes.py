@@ -31,7 +31,8 @@ def text(node: NodeProto, name: str, default: str) -> str:
 
 def dtype_of(kind: int) -> np.dtype:
     """Return the type of elements that ONNX has a number for."""
-    return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    found: np.dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    return found
 
 
 def to_array(tensor: TensorProto) -> np.ndarray:

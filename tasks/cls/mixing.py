@@ -28,7 +28,7 @@ def cutmix(batch: Arrays, alpha: float, rng: np.random.Generator) -> Arrays:
     image, label = batch["image"], batch["label"]
     height, width = image.shape[2:]
     side = np.sqrt(1 - rng.beta(alpha, alpha))
-    cy, cx = rng.integers(height), rng.integers(width)
+    cy, cx = int(rng.integers(height)), int(rng.integers(width))
     top, bottom = _clip_span(cy, side * height, height)
     left, right = _clip_span(cx, side * width, width)
     order = rng.permutation(len(label))

@@ -69,7 +69,7 @@ def test_own_data(reader: Reader) -> None:
 
 
 def draw_video(file: Path) -> None:
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), 5, (64, 64))
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 64))
     for index in range(3):
         writer.write(ground(index))
     writer.release()

@@ -97,7 +97,7 @@ def test_a_checkpoint_predicts_without_an_export(call, weights, tmp_path):
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.full((12, 12, 3), 90, np.uint8))
     writer = cv2.VideoWriter(
-        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (16, 16)
+        str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5.0, (16, 16)
     )
     for _ in range(3):
         writer.write(np.full((16, 16, 3), 90, np.uint8))

@@ -263,7 +263,7 @@ def _with_weight(layer: QuantizedLayer, weight: np.ndarray | None) -> Iterator[N
 def _shaped(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Bring back the weight of a linear layer from that of a convolution of one pixel."""
     if array.ndim == 4 and len(shape) == 2:
-        return array[:, :, 0, 0].T
+        return np.transpose(array[:, :, 0, 0])
     return array
 
 

@@ -30,7 +30,7 @@ def model(tmp_path):
 def clip(tmp_path):
     """Eight frames, each brighter than the one before, 4 a second."""
     path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 4.0, SIDES)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 4.0, SIDES)
     for number in range(8):
         writer.write(np.full((*SIDES[::-1], 3), 30 * number, np.uint8))
     writer.release()
@@ -112,6 +112,8 @@ def test_a_full_disk_is_noticed(model, clip, tmp_path, monkeypatch):
 
     class Full:
         """Drops frames without a word, as OpenCV's does."""
+
+        fourcc = staticmethod(cv2.VideoWriter.fourcc)
 
         def __init__(self, *given):
             self.inner, self.frames = written(*given), 0
