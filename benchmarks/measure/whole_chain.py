@@ -3,7 +3,7 @@
     python -m benchmarks.measure.whole_chain NAME CONFIG FLOAT_RUN --work_dir DIR \\
         --ratios 0.3 0.7 -o data.root=ROOT -o train.epochs=10
 
-For each ratio `tools/train.py --slim distill_prune_qat` removes that share of the float network's
+FLOAT_RUN is the folder of a finished training, or a file of published weights. For each ratio `tools/train.py --slim distill_prune_qat` removes that share of the float network's
 MACs and trains under the float network. Called again, it goes on with a training that was
 interrupted, and takes one that is finished. All files take turns in OpenVINO. Figures go to
 docs/results/chain_<name>.json; `benchmarks/measure/results.py` puts them on the page.
@@ -38,11 +38,12 @@ from core.quant.layers import quantized_layers
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.environment import environment
 from core.runtimes.predictor import load_predictor
-from core.settings.config import read
+from core.settings.config import load_yaml, merge, parse_overrides, read
 from core.targets.names import Backend
 from core.task import Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate, validation_loader
+from core.training.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -57,7 +58,7 @@ def train(config: Path, start: Path, folder: Path, ratio: float, overrides: Sequ
 
     Args:
         config: Config of the float network.
-        start: Folder of its training.
+        start: Folder whose `best_model` it is.
         folder: Folder of this one.
         ratio: Share of the MACs to remove.
         overrides: `key=value` for this training.
@@ -76,8 +77,8 @@ def measure(runs: Mapping[str, Path], count: int) -> dict[str, Any]:
     """Export the runs, measure what OpenVINO answers, and time all files in turns.
 
     Args:
-        runs: Folders of trainings by name; the first is the float network, from which one more
-            file is made by quantization after training.
+        runs: Folders with a `best_model` by name; the first is the float network, from which one
+            more file is made by quantization after training.
         count: Images that this is calibrated on.
     """
     rows: dict[str, Row] = {}
@@ -122,7 +123,20 @@ def _measure(task: Task, model: Layer, folder: Path) -> tuple[Exported, Row]:
     }
 
 
+def adopt(config: Path, weights: Path, folder: Path, overrides: Sequence[str]) -> None:
+    """Make `best_model` of published weights and their config, as a training leaves it.
+
+    Raises:
+        CheckpointError: The weights do not fit.
+    """
+    settings = merge(load_yaml(config), parse_overrides(overrides))
+    task, model = checkpoint.restore(weights, read_run(settings).task)
+    checkpoint.save(folder / "best_model", checkpoint.describe(task), model.state_dict())
+
+
 def _told(run: Path) -> Row:
+    if not (run / "train.log").is_file():
+        return {}
     settings = yaml.safe_load((run / "config.yml").read_text())
     return {
         "epochs": settings["train"]["epochs"],
@@ -171,16 +185,19 @@ def main() -> None:
     )
     parser.add_argument("name")
     parser.add_argument("config", type=Path, help="of the float network")
-    parser.add_argument("float_run", type=Path, help="save_dir of its finished training")
+    parser.add_argument("float_run", type=Path, help="save_dir of its finished training, or weights")
     parser.add_argument("--work_dir", type=Path, required=True, help="for the trainings")
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.3], metavar="SHARE")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--num_calib", type=options.positive, default=256)
     arguments = parser.parse_args()
-    start = arguments.float_run.resolve()
+    work, start = arguments.work_dir.resolve(), arguments.float_run.resolve()
+    if start.is_file():
+        weights, start = start, work / f"{arguments.name}_float"
+        adopt(arguments.config, weights, start, arguments.override)
     runs = {"float": start}
     for ratio in arguments.ratios:
-        folder = arguments.work_dir.resolve() / f"{arguments.name}_{100 * ratio:.0f}"
+        folder = work / f"{arguments.name}_{100 * ratio:.0f}"
         train(arguments.config, start, folder, ratio, arguments.override)
         runs[f"int8, {ratio:.0%} of the MACs pruned"] = folder
     entry = measure(runs, arguments.num_calib)
