@@ -129,7 +129,8 @@ def adopt(config: Path, weights: Path, folder: Path, overrides: Sequence[str]) -
     Raises:
         CheckpointError: The weights do not fit.
     """
-    settings = merge(load_yaml(config), parse_overrides(overrides))
+    own = [each for each in overrides if not each.startswith("strategies.")]  # of the recipe
+    settings = merge(load_yaml(config), parse_overrides(own))
     task, model = checkpoint.restore(weights, read_run(settings).task)
     checkpoint.save(folder / "best_model", checkpoint.describe(task), model.state_dict())
 
