@@ -29,6 +29,7 @@ from core.settings.hints import PtqHints as PtqHints
 from core.settings.hints import QatBudget as QatBudget
 from core.settings.hints import SlimHints as SlimHints
 from core.settings.home import own_module
+from core.settings.yaml_loader import shown
 
 # calibration: the training images, prepared as those of val, for quantization to look at
 Split = Literal["train", "val", "calibration"]
@@ -303,14 +304,14 @@ def load_package(name: str) -> ModuleType:
         ConfigError: No such package, or it is not a task.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"task.name: expected a name or a dotted path, got {name!r}")
+        raise ConfigError(f"task.name: expected a name or a dotted path, got {shown(name)}")
     module = own_module(name if "." in name else f"tasks.{name}")
     try:
         package = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise ConfigError(f"task.name: no task {name!r}{suggest(name, own_tasks())}") from error
+        raise ConfigError(f"task.name: no task {shown(name)}{suggest(name[:80], own_tasks())}") from error
     if not hasattr(package, "Config") or not hasattr(package, "Task"):
         raise ConfigError(f"task.name: package {module!r} has no Config and Task")
     return package

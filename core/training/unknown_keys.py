@@ -45,6 +45,8 @@ def in_other_section(problem: str, known: Sequence[str]) -> str:
     section, _, wrong = problem.path.rpartition(".")
     if section and "did you mean" in problem.hint:
         return problem
+    if problem.path in known:  # a setting of another kind
+        return UnknownKey(problem.path, f" of this kind{problem.hint}")
     elsewhere: dict[str, str] = {}  # the first path that ends so
     for path in known:
         elsewhere.setdefault(path.rpartition(".")[2], path)

@@ -33,14 +33,21 @@ def test_all_settings_have_a_path_also_in_unions() -> None:
         ("learningrate=3", "learningrate: unknown key (did you mean 'train.learning_rate'?)"),
         ("pretrained=x", "pretrained: unknown key (did you mean 'model.pretrained'?)"),
         ("train.optimizer.wd=3", "train.optimizer.wd: unknown key (did you mean 'weight_decay'?)"),
+        (
+            "train.schedule={kind: cosine, milestones: [1]}",
+            "train.schedule.milestones: unknown key of this kind (known: ",
+        ),
+        (f"task.name={'x' * 9000}", "task.name: no task 'xxxx"),
+        ("task.name=a b", "task.name: expected a name or a dotted path, got 'a b'"),
         ("zebra=3", "zebra: unknown key (known: data, device, distill_config, model, noise, "),
     ],
 )
 def test_where_a_key_has_its_place(
     toy_settings: Callable[..., dict[str, Any]], override: str, said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         read_run(merge(toy_settings(), parse_overrides([override])))
+    assert len(str(caught.value)) < 1000
 
 
 def test_a_misspelt_section_is_told_before_the_missing_one(
