@@ -1,6 +1,8 @@
 """Read thousands of wrong configs, recipes and overrides, and count tracebacks and hangs.
 
     python -m benchmarks.measure.fuzz_settings --cases 100000
+    python -m benchmarks.measure.fuzz_settings --cases 100000 --resume     # after it was stopped
+    python -m benchmarks.measure.fuzz_settings --first 1961 --cases 1      # one of them, looked at
 
 Each case spoils a few settings of a file in `configs/` and reads it as the tools do. A config that
 is accepted is used, too: a sample is drawn, the schedule is asked for its rates, the optimizer
@@ -29,7 +31,8 @@ import paddle
 import yaml
 from tqdm import tqdm
 
-from benchmarks.comparison import record
+from benchmarks.comparison import load, record
+from benchmarks.measure.command import revision
 from benchmarks.measure.spoil import spoil, spoil_text, spoilt_override
 from benchmarks.pages import robustness
 from core.act.config import read_act
@@ -44,7 +47,9 @@ from core.training.schedules import learning_rate
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SECONDS, WAITING = 10, 60  # of the processor and in all, after which a case counts as hanging
 LARGEST_SIDE = 1024  # of inputs that are drawn
-SHOWN = 10  # tracebacks
+SHOWN = 10  # tracebacks, of each block
+BLOCK = 5000  # cases after which the page is written
+Ends = dict[str, dict[str, int]]
 Settings = dict[str, Any]
 
 
@@ -56,10 +61,13 @@ class Fuzzer:
     """Makes and reads the cases, each by its number alone.
 
     Args:
-        folder: To write files and drawn data into.
+        folder: To write files and drawn data into; the process works there from now on.
     """
 
     def __init__(self, folder: Path) -> None:
+        folder = folder / "two" / "levels"  # paths like ../.. lead to the cases' own files
+        folder.mkdir(parents=True)
+        os.chdir(folder)
         self._file = folder / "case.yml"
         os.mkfifo(folder / "fifo")
         (folder / "loop").symlink_to(folder / "loop")
@@ -72,6 +80,7 @@ class Fuzzer:
             demo["data"]["root"] = str(folder / task)
             demo["synthetic"] |= {"train_images": 8, "val_images": 4}
             read_run(demo).task.build_dataset("train")
+        self._texts = {task: yaml.safe_dump(demo) for task, demo in self._demos.items()}
         read_run(self._demos["cls"]).task.build_model()  # loads PaddleClas
         self.kinds: dict[str, Callable[[random.Random], None]] = {
             "configs": self._config,
@@ -117,15 +126,15 @@ class Fuzzer:
         read_act(self._through_file(spoil(rng.choice(self._act), rng), rng))
 
     def _text(self, rng: random.Random) -> None:
-        demo = rng.choice(list(self._demos.values()))
-        self._file.write_bytes(spoil_text(yaml.safe_dump(demo), rng))
+        text = rng.choice(list(self._texts.values()))
+        self._file.write_bytes(spoil_text(text, rng))
         self._use(load_yaml(self._file), rng)
 
     def _through_file(self, settings: Settings, rng: random.Random) -> Settings:
-        """Write settings and read them again, where YAML can say what they are."""
-        with contextlib.suppress(yaml.YAMLError, UnicodeError, RecursionError):
-            self._file.write_text(yaml.safe_dump(settings), encoding="utf-8")
-            if rng.random() < 0.3:
+        """Write some settings and read them again, where YAML can say what they are."""
+        if rng.random() < 0.3:
+            with contextlib.suppress(yaml.YAMLError, UnicodeError, RecursionError):
+                self._file.write_text(yaml.safe_dump(settings), encoding="utf-8")
                 return load_yaml(self._file)
         return settings
 
@@ -185,39 +194,52 @@ def _limit() -> Iterator[None]:
             signal.setitimer(timer, 0)
 
 
-def measure(cases: int, first: int) -> dict[str, Any]:
-    """Run so many cases; return how those of each kind ended."""
+def measure(fuzzer: Fuzzer, first: int, cases: int) -> Ends:
+    """Run so many cases; return how often those of each kind ended in which way."""
     ends: dict[str, Counter[str]] = {}
     shown = 0
-    started = time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder))
-        for number in tqdm(range(first, first + cases), disable=None):
-            kind, end = fuzzer.run(number)
-            name, _, text = end.partition("\n")
-            ends.setdefault(kind, Counter())[name] += 1
-            if name not in ("accepted", "refused") and shown < SHOWN:
-                shown += 1
-                print(text or f"case {number} ({kind}): {name}", flush=True)
-    return {
-        "cases": cases,
-        "ends": {kind: dict(sorted(counts.items())) for kind, counts in sorted(ends.items())},
-        "seconds": round(time.time() - started),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    for number in tqdm(range(first, first + cases), disable=None):
+        kind, end = fuzzer.run(number)
+        name, _, text = end.partition("\n")
+        ends.setdefault(kind, Counter())[name] += 1
+        if name not in ("accepted", "refused") and shown < SHOWN:
+            shown += 1
+            print(text or f"case {number} ({kind}): {name}", flush=True)
+    return {kind: dict(counts) for kind, counts in ends.items()}
+
+
+def measure_and_record(fuzzer: Fuzzer, cases: int, found: dict[str, Any]) -> None:
+    """Go on from what was found until there are so many cases; write the page now and then."""
+    while found["cases"] < cases:
+        started, count = time.time(), min(BLOCK, cases - found["cases"])
+        ends = measure(fuzzer, found["cases"], count)
+        for kind in sorted({*ends, *found["ends"]}):
+            total = Counter(found["ends"].get(kind, {})) + Counter(ends.get(kind, {}))
+            found["ends"][kind] = dict(sorted(total.items()))
+        found |= {
+            "cases": found["cases"] + count,
+            "seconds": round(found["seconds"] + time.time() - started),
+            "revision": revision(),
+            "date": time.strftime("%Y-%m-%d"),
+        }
+        record("robustness_settings", {"settings": found}, robustness.page, robustness.PAGE)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--cases", type=int, default=100_000, help="how many (100,000)")
-    parser.add_argument("--first", type=int, default=0, help="number of the first case (0)")
-    parser.add_argument("--dry", action="store_true", help="do not write the page")
+    parser.add_argument("--cases", type=int, default=100_000, help="how many in all (100,000)")
+    parser.add_argument("--resume", action="store_true", help="go on after the cases of the page")
+    parser.add_argument("--first", type=int, help="begin with this case, and do not write the page")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    found = measure(arguments.cases, arguments.first)
-    print(found)
-    if not arguments.dry:
-        record("robustness_settings", {"settings": found}, robustness.page, robustness.PAGE)
+    known = load("robustness_settings") if arguments.resume else {}
+    with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(Path(folder))
+        if arguments.first is not None:
+            print(measure(fuzzer, arguments.first, arguments.cases))
+        else:
+            empty = {"cases": 0, "seconds": 0, "ends": {}}
+            measure_and_record(fuzzer, arguments.cases, known.get("settings", empty))
 
 
 if __name__ == "__main__":

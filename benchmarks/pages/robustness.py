@@ -75,7 +75,10 @@ def settings(entries: Mapping[str, Entry]) -> Iterator[str]:
     for kind, ends in entry["ends"].items():
         columns = [ends.get(end, 0) for end in ("accepted", "refused", "traceback", "hang", "long")]
         yield f"| {kind} | {sum(columns):,} | {' | '.join(f'{count:,}' for count in columns)} |"
-    yield f"\n{entry['cases']:,} cases in {entry['seconds']} seconds, {entry['date']}."
+    yield (
+        f"\n{entry['cases']:,} cases in {entry['seconds']:,} seconds, "
+        f"revision {entry['revision']}, {entry['date']}."
+    )
 
 
 def signals(entries: Mapping[str, Entry]) -> Iterator[str]:
