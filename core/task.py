@@ -311,7 +311,9 @@ def load_package(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name):
             raise
-        raise ConfigError(f"task.name: no task {shown(name)}{suggest(name[:80], own_tasks())}") from error
+        raise ConfigError(
+            f"task.name: no task {shown(name)}{suggest(name[:80], own_tasks())}"
+        ) from error
     if not hasattr(package, "Config") or not hasattr(package, "Task"):
         raise ConfigError(f"task.name: package {module!r} has no Config and Task")
     return package

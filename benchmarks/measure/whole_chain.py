@@ -3,9 +3,10 @@
     python -m benchmarks.measure.whole_chain NAME CONFIG FLOAT_RUN --work_dir DIR \\
         --ratios 0.3 0.7 -o data.root=ROOT -o train.epochs=10
 
-FLOAT_RUN is the folder of a finished training, or a file of published weights. For each ratio `tools/train.py --slim distill_prune_qat` removes that share of the float network's
-MACs and trains under the float network. Called again, it goes on with a training that was
-interrupted, and takes one that is finished. All files take turns in OpenVINO. Figures go to
+FLOAT_RUN is the folder of a finished training, or a file of published weights. For each ratio
+`tools/train.py --slim distill_prune_qat` removes that share of the float network's MACs and trains
+under the float network. Called again, it goes on with a training that was interrupted, and takes
+one that is finished. All files take turns in OpenVINO. Figures go to
 docs/results/chain_<name>.json; `benchmarks/measure/results.py` puts them on the page.
 """
 
@@ -186,7 +187,9 @@ def main() -> None:
     )
     parser.add_argument("name")
     parser.add_argument("config", type=Path, help="of the float network")
-    parser.add_argument("float_run", type=Path, help="save_dir of its finished training, or weights")
+    parser.add_argument(
+        "float_run", type=Path, help="save_dir of its finished training, or weights"
+    )
     parser.add_argument("--work_dir", type=Path, required=True, help="for the trainings")
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.3], metavar="SHARE")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")

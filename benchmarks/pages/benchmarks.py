@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.comparison import load, median, ratio
 from benchmarks.pages.int8 import INT8, WITHOUT_VNNI, int8
+from benchmarks.pages.onednn import onednn
 from benchmarks.pages.processors import processors
 from benchmarks.pages.prune import pruning
 from benchmarks.pages.qat import qat_networks, qat_steps
@@ -95,6 +96,7 @@ def page() -> Iterator[str]:
     yield from int8(load("int8_without_vnni"), WITHOUT_VNNI)
     yield from processors(load("processors"))
     yield from rewrites(load("rewrites"))
+    yield from onednn(load("onednn_calls"))
 
 
 def _training_row(task: str, entry: Entry) -> str:
