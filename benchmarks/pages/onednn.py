@@ -16,7 +16,8 @@ time goes by operator, into shapes, layouts and the making of the call, whatever
 compute. So it is the number of operators that counts in networks of many small layers.
 
 | network, input | Paddle Inference ms | in oneDNN ms | operators | µs around each | calls of \
-oneDNN | of these conversions of layout | OpenVINO ms | Paddle Inference / OpenVINO | in oneDNN / OpenVINO |
+oneDNN | of these conversions of layout | OpenVINO ms | Paddle Inference / OpenVINO | \
+in oneDNN / OpenVINO |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 
 
