@@ -38,7 +38,6 @@ ELSEWHERE = (  # keys of Global that only PaddleClas reads
     "log_interval",
     "to_static",
     "use_dali",
-    "eval_during_train",
     "infer_during_train",
     "export_for_fd",
     "print_mem_info",
@@ -217,7 +216,7 @@ def _metric(metric: Section) -> Settings:
 
 
 def _amp(amp: Section, run: Section) -> Settings:
-    amp.put_aside("scale_loss", "use_dynamic_loss_scaling", "use_fp16_test")
+    amp.put_aside("scale_loss", "use_dynamic_loss_scaling", "use_fp16_test", "use_promote")
     level = amp.take("level", Literal["O0", "O1", "O2"], "O1")
     wanted = amp.take("use_amp", bool, bool(amp.content))
     wanted = run.take("use_amp", bool, wanted) and level != "O0"

@@ -41,6 +41,8 @@ KEYS = (
     "EvalDataset",
     "TestDataset",
     "worker_num",
+    "init_loss_scaling",
+    "master_grad",
     "global_mean",
     "global_std",
     "TrainReader",
@@ -54,6 +56,8 @@ ELSEWHERE = (  # keys that only PaddleDetection reads
     "log_iter",
     "num_classes",
     "pixel_std",
+    "init_loss_scaling",
+    "master_grad",
     "TestDataset",
     "TestReader",
     "global_mean",
@@ -76,7 +80,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     root.put_aside(*ELSEWHERE)
     root.refuse("metric", "keypoints are measured as COCO does", ("KeyPointTopDownCOCOEval",))
     teaches = "distill_loss" in content
-    model, dark = _model(root)
+    model, dark, flips = _model(root)
     size = root.take("train_height", int, 256), root.take("train_width", int, 192)
     settings: Settings = {
         "task": {"name": "keypoint"},
@@ -86,6 +90,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     }
     if dark:  # PaddleDetection smooths with a kernel of 3
         settings["codec"] |= {"decoding": "dark", "blur_kernel": 3}
+    settings["evaluation"] = flips
     return (_teacher if teaches else _run)(root, settings, size)
 
 
@@ -141,15 +146,18 @@ def _teacher(root: Section, settings: Settings, size: tuple[int, int]) -> Transl
     )
 
 
-def _model(root: Section) -> tuple[Settings, bool]:
-    """Return the network, and whether points are decoded by DARK."""
+def _model(root: Section) -> tuple[Settings, bool, Settings]:
+    """Return the network, whether points are decoded by DARK, and how pictures are mirrored."""
     root.take("architecture", Literal["TopDownHRNet"])
     top = root.section("TopDownHRNet")
     name = top.take("backbone", Literal["LiteHRNet", "HRNet"])
     top.put_aside("post_process", "flip_perm", "num_joints", "loss")
     width = top.take("width", int, 32 if name == "HRNet" else 40)
     dark = top.take("use_dark", bool, True)
-    top.refuse("flip", "evaluation.flip_test of a config of ours says so", (True,))
+    flips: Settings = {"flip_test": top.take("flip", bool, True)}
+    if top.has("shift_heatmap"):
+        flips["shift_heatmap"] = top.content["shift_heatmap"]
+    top.take("shift_heatmap", bool, None)
     top.finish()
     backbone = root.section(name)
     other = "HRNet" if name == "LiteHRNet" else "LiteHRNet"
@@ -158,9 +166,10 @@ def _model(root: Section) -> tuple[Settings, bool]:
     found: Settings = {"freeze_norm": backbone.take("freeze_norm", bool, False)}
     backbone.refuse("return_idx", "the finest maps are what heatmaps are made of", ([0],))
     if name == "LiteHRNet":
-        kind = backbone.take("network_type", Literal["lite_18", "lite_30"], "lite_18")
+        kinds = Literal["lite_18", "lite_30", "naive", "wider_naive"]
+        kind = backbone.take("network_type", kinds, "lite_18")
         found["name"] = f"lite_hrnet_{kind.removeprefix('lite_')}"
-        wanted = [40]
+        wanted = [30] if kind == "naive" else [40]
     else:
         width = backbone.take("width", int, width)
         found["name"] = f"hrnet_w{width}"
@@ -170,7 +179,7 @@ def _model(root: Section) -> tuple[Settings, bool]:
             f"TopDownHRNet.width: expected {' or '.join(map(str, wanted))}, got {width}"
         )
     backbone.finish()
-    return found | ({} if at < 0 else {"freeze_at": at}), dark
+    return found | ({} if at < 0 else {"freeze_at": at}), dark, flips
 
 
 def _loss(loss: Section) -> Settings:
