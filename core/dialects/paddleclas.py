@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core.dialects.foreign import (
@@ -31,6 +32,37 @@ KEYS = (
     "Infer",
     "Metric",
     "profiler_options",
+)
+TRAIN, EVAL = "DataLoader.Train", "DataLoader.Eval"
+ORIGINS = MappingProxyType(  # keys of ours, by what they are here
+    {
+        "model.name": "Arch.name",
+        "model.num_classes": "Arch.class_num",
+        "model.options": "Arch.",
+        "data.root": f"{TRAIN}.dataset.image_root",
+        "data.train_list": f"{TRAIN}.dataset.cls_label_path",
+        "data.val_list": f"{EVAL}.dataset.cls_label_path",
+        "data.num_workers": f"{TRAIN}.loader.num_workers",
+        "data": f"{TRAIN}.dataset.transform_ops",
+        "augment": f"{TRAIN}.dataset.transform_ops",
+        "augment.mixup": f"{TRAIN}.dataset.batch_transform_ops",
+        "augment.cutmix": f"{TRAIN}.dataset.batch_transform_ops",
+        "loss": "Loss.Train",
+        "evaluation": "Metric.Eval",
+        "train.epochs": "Global.epochs",
+        "train.eval_every": "Global.eval_interval",
+        "train.accumulate": "Global.update_freq",
+        "train.batch_size": f"{TRAIN}.sampler.batch_size",
+        "train.eval_batch_size": f"{EVAL}.sampler.batch_size",
+        "train.learning_rate": "Optimizer.lr.learning_rate",
+        "train.schedule": "Optimizer.lr",
+        "train.optimizer": "Optimizer",
+        "train.clip_norm": "Optimizer.clip_norm",
+        "train.ema_decay": "EMA.decay",
+        "train.amp": "AMP",
+        "seed": "Global.seed",
+        "device": "Global.device",
+    }
 )
 ELSEWHERE = (  # keys of Global that only PaddleClas reads
     "save_interval",
@@ -74,7 +106,9 @@ def translate(content: Mapping[str, Any]) -> Translation:
     settings |= {"train": train, "seed": run.take("seed", int, 0), "device": _device(run)}
     recipe = _slim(root.section("Slim"))
     output = run.take("output_dir", str, "./output/")
-    found = Translation(
+    given = "Global.pretrained_model" if run.has("pretrained_model") else "Arch.pretrained"
+    slim = "Slim.prune." if recipe and recipe["strategies"][0]["kind"] == "prune" else "Slim.quant."
+    return Translation(
         "PaddleClas",
         settings,
         {**recipe, "epochs": epochs} if recipe else {},
@@ -82,8 +116,8 @@ def translate(content: Mapping[str, Any]) -> Translation:
         use_vdl=run.take("use_visualdl", bool, False),
         export_dir=run.take("save_inference_dir", str, None),
         unused=tuple(_finished(root, run)),
+        origins={**ORIGINS, "model.pretrained": given, "strategies.0": slim},
     )
-    return found
 
 
 def _finished(root: Section, run: Section) -> list[str]:

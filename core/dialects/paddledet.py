@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core.dialects.foreign import Section, Settings, Translation
@@ -50,6 +51,37 @@ KEYS = (
     "TestReader",
     "freeze_parameters",
     "distill_loss",
+)
+ORIGINS = MappingProxyType(  # keys of ours, by what they are here
+    {
+        "model.name": "TopDownHRNet.backbone",
+        "model.num_joints": "num_joints",
+        "model.pretrained": "pretrain_weights",
+        "data.root": "TrainDataset.dataset_dir",
+        "data.train_annotations": "TrainDataset.anno_path",
+        "data.train_images": "TrainDataset.image_dir",
+        "data.val_annotations": "EvalDataset.anno_path",
+        "data.val_images": "EvalDataset.image_dir",
+        "data.detections": "EvalDataset.bbox_file",
+        "data.detection_score": "EvalDataset.image_thre",
+        "data.input_size": "train_height",
+        "data.mean": "TrainReader.batch_transforms",
+        "data.std": "TrainReader.batch_transforms",
+        "data.num_workers": "worker_num",
+        "joints": "flip_perm",
+        "augment": "TrainReader.sample_transforms",
+        "codec": "TrainReader.sample_transforms",
+        "loss": "KeyPointMSELoss.",
+        "train.epochs": "epoch",
+        "train.eval_every": "snapshot_epoch",
+        "train.batch_size": "TrainReader.batch_size",
+        "train.eval_batch_size": "EvalReader.batch_size",
+        "train.learning_rate": "LearningRate.base_lr",
+        "train.schedule": "LearningRate.schedulers",
+        "train.optimizer": "OptimizerBuilder",
+        "device": "use_gpu",
+        "strategies.0": "QAT.quant_config.",
+    }
 )
 ELSEWHERE = (  # keys that only PaddleDetection reads
     "use_xpu",
@@ -118,6 +150,7 @@ def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translatio
         {"epochs": epochs, **recipe} if recipe else {},
         save_dir=None if folder == "output" else folder,
         unused=tuple(root.notes),
+        origins=ORIGINS,
     )
 
 

@@ -102,7 +102,9 @@ def _below(dataset: Settings, root: str) -> Settings:
     if os.path.normpath(dataset["root"]) == os.path.normpath(root):
         return dataset
     paths = {key: dataset[key] for key in ("annotations", "images", "detections") if key in dataset}
-    moved = {k: os.path.relpath(os.path.join(dataset["root"], p), root) for k, p in paths.items()}
+    moved: Settings = {
+        k: os.path.relpath(os.path.join(dataset["root"], p), root) for k, p in paths.items()
+    }
     return {**dataset, **moved}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -34,6 +36,24 @@ class ScheduledStrategy:
     def build(self) -> Strategy:
         """Build the strategy."""
         return self.strategy(self.config)
+
+    @contextmanager
+    def named(self, position: int) -> Iterator[None]:
+        """Begin errors in a setting of the strategy with its position in the recipe.
+
+        Raises:
+            ConfigError: One was raised.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            own = {each.name for each in fields(self.config)}
+            raise ConfigError(
+                *(
+                    f"strategies.{position}.{each}" if re.split(r"\W", each)[0] in own else each
+                    for each in error.problems
+                )
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def test_both_at_once(pact: Path, tmp_path: Path) -> None:
 
 
 def test_tinypose(pact: Path) -> None:
-    """Another network, other heatmaps, pictures of training and validation in folders of their own."""
+    """Another network, other heatmaps, folders of their own for training and validation."""
     heatmaps = "{ToHeatmapsTopDown_DARK: {hmsize: [24, 32], sigma: 1}}"
     dropping = "{AugmentationbyInformantionDropping: {prob_cutout: 0.4, offset_factor: 0.05}}"
     found = read(

@@ -87,8 +87,14 @@ def test_it_is_what_the_run_does(plan: Callable[..., RunPlan], tmp_path: Path) -
     [
         ([{**PRUNE, "start_epoch": 0}], "prune: would rank the channels of random weights"),
         ([{**QAT, "start_epoch": 0}], "qat: would round random weights"),
-        ([{**PRUNE, "pruned_params": ["conv7*"]}], "pruned_params: 'conv7*' matches no weight"),
-        ([{**QAT, "never_quantize": ["conv7"]}], "never_quantize: 'conv7' matches nothing"),
+        (
+            [{**PRUNE, "pruned_params": ["conv7*"]}],
+            "strategies.0.pruned_params: 'conv7*' matches no weight",
+        ),
+        (
+            [{**QAT, "never_quantize": ["conv7"]}],
+            "strategies.0.never_quantize: 'conv7' matches nothing",
+        ),
         (
             [{**QAT, "optimizer": {"kind": "sgd", "no_weight_decay": ["x.*"]}}],
             "train.optimizer.no_weight_decay: 'x.*' matches nothing",
