@@ -316,7 +316,9 @@ def _sensitive(section: Section, registered: _Registered) -> Settings:
 
 def _auto(section: Section, registered: _Registered) -> Settings:
     section.refuse(
-        "init_tokens", "what an earlier search found is given as pruned_ratio of a recipe of ours"
+        "init_tokens",
+        "a search begins with the same share everywhere; leave it out, or null; what an earlier "
+        "search found is given as pruned_ratio of a recipe of ours",
     )
     section.refuse("retrain_epoch", "plans are ranked without training; leave it out, or 0", (0,))
     start, end = section.take("start_epoch", int, 0), section.take("end_epoch", int)
@@ -363,17 +365,20 @@ def _exports(section: Section, epochs: int) -> list[Settings]:
         )
     outputs = section.take("save_out_nodes", list[str], None)
     start, end = section.take("start_epoch", int, 0), section.take("end_epoch", int, epochs)
-    if not start < end <= epochs:
+    if not start <= end <= epochs:
         raise ConfigError(
-            f"{section.where('end_epoch')}: expected an epoch after start_epoch {start}, up to "
-            f"{epochs}, got {end}"
+            f"{section.where('end_epoch')}: expected an epoch from start_epoch {start} to {epochs}, "
+            f"got {end}"
         )
     found = []
     for key, form in SAVE_PATHS.items():
         path = section.take(key, str, None)
         if path is not None and path != "None":
             ending = {} if not outputs else {"ending": ",".join(outputs)}
-            found.append({"after_epoch": end, "save_dir": path, "form": form, **ending})
+            # epochs are counted from 0: when the one called end_epoch ends, one more is finished
+            found.append(
+                {"after_epoch": min(end + 1, epochs), "save_dir": path, "form": form, **ending}
+            )
     return found
 
 

@@ -61,7 +61,7 @@ def test_two_cuts(compress: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_quantization_with_its_save_paths(compress: Callable[..., str], tmp_path: Path) -> None:
-    short = ("compressor.epoch=3", "strategies.q.end_epoch=2", LAYERS)
+    short = ("compressor.epoch=3", "strategies.q.end_epoch=1", LAYERS)
     compress("quantized", *short, "strategies.q.mobile_model_save_path=null")
     for form, kind in (("int8", np.int8), ("float", np.float32)):
         folder = tmp_path / "output" / form

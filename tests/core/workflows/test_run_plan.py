@@ -32,7 +32,7 @@ strategies:
   distil: {class: DistillationStrategy, distillers: [l2, fsp], start_epoch: 0, end_epoch: 3}
   cut: {class: UniformPruneStrategy, pruner: p, start_epoch: 2, target_ratio: 0.4,
         pruned_params: '.*_sep_weights'}
-  round: {class: QuantizationStrategy, start_epoch: 4, end_epoch: 5, int8_model_save_path: INT8,
+  round: {class: QuantizationStrategy, start_epoch: 4, end_epoch: 4, int8_model_save_path: INT8,
           activation_quantize_type: moving_average_abs_max, save_out_nodes: [quan.tmp_2]}
 compressor: {epoch: 6, checkpoint_path: RUN, strategies: [distil, cut, round]}
 layers: {.*_sep_weights: conv.*, quan.tmp_2: head}
