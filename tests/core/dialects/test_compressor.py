@@ -196,7 +196,7 @@ def test_overrides_of_its_own_keys_and_what_nobody_asks_for() -> None:
         (DISTILLED, "strategies.d.distillers=[x]", "strategies.d.distillers.0: no distiller 'x'"),
         (DISTILLED, "layers=[1]", "layers: expected a mapping, got list"),
         (SEARCHED, "strategies.a.retrain_epoch=5", "strategies.a.retrain_epoch: plans are ranked"),
-        (SEARCHED, "strategies.a.init_tokens=[1]", "strategies.a.init_tokens: what an earlier"),
+        (SEARCHED, "strategies.a.init_tokens=[1]", "strategies.a.init_tokens: a search begins"),
         (SEARCHED, "strategies.a.min_ratio=0.6", "strategies.a.max_ratio: expected 0 < min_ratio"),
         (SEARCHED, "controllers.sa.class=X", "controllers.sa.class: no class 'X'"),
         (SEARCHED, "strategies.a.controller=x", "strategies.a.controller: no controller 'x'"),
