@@ -367,8 +367,8 @@ def _exports(section: Section, epochs: int) -> list[Settings]:
     start, end = section.take("start_epoch", int, 0), section.take("end_epoch", int, epochs)
     if not start <= end <= epochs:
         raise ConfigError(
-            f"{section.where('end_epoch')}: expected an epoch from start_epoch {start} to {epochs}, "
-            f"got {end}"
+            f"{section.where('end_epoch')}: expected an epoch from start_epoch {start} to "
+            f"{epochs}, got {end}"
         )
     found = []
     for key, form in SAVE_PATHS.items():
