@@ -133,7 +133,7 @@ def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translatio
     epochs = root.take("epoch", int)
     found = read_data(root, size)
     train = {"epochs": epochs, "eval_every": root.take("snapshot_epoch", int, 1)}
-    train |= {**found.pop("train"), **_learning_rate(root.section("LearningRate"))}
+    train |= {**found.pop("train"), **_learning_rate(root.section("LearningRate"), epochs)}
     train["optimizer"] = _optimizer(root.section("OptimizerBuilder"))
     settings["codec"] |= found.pop("codec")
     settings |= {**found, "train": train}
@@ -225,7 +225,7 @@ def _loss(loss: Section) -> Settings:
     return found
 
 
-def _learning_rate(rate: Section) -> Settings:
+def _learning_rate(rate: Section, epochs: int) -> Settings:
     base = rate.positive("base_lr")
     schedule: Settings = {"kind": "constant"}
     warmup: Settings = {}
@@ -238,8 +238,14 @@ def _learning_rate(rate: Section) -> Settings:
             each.refuse("use_warmup", "LinearWarmup says so", (False,))
             schedule = {"kind": "piecewise", "milestones": milestones, "gamma": gamma}
         elif name == "CosineDecay":
-            each.put_aside("max_epochs", "use_warmup")
-            schedule = {"kind": "cosine"}
+            each.put_aside("use_warmup")
+            last = each.take("max_epochs", int, 1000)
+            if last != epochs:
+                raise ConfigError(
+                    f"{each.where('max_epochs')}: expected {epochs}, the rate falls to the end of "
+                    f"training; got {last}"
+                )
+            schedule = {"kind": "cosine", "end_factor": each.take("min_lr_ratio", float, 0.0)}
         elif name == "LinearWarmup":
             warmup = {"warmup_start": each.take("start_factor", float, 0.3)}
             if each.has("epochs"):

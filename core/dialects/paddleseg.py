@@ -99,7 +99,7 @@ def _run(root: Section, flags: Section) -> Translation:
     model = _model(root.section("model"), classes, flags)
     train = _length(root, flags)
     train |= _optimizer(root.section("optimizer"))
-    train |= _learning_rate(root, flags, train["steps_per_epoch"])
+    train |= _learning_rate(root, flags, train)
     data["num_workers"] = flags.take("num_workers", int, 0)
     older = root.take("seed", int, 0)
     settings: Settings = {
@@ -229,7 +229,7 @@ def _optimizer(optimizer: Section) -> Settings:
     return {"optimizer": found}
 
 
-def _learning_rate(root: Section, flags: Section, steps: int) -> Settings:
+def _learning_rate(root: Section, flags: Section, train: Settings) -> Settings:
     """Return rate and schedule, from `lr_scheduler` or the older `learning_rate`."""
     given = flags.positive("learning_rate", None)
     if root.has("lr_scheduler"):
@@ -246,14 +246,20 @@ def _learning_rate(root: Section, flags: Section, steps: int) -> Settings:
         kind = names.get(named, named)
         key = "values" if kind == "PiecewiseDecay" else "learning_rate"
         section = Section({key: value, **decay}, "learning_rate.decay", root.notes)
-    rate, schedule = _schedule(section, kind, given, steps)
+    rate, schedule = _schedule(section, kind, given, train)
     return {"learning_rate": rate, "schedule": schedule}
 
 
 def _schedule(
-    section: Section, kind: str, given: float | None, steps: int
+    section: Section, kind: str, given: float | None, train: Settings
 ) -> tuple[float, Settings]:
-    section.put_aside("decay_steps", "T_max", "verbose", "last_epoch")
+    steps: int = train["steps_per_epoch"]
+    section.put_aside("verbose", "last_epoch")
+    warmed = section.take("warmup_iters", int, 0)
+    for key in ("decay_steps", "T_max"):
+        iters = train["epochs"] * steps
+        reason = f"expected {iters}, the rate falls to the end of training"
+        section.refuse(key, reason, (iters, iters - warmed))
     if kind == "PiecewiseDecay":
         values = section.take("values", list[float])
         marks = [mark / steps for mark in section.take("boundaries", list[int])]
@@ -274,7 +280,7 @@ def _schedule(
                 f"CosineAnnealingDecay, got {kind!r}"
             )
         rate = given or rate
-    warmup = section.take("warmup_iters", int, 0) / steps
+    warmup = warmed / steps
     start = section.take("warmup_start_lr", float, 0.0)
     section.finish()
     return rate, schedule_with_warmup(schedule, rate, warmup, start)

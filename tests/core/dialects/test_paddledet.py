@@ -171,6 +171,12 @@ def test_tinypose(pact: Path) -> None:
     assert "init_loss_scaling" in found.unused
 
 
+def test_a_cosine_to_the_end_of_training(pact: Path) -> None:
+    cosine = "{name: CosineDecay, max_epochs: 50, min_lr_ratio: 0.1}"
+    schedule = read(pact, f"LearningRate.schedulers.0={cosine}").settings["train"]["schedule"]
+    assert (schedule["kind"], schedule["end_factor"]) == ("cosine", 0.1)
+
+
 def test_heatmaps_of_udp(pact: Path) -> None:
     heatmaps = "{ToHeatmapsTopDown_UDP: {hmsize: [24, 32], sigma: 2}}"
     found = read(pact, f"TrainReader.sample_transforms.2={heatmaps}")
@@ -195,6 +201,10 @@ def test_heatmaps_of_udp(pact: Path) -> None:
         ("slim=null", "QAT: acts only with slim: QAT"),
         ("QAT.quant_config.weight_bit=8", "QAT.quant_config.weight_bit: unknown key"),
         ("QAT.quant_config.weight_preprocess_type=PACT", "QAT.quant_config.weight_preprocess_ty"),
+        (
+            "LearningRate.schedulers.0={name: CosineDecay}",
+            "LearningRate.schedulers.0.max_epochs: ex",
+        ),
         ("LearningRate.base_lr=0", "LearningRate.base_lr: expected > 0"),
         ("LearningRate.schedulers.0={name: StepDecay}", "LearningRate.schedulers.0: expected Pie"),
         ("OptimizerBuilder.optimizer.type=RMSProp", "OptimizerBuilder.optimizer.type: expected"),

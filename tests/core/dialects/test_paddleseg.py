@@ -212,6 +212,7 @@ def test_the_older_learning_rate_and_a_backbone() -> None:
         ("optimizer.type=RMSProp", "optimizer.type: expected SGD, Adam or AdamW"),
         ("optimizer.backbone_lr_mult=10", "optimizer.backbone_lr_mult: all weights have one"),
         ("optimizer.type=adam", "optimizer.weight_decay: expected 0 with adam"),
+        ("lr_scheduler.decay_steps=500", "lr_scheduler.decay_steps: expected 1000, the rate falls"),
         ("lr_scheduler.type=OneCycle", "lr_scheduler.type: expected PolynomialDecay"),
         ("learning_rate={value: 1}", "learning_rate: lr_scheduler says the same"),
         ("loss.types=[]", "loss.types: expected one, or one for each of 5 coef, got 0"),
