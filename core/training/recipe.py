@@ -16,6 +16,7 @@ from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
 from core.task import Task
 
 KEYS = ("epochs", "strategies", "exports")
+BITS = 8  # in files
 INTERVAL = "every_epochs"  # between the steps of a strategy
 # where a recipe names epochs of the training
 _PLACES = MappingProxyType(
@@ -283,6 +284,14 @@ def _check_export(
         raise ConfigError(
             f"{path}.after_epoch: nothing is quantized after epoch {export.after_epoch}"
         )
+    for i, step in enumerate(steps):
+        for key in ("weight_bits", "activation_bits"):
+            bits = getattr(step.config, key, BITS)
+            if bits != BITS and export.form != "float":
+                raise ConfigError(
+                    f"strategies.{i}.{key}: expected {BITS}, as the files in {export.save_dir} "
+                    f"have, got {bits}"
+                )
 
 
 def _check_alone(steps: tuple[ScheduledStrategy, ...]) -> None:

@@ -103,6 +103,11 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
             live[position] = step.build()
             with step.named(position):
                 events += live[position].rehearse(model, context) or [f"{step.kind}: begins"]
+        events += [
+            f"{each.form} files are written to {each.save_dir} at the end"
+            for each in recipe.exports
+            if each.after_epoch == end == engine.epochs
+        ]
         live = {position: live[position] for position in recipe.active(start)}
         stretches.append(_stretch(engine, list(live.values()), (start, end), events))
     return stretches

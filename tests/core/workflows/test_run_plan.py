@@ -210,6 +210,10 @@ def test_a_compressor_file_resumes_anywhere_by_itself(
         ("strategies.cut.target_ratio=1.5", "strategies.cut.target_ratio: expected"),
         ("strategies.cut.start_epoch=5", "strategies.cut (prune): channels cannot be removed"),
         ("strategies.round.weight_bits=1", "strategies.round.weight_bits: expected 2 to 8"),
+        (
+            "strategies.round.weight_bits=4",
+            "strategies.round.weight_bits: expected 8, as the files",
+        ),
         ("strategies.round.save_out_nodes=[x]", "strategies.round.save_out_nodes: 'x' is no layer"),
         ("distillers.l2.teacher_feature_map=x", "distillers.l2.teacher_feature_map: 'x' is no la"),
         ("distillers.fsp.student_pairs=[[x, x]]", "distillers.fsp.student_pairs: 'x' is no layer"),
