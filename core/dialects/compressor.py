@@ -75,6 +75,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     recipe: Settings = {"epochs": epochs, "strategies": []}
     origins = {
         "train.epochs": run.where("epoch"),
+        "epochs": run.where("epoch"),
         "train.eval_every": run.where("eval_epoch"),
         "model.pretrained": run.where("init_model"),
     }

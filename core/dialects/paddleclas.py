@@ -54,6 +54,7 @@ ORIGINS = MappingProxyType(  # keys of ours, by what they are here
         "loss": "Loss.Train",
         "evaluation": "Metric.Eval",
         "train.epochs": "Global.epochs",
+        "epochs": "Global.epochs",
         "train.eval_every": "Global.eval_interval",
         "train.accumulate": "Global.update_freq",
         "train.batch_size": f"{TRAIN}.sampler.batch_size",

@@ -73,6 +73,7 @@ ORIGINS = MappingProxyType(  # keys of ours, by what they are here
         "codec": "TrainReader.sample_transforms",
         "loss": "KeyPointMSELoss.",
         "train.epochs": "epoch",
+        "epochs": "epoch",
         "train.eval_every": "snapshot_epoch",
         "train.batch_size": "TrainReader.batch_size",
         "train.eval_batch_size": "EvalReader.batch_size",

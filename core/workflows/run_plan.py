@@ -201,7 +201,8 @@ def read_plan(files: RunFiles) -> RunPlan:
     teachers = _teachers(files, own.get("distill_config", []))
     if teachers and not recipe:
         recipe = compose_recipes(dict(_recipes(DISTILL, files.recipes)))
-    epochs = recipe_epochs(recipe)
+    with told_by(gathered.origins):
+        epochs = recipe_epochs(recipe)
     settings = gathered.settings
     if epochs:
         settings = merge(settings, {"train": {"epochs": epochs}})

@@ -236,6 +236,32 @@ def test_errors_name_the_keys_of_the_file(
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("file", "override", "message"),
+    [
+        ("paddleclas", "Global.epochs=0", "Global.epochs: expected 1 or more, got 0"),
+        ("paddleclas", "Arch.class_num=1", "Arch.class_num: expected at least 2, got 1"),
+        ("paddleclas", "Optimizer.momentum=2", "Optimizer (train.optimizer.momentum): expected"),
+        ("paddleclas_pruned", "Slim.prune.pruned_ratio=2", "Slim.prune.pruned_ratio: expected"),
+        ("paddledet", "epoch=0", "epoch: expected 1 or more, got 0"),
+        ("paddledet", "QAT.quant_config.weight_bits=1", "QAT.quant_config.weight_bits: expected"),
+        ("paddledet", "TrainReader.batch_size=0", "TrainReader.batch_size: expected 1 or more"),
+        ("paddleseg", "batch_size=0", "batch_size: expected 1 or more, got 0"),
+        (
+            "paddleseg",
+            "lr_scheduler.learning_rate=1e9",
+            "lr_scheduler.learning_rate: expected 0 to",
+        ),
+        ("paddleseg", "model.type=7", "model.type: expected"),
+    ],
+)
+def test_errors_name_the_keys_of_whole_files(file: str, override: str, message: str) -> None:
+    path = Path(__file__).parents[1] / "dialects" / "files" / f"{file}.yml"
+    with pytest.raises(ConfigError) as caught:
+        settle(read_plan(RunFiles(str(path), None, (), [override])))
+    assert str(caught.value).startswith(message)
+
+
 def test_errors_of_a_file_after_another_recipe(config: Path, teacher: str, tmp_path: Path) -> None:
     """The strategies of the file are counted after those of the recipe before it."""
     text = COMPRESSOR.replace("INT8", str(tmp_path / "int8")).replace("RUN", str(tmp_path / "ck"))
