@@ -15,7 +15,7 @@ from core.errors import ConfigError
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     options.add_config_arguments(parser, required=False)
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument(
         "--model_dir",
@@ -48,6 +48,8 @@ def main() -> None:
     from core.training.run import pick_device
 
     paddle.set_device(pick_device("auto"))
+    if arguments.config_path is None and arguments.model_dir is None:
+        cli.complete(arguments, "weights")
     if arguments.config_path:
         given = read_act(arguments.config_path).Global
         given.check_files()

@@ -24,6 +24,10 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "UnstructurePrune": "no runtime here gains from single zeros; --slim prune cuts channels",
         "TransformerPrune": "heads are pruned with the network's code; see docs/prune.md",
         "MultiTeacherDistillation": "several teachers need the network's code: --distill_config",
+        "Global.reader_config": "pictures are read as the task's config says, -c CONFIG (one of "
+        "PaddleClas, PaddleSeg or PaddleDetection too), or from Global.images or Global.data_dir",
+        "Global.img_size": "pictures get the size that the model takes",
+        "Global.resize_size": "the task's config says it: -c CONFIG -o data.resize_short=N",
         "Distillation.teacher_model_dir": "the float model itself teaches; another one does with "
         "the network's code: --distill_config",
         "Distillation.merge_feed": "the float model is fed what the quantized one is",

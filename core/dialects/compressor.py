@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -24,6 +24,7 @@ KEYS = (
     "include",
     "quantizers",
 )
+SIDES = ("student", "teacher")
 METRICS = MappingProxyType({"acc_top1": "top1", "acc_top5": "top5"})  # 1.x calls them so
 
 
@@ -72,12 +73,21 @@ def translate(content: Mapping[str, Any]) -> Translation:
     settings |= {} if every is None else {"train": {"eval_every": every}}
     epochs, save_dir = run.take("epoch", int), run.take("checkpoint_path", str, None)
     recipe: Settings = {"epochs": epochs, "strategies": []}
+    origins = {
+        "train.epochs": run.where("epoch"),
+        "epochs": run.where("epoch"),
+        "train.eval_every": run.where("eval_epoch"),
+        "model.pretrained": run.where("init_model"),
+    }
     named = run.take("strategies", list[str], [])
     for index, name in enumerate(named):
         if name not in strategies:
             where = f"{run.where('strategies')}.{index}"
             raise ConfigError(f"{where}: no strategy {name!r}{suggest(name, list(strategies))}")
         entry, exports = _strategy(strategies[name], registered, epochs)
+        origins |= _origins(strategies[name], registered, index)
+        for number, export in enumerate(exports, len(recipe.get("exports", []))):
+            origins |= _origins_of_export(strategies[name], export, number)
         recipe["strategies"].append(entry)
         recipe.setdefault("exports", []).extend(exports)
     for name, section in strategies.items():
@@ -98,7 +108,56 @@ def translate(content: Mapping[str, Any]) -> Translation:
         teacher_layers=tables[1],
         variables=True,
         unused=tuple(root.notes),
+        origins=origins if weights else {k: v for k, v in origins.items() if "model" not in k},
     )
+
+
+def _origins(section: Section, registered: _Registered, index: int) -> dict[str, str]:
+    """Return the paths of what a strategy, and what it refers to, became."""
+    place, content = f"strategies.{index}", section.content
+    found = {place: f"{section.path}."}
+    pruner = str(content.get("pruner"))
+    if content["class"] == "AutoPruneStrategy":
+        controller = f"controllers.{content['controller']}"
+        found |= {
+            f"{place}.search_cooling": f"{controller}.reduce_rate",
+            f"{place}.search_temperature": f"{controller}.init_temperature",
+            f"{place}.search_steps": section.where("end_epoch"),
+            f"{place}.target_ratio": section.where("max_ratio"),
+            f"{place}.max_ratio": section.where("uniform_range"),
+        }
+    if pruner in registered.pruners:
+        found[f"{place}.criterion"] = f"pruners.{pruner}.criterions"
+        if registered.pruners[pruner].patterns:
+            found[f"{place}.pruned_params"] = f"pruners.{pruner}.pruning_axis"
+    if content["class"] == "DistillationStrategy":
+        found |= _origins_of_losses(f"{place}.losses", content["distillers"], registered)
+    return found
+
+
+def _origins_of_losses(
+    place: str, distillers: Sequence[str], registered: _Registered
+) -> dict[str, str]:
+    found: dict[str, str] = {}
+    number = 0
+    for name in distillers:
+        for term in registered.distillers[name]:
+            place_of, path = f"{place}.{number}", f"distillers.{name}"
+            what = "pairs" if term["kind"] == "fsp" else "feature_map"
+            found |= {f"{place_of}.{side}": f"{path}.{side}_{what}" for side in SIDES}
+            found |= {
+                place_of: f"{path}.",
+                f"{place_of}.weight": f"{path}.distillation_loss_weight",
+            }
+            number += 1
+    return found
+
+
+def _origins_of_export(section: Section, export: Settings, index: int) -> dict[str, str]:
+    place = f"exports.{index}"
+    path = next(key for key, form in SAVE_PATHS.items() if form == export["form"])
+    own = {"after_epoch": "end_epoch", "ending": "save_out_nodes", "save_dir": path, "form": path}
+    return {f"{place}.{ours}": section.where(theirs) for ours, theirs in own.items()}
 
 
 def _run(root: Section) -> Section:
@@ -258,7 +317,9 @@ def _sensitive(section: Section, registered: _Registered) -> Settings:
 
 def _auto(section: Section, registered: _Registered) -> Settings:
     section.refuse(
-        "init_tokens", "what an earlier search found is given as pruned_ratio of a recipe of ours"
+        "init_tokens",
+        "a search begins with the same share everywhere; leave it out, or null; what an earlier "
+        "search found is given as pruned_ratio of a recipe of ours",
     )
     section.refuse("retrain_epoch", "plans are ranked without training; leave it out, or 0", (0,))
     start, end = section.take("start_epoch", int, 0), section.take("end_epoch", int)
@@ -305,9 +366,9 @@ def _exports(section: Section, epochs: int) -> list[Settings]:
         )
     outputs = section.take("save_out_nodes", list[str], None)
     start, end = section.take("start_epoch", int, 0), section.take("end_epoch", int, epochs)
-    if not start < end <= epochs:
+    if not start <= end <= epochs:
         raise ConfigError(
-            f"{section.where('end_epoch')}: expected an epoch after start_epoch {start}, up to "
+            f"{section.where('end_epoch')}: expected an epoch from start_epoch {start} to "
             f"{epochs}, got {end}"
         )
     found = []
@@ -315,7 +376,10 @@ def _exports(section: Section, epochs: int) -> list[Settings]:
         path = section.take(key, str, None)
         if path is not None and path != "None":
             ending = {} if not outputs else {"ending": ",".join(outputs)}
-            found.append({"after_epoch": end, "save_dir": path, "form": form, **ending})
+            # epochs are counted from 0: when the one called end_epoch ends, one more is finished
+            found.append(
+                {"after_epoch": min(end + 1, epochs), "save_dir": path, "form": form, **ending}
+            )
     return found
 
 

@@ -35,6 +35,7 @@ class Translation:
         teacher_layers: Likewise of the teacher.
         variables: Whether names of layers in the recipe may be variables of a program.
         unused: Keys that only other software reads.
+        origins: Path in the file by path of ours, see `core.dialects.origins`.
     """
 
     dialect: str
@@ -50,6 +51,7 @@ class Translation:
     teacher_layers: Mapping[str, str] = field(default_factory=dict)
     variables: bool = False
     unused: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
 
 
 class Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core.dialects.foreign import (
@@ -32,13 +33,48 @@ KEYS = (
     "Metric",
     "profiler_options",
 )
+TRAIN, EVAL = "DataLoader.Train", "DataLoader.Eval"
+ORIGINS = MappingProxyType(  # keys of ours, by what they are here
+    {
+        "model.name": "Arch.name",
+        "model.num_classes": "Arch.class_num",
+        "model.options": "Arch.",
+        "data.root": f"{TRAIN}.dataset.image_root",
+        "data.train_list": f"{TRAIN}.dataset.cls_label_path",
+        "data.val_list": f"{EVAL}.dataset.cls_label_path",
+        "data.num_workers": f"{TRAIN}.loader.num_workers",
+        "data.image_size": f"{TRAIN}.dataset.transform_ops",
+        "data.resize_short": f"{EVAL}.dataset.transform_ops",
+        "data.interpolation": f"{TRAIN}.dataset.transform_ops",
+        "data.mean": f"{TRAIN}.dataset.transform_ops",
+        "data.std": f"{TRAIN}.dataset.transform_ops",
+        "augment": f"{TRAIN}.dataset.transform_ops",
+        "augment.mixup": f"{TRAIN}.dataset.batch_transform_ops",
+        "augment.cutmix": f"{TRAIN}.dataset.batch_transform_ops",
+        "loss": "Loss.Train",
+        "evaluation": "Metric.Eval",
+        "train.epochs": "Global.epochs",
+        "epochs": "Global.epochs",
+        "train.eval_every": "Global.eval_interval",
+        "train.accumulate": "Global.update_freq",
+        "train.batch_size": f"{TRAIN}.sampler.batch_size",
+        "train.eval_batch_size": f"{EVAL}.sampler.batch_size",
+        "train.learning_rate": "Optimizer.lr.learning_rate",
+        "train.schedule": "Optimizer.lr",
+        "train.optimizer": "Optimizer",
+        "train.clip_norm": "Optimizer.clip_norm",
+        "train.ema_decay": "EMA.decay",
+        "train.amp": "AMP",
+        "seed": "Global.seed",
+        "device": "Global.device",
+    }
+)
 ELSEWHERE = (  # keys of Global that only PaddleClas reads
     "save_interval",
     "print_batch_step",
     "log_interval",
     "to_static",
     "use_dali",
-    "eval_during_train",
     "infer_during_train",
     "export_for_fd",
     "print_mem_info",
@@ -75,7 +111,9 @@ def translate(content: Mapping[str, Any]) -> Translation:
     settings |= {"train": train, "seed": run.take("seed", int, 0), "device": _device(run)}
     recipe = _slim(root.section("Slim"))
     output = run.take("output_dir", str, "./output/")
-    found = Translation(
+    given = "Global.pretrained_model" if run.has("pretrained_model") else "Arch.pretrained"
+    slim = "Slim.prune." if recipe and recipe["strategies"][0]["kind"] == "prune" else "Slim.quant."
+    return Translation(
         "PaddleClas",
         settings,
         {**recipe, "epochs": epochs} if recipe else {},
@@ -83,8 +121,8 @@ def translate(content: Mapping[str, Any]) -> Translation:
         use_vdl=run.take("use_visualdl", bool, False),
         export_dir=run.take("save_inference_dir", str, None),
         unused=tuple(_finished(root, run)),
+        origins={**ORIGINS, "model.pretrained": given, "strategies.0": slim},
     )
-    return found
 
 
 def _finished(root: Section, run: Section) -> list[str]:
@@ -217,7 +255,7 @@ def _metric(metric: Section) -> Settings:
 
 
 def _amp(amp: Section, run: Section) -> Settings:
-    amp.put_aside("scale_loss", "use_dynamic_loss_scaling", "use_fp16_test")
+    amp.put_aside("scale_loss", "use_dynamic_loss_scaling", "use_fp16_test", "use_promote")
     level = amp.take("level", Literal["O0", "O1", "O2"], "O1")
     wanted = amp.take("use_amp", bool, bool(amp.content))
     wanted = run.take("use_amp", bool, wanted) and level != "O0"

@@ -176,7 +176,7 @@ def _decode(op: Section) -> Settings:
 
 
 def _random_crop(op: Section) -> Settings:
-    op.put_aside(*ELSEWHERE)
+    op.put_aside(*ELSEWHERE, "use_log_aspect")
     side = _side(op)
     low, high = op.take("scale", tuple[float, float], (0.08, 1.0))
     narrow, wide = op.take("ratio", tuple[float, float], (3 / 4, 4 / 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 from core.dialects.foreign import Section, Settings, Translation
@@ -41,6 +42,8 @@ KEYS = (
     "EvalDataset",
     "TestDataset",
     "worker_num",
+    "init_loss_scaling",
+    "master_grad",
     "global_mean",
     "global_std",
     "TrainReader",
@@ -49,11 +52,45 @@ KEYS = (
     "freeze_parameters",
     "distill_loss",
 )
+ORIGINS = MappingProxyType(  # keys of ours, by what they are here
+    {
+        "model.name": "TopDownHRNet.backbone",
+        "model.num_joints": "num_joints",
+        "model.pretrained": "pretrain_weights",
+        "data.root": "TrainDataset.dataset_dir",
+        "data.train_annotations": "TrainDataset.anno_path",
+        "data.train_images": "TrainDataset.image_dir",
+        "data.val_annotations": "EvalDataset.anno_path",
+        "data.val_images": "EvalDataset.image_dir",
+        "data.detections": "EvalDataset.bbox_file",
+        "data.detection_score": "EvalDataset.image_thre",
+        "data.input_size": "train_height",
+        "data.mean": "TrainReader.batch_transforms",
+        "data.std": "TrainReader.batch_transforms",
+        "data.num_workers": "worker_num",
+        "joints": "flip_perm",
+        "augment": "TrainReader.sample_transforms",
+        "codec": "TrainReader.sample_transforms",
+        "loss": "KeyPointMSELoss.",
+        "train.epochs": "epoch",
+        "epochs": "epoch",
+        "train.eval_every": "snapshot_epoch",
+        "train.batch_size": "TrainReader.batch_size",
+        "train.eval_batch_size": "EvalReader.batch_size",
+        "train.learning_rate": "LearningRate.base_lr",
+        "train.schedule": "LearningRate.schedulers",
+        "train.optimizer": "OptimizerBuilder",
+        "device": "use_gpu",
+        "strategies.0": "QAT.quant_config.",
+    }
+)
 ELSEWHERE = (  # keys that only PaddleDetection reads
     "use_xpu",
     "log_iter",
     "num_classes",
     "pixel_std",
+    "init_loss_scaling",
+    "master_grad",
     "TestDataset",
     "TestReader",
     "global_mean",
@@ -76,7 +113,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     root.put_aside(*ELSEWHERE)
     root.refuse("metric", "keypoints are measured as COCO does", ("KeyPointTopDownCOCOEval",))
     teaches = "distill_loss" in content
-    model, dark = _model(root)
+    model, dark, flips = _model(root)
     size = root.take("train_height", int, 256), root.take("train_width", int, 192)
     settings: Settings = {
         "task": {"name": "keypoint"},
@@ -86,6 +123,7 @@ def translate(content: Mapping[str, Any]) -> Translation:
     }
     if dark:  # PaddleDetection smooths with a kernel of 3
         settings["codec"] |= {"decoding": "dark", "blur_kernel": 3}
+    settings["evaluation"] = flips
     return (_teacher if teaches else _run)(root, settings, size)
 
 
@@ -96,7 +134,7 @@ def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translatio
     epochs = root.take("epoch", int)
     found = read_data(root, size)
     train = {"epochs": epochs, "eval_every": root.take("snapshot_epoch", int, 1)}
-    train |= {**found.pop("train"), **_learning_rate(root.section("LearningRate"))}
+    train |= {**found.pop("train"), **_learning_rate(root.section("LearningRate"), epochs)}
     train["optimizer"] = _optimizer(root.section("OptimizerBuilder"))
     settings["codec"] |= found.pop("codec")
     settings |= {**found, "train": train}
@@ -113,6 +151,7 @@ def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translatio
         {"epochs": epochs, **recipe} if recipe else {},
         save_dir=None if folder == "output" else folder,
         unused=tuple(root.notes),
+        origins=ORIGINS,
     )
 
 
@@ -141,15 +180,18 @@ def _teacher(root: Section, settings: Settings, size: tuple[int, int]) -> Transl
     )
 
 
-def _model(root: Section) -> tuple[Settings, bool]:
-    """Return the network, and whether points are decoded by DARK."""
+def _model(root: Section) -> tuple[Settings, bool, Settings]:
+    """Return the network, whether points are decoded by DARK, and how pictures are mirrored."""
     root.take("architecture", Literal["TopDownHRNet"])
     top = root.section("TopDownHRNet")
     name = top.take("backbone", Literal["LiteHRNet", "HRNet"])
     top.put_aside("post_process", "flip_perm", "num_joints", "loss")
     width = top.take("width", int, 32 if name == "HRNet" else 40)
     dark = top.take("use_dark", bool, True)
-    top.refuse("flip", "evaluation.flip_test of a config of ours says so", (True,))
+    flips: Settings = {"flip_test": top.take("flip", bool, True)}
+    if top.has("shift_heatmap"):
+        flips["shift_heatmap"] = top.content["shift_heatmap"]
+    top.take("shift_heatmap", bool, None)
     top.finish()
     backbone = root.section(name)
     other = "HRNet" if name == "LiteHRNet" else "LiteHRNet"
@@ -158,9 +200,10 @@ def _model(root: Section) -> tuple[Settings, bool]:
     found: Settings = {"freeze_norm": backbone.take("freeze_norm", bool, False)}
     backbone.refuse("return_idx", "the finest maps are what heatmaps are made of", ([0],))
     if name == "LiteHRNet":
-        kind = backbone.take("network_type", Literal["lite_18", "lite_30"], "lite_18")
+        kinds = Literal["lite_18", "lite_30", "naive", "wider_naive"]
+        kind = backbone.take("network_type", kinds, "lite_18")
         found["name"] = f"lite_hrnet_{kind.removeprefix('lite_')}"
-        wanted = [40]
+        wanted = [30] if kind == "naive" else [40]
     else:
         width = backbone.take("width", int, width)
         found["name"] = f"hrnet_w{width}"
@@ -170,7 +213,7 @@ def _model(root: Section) -> tuple[Settings, bool]:
             f"TopDownHRNet.width: expected {' or '.join(map(str, wanted))}, got {width}"
         )
     backbone.finish()
-    return found | ({} if at < 0 else {"freeze_at": at}), dark
+    return found | ({} if at < 0 else {"freeze_at": at}), dark, flips
 
 
 def _loss(loss: Section) -> Settings:
@@ -183,7 +226,7 @@ def _loss(loss: Section) -> Settings:
     return found
 
 
-def _learning_rate(rate: Section) -> Settings:
+def _learning_rate(rate: Section, epochs: int) -> Settings:
     base = rate.positive("base_lr")
     schedule: Settings = {"kind": "constant"}
     warmup: Settings = {}
@@ -196,8 +239,14 @@ def _learning_rate(rate: Section) -> Settings:
             each.refuse("use_warmup", "LinearWarmup says so", (False,))
             schedule = {"kind": "piecewise", "milestones": milestones, "gamma": gamma}
         elif name == "CosineDecay":
-            each.put_aside("max_epochs", "use_warmup")
-            schedule = {"kind": "cosine"}
+            each.put_aside("use_warmup")
+            last = each.take("max_epochs", int, 1000)
+            if last != epochs:
+                raise ConfigError(
+                    f"{each.where('max_epochs')}: expected {epochs}, the rate falls to the end of "
+                    f"training; got {last}"
+                )
+            schedule = {"kind": "cosine", "end_factor": each.take("min_lr_ratio", float, 0.0)}
         elif name == "LinearWarmup":
             warmup = {"warmup_start": each.take("start_factor", float, 0.3)}
             if each.has("epochs"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from types import MappingProxyType
 from typing import Literal
 
 from core.dialects.foreign import IntPair, Section, Settings
@@ -9,6 +11,14 @@ from core.errors import ConfigError
 from core.settings.yaml_loader import TAG
 
 PADDING = 1.25  # factor on a person's box, in PaddleDetection
+# transforms that draw heatmaps, and around what
+HEATMAPS = MappingProxyType(
+    {
+        "ToHeatmapsTopDown": "rounded",
+        "ToHeatmapsTopDown_DARK": "subpixel",
+        "ToHeatmapsTopDown_UDP": "subpixel",
+    }
+)
 
 
 def read_data(root: Section, size: tuple[int, int]) -> Settings:
@@ -25,11 +35,9 @@ def read_data(root: Section, size: tuple[int, int]) -> Settings:
     _check_pair(root, "trainsize", (width, height))
     _check_pair(root, "hmsize", (width // 4, height // 4))
     train, val = root.section("TrainDataset"), root.section("EvalDataset")
-    first, second = _dataset(train, size), _dataset(val, size)
-    if first["root"] != second["root"]:
-        raise ConfigError(f"EvalDataset.dataset_dir: expected {first['root']}, as for training")
+    first, second = _dataset(train, size), _below(_dataset(val, size), train.content["dataset_dir"])
     reader = root.section("TrainReader")
-    augment, joints, sigma = _sample_transforms(reader, size)
+    augment, joints, codec = _sample_transforms(reader, size)
     mean, std = _batch_transforms(reader)
     reader.refuse("shuffle", "training pictures are shuffled", (True,))
     reader.put_aside("drop_last", "use_shared_memory")
@@ -46,6 +54,7 @@ def read_data(root: Section, size: tuple[int, int]) -> Settings:
         "val_images": second["images"],
         "input_size": [height, width],
         "padding": PADDING,
+        "box_ends": "last_pixel",
         "mean": mean,
         "std": std,
         "num_workers": root.take("worker_num", int, 2),
@@ -55,8 +64,7 @@ def read_data(root: Section, size: tuple[int, int]) -> Settings:
         "data": data,
         "joints": joints,
         "augment": augment,
-        "codec": {"sigma": sigma},
-        "evaluation": {"flip_test": True},
+        "codec": codec,
         "train": {"batch_size": batch, "eval_batch_size": _evaluation(root, size, (mean, std))},
     }
 
@@ -79,7 +87,7 @@ def _dataset(section: Section, size: tuple[int, int]) -> Settings:
         "annotations": section.take("anno_path", str),
         "images": section.take("image_dir", str),
     }
-    boxes = section.path_of("bbox_file", found["root"], None)
+    boxes = section.path_of("bbox_file", default=None)
     if not section.take("use_gt_bbox", bool, True):
         if boxes is None:
             raise ConfigError(f"{section.where('bbox_file')}: required without use_gt_bbox")
@@ -89,14 +97,27 @@ def _dataset(section: Section, size: tuple[int, int]) -> Settings:
     return found | ({"detection_score": score} if score else {})
 
 
-def _sample_transforms(reader: Section, size: tuple[int, int]) -> tuple[Settings, Settings, float]:
-    """Return our section augment, what the joints are, and the deviation of a heatmap."""
+def _below(dataset: Settings, root: str) -> Settings:
+    """Return a data set with its paths relative to the folder of another."""
+    if os.path.normpath(dataset["root"]) == os.path.normpath(root):
+        return dataset
+    paths = {key: dataset[key] for key in ("annotations", "images", "detections") if key in dataset}
+    moved: Settings = {
+        k: os.path.relpath(os.path.join(dataset["root"], p), root) for k, p in paths.items()
+    }
+    return {**dataset, **moved}
+
+
+def _sample_transforms(
+    reader: Section, size: tuple[int, int]
+) -> tuple[Settings, Settings, Settings]:
+    """Return our section augment, what the joints are, and our section codec."""
     augment: Settings = {"flip": 0.0, "half_body": 0.0, "scale": 0.0, "rotation": 0.0}
     joints: Settings = {}
-    sigma = None
+    codec: Settings = {}
     for name, op in reader.named("sample_transforms"):
         if name == "RandomFlipHalfBodyTransform":
-            augment = {
+            augment |= {
                 "flip": 0.5 if op.take("flip", bool, True) else 0.0,
                 "half_body": op.take("prob_half_body", float, 0.3),
                 "half_body_joints": op.take("num_joints_half_body", int, 8),
@@ -110,21 +131,27 @@ def _sample_transforms(reader: Section, size: tuple[int, int]) -> tuple[Settings
             joints |= {} if pairs is None else {"flip_pairs": [list(pair) for pair in pairs]}
             op.put_aside("pixel_std")
             _check_pair(op, "trainsize", (size[1], size[0]))
+        elif name == "AugmentationbyInformantionDropping":
+            augment["erase"] = op.take("prob_cutout", float, 0.0)
+            op.refuse("num_patch", "one place of a picture is erased", (1,))
+            op.put_aside("offset_factor")  # it is erased anywhere, not near a joint
+            _check_pair(op, "trainsize", (size[1], size[0]))
         elif name == "TopDownAffine":
             _check_pair(op, "trainsize", (size[1], size[0]))
-            op.refuse("use_udp", "codec.udp of a config of ours says so", (False,))
-        elif name == "ToHeatmapsTopDown":
+            op.put_aside("use_udp")  # it moves pixels by a part of one; heatmaps tell what counts
+        elif name in HEATMAPS:
             _check_pair(op, "hmsize", (size[1] // 4, size[0] // 4))
-            sigma = op.positive("sigma")
+            codec = {"target": HEATMAPS[name], "sigma": op.positive("sigma")}
+            codec["udp"] = name == "ToHeatmapsTopDown_UDP"
         else:
             raise ConfigError(
-                f"{op.path}: expected RandomFlipHalfBodyTransform, TopDownAffine or "
-                "ToHeatmapsTopDown"
+                f"{op.path}: expected RandomFlipHalfBodyTransform, TopDownAffine, "
+                f"AugmentationbyInformantionDropping or {', '.join(HEATMAPS)}"
             )
         op.finish()
-    if sigma is None:
+    if "sigma" not in codec:
         raise ConfigError(f"{reader.where('sample_transforms')}: ToHeatmapsTopDown: required")
-    return augment, joints, sigma
+    return augment, joints, codec
 
 
 def _batch_transforms(reader: Section) -> tuple[list[float], list[float]]:
@@ -150,10 +177,13 @@ def _evaluation(
     """Check that persons are prepared as in training; return the size of a batch."""
     reader = root.section("EvalReader")
     for name, op in reader.named("sample_transforms"):
+        if name in HEATMAPS:  # nothing is compared with them
+            op.put_aside(*op.content)
+            continue
         if name != "TopDownAffine":
             raise ConfigError(f"{op.path}: expected TopDownAffine")
         _check_pair(op, "trainsize", (size[1], size[0]))
-        op.refuse("use_udp", "codec.udp of a config of ours says so", (False,))
+        op.put_aside("use_udp")
         op.finish()
     if _batch_transforms(reader) != scale:
         raise ConfigError(f"{reader.where('batch_transforms')}: expected those of TrainReader")

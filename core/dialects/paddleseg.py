@@ -15,6 +15,7 @@ from core.dialects.foreign import (
     refuse_decay_of_adam,
     schedule_with_warmup,
 )
+from core.dialects.origins import told_by
 from core.dialects.paddleseg_data import read_datasets
 from core.errors import ConfigError
 
@@ -37,6 +38,34 @@ KEYS = (
     "test",
     "flags",
 )
+ORIGINS = MappingProxyType(  # keys of ours, by what they are here
+    {
+        "model.name": "model.type",
+        "model.num_classes": "train_dataset.num_classes",
+        "model.arguments": "model.",
+        "model.backbone.name": "model.backbone.type",
+        "model.backbone.arguments": "model.backbone.",
+        "data.root": "train_dataset.dataset_root",
+        "data.train_list": "train_dataset.train_path",
+        "data.val_list": "val_dataset.val_path",
+        "data.separator": "train_dataset.separator",
+        "data.ignore_index": "train_dataset.ignore_index",
+        "data.download": "train_dataset.type",
+        "data.size": "val_dataset.transforms",
+        "data.mean": "train_dataset.transforms",
+        "data.std": "train_dataset.transforms",
+        "augment": "train_dataset.transforms",
+        "loss.heads": "loss.types",
+        "loss.function": "loss.types",
+        "evaluation": "test_config",
+        "train.epochs": "iters",
+        "train.steps_per_epoch": "iters",
+        "train.batch_size": "batch_size",
+        "train.optimizer": "optimizer",
+        "train.learning_rate": "lr_scheduler.learning_rate",
+        "train.schedule": "lr_scheduler",
+    }
+)
 SAVE_INTERVAL = 1000  # iterations, the default of PaddleSeg's train.py
 RUNTIME = ("device", "num_workers")  # keys of `global`
 TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # keys of `train`
@@ -58,14 +87,19 @@ def translate(content: Mapping[str, Any]) -> Translation:
     """
     root = Section(content, "", [])
     root.put_aside("export", "to_static_training")
-    flags = _flags(root)
+    flags, origins = _flags(root)
+    with told_by(origins):
+        return _run(root, flags)
+
+
+def _run(root: Section, flags: Section) -> Translation:
     classes, data, augment = read_datasets(
         root.section("train_dataset"), root.section("val_dataset")
     )
     model = _model(root.section("model"), classes, flags)
     train = _length(root, flags)
     train |= _optimizer(root.section("optimizer"))
-    train |= _learning_rate(root, flags, train["steps_per_epoch"])
+    train |= _learning_rate(root, flags, train)
     data["num_workers"] = flags.take("num_workers", int, 0)
     older = root.take("seed", int, 0)
     settings: Settings = {
@@ -84,11 +118,21 @@ def translate(content: Mapping[str, Any]) -> Translation:
     flags.finish()
     root.finish()
     save_dir = None if folder in (None, "output", "./output") else folder
-    return Translation("PaddleSeg", settings, save_dir=save_dir, unused=tuple(root.notes))
+    older_rate = {"train.learning_rate": "learning_rate.value", "train.schedule": "learning_rate"}
+    return Translation(
+        "PaddleSeg",
+        settings,
+        save_dir=save_dir,
+        unused=tuple(root.notes),
+        origins={**ORIGINS, **({} if root.has("lr_scheduler") else older_rate)},
+    )
 
 
-def _flags(root: Section) -> Section:
-    """Return the settings of flags, which override `global` and `train` of newer files."""
+def _flags(root: Section) -> tuple[Section, dict[str, str]]:
+    """Return the settings of flags, which override `global` and `train` of newer files.
+
+    And what the user has called each of them.
+    """
     flags, runtime, train = (root.section(key) for key in ("flags", "global", "train"))
     runtime.refuse("data_format", "maps are [N, C, H, W]", ("NCHW",))
     train.put_aside("log_iters", "keep_checkpoint_max", "amp_level", "repeats")
@@ -98,9 +142,13 @@ def _flags(root: Section) -> Section:
             section.take(key, Any, None)
         section.finish()
     found: Settings = {}
+    origins: dict[str, str] = {}
     for section, keys in ((runtime, RUNTIME), (train, TRAIN), (flags, tuple(flags.content))):
-        found |= {key: section.content[key] for key in keys if section.has(key)}
-    return Section(found, "flags", root.notes)
+        given = [key for key in keys if section.has(key)]
+        found |= {key: section.content[key] for key in given}
+        said = "--{}" if section is flags else f"{section.path}.{{}}"
+        origins |= {f"flags.{key}": said.format(key) for key in given}
+    return Section(found, "flags", root.notes), origins
 
 
 def _device(flags: Section) -> Settings:
@@ -181,7 +229,7 @@ def _optimizer(optimizer: Section) -> Settings:
     return {"optimizer": found}
 
 
-def _learning_rate(root: Section, flags: Section, steps: int) -> Settings:
+def _learning_rate(root: Section, flags: Section, train: Settings) -> Settings:
     """Return rate and schedule, from `lr_scheduler` or the older `learning_rate`."""
     given = flags.positive("learning_rate", None)
     if root.has("lr_scheduler"):
@@ -198,14 +246,20 @@ def _learning_rate(root: Section, flags: Section, steps: int) -> Settings:
         kind = names.get(named, named)
         key = "values" if kind == "PiecewiseDecay" else "learning_rate"
         section = Section({key: value, **decay}, "learning_rate.decay", root.notes)
-    rate, schedule = _schedule(section, kind, given, steps)
+    rate, schedule = _schedule(section, kind, given, train)
     return {"learning_rate": rate, "schedule": schedule}
 
 
 def _schedule(
-    section: Section, kind: str, given: float | None, steps: int
+    section: Section, kind: str, given: float | None, train: Settings
 ) -> tuple[float, Settings]:
-    section.put_aside("decay_steps", "T_max", "verbose", "last_epoch")
+    steps: int = train["steps_per_epoch"]
+    section.put_aside("verbose", "last_epoch")
+    warmed = section.take("warmup_iters", int, 0)
+    for key in ("decay_steps", "T_max"):
+        iters = train["epochs"] * steps
+        reason = f"expected {iters}, the rate falls to the end of training"
+        section.refuse(key, reason, (iters, iters - warmed))
     if kind == "PiecewiseDecay":
         values = section.take("values", list[float])
         marks = [mark / steps for mark in section.take("boundaries", list[int])]
@@ -226,7 +280,7 @@ def _schedule(
                 f"CosineAnnealingDecay, got {kind!r}"
             )
         rate = given or rate
-    warmup = section.take("warmup_iters", int, 0) / steps
+    warmup = warmed / steps
     start = section.take("warmup_start_lr", float, 0.0)
     section.finish()
     return rate, schedule_with_warmup(schedule, rate, warmup, start)

@@ -19,7 +19,12 @@ NAMED: Mapping[str, Settings] = MappingProxyType(
             "val_list": "val_list.txt",
             "download": OPTIC_DISC,
             "classes": ["background", "optic disc"],
-        }
+        },
+        "Cityscapes": {  # lists are made once, see tasks/seg/README.md
+            "num_classes": 19,
+            "train_list": "train.list",
+            "val_list": "val.list",
+        },
     }
 )
 ORDER = ("Resize", "ResizeStepScaling", "RandomPaddingCrop")  # in which ours are done
@@ -52,6 +57,11 @@ def read_datasets(train: Section, val: Section) -> tuple[int, Settings, Settings
 
 def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
     kind = dataset.take("type", str, "Dataset")
+    if kind not in (*NAMED, "Dataset"):
+        raise ConfigError(
+            f"{dataset.where('type')}: expected Dataset with lists of `image label`, or "
+            f"{', '.join(NAMED)}, got {kind!r}"
+        )
     dataset.take("mode", Literal["train", "val", "trainval", "test"], split)
     dataset.put_aside("edge")
     root = dataset.path_of("dataset_root", default=None)
@@ -60,11 +70,6 @@ def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
         classes = known.pop("num_classes")
         dataset.take("num_classes", int, classes)
         return classes, {"root": root or f"data/{kind}", **known}
-    if kind != "Dataset":
-        raise ConfigError(
-            f"{dataset.where('type')}: expected Dataset with lists of `image label`, or "
-            f"{', '.join(NAMED)}, got {kind!r}"
-        )
     if root is None:
         raise ConfigError(f"{dataset.where('dataset_root')}: required, but not given")
     key = f"{split}_path"

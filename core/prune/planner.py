@@ -176,7 +176,7 @@ class Planner:
                 if config.calibration_samples:
                     reestimate(model, context.inputs(config.calibration_samples))
                 found = context.evaluate(model, config.eval_rate)
-                value = metric_of(found, name, "prune.metric_name")
+                value = metric_of(found, name, "metric_name")
                 return lost(value, 0.0, metric.higher_is_better)
 
         return worth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from paddle.nn import Layer
@@ -13,12 +14,14 @@ from core.prune.config import PruneConfig
 from core.prune.cut import ChannelEdit, apply_edit
 from core.prune.planner import Planner
 from core.prune.planning import plan
+from core.prune.planning.sensitivity import Sensitivity
 from core.prune.pruner import Pruner, build_pruner
 from core.prune.report import layer_table
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
-from core.training.measurements import render
+from core.training.measurements import load, metric_of, render
 from core.training.warm_start import KEEP_ALL, check_trained
 
+LEAST_SHARE = 1e-6  # of the validation data: a sample tells which metrics there are
 _log = logging.getLogger(__name__)
 
 
@@ -42,11 +45,14 @@ class Prune(Strategy):
 
     def check(self, context: Context) -> None:
         """Trace the model and read the patterns, long before the window opens."""
-        self._prepare(context, context.task.build_model())
+        model = context.task.build_model()
+        self._prepare(context, model)
+        self._check_measuring(context, model)
 
     def rehearse(self, model: Layer, context: Context) -> list[str]:
         """Cut the same share everywhere, whatever decides in the run, and all of it at once."""
         self._check_trained(context)
+        self._check_measuring(context, model)
         config = self.config
         if config.target_latency_ms is not None or config.target_latency_ratio is not None:
             self._prepare(context, model)
@@ -80,6 +86,14 @@ class Prune(Strategy):
             return
         self._check_trained(context)
         self._cut()
+
+    def _check_measuring(self, context: Context, model: Layer) -> None:
+        """Refuse a metric that the task does not have, and a file that holds no sensitivities."""
+        config = self.config
+        if config.sensitivities_file is not None:
+            load(Sensitivity, Path(config.sensitivities_file))
+        if config.metric_name is not None and config.allocation in ("sensitive", "search"):
+            metric_of(context.evaluate(model, LEAST_SHARE), config.metric_name, "metric_name")
 
     @staticmethod
     def _check_trained(context: Context) -> None:

@@ -36,6 +36,7 @@ __all__ = [
 ]
 T = TypeVar("T")
 BASE_KEY = "_base_"
+INHERITED = "_inherited_"  # false in a mapping: nothing of the base's is kept in it
 MOST_BYTES = 1 << 20  # largest file
 LARGEST = 2**63 - 1
 LONGEST = 2048  # longest text
@@ -103,11 +104,14 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with `over` laid on top; mappings merge, anything else is replaced.
 
     A mapping whose `kind` differs from the one below replaces it whole: settings of one kind
-    mean nothing to another.
+    mean nothing to another. So does one with `_inherited_: false`, as in PaddleSeg's files.
     """
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
         below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(value.get(INHERITED), bool):
+            below = below if value[INHERITED] else None
+            value = {name: each for name, each in value.items() if name != INHERITED}
         if isinstance(below, Mapping) and isinstance(value, Mapping) and _same_kind(below, value):
             merged[key] = merge(below, value)
         else:

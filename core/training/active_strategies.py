@@ -37,9 +37,10 @@ class ActiveStrategies:
     def begin(self, edits: list[RecordedEdit], make_context: MakeContext) -> None:
         """Note edits that the model brought along, and check the windows that open later."""
         self._finished = list(edits)
-        for step in self._recipe.steps:
+        for position, step in enumerate(self._recipe.steps):
             if step.start > 0:
-                step.build().check(make_context(step, False))
+                with step.named(position):
+                    step.build().check(make_context(step, False))
 
     def enter_epoch(self, epoch: int, model: Layer, make_context: MakeContext) -> tuple[bool, bool]:
         """Open and close windows at the beginning of an epoch.
@@ -63,7 +64,8 @@ class ActiveStrategies:
             step = self._recipe.steps[position]
             strategy = live[position] if position in live else step.build()
             if position not in live or strategy.phase == Phase.LOSS:
-                strategy.attach(model, make_context(step, position in live))
+                with step.named(position):
+                    strategy.attach(model, make_context(step, position in live))
             edited |= position not in live and strategy.phase != Phase.LOSS
             self._live[position] = strategy
         return True, edited

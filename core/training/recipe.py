@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
 from core.task import Task
 
 KEYS = ("epochs", "strategies", "exports")
+BITS = 8  # in files
 INTERVAL = "every_epochs"  # between the steps of a strategy
 # where a recipe names epochs of the training
 _PLACES = MappingProxyType(
@@ -34,6 +37,24 @@ class ScheduledStrategy:
     def build(self) -> Strategy:
         """Build the strategy."""
         return self.strategy(self.config)
+
+    @contextmanager
+    def named(self, position: int) -> Iterator[None]:
+        """Begin errors in a setting of the strategy with its position in the recipe.
+
+        Raises:
+            ConfigError: One was raised.
+        """
+        try:
+            yield
+        except ConfigError as error:
+            own = {each.name for each in fields(self.config)}
+            raise ConfigError(
+                *(
+                    f"strategies.{position}.{each}" if re.split(r"\W", each)[0] in own else each
+                    for each in error.problems
+                )
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -263,6 +284,14 @@ def _check_export(
         raise ConfigError(
             f"{path}.after_epoch: nothing is quantized after epoch {export.after_epoch}"
         )
+    for i, step in enumerate(steps):
+        for key in ("weight_bits", "activation_bits"):
+            bits = getattr(step.config, key, BITS)
+            if bits != BITS and export.form != "float":
+                raise ConfigError(
+                    f"strategies.{i}.{key}: expected {BITS}, as the files in {export.save_dir} "
+                    f"have, got {bits}"
+                )
 
 
 def _check_alone(steps: tuple[ScheduledStrategy, ...]) -> None:

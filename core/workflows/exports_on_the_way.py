@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
 from paddle.nn import Layer
 
-from core.errors import ExportError
+from core.errors import ConfigError, ExportError, UserError
 from core.export.endings import ending_in
 from core.export.files import check_folder, check_formats
 from core.export.package import export
@@ -92,12 +93,24 @@ def check_exports(
         overwrite: Earlier exports may be replaced.
 
     Raises:
-        UserError: A folder holds other things, an ending is unknown, or a converter is missing.
+        ConfigError: A folder holds other things, an ending is unknown, or a converter is missing.
     """
-    for point in points:
-        check_formats([FORMATS[point.form]])
-        check_folder(Path(point.save_dir), overwrite)
-        ending_in(task, model, point.ending)
+    for index, point in enumerate(points):
+        with _named(f"exports.{index}.form"):
+            check_formats([FORMATS[point.form]])
+        with _named(f"exports.{index}.save_dir"):
+            check_folder(Path(point.save_dir), overwrite)
+        with _named(f"exports.{index}.ending"):
+            ending_in(task, model, point.ending)
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Begin an error with the key that is to blame."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def rounded_in_float(task: Task, model: Layer, edits: Sequence[RecordedEdit]) -> Layer:

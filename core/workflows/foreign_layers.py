@@ -8,10 +8,11 @@ from typing import Any
 from paddle.nn import Layer
 
 from core.dialects.foreign import Settings, Translation
-from core.dialects.variables import Variables
+from core.dialects.variables import LISTED, Variables
 from core.distill.teacher import Teacher
 from core.errors import ConfigError
 from core.graph.trace import trace
+from core.prune.planning.plan import matching_weights
 from core.prune.pruner import fixed_specs
 from core.task import Task
 
@@ -38,9 +39,10 @@ def with_layers(
     steps = [dict(each) for each in recipe.get("strategies", [])]
     exports = [dict(each) for each in recipe.get("exports", [])]
     table = translation.layers
-    for step in steps:
+    for index, step in enumerate(steps):
         if "pruned_params" in step:
             step["pruned_params"] = [table.get(name, name) for name in step["pruned_params"]]
+            _check_weights(step["pruned_params"], task, f"strategies.{index}.pruned_params")
     if not any(step.get("losses") for step in steps) and not any("ending" in e for e in exports):
         return {**recipe, "strategies": steps}
     known = {"student": variables_of("student", task, task.build_model(), table)}
@@ -63,6 +65,26 @@ def with_layers(
             export["ending"] = ",".join(layers)
     whole = {**recipe, "strategies": steps}
     return {**whole, "exports": exports} if exports else whole
+
+
+def _check_weights(patterns: Sequence[str], task: Task, where: str) -> None:
+    """Refuse patterns on parameters of a program of 1.x that mean nothing here.
+
+    Raises:
+        ConfigError: One matches no weight.
+    """
+    parameters = task.build_model().named_parameters()
+    names = sorted(name for name, weight in parameters if len(weight.shape) > 1)
+    for pattern in patterns:
+        try:
+            matching_weights(pattern, names, where)
+        except ConfigError:
+            raise ConfigError(
+                f"{where}: {pattern!r} matches no weight of the network; say which it means under "
+                f"layers, as `layers: {{{pattern!r}: {names[0]!r}}}`, by a glob or a regular "
+                f"expression on {', '.join(names[:LISTED])}"
+                + (f", and {len(names) - LISTED} more" if len(names) > LISTED else "")
+            ) from None
 
 
 def variables_of(title: str, task: Task, model: Layer, table: Mapping[str, str]) -> Variables:

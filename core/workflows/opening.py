@@ -10,6 +10,7 @@ from paddle.nn import Layer
 
 from core.dialects.files import translated
 from core.dialects.foreign import Translation
+from core.dialects.origins import told_by
 from core.errors import ConfigError
 from core.runtimes.description import DESCRIPTION, DeployDescription, Port
 from core.runtimes.foreign import fitted_task
@@ -47,7 +48,8 @@ def chosen_task(
         settings, translation, rest = read_config(config, overrides)
         if translation is not None:
             settings.pop("device", None)  # it is meant for training
-        return read_run(merge(settings, parse_overrides(rest))).task
+        with told_by({} if translation is None else translation.origins):
+            return read_run(merge(settings, parse_overrides(rest))).task
     if described is None:
         return None
     return build_recorded_task(*described, parse_overrides(overrides))

@@ -101,7 +101,13 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
             step = recipe.steps[position]
             context = dataclasses.replace(engine.context(step, False), epoch=start)
             live[position] = step.build()
-            events += live[position].rehearse(model, context) or [f"{step.kind}: begins"]
+            with step.named(position):
+                events += live[position].rehearse(model, context) or [f"{step.kind}: begins"]
+        events += [
+            f"{each.form} files are written to {each.save_dir} at the end"
+            for each in recipe.exports
+            if each.after_epoch == end == engine.epochs
+        ]
         live = {position: live[position] for position in recipe.active(start)}
         stretches.append(_stretch(engine, list(live.values()), (start, end), events))
     return stretches

@@ -14,6 +14,7 @@ from typing import Any
 
 from core.dialects.files import translated
 from core.dialects.foreign import Settings, Translation
+from core.dialects.origins import told_by
 from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teacher
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
@@ -89,6 +90,7 @@ class RunPlan:
         use_vdl: Whether VisualDL scalars are written.
         use_tensorboard: Whether scalars for TensorBoard are written.
         foreign: Files of the recipe in the words of another project whose layers are to be found.
+        origins: Path in the file that was translated by path of ours, for messages.
     """
 
     settings: Settings
@@ -100,6 +102,7 @@ class RunPlan:
     use_vdl: bool = False
     use_tensorboard: bool = False
     foreign: tuple[Translation, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def to_mapping(self) -> Settings:
         """Return the content of one YAML file that describes the same run."""
@@ -123,6 +126,7 @@ class _Gathered:
     recipes: dict[str, Settings] = field(default_factory=dict)
     own: Settings = field(default_factory=dict)  # keys of `OF_A_RUN`
     foreign: list[Translation] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
 
     def add(self, content: Settings, name: str, is_recipe: bool) -> None:
         """Add a file, ours or of another project.
@@ -143,6 +147,7 @@ class _Gathered:
         _log.info("%s: read as a file of %s", name, translation.dialect)
         tell_unused(name, translation)
         self.settings = merge(self.settings, translation.settings)
+        self.origins |= self._moved(translation.origins)
         if translation.recipe:
             self.recipes[_unused_name(name, self.recipes)] = translation.recipe
         for key in ("save_dir", "resume"):
@@ -152,6 +157,21 @@ class _Gathered:
             self.own["use_vdl"] = True
         if translation.variables:
             self.foreign.append(translation)
+
+    def _moved(self, origins: Mapping[str, str]) -> dict[str, str]:
+        """Return origins as they are when their recipe follows those that are gathered."""
+        before = {
+            key: sum(len(r[key]) for r in self.recipes.values() if isinstance(r.get(key), list))
+            for key in ("strategies", "exports")
+        }
+        moved = {}
+        for ours, theirs in origins.items():
+            key, _, rest = ours.partition(".")
+            if key in before:
+                number, dot, below = rest.partition(".")
+                ours = f"{key}.{int(number) + before[key]}{dot}{below}"
+            moved[ours] = theirs
+        return moved
 
     def take_own_overrides(self) -> None:
         """Apply the overrides of a config's keys on its run, beside task and training."""
@@ -181,7 +201,8 @@ def read_plan(files: RunFiles) -> RunPlan:
     teachers = _teachers(files, own.get("distill_config", []))
     if teachers and not recipe:
         recipe = compose_recipes(dict(_recipes(DISTILL, files.recipes)))
-    epochs = recipe_epochs(recipe)
+    with told_by(gathered.origins):
+        epochs = recipe_epochs(recipe)
     settings = gathered.settings
     if epochs:
         settings = merge(settings, {"train": {"epochs": epochs}})
@@ -210,7 +231,27 @@ def read_plan(files: RunFiles) -> RunPlan:
         bool(_value(own, "use_vdl", bool)),
         bool(_value(own, "use_tensorboard", bool)),
         tuple(gathered.foreign),
+        _not_overridden(gathered.origins, overrides, of_recipe),
     )
+
+
+def _not_overridden(
+    origins: Mapping[str, str], settings: Settings, of_recipe: Sequence[str]
+) -> dict[str, str]:
+    """Return the origins without those of what the command line says in our own words."""
+    given = {each.partition("=")[0].strip() for each in of_recipe}
+    return {
+        ours: theirs
+        for ours, theirs in origins.items()
+        if ours not in given and not _has(settings, ours)
+    }
+
+
+def _has(settings: Any, path: str) -> bool:
+    key, _, below = path.partition(".")
+    if not isinstance(settings, Mapping) or key not in settings:
+        return False
+    return not below or _has(settings[key], below)
 
 
 def _gather(files: RunFiles) -> _Gathered:
@@ -258,6 +299,11 @@ def settle(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
     Raises:
         ConfigError: Anything unknown or wrong.
     """
+    with told_by(plan.origins):
+        return _settled(plan)
+
+
+def _settled(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
     plan = replace(plan, settings=completed(plan.settings))
     run = read_run(plan.settings)
     epochs = None

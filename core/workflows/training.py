@@ -10,6 +10,7 @@ from typing import Any
 import paddle
 import yaml
 
+from core.dialects.origins import told_by
 from core.errors import ConfigError, FileError
 from core.settings.acceptance import FileFigures
 from core.settings.download import is_url
@@ -62,9 +63,10 @@ class PreparedRun:
         resume = resume or self._resumes_itself(overwrite)
         if not resume:
             check_free(self.save_dir, self.run.task, self.plan.teachers, overwrite)
-        engine = self._engine([])
-        check_exports(engine.task, engine.model, self.recipe.exports, resume or overwrite)
-        return rehearse(engine, self.recipe)
+        with told_by(self.plan.origins):
+            engine = self._engine([])
+            check_exports(engine.task, engine.model, self.recipe.exports, resume or overwrite)
+            return rehearse(engine, self.recipe)
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Engine:
         """Train to the end and return the engine.
@@ -89,8 +91,9 @@ class PreparedRun:
         hooks = standard_hooks(*where, self.use_vdl, settings, self.use_tensorboard)
         if self.recipe.exports:
             hooks.insert(0, ExportsOnTheWay(self.recipe.exports))
-        engine = self._engine(hooks)
-        engine.train(resume or self._resumes_itself(overwrite), overwrite)
+        with told_by(self.plan.origins):
+            engine = self._engine(hooks)
+            engine.train(resume or self._resumes_itself(overwrite), overwrite)
         return engine
 
     def _resumes_itself(self, overwrite: bool) -> bool:

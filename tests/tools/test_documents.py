@@ -61,7 +61,7 @@ def test_two_cuts(compress: Callable[..., str], tmp_path: Path) -> None:
 
 
 def test_quantization_with_its_save_paths(compress: Callable[..., str], tmp_path: Path) -> None:
-    short = ("compressor.epoch=3", "strategies.q.end_epoch=2", LAYERS)
+    short = ("compressor.epoch=3", "strategies.q.end_epoch=1", LAYERS)
     compress("quantized", *short, "strategies.q.mobile_model_save_path=null")
     for form, kind in (("int8", np.int8), ("float", np.float32)):
         folder = tmp_path / "output" / form
@@ -117,7 +117,7 @@ SMALLER = {
     **{"&train_height 128": "&train_height 64", "&train_width 96": "&train_width 64"},
     **{"[24, 32]": "[16, 16]", "dataset/coco": ".", "lite_30": "lite_18", "epoch: 50": "epoch: 1"},
     **{"train2017": "train", "val2017": "val", "annotations/": "", "use_gt_bbox: False": ""},
-    **{"bbox_file: ./boxes.json": "", "worker_num: 4": "worker_num: 0"},
+    **{"bbox_file: boxes.json": "", "worker_num: 4": "worker_num: 0"},
     **{"batch_size: 64": "batch_size: 2", "batch_size: 16": "batch_size: 2"},
     "https://example.org/lite_hrnet_30.pdparams": "float/best_model",
     "https://example.org/hrnet_w32.pdparams": "teacher",

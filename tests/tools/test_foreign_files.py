@@ -72,6 +72,9 @@ def test_paddleclas_trains_prunes_and_exports(
     assert "not used here: Loss.Eval, Global.print_batch_step" in output
     best = "./output/MobileNetV3_small_x0_35/best_model"
     trained = ["-o", f"Global.pretrained_model={best}"]
+    status, output = call_tool("eval.py", "-c", plain, *trained)  # as theirs
+    assert status == 0, output
+    assert "top1: " in output
 
     quant = write(tmp_path / "quant.yaml", PADDLECLAS + "Slim: {quant: {name: pact}}")
     status, output = call_tool("train.py", "-c", quant, *cpu, *trained, "--save_dir", "quantized")
@@ -123,6 +126,8 @@ def test_a_tool_says_what_it_wants(call_tool: Call, tmp_path: Path) -> None:
     status, output = call_tool("export_model.py", "--save_dir", "x")
     assert status == 2
     assert "error: --weights: required, but not given" in output
+    status, output = call_tool("eval.py")
+    assert (status, "error: --weights: required, but not given" in output) == (2, True)
     status, output = call_tool("ptq.py", "--save_dir", "x")
     assert "error: --model_dir: required, but not given" in output
     config = write(tmp_path / "plain.yaml", PADDLECLAS)

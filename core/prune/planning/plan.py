@@ -103,12 +103,17 @@ def choose_groups(analysis: Analysis, patterns: Sequence[str], key: str) -> list
     names = sorted({name for maker in makers for name in maker})
     wanted: set[str] = set()
     for pattern in patterns:
-        wanted.update(_matches(pattern, names, key))
+        wanted.update(matching_weights(pattern, names, key))
     _log.debug("%s: matched %d of %d weights", key, len(wanted), len(names))
     return [index for index, maker in enumerate(makers) if wanted & set(maker)]
 
 
-def _matches(pattern: str, names: Sequence[str], key: str) -> list[str]:
+def matching_weights(pattern: str, names: Sequence[str], key: str) -> list[str]:
+    """Return the names that match a glob or a regular expression.
+
+    Raises:
+        ConfigError: None does; the message begins with `key`.
+    """
     try:
         return match([pattern], names, key)
     except ConfigError:

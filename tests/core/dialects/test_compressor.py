@@ -58,7 +58,7 @@ def test_quantization_exports_at_its_end_and_goes_on() -> None:
         "activation_quantize_type": "range_abs_max",
     }
     assert found.recipe["exports"] == [
-        {"after_epoch": 10, "save_dir": f"./output/{folder}", "form": form, "ending": "quan.tmp_2"}
+        {"after_epoch": 11, "save_dir": f"./output/{folder}", "form": form, "ending": "quan.tmp_2"}
         for folder, form in (("float", "float"), ("int8", "int8"), ("mobile", "lite"))
     ]
     recipe = read_recipe(found.recipe, 20, False)
@@ -171,8 +171,8 @@ def test_overrides_of_its_own_keys_and_what_nobody_asks_for() -> None:
         (TWICE, "pruners.p.class=Pruner", "pruners.p.class: no class 'Pruner'"),
         (TWICE, "include=[x.yaml]", "include: files are not put together"),
         (TWICE, "quantizers={q: 1}", "quantizers: write their settings into"),
-        (QUANTIZED, "strategies.q.end_epoch=0", "strategies.q.end_epoch: expected an epoch after"),
-        (QUANTIZED, "strategies.q.end_epoch=21", "strategies.q.end_epoch: expected an epoch after"),
+        (QUANTIZED, "strategies.q.end_epoch=-1", "strategies.q.end_epoch: expected an epoch from"),
+        (QUANTIZED, "strategies.q.end_epoch=21", "strategies.q.end_epoch: expected an epoch from"),
         (QUANTIZED, "strategies.q.save_in_nodes=[conv]", "strategies.q.save_in_nodes: a graph beg"),
         (QUANTIZED, "strategies.q.weight_bit=8", "strategies.q.weight_bit: unknown key"),
         (
@@ -196,7 +196,7 @@ def test_overrides_of_its_own_keys_and_what_nobody_asks_for() -> None:
         (DISTILLED, "strategies.d.distillers=[x]", "strategies.d.distillers.0: no distiller 'x'"),
         (DISTILLED, "layers=[1]", "layers: expected a mapping, got list"),
         (SEARCHED, "strategies.a.retrain_epoch=5", "strategies.a.retrain_epoch: plans are ranked"),
-        (SEARCHED, "strategies.a.init_tokens=[1]", "strategies.a.init_tokens: what an earlier"),
+        (SEARCHED, "strategies.a.init_tokens=[1]", "strategies.a.init_tokens: a search begins"),
         (SEARCHED, "strategies.a.min_ratio=0.6", "strategies.a.max_ratio: expected 0 < min_ratio"),
         (SEARCHED, "controllers.sa.class=X", "controllers.sa.class: no class 'X'"),
         (SEARCHED, "strategies.a.controller=x", "strategies.a.controller: no controller 'x'"),

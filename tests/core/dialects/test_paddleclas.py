@@ -86,9 +86,18 @@ def test_the_whole_file() -> None:
     assert found.export_dir == "./inference"
     assert found.use_vdl
     assert {"Infer", "Global.print_batch_step", "Loss.Eval"} <= set(found.unused)
+    assert "Global.eval_during_train" not in found.unused  # it acts
     run = read_run(found.settings)
     assert run.task.config.augment.mixup == 0.2
     read_recipe(found.recipe, 30, False)
+
+
+def test_the_section_of_mixed_precision_in_files_of_today() -> None:
+    """Most files of PaddleClas 2.6 have it, the one of the guide's quantization as well."""
+    section = "{use_amp: false, use_fp16_test: false, scale_loss: 128.0, use_promote: false, "
+    found = read(f"AMP={section}use_dynamic_loss_scaling: true, level: O1}}")
+    assert "amp" not in found.settings["train"]
+    assert "AMP.use_promote" in found.unused
 
 
 def test_pruning_and_a_path_of_weights() -> None:

@@ -47,6 +47,7 @@ def test_the_whole_file(pact: Path) -> None:
         "val_images": "val2017",
         "input_size": [128, 96],
         "padding": 1.25,
+        "box_ends": "last_pixel",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "num_workers": 4,
@@ -135,6 +136,54 @@ def test_both_at_once(pact: Path, tmp_path: Path) -> None:
     read_recipe(plan.recipe, 50, True)
 
 
+def test_tinypose(pact: Path) -> None:
+    """Another network, other heatmaps, folders of their own for training and validation."""
+    heatmaps = "{ToHeatmapsTopDown_DARK: {hmsize: [24, 32], sigma: 1}}"
+    dropping = "{AugmentationbyInformantionDropping: {prob_cutout: 0.4, offset_factor: 0.05}}"
+    found = read(
+        pact,
+        "LiteHRNet.network_type=wider_naive",
+        "TopDownHRNet.use_dark=true",
+        "TopDownHRNet.flip=false",
+        "init_loss_scaling=32752",
+        f"TrainReader.sample_transforms.2={heatmaps}",
+        f"TrainReader.sample_transforms.0={dropping}",
+        "TrainReader.sample_transforms.1.TopDownAffine.use_udp=true",
+        "TrainDataset={'!': KeypointTopDownCocoDataset, dataset_dir: dataset, image_dir: '', "
+        "anno_path: aic_coco.json}",
+    )
+    config = read_run(found.settings).task.config
+    assert config.model.name == "lite_hrnet_wider_naive"
+    codec, data = config.codec, config.data
+    assert (codec.target, codec.sigma, codec.decoding, codec.udp) == ("subpixel", 1, "dark", False)
+    assert config.augment.erase == 0.4
+    assert config.evaluation.flip_test is False
+    assert (data.root, data.train_annotations, data.train_images) == (
+        "dataset",
+        "aic_coco.json",
+        "",
+    )
+    assert (data.val_annotations, data.val_images, data.detections) == (
+        "coco/annotations/val.json",
+        "coco/val2017",
+        "coco/boxes.json",
+    )
+    assert "init_loss_scaling" in found.unused
+
+
+def test_a_cosine_to_the_end_of_training(pact: Path) -> None:
+    cosine = "{name: CosineDecay, max_epochs: 50, min_lr_ratio: 0.1}"
+    schedule = read(pact, f"LearningRate.schedulers.0={cosine}").settings["train"]["schedule"]
+    assert (schedule["kind"], schedule["end_factor"]) == ("cosine", 0.1)
+
+
+def test_heatmaps_of_udp(pact: Path) -> None:
+    heatmaps = "{ToHeatmapsTopDown_UDP: {hmsize: [24, 32], sigma: 2}}"
+    found = read(pact, f"TrainReader.sample_transforms.2={heatmaps}")
+    codec = read_run(found.settings).task.config.codec
+    assert (codec.target, codec.udp) == ("subpixel", True)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -152,17 +201,21 @@ def test_both_at_once(pact: Path, tmp_path: Path) -> None:
         ("slim=null", "QAT: acts only with slim: QAT"),
         ("QAT.quant_config.weight_bit=8", "QAT.quant_config.weight_bit: unknown key"),
         ("QAT.quant_config.weight_preprocess_type=PACT", "QAT.quant_config.weight_preprocess_ty"),
+        (
+            "LearningRate.schedulers.0={name: CosineDecay}",
+            "LearningRate.schedulers.0.max_epochs: ex",
+        ),
         ("LearningRate.base_lr=0", "LearningRate.base_lr: expected > 0"),
         ("LearningRate.schedulers.0={name: StepDecay}", "LearningRate.schedulers.0: expected Pie"),
         ("OptimizerBuilder.optimizer.type=RMSProp", "OptimizerBuilder.optimizer.type: expected"),
         ("OptimizerBuilder.regularizer.factor=0.1", "OptimizerBuilder.regularizer.factor: expect"),
-        ("EvalDataset.dataset_dir=x", "EvalDataset.dataset_dir: expected dataset/coco"),
+        ("EvalDataset.dataset_dir=''", "EvalDataset.dataset_dir: expected a path"),
         ("EvalDataset.bbox_file=null", "EvalDataset.bbox_file: required without use_gt_bbox"),
         ("TrainDataset.image_dirs=x", "TrainDataset.image_dirs: unknown key"),
         ("TrainReader.shuffle=false", "TrainReader.shuffle: training pictures are shuffled"),
         ("TrainReader.sample_transforms=[]", "TrainReader.sample_transforms: ToHeatmapsTopDown"),
         ("TrainReader.sample_transforms.0={Mixup: {}}", "TrainReader.sample_transforms.0.Mixup"),
-        ("TrainReader.sample_transforms.1.TopDownAffine.use_udp=true", "TrainReader.sample_trans"),
+        ("TrainReader.sample_transforms.1.TopDownAffine.udp=true", "TrainReader.sample_transforms"),
         ("TrainReader.batch_transforms=[]", "TrainReader.batch_transforms: NormalizeImage: req"),
         ("EvalReader.batch_transforms.0.NormalizeImage.mean=[0, 0, 0]", "EvalReader.batch_transf"),
         ("freeze_parameters=true", "freeze_parameters: only a teacher is frozen"),

@@ -80,6 +80,14 @@ def test_the_file_of_the_guide_with_its_flags() -> None:
     assert read_run(found.settings).train.steps_per_epoch == 250
 
 
+def test_cityscapes_as_most_of_its_files_have_it() -> None:
+    found = read("train_dataset.type=Cityscapes", "val_dataset.type=Cityscapes").settings
+    assert found["model"]["num_classes"] == 19
+    lists = found["data"]["train_list"], found["data"]["val_list"]
+    assert lists == ("train.list", "val.list")  # as tasks/seg/README.md makes them
+    assert "download" not in found["data"]
+
+
 def test_lists_and_other_settings() -> None:
     found = read(
         *LISTS,
@@ -180,9 +188,8 @@ def test_the_older_learning_rate_and_a_backbone() -> None:
         ("iters=x", "iters: expected int, got str"),
         ("iters=0", "iters: expected 1 or more"),
         ("batchsize=3", "batchsize"),
-        ("flags.learning_rat=1", "flags.learning_rat: unknown key"),
-        ("flags.learning_rate=0", "flags.learning_rate: expected > 0"),
-        ("train_dataset.type=Cityscapes", "train_dataset.type: expected Dataset with lists"),
+        ("flags.learning_rat=1", "--learning_rat: unknown key"),
+        ("train_dataset.type=ADE20K", "train_dataset.type: expected Dataset with lists"),
         ("train_dataset.type=Dataset", "train_dataset.train_path: required"),
         ("val_dataset.dataset_root=x", "val_dataset.dataset_root: expected data/optic_disc_seg"),
         ("val_dataset.mode=valid", "val_dataset.mode: expected one of train, val"),
@@ -205,6 +212,7 @@ def test_the_older_learning_rate_and_a_backbone() -> None:
         ("optimizer.type=RMSProp", "optimizer.type: expected SGD, Adam or AdamW"),
         ("optimizer.backbone_lr_mult=10", "optimizer.backbone_lr_mult: all weights have one"),
         ("optimizer.type=adam", "optimizer.weight_decay: expected 0 with adam"),
+        ("lr_scheduler.decay_steps=500", "lr_scheduler.decay_steps: expected 1000, the rate falls"),
         ("lr_scheduler.type=OneCycle", "lr_scheduler.type: expected PolynomialDecay"),
         ("learning_rate={value: 1}", "learning_rate: lr_scheduler says the same"),
         ("loss.types=[]", "loss.types: expected one, or one for each of 5 coef, got 0"),
@@ -212,6 +220,11 @@ def test_the_older_learning_rate_and_a_backbone() -> None:
         ("loss.types.0.ignore_index=0", "loss.types.0.ignore_index: data.ignore_index is one"),
         ("model.num_classes=5", "model.num_classes: expected 2, as of the data, got 5"),
         ("model.type=null", "model.type: required"),
+        # a data set that is unknown here is told before how it is divided
+        ("train_dataset={type: PascalVOC, mode: trainaug}", "train_dataset.type: expected"),
+        ("flags.learning_rate=0", "--learning_rate: expected > 0"),
+        ("global={device: tpu}", "global.device: expected one of cpu, gpu"),
+        ("train={precision: fp8}", "train.precision: expected one of fp32, fp16"),
         ("test_config.flip_vertical=true", "test_config.flip_vertical"),
     ],
 )

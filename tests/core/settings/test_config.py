@@ -162,6 +162,14 @@ def test_bases_merge_in_order_and_are_relative(tmp_path: Path) -> None:
     assert load_yaml(tmp_path / "sub/c.yml") == {"x": {"p": 1, "q": 3}, "list": [9]}
 
 
+def test_a_mapping_may_inherit_nothing(tmp_path: Path) -> None:
+    """As in PaddleSeg's files, where another optimizer takes none of the keys of the base's."""
+    (tmp_path / "a.yml").write_text("x: {p: 1, q: 2}\ny: {p: 1}\n")
+    over = "x: {_inherited_: false, q: 3}\ny: {_inherited_: true, q: 2}\nz: {_inherited_: false}\n"
+    (tmp_path / "b.yml").write_text(f"_base_: a.yml\n{over}")
+    assert load_yaml(tmp_path / "b.yml") == {"x": {"q": 3}, "y": {"p": 1, "q": 2}, "z": {}}
+
+
 def test_another_kind_replaces_a_mapping_whole() -> None:
     base = {"pace": {"kind": "slow", "patience": 1}}
     assert merge(base, {"pace": {"kind": "fast"}}) == {"pace": {"kind": "fast"}}

@@ -132,6 +132,11 @@ def test_exports_on_the_way() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             reading(**wrong)
+    grid = {"kind": "qat", "weight_bits": 4}
+    export = {"after_epoch": 2, "save_dir": "x"}
+    assert read_recipe({"strategies": [grid], "exports": [{**export, "form": "float"}]}, 4, False)
+    with pytest.raises(ConfigError, match=r"^strategies\.0\.weight_bits: expected 8, as the files"):
+        read_recipe({"strategies": [grid], "exports": [export]}, 4, False)
 
 
 @pytest.mark.parametrize(

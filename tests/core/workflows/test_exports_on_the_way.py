@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.errors import ExportError, RejectedError
+from core.errors import ConfigError, ExportError, RejectedError
 from core.graph.program import Graph
 from core.network.weights import load_arrays
 from core.quant.layers import quantized_layers
@@ -95,7 +95,9 @@ def test_what_could_not_be_exported_is_refused_before_training(
     (tmp_path / "run" / "int8").mkdir(parents=True)
     (tmp_path / "run" / "int8" / "thesis.txt").write_text("")
     engine = make("run", "int8")
-    with pytest.raises(ExportError, match=r"thesis\.txt, which is no part of an export"):
+    with pytest.raises(
+        ConfigError, match=r"^exports\.0\.save_dir: .*thesis\.txt, which is no part of an export"
+    ):
         engine.train()
     assert engine.step == 0
 
@@ -127,7 +129,10 @@ def test_an_earlier_export_is_refused_before_training(
     (tmp_path / "run" / "int8").mkdir(parents=True)
     (tmp_path / "run" / "int8" / "model.onnx").write_text("")
     engine = make("run", "int8")
-    with pytest.raises(ExportError, match="int8: holds an earlier export; name another folder"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^exports\.0\.save_dir: .*int8: holds an earlier export; name another folder",
+    ):
         engine.train()
     assert engine.step == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,25 @@ def test_it_is_what_the_run_does(plan: Callable[..., RunPlan], tmp_path: Path) -
     [
         ([{**PRUNE, "start_epoch": 0}], "prune: would rank the channels of random weights"),
         ([{**QAT, "start_epoch": 0}], "qat: would round random weights"),
-        ([{**PRUNE, "pruned_params": ["conv7*"]}], "pruned_params: 'conv7*' matches no weight"),
-        ([{**QAT, "never_quantize": ["conv7"]}], "never_quantize: 'conv7' matches nothing"),
+        (
+            [{**PRUNE, "pruned_params": ["conv7*"]}],
+            "strategies.0.pruned_params: 'conv7*' matches no weight",
+        ),
+        (
+            [{**QAT, "never_quantize": ["conv7"]}],
+            "strategies.0.never_quantize: 'conv7' matches nothing",
+        ),
         (
             [{**QAT, "optimizer": {"kind": "sgd", "no_weight_decay": ["x.*"]}}],
             "train.optimizer.no_weight_decay: 'x.*' matches nothing",
+        ),
+        (
+            [{**PRUNE, "allocation": "sensitive", "metric_name": "acc"}],
+            "strategies.0.metric_name: the task has no metric 'acc'",
+        ),
+        (
+            [{**PRUNE, "allocation": "sensitive", "sensitivities_file": __file__}],
+            f"{__file__}: not a file of sensitivities",
         ),
         ([{"kind": "outside.strategies:Listen", "layer": "gone"}], "gone: the model has no such"),
     ],
@@ -102,6 +117,16 @@ def test_it_fails_where_the_run_would(
     with pytest.raises(UserError) as caught:
         training(plan(*strategies), tmp_path / "run").rehearse()
     assert str(caught.value).startswith(message)
+
+
+def test_files_at_the_end_are_told(plan: Callable[..., RunPlan], tmp_path: Path) -> None:
+    whole = plan(QAT)
+    for after, told_in in ((4, 2), (5, 1)):
+        export = {"after_epoch": after, "save_dir": str(tmp_path / "files")}
+        run = training(replace(whole, recipe={**whole.recipe, "exports": [export]}), tmp_path / "r")
+        told = run.rehearse()
+        assert any("int8 files are written to" in event for event in told[told_in].events)
+        assert sum("files are written" in event for each in told for event in each.events) == 1
 
 
 def test_a_folder_that_cannot_be_made(plan: Callable[..., RunPlan], tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ strategies:
   distil: {class: DistillationStrategy, distillers: [l2, fsp], start_epoch: 0, end_epoch: 3}
   cut: {class: UniformPruneStrategy, pruner: p, start_epoch: 2, target_ratio: 0.4,
         pruned_params: '.*_sep_weights'}
-  round: {class: QuantizationStrategy, start_epoch: 4, end_epoch: 5, int8_model_save_path: INT8,
+  round: {class: QuantizationStrategy, start_epoch: 4, end_epoch: 4, int8_model_save_path: INT8,
           activation_quantize_type: moving_average_abs_max, save_out_nodes: [quan.tmp_2]}
 compressor: {epoch: 6, checkpoint_path: RUN, strategies: [distil, cut, round]}
 layers: {.*_sep_weights: conv.*, quan.tmp_2: head}
@@ -201,6 +201,88 @@ def test_a_compressor_file_resumes_anywhere_by_itself(
     description = read_description(tmp_path / "int8")
     assert description is not None
     assert [port.name for port in description.outputs] == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategies.cut.pruned_params=res.*", "strategies.cut.pruned_params: 'res.*' matches no "),
+        ("strategies.cut.target_ratio=1.5", "strategies.cut.target_ratio: expected"),
+        ("strategies.cut.start_epoch=5", "strategies.cut (prune): channels cannot be removed"),
+        ("strategies.round.weight_bits=1", "strategies.round.weight_bits: expected 2 to 8"),
+        (
+            "strategies.round.weight_bits=4",
+            "strategies.round.weight_bits: expected 8, as the files",
+        ),
+        ("strategies.round.save_out_nodes=[x]", "strategies.round.save_out_nodes: 'x' is no layer"),
+        ("distillers.l2.teacher_feature_map=x", "distillers.l2.teacher_feature_map: 'x' is no la"),
+        ("distillers.fsp.student_pairs=[[x, x]]", "distillers.fsp.student_pairs: 'x' is no layer"),
+        (
+            "distillers.l2.distillation_loss_weight=-1",
+            "distillers.l2.distillation_loss_weight: expected",
+        ),
+        ("compressor.eval_epoch=-1", "compressor.eval_epoch: expected"),
+        # said in our words on the command line, it is told in our words
+        ("train.eval_every=-1", "train.eval_every: expected"),
+    ],
+)
+def test_errors_name_the_keys_of_the_file(
+    config: Path, teacher: str, recipe: str, tmp_path: Path, override: str, message: str
+) -> None:
+    text = COMPRESSOR.replace("INT8", str(tmp_path / "int8")).replace("RUN", str(tmp_path / "ck"))
+    slim = _write(tmp_path / "compress.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        settle(read_plan(RunFiles(str(config), str(slim), [teacher], [override])))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "message"),
+    [
+        ("paddleclas", "Global.epochs=0", "Global.epochs: expected 1 or more, got 0"),
+        ("paddleclas", "Arch.class_num=1", "Arch.class_num: expected at least 2, got 1"),
+        ("paddleclas", "Optimizer.momentum=2", "Optimizer (train.optimizer.momentum): expected"),
+        ("paddleclas_pruned", "Slim.prune.pruned_ratio=2", "Slim.prune.pruned_ratio: expected"),
+        ("paddledet", "epoch=0", "epoch: expected 1 or more, got 0"),
+        ("paddledet", "QAT.quant_config.weight_bits=1", "QAT.quant_config.weight_bits: expected"),
+        ("paddledet", "TrainReader.batch_size=0", "TrainReader.batch_size: expected 1 or more"),
+        ("paddleseg", "batch_size=0", "batch_size: expected 1 or more, got 0"),
+        (
+            "paddleseg",
+            "lr_scheduler.learning_rate=1e9",
+            "lr_scheduler.learning_rate: expected 0 to",
+        ),
+        ("paddleseg", "model.type=7", "model.type: expected"),
+    ],
+)
+def test_errors_name_the_keys_of_whole_files(file: str, override: str, message: str) -> None:
+    path = Path(__file__).parents[1] / "dialects" / "files" / f"{file}.yml"
+    with pytest.raises(ConfigError) as caught:
+        settle(read_plan(RunFiles(str(path), None, (), [override])))
+    assert str(caught.value).startswith(message)
+
+
+def test_errors_of_a_file_after_another_recipe(config: Path, teacher: str, tmp_path: Path) -> None:
+    """The strategies of the file are counted after those of the recipe before it."""
+    text = COMPRESSOR.replace("INT8", str(tmp_path / "int8")).replace("RUN", str(tmp_path / "ck"))
+    slim = _write(tmp_path / "compress.yaml", text)
+    first = _write(tmp_path / "a.yml", {"strategies": [{"kind": "prune", "target_ratio": 0.1}]})
+    bits = "strategies.round.weight_bits=1"
+    with pytest.raises(ConfigError, match=r"^strategies\.round\.weight_bits: expected 2 to 8"):
+        settle(read_plan(RunFiles(str(config), f"{first},{slim}", [teacher], [bits])))
+
+
+def test_an_export_that_cannot_be(config: Path, teacher: str, tmp_path: Path) -> None:
+    """What fails when training begins, a dry run tells by the key of the file as well."""
+    text = COMPRESSOR.replace("INT8", str(tmp_path / "int8")).replace("RUN", str(tmp_path / "ck"))
+    slim = _write(tmp_path / "compress.yaml", text)
+    plan = settle(read_plan(RunFiles(str(config), str(slim), [teacher])))
+    (tmp_path / "int8").mkdir()
+    (tmp_path / "int8" / "mine.txt").write_text("mine")
+    training = PreparedRun(*plan, tmp_path / "ck")
+    for attempt in (training.rehearse, training.train):
+        with pytest.raises(ConfigError, match=r"^strategies\.round\.int8_model_save_path: "):
+            attempt()
 
 
 def test_a_file_that_says_no_task(tmp_path: Path) -> None:
