@@ -19,6 +19,7 @@ MOST = 1e12  # largest number
 MOST_AREA = 1e10  # COCO's tools leave out who is larger
 LEAST_SIDE = 1e-3  # smallest side of a box, in pixels
 LONGEST_NAME = 4096  # characters of a file's name
+MASKS = ("segmentation",)  # most of COCO's 240 MB, and not needed
 log = logging.getLogger(__name__)
 
 
@@ -82,7 +83,7 @@ def load_annotations(
         DataError: The file is missing, not JSON, not of COCO's form, has no keypoints or another
             number of joints, repeats an image, or an annotation belongs to no image.
     """
-    content = read_json(path, DataError, _drop_masks)
+    content = read_json(path, DataError, leave_out=MASKS)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise DataError(f"{path}: expected a COCO file with 'images' and 'annotations'")
     for key in ("images", "annotations"):
@@ -155,7 +156,7 @@ def detected_persons(
     Raises:
         DataError: The file is missing or broken, names an unknown image, or no box is left.
     """
-    content = read_json(path, DataError, _drop_masks)
+    content = read_json(path, DataError, leave_out=MASKS)
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of detections, got {type(content).__name__}")
     image_ids, boxes, scores = [], [], []
@@ -187,12 +188,6 @@ def detected_persons(
         scores=np.array(scores, dtype=np.float32),
         detected=True,
     )
-
-
-def _drop_masks(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Drop outlines while reading: they are most of COCO's 240 MB, and are not needed."""
-    mapping.pop("segmentation", None)
-    return mapping
 
 
 def _read_images(path: str, images: list[Any]) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
