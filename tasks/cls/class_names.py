@@ -18,7 +18,10 @@ _LAST = re.compile(r"(.*\S)\s+(\d+)")
 # the same with marks that count, as in "0. cat", "[0] cat", "0|cat", "0.0 cat"
 _COUNTED = re.compile(r"[\[(<#+]*(?:0x)?(\d+)(?:\.0+)?(?:\s*[.)\]>|]|\s)\s*\S.*")
 # names as in lists of other languages, or with what stood between an index and a name
-_MARKED = re.compile(r"[-*•]\s+.*|[\[{].*|.*[\]}],?|(['\"]).*\1,?|[-=>|:;,.)\]–—→]+\s.*|.*[,;]")
+_MARKED = re.compile(
+    r"[-*\u2022]\s+.*|[\[{].*|.*[\]}],?|(['\"]).*\1,?|.*[,;]"
+    r"|[-=>|:;,.)\]\u2013\u2014\u2192]+\s.*"
+)
 _QUOTED = re.compile(r"\"[^\"]*\"\s*[,;:\t].*|\d+\s*[,;:\t]\s*\".*\"")
 MOST_DIGITS = 9
 _WANTED = "expected 'index name' or 'name'"
