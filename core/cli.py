@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import ConfigError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.signals import WORDS, number_of, raising
+from core.settings.streams import discard_output, flush_output, is_unread, open_streams
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
+UNREAD = 141  # status of a process that SIGPIPE ends
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 
 
@@ -44,8 +46,10 @@ def run(main: Callable[[], int | None]) -> None:
 
     A `UserError` is printed as one line on standard error (status 2), so is a disk that is full.
     Ctrl-C is a short word (status 130), so are SIGTERM (143) and SIGHUP (129), even while libraries
-    are loaded. Anything else is a defect of ours and keeps its traceback.
+    are loaded. Nothing is said where nobody reads it (status 141), as behind `| head`. Anything
+    else is a defect of ours and keeps its traceback.
     """
+    open_streams()
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
@@ -62,14 +66,20 @@ def run(main: Callable[[], int | None]) -> None:
 def _status_of(main: Callable[[], int | None]) -> int:
     """Call a tool's main; print what the user has to know of how it ended."""
     try:
-        return main() or 0
+        status = main() or 0
+        sys.stdout.flush()
+        return status
     except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, BrokenPipeError) and is_unread():
+            discard_output()
+            return UNREAD
         number = number_of(error)
         if number is not None:
             print(WORDS[number], file=sys.stderr)
             return 128 + number
         said = _told(error)
         if said:
+            flush_output()
             print(f"error: {_rank()}{printable(said)}", file=sys.stderr)
             return 2
         if _rank():
@@ -80,7 +90,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
 def _told(error: BaseException) -> str:
     """Return the line of an error that is the user's to mend; empty if it is none."""
     if isinstance(error, OSError) and error.errno in _FULL:
-        return f"{error.filename or 'a file'}: cannot be written: {error.strerror}"
+        return f"{error.filename or 'a file or the output'}: cannot be written: {error.strerror}"
     return str(error) if isinstance(error, UserError) else ""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_KEY = 2**60  # larger ones can be chosen so that all are at one place of a hash table
 MAX_DEPTH = 64  # depth of containers in containers
 _DTYPE = re.compile(r"b1|[iu][1248]|f[248]")
 _ORDERS = ("<", ">", "=", "|")
@@ -179,6 +180,8 @@ def plain_key(key: Any) -> Any:
     """
     if not isinstance(key, SCALARS):
         raise RefusedError(f"a {type(key).__name__} as a key")
+    if isinstance(key, int) and abs(key) > LARGEST_KEY:
+        raise RefusedError("a number as a key that is too large")
     return key
 
 

@@ -17,6 +17,8 @@ import paddle
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save as serialize
 
+from core.network.pickled_values import LARGEST_KEY
+
 _NOTES = "__metadata__"  # the header's word for the notes
 _STRUCTURE = "trislim"  # our note: the content as JSON
 _ARRAY, _ITEMS = "$array", "$items"  # placeholders of an array, and of a mapping with arrays
@@ -146,6 +148,11 @@ def _restore(value: Any, arrays: Mapping[str, np.ndarray], depth: int) -> Any:
     return {key: _restore(each, arrays, depth + 1) for key, each in value.items()}
 
 
+def _is_key(part: Any) -> bool:
+    """Tell whether a value may be a key; many numbers that are larger share one hash."""
+    return isinstance(part, str) or (isinstance(part, (int, float)) and abs(part) <= LARGEST_KEY)
+
+
 def _restore_items(pairs: Any, arrays: Mapping[str, np.ndarray], depth: int) -> dict[Any, Any]:
     if not isinstance(pairs, list):
         raise TensorFileError("a mapping that is no list of pairs")
@@ -154,8 +161,10 @@ def _restore_items(pairs: Any, arrays: Mapping[str, np.ndarray], depth: int) -> 
         if not isinstance(pair, list) or len(pair) != 2:
             raise TensorFileError("a mapping with something else than pairs")
         parts = pair[0] if isinstance(pair[0], list) else [pair[0]]
-        if not all(isinstance(part, (str, int, float)) for part in parts):
+        if len(parts) > 2 or not all(map(_is_key, parts)):
             raise TensorFileError("a mapping with a key that is none")
         key = tuple(parts) if isinstance(pair[0], list) else pair[0]
+        if key in restored:
+            raise TensorFileError("a mapping with a key twice")
         restored[key] = _restore(pair[1], arrays, depth + 1)
     return restored

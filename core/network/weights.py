@@ -11,6 +11,7 @@ import logging
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,13 @@ from core.network.pickled_values import PickleError, RefusedError
 from core.network.pickles import read_pickle
 from core.network.tensor_files import TensorFileError, pack, unpack
 from core.settings.config import suggest
+from core.settings.reading import read_bytes
 
 BACKBONE = "backbone."
 SAFETENSORS = ".safetensors"
+MOST_BYTES = 16 * 10**9  # of a file of weights
+_WHOLE = "whole numbers"
+_KINDS = MappingProxyType({"f": "numbers", "i": _WHOLE, "u": _WHOLE, "b": "flags"})
 log = logging.getLogger(__name__)
 
 
@@ -37,12 +42,10 @@ def load_arrays(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, CheckpointError, MOST_BYTES)
         if path.suffix == SAFETENSORS:
             return unpack(content)
         tree = read_pickle(content)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     except RefusedError as error:
         raise CheckpointError(f"{path}: refused: {error}") from error
     except (PickleError, TensorFileError) as error:
@@ -173,10 +176,12 @@ def _kind(value: Any) -> str:
 def _cast(array: np.ndarray, tensor: paddle.Tensor, where: str) -> np.ndarray:
     """Return an array in the type of a tensor; one that cannot hold its values is refused."""
     wanted: np.dtype[Any] = tensor.numpy().dtype
-    if array.dtype.kind == "f" and wanted.kind != "f":
+    if _KINDS[array.dtype.kind] != _KINDS[wanted.kind]:  # 8-bit weights, without their scales
         raise CheckpointError(f"{where}: expected {wanted}, got {array.dtype}")
     with np.errstate(over="ignore"):
         cast = array.astype(wanted, copy=False)
+    if wanted.kind != "f" and not np.array_equal(cast, array):
+        raise CheckpointError(f"{where}: has values that {wanted} cannot hold")
     if not np.isfinite(cast).all():
         count = int((~np.isfinite(cast)).sum())
         raise CheckpointError(f"{where}: {count} of {cast.size} values are not finite")

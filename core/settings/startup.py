@@ -8,12 +8,16 @@ every training, that batch norms keep statistics.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import importlib
 import logging
+import os
 import sys
 import warnings
 
 from core.errors import ConfigError
+from core.settings.files import scratch
 from core.settings.signals import ENDING, held_back, renew
 from core.settings.versions import check_versions
 
@@ -33,9 +37,32 @@ def load_paddle() -> None:
     ends a training, and the launcher of several processes after Ctrl-C. Such a signal waits until
     this is undone. And it silences all loggers below a warning.
     """
+    _have_home()
     logger = logging.getLogger()
     level = logger.level
     with held_back(*ENDING):
         importlib.import_module("paddle").disable_signal_handler()
         renew()
     logger.setLevel(level)
+
+
+def _have_home() -> None:
+    """Have a home folder that can be written, one for this process alone if there is no other.
+
+    Paddle and PaddleSeg make folders in it when they are imported, and fail if they cannot: in
+    containers whose files are read-only, or whose user is not the one that the image was made for.
+    """
+    home = os.path.expanduser("~")
+    try:
+        os.makedirs(os.path.join(home, ".cache"), exist_ok=True)
+    except OSError:
+        writable = False
+    else:
+        writable = os.access(home, os.W_OK | os.X_OK)
+    if not writable:
+        stack = contextlib.ExitStack()
+        os.environ["HOME"] = str(stack.enter_context(scratch()))
+        atexit.register(stack.close)
+        logging.getLogger(__name__).warning(
+            "HOME: %s cannot be written; downloads are kept for this run only", home
+        )

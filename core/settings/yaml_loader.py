@@ -10,6 +10,7 @@ import yaml
 
 MOST_DEPTH = 50
 MOST_VALUES = 100_000  # with what aliases repeat
+LARGEST_KEY = 2**60
 TAG = "!"  # the key that holds the tag of a mapping
 _MERGE = "tag:yaml.org,2002:merge"
 _HUGE = 10**20
@@ -96,7 +97,9 @@ class _Loader(yaml.SafeLoader):
             is_merge = key_node.tag == _MERGE
             key = key_node.value if is_merge else self.construct_object(key_node, deep=True)
             line = key_node.start_mark.line + 1
-            if not isinstance(key, (str, int, float)):
+            # larger numbers can be chosen so that all have the same hash
+            number = isinstance(key, (int, float))
+            if not isinstance(key, str) and not (number and abs(key) <= LARGEST_KEY):
                 raise yaml.YAMLError(f"line {line}: {shown(key)} cannot be a key")
             if key in seen:
                 raise yaml.YAMLError(f"line {line}: the key {shown(key)} is written twice")

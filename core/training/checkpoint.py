@@ -20,6 +20,7 @@ from paddle.nn import Layer
 
 from core.errors import CheckpointError, ConfigError, UserError
 from core.network.weights import (
+    MOST_BYTES,
     SAFETENSORS,
     assign,
     blaming,
@@ -41,7 +42,6 @@ FORMAT = 1
 WEIGHTS, DESCRIPTION, TRAINING = "model.safetensors", "model.json", "training.safetensors"
 FOR_PADDLE, OLD_TRAINING = "model.pdparams", "training.pdopt"
 SUFFIXES = (SAFETENSORS, ".pdparams")  # of weights files
-LIMIT_BYTES = 16 * 10**9  # largest file of weights that is downloaded
 RecordedEdit = tuple[str, dict[str, Any]]  # kind of strategy, its record
 
 
@@ -316,4 +316,4 @@ def _fetch_weights(url: str) -> Path:
             reason = str(error).removeprefix(f"{path}: ")
             raise CheckpointError(f"{url}: {reason}") from error
 
-    return fetch(url, cache_folder() / "weights", LIMIT_BYTES, check)
+    return fetch(url, cache_folder() / "weights", MOST_BYTES, check)

@@ -155,7 +155,7 @@ class LogFile(Hook):
     def before_training(self, engine: Engine) -> None:
         path = engine.save_dir / "train.log"
         try:
-            self._handler = _FileHandler(path, encoding="utf-8")
+            self._handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise FileError(f"{path}: cannot be written: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

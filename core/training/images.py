@@ -11,13 +11,15 @@ import numpy as np
 from core.errors import ConfigError, DataError
 from core.settings.reading import read_bytes
 from core.task import Arrays, Sample, Task
-from core.training.image_files import JPEG, declared_size, is_whole
+from core.training.image_files import JPEG, PNG, declared_size, is_whole
 
 Size = tuple[int, int]  # width, height
 CHANNELS = 3
 _FLAGS = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR, 4: cv2.IMREAD_UNCHANGED}
 MOST_SIDE = 32766  # pixels; OpenCV moves and turns no larger images
 MOST_PIXELS = 1 << 28
+# how files begin whose pixels have no fractions: JPEG, PNG, BMP, WebP
+WHOLE_NUMBERS = (JPEG, PNG, b"BM", b"RIFF")
 # arguments for the number of input channels in networks of PaddleClas and PaddleSeg
 CHANNEL_OPTIONS = ("input_image_channel", "in_channels", "in_chans", "in_channel", "input_channels")
 
@@ -133,13 +135,13 @@ def _read(path: str) -> bytes:
 
 
 def _decode(content: bytes, path: str, flags: int) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except (cv2.error, MemoryError) as error:  # a kind or a size that OpenCV does not take
-        reason = getattr(error, "err", "") or "out of memory"
-        raise DataError(f"{path}: not an image that OpenCV can decode: {reason}") from error
-    if image is None:
-        raise DataError(f"{path}: not an image that OpenCV can decode")
+    if not content.startswith(WHOLE_NUMBERS) and flags >= 0:
+        stored = _decoded(content, path, cv2.IMREAD_UNCHANGED)
+        if stored.dtype not in (np.uint8, np.uint16):  # OpenCV makes anything of them
+            raise DataError(
+                f"{path}: its pixels are {stored.dtype}, expected whole numbers of 8 or 16 bits"
+            )
+    image = _decoded(content, path, flags)
     check_size(path, *_size_of(image))
     if flags < 0:  # unchanged
         return _with_four(image, path)
@@ -147,6 +149,23 @@ def _decode(content: bytes, path: str, flags: int) -> np.ndarray:
         return with_channel_axis(image)
     rgb: np.ndarray = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def _decoded(content: bytes, path: str, flags: int) -> np.ndarray:
+    """Return what OpenCV makes of a file.
+
+    Raises:
+        DataError: Nothing.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except (cv2.error, MemoryError) as error:  # a kind or a size that OpenCV does not take
+        reason = getattr(error, "err", "") or "out of memory"
+        raise DataError(f"{path}: not an image that OpenCV can decode: {reason}") from error
+    if image is None:
+        raise DataError(f"{path}: not an image that OpenCV can decode")
+    decoded: np.ndarray = image
+    return decoded
 
 
 def _with_four(image: np.ndarray, path: str) -> np.ndarray:

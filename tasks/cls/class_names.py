@@ -14,6 +14,14 @@ from tasks.cls.layouts import Layout, find_layout, flat_classes
 # index and name, with what stands between them in files of editors and spreadsheets
 _NUMBERED = re.compile(r"(-?\d+)(?:\s*[,;:=\t]\s*|\s+)(\S.*)")
 _REVERSED = re.compile(r".*\S\s*[,;:=\t]\s*(\d+)")
+_LAST = re.compile(r"(.*\S)\s+(\d+)")
+# the same with marks that count, as in "0. cat", "[0] cat", "0|cat", "0.0 cat"
+_COUNTED = re.compile(r"[\[(<#+]*(?:0x)?(\d+)(?:\.0+)?(?:\s*[.)\]>|]|\s)\s*\S.*")
+# names as in lists of other languages, or with what stood between an index and a name
+_MARKED = re.compile(
+    r"[-*\u2022]\s+.*|[\[{].*|.*[\]}],?|(['\"]).*\1,?|.*[,;]"
+    r"|[-=>|:;,.)\]\u2013\u2014\u2192]+\s.*"
+)
 _QUOTED = re.compile(r"\"[^\"]*\"\s*[,;:\t].*|\d+\s*[,;:\t]\s*\".*\"")
 MOST_DIGITS = 9
 _WANTED = "expected 'index name' or 'name'"
@@ -54,6 +62,7 @@ def read_labels(path: Path) -> list[str]:
     found = [(number, _NUMBERED.fullmatch(line)) for number, line in lines]
     if not lines or not all(match for _, match in found):
         _check_plain(path, lines)
+        _check_marks(path, lines, [line for _, line in lines])
         return [line for _, line in lines]
     names: dict[int, str] = {}
     for number, match in found:
@@ -65,6 +74,7 @@ def read_labels(path: Path) -> list[str]:
                 f"{len(lines)} classes have the indices 0..{len(lines) - 1}"
             )
         names[index] = match[2] if match else ""
+    _check_marks(path, lines, list(names.values()))
     return [names[index] for index in range(len(names))]
 
 
@@ -92,6 +102,20 @@ def _index(match: re.Match[str] | None) -> int:
     return int(match[1]) if match and len(match[1]) <= MOST_DIGITS else -1
 
 
+def _counts(numbers: list[str]) -> bool:
+    """Tell whether numbers are 0 to the last one, in any order."""
+    short = all(0 < len(number) <= MOST_DIGITS for number in numbers)
+    return short and sorted(map(int, numbers)) == [*range(len(numbers))]
+
+
+def _check_marks(path: Path, lines: Lines, names: list[str]) -> None:
+    """Refuse names that all have marks around them, which are hardly meant as a part."""
+    if names and all(_MARKED.fullmatch(name) for name in names):
+        number, line = lines[0]
+        wanted = f"{_WANTED}, without brackets, quotes and marks of lists"
+        raise DataError(f"{path}:{number}: {wanted}, got {line[:80]!r}")
+
+
 def _check_quotes(path: Path, lines: Lines) -> None:
     for number, line in lines:
         if _QUOTED.fullmatch(line):
@@ -100,10 +124,20 @@ def _check_quotes(path: Path, lines: Lines) -> None:
 
 def _check_plain(path: Path, lines: Lines) -> None:
     """Refuse lines that look like names, but are meant as an index and a name."""
-    last = [_REVERSED.fullmatch(line) for _, line in lines]
-    if last and sorted(_index(match) for match in last) == [*range(len(last))]:
-        number, line = lines[0]
-        raise DataError(f"{path}:{number}: {_WANTED}, got the index last: {line[:80]!r}")
+    if not lines:
+        return
+    texts, (number, first) = [line for _, line in lines], lines[0]
+    counted = sorted(_index(_COUNTED.fullmatch(line)) for line in texts)
+    if len(lines) > 1 and counted in ([*range(len(lines))], [*range(1, len(lines) + 1)]):
+        raise DataError(f"{path}:{number}: {_WANTED}, got {first[:80]!r}")
+    last = [_LAST.fullmatch(line) for line in texts]
+    stems = {match[1] for match in last if match}  # "class 0", "class 1" are names
+    is_last = len(stems) == len(lines) > 1 and _counts([match[2] for match in last if match])
+    if is_last or _counts([m[1] if m else "" for m in map(_REVERSED.fullmatch, texts)]):
+        raise DataError(f"{path}:{number}: {_WANTED}, got the index last: {first[:80]!r}")
+    comment = next((each for each in lines if each[1].startswith("# ")), None)
+    if comment is not None and not all(line.startswith("#") for line in texts):
+        raise DataError(f"{path}:{comment[0]}: {_WANTED}, got a comment: {comment[1][:80]!r}")
     # indices that count the lines, but for a heading or some line that was forgotten
     matches = [_NUMBERED.fullmatch(line) for _, line in lines]
     offsets = {_index(match) - place for place, match in enumerate(matches) if match}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ MOST = 1e12  # largest number
 MOST_AREA = 1e10  # COCO's tools leave out who is larger
 LEAST_SIDE = 1e-3  # smallest side of a box, in pixels
 LONGEST_NAME = 4096  # characters of a file's name
+NEAR = 0.1  # distance of a keypoint from its box, in sides of the box
+MASKS = ("segmentation",)  # most of COCO's 240 MB, and not needed
 log = logging.getLogger(__name__)
 
 
@@ -82,7 +85,7 @@ def load_annotations(
         DataError: The file is missing, not JSON, not of COCO's form, has no keypoints or another
             number of joints, repeats an image, or an annotation belongs to no image.
     """
-    content = read_json(path, DataError, _drop_masks)
+    content = read_json(path, DataError, leave_out=MASKS)
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
         raise DataError(f"{path}: expected a COCO file with 'images' and 'annotations'")
     for key in ("images", "annotations"):
@@ -104,6 +107,7 @@ def load_annotations(
             area = people[-1]["area"]
             if _settle_area(people[-1]):
                 odd.append(f"{where}: area: {area:g} cannot be")
+    _tell_of_repeated(f"{path}", content["annotations"])
     left_out = len(content["annotations"]) - len(people)
     if left_out:
         log.info(
@@ -137,7 +141,7 @@ def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> P
     if not chosen:
         raise DataError(f"{annotations.path}: no person with a labelled keypoint and a box")
     image_ids = [person["image_id"] for person in chosen]
-    return Persons(
+    persons = Persons(
         files=np.array([annotations.files[identity] for identity in image_ids]),
         image_ids=np.array(image_ids, dtype=np.int64),
         sizes=np.array([annotations.sizes.get(i, (0, 0)) for i in image_ids], dtype=np.int64),
@@ -145,6 +149,8 @@ def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> P
         joints=np.array([p["keypoints"] for p in chosen], np.float32).reshape(len(chosen), -1, 3),
         scores=np.ones(len(chosen), dtype=np.float32),
     )
+    _tell_of_misfits(annotations, persons)
+    return persons
 
 
 def detected_persons(
@@ -155,7 +161,7 @@ def detected_persons(
     Raises:
         DataError: The file is missing or broken, names an unknown image, or no box is left.
     """
-    content = read_json(path, DataError, _drop_masks)
+    content = read_json(path, DataError, leave_out=MASKS)
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of detections, got {type(content).__name__}")
     image_ids, boxes, scores = [], [], []
@@ -189,10 +195,44 @@ def detected_persons(
     )
 
 
-def _drop_masks(mapping: dict[str, Any]) -> dict[str, Any]:
-    """Drop outlines while reading: they are most of COCO's 240 MB, and are not needed."""
-    mapping.pop("segmentation", None)
-    return mapping
+def _tell_of_repeated(path: str, annotations: list[dict[str, Any]]) -> None:
+    """Warn of ids that several annotations have: other programs read the last of them alone."""
+    ids = [each["id"] for each in annotations if is_id(each.get("id"))]
+    counts = Counter(ids)
+    if len(counts) < len(ids):
+        first = next(identity for identity, count in counts.items() if count > 1)
+        log.warning(
+            "%s: %d annotations have an id that another has, first %d; all of them are read",
+            *(path, len(ids) - len(counts), first),
+        )
+
+
+def _tell_of_misfits(annotations: Annotations, persons: Persons) -> None:
+    """Warn where most persons cannot be what the file says: of other units, or another form."""
+    labelled = persons.joints[..., 2] > 0
+    left, top, width, height = persons.boxes.T[:, :, None]
+    x, y = persons.joints[..., 0], persons.joints[..., 1]
+    wide, high = NEAR * width, NEAR * height
+    near = (x > left - wide) & (x < left + width + wide)
+    near &= (y > top - high) & (y < top + height + high)
+    lost = int(np.count_nonzero(~(near & labelled).any(axis=1)))
+    if 2 * lost > len(persons):
+        log.warning(
+            "%s: of %d of %d persons no labelled keypoint is near their box; both are expected in "
+            "pixels of the image",
+            *(annotations.path, lost, len(persons)),
+        )
+    known = [p for p in annotations.people if p["image_id"] in annotations.sizes]
+    cut = 0
+    for person in known:
+        (left, top, width, height), size = person["bbox"], annotations.sizes[person["image_id"]]
+        cut += left + width > size[0] + 1 or top + height > size[1] + 1
+    if 2 * cut > len(known):
+        log.warning(
+            "%s: %d of %d boxes reach beyond their images and are cut; expected [x, y, width, "
+            "height], not the corners",
+            *(annotations.path, cut, len(known)),
+        )
 
 
 def _read_images(path: str, images: list[Any]) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:

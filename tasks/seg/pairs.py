@@ -77,18 +77,40 @@ def read_stems(path: Path) -> list[str]:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by their names without endings, sorted."""
-    return {_stem(path, folder): path for path in list_image_files(folder)}
+    """Return the images of a folder by their names without endings, sorted.
+
+    Raises:
+        DataError: Two have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in list_image_files(folder):
+        other = found.setdefault(_stem(path, folder), path)
+        if other is not path:
+            raise DataError(f"{path}: has the name of {other.name}; the same mask fits both")
+    return found
 
 
 def _labels_by_name(folders: Pair) -> dict[str, Path]:
-    """Return masks, and labelme's files where there is no mask, by the names of their images."""
+    """Return masks, and labelme's files where there is no mask, by the names of their images.
+
+    Raises:
+        DataError: Two masks fit one image.
+    """
     images, folder = folders
-    found: dict[str, Path] = {}
+    exact: dict[str, list[Path]] = {}
+    others: dict[str, list[Path]] = {}  # without what tools put behind the names
     for path in list_image_files(folder) if folder != images else []:
         stem = _stem(path, folder)
-        found[stem] = path
-        found.setdefault(_SUFFIX.sub("", stem), path)
+        exact.setdefault(stem, []).append(path)
+        others.setdefault(_SUFFIX.sub("", stem), []).append(path)
+    fitting = others | exact
+    for name in _by_name(images) if images.is_dir() else ():
+        if len(fitting.get(name, ())) > 1:
+            one, other = fitting[name][:2]
+            raise DataError(
+                f"{other}: is a mask for {name}, and so is {one.name}; keep one of them"
+            )
+    found = {name: paths[-1] for name, paths in fitting.items()}
     for path in _json_files(folder):
         found.setdefault(_stem(path, folder), path)
     return found

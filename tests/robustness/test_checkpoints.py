@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping
@@ -41,6 +42,8 @@ ENTRIES: dict[str, Any] = {
     "one infinity": np.r_[np.zeros(107), INF].reshape(4, 3, 3, 3).astype("float32"),
     "beyond float32": np.full((4, 3, 3, 3), 1e300),
     "another shape": np.zeros((4, 3, 3), "float32"),
+    "whole numbers": np.zeros((4, 3, 3, 3), "int8"),
+    "flags": np.zeros((4, 3, 3, 3), "bool"),
     "a list of text": ["x"] * 4,
     "a pair": ("name", "text"),
 }
@@ -67,6 +70,22 @@ def test_weights_that_are_no_numbers(toy: Any, tmp_path: Path, name: str) -> Non
     with one_line() as said:
         checkpoint.restore(tmp_path / "w.pdparams", toy)
     assert said[0].startswith(f"{tmp_path}/w.pdparams: ")
+
+
+def test_whole_numbers_are_not_cut_to_fit() -> None:
+    model = paddle.nn.Layer()
+    model.register_buffer("count", paddle.to_tensor([1], "int32"))
+    assign(model, {"count": np.array([7], "int64")}, "file")
+    assert int(model.count) == 7
+    with pytest.raises(CheckpointError, match=r"^file: count: has values that int32 cannot hold"):
+        assign(model, {"count": np.array([2**32 + 7], "int64")}, "file")
+
+
+@pytest.mark.parametrize("name", ["w.pdparams", "w.safetensors"])
+def test_weights_that_are_no_file_are_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"cannot be read: a pipe, socket or device"):
+        load_arrays(tmp_path / name)
 
 
 def test_layers_that_start_anew_may_have_anything_in_the_file(toy: Any) -> None:

@@ -120,6 +120,9 @@ ATTACKS = {
     "tuples that double": b"\x80\x02)q\x00" + b"h\x00h\x00\x86q\x00" * 60 + b".",
     "containers in containers": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "tuples in tuples as a key": b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.",
+    "keys that share a hash": b"\x80\x02}(" + b"".join(
+        b"\x8a\x0b" + (n * (2**61 - 1)).to_bytes(11, "little") + b"N" for n in range(100_000)
+    ) + b"u.",
     "a name as a value": b"\x80\x02cnumpy\ndtype\n.",
     "bytes again and again": b"\x80\x02X\xe8\x03\x00\x00" + b"a" * 1000 + b"q\x00"
     + b"(" + (b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R") * 200 + b"t.",

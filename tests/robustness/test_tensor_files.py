@@ -19,13 +19,14 @@ NUMBERS = st.sampled_from(["<f4", ">f4", "<f2", "<f8", "<i8", ">i2", "|u1", "|b1
 PLAIN = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5)
 )
+INTEGERS = st.integers(-(2**60), 2**60)
 KEYS = st.one_of(st.text(max_size=4), st.sampled_from(["__metadata__", "$array", "a/b", "a", "b"]))
 TREES = st.recursive(
     st.one_of(NUMBERS, PLAIN),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4),
         st.dictionaries(KEYS, inner, max_size=4),
-        st.dictionaries(st.one_of(st.integers(), st.tuples(st.integers())), inner, max_size=3),
+        st.dictionaries(st.one_of(INTEGERS, st.tuples(INTEGERS)), inner, max_size=3),
     ),
     max_leaves=10,
 )
@@ -99,6 +100,9 @@ def test_a_structure_that_does_not_fit_is_refused() -> None:
     deep = "[" * 100 + "]" * 100
     for structure in ("[1]", "3", '{"a": {"$array": "gone"}}', '{"a": {"$array": 1}}', deep,
                       '{"a": {"$items": [[1]]}}', '{"a": {"$items": 5}}', "{", "[" * 100_000,
-                      '{"a": {"$items": [[{"b": 1}, 2]]}}', f'{{"a": {deep}}}'):  # fmt: skip
+                      '{"a": {"$items": [[{"b": 1}, 2]]}}', f'{{"a": {deep}}}',
+                      '{"a": {"$items": [[1, 2], [true, 3]]}}',  # a key twice
+                      f'{{"a": {{"$items": [[{2**61}, 2]]}}}}',
+                      '{"a": {"$items": [[[1, 2, 3], 4]]}}'):  # fmt: skip
         with pytest.raises(TensorFileError):
             unpack(save({"x": np.ones(1)}, {"trislim": structure}))

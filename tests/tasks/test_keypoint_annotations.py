@@ -294,3 +294,36 @@ def test_an_area_that_cannot_be_is_that_of_the_box(root, area, caplog):
     assert [each["area"] for each in annotations.people] == [2500, 4200, 4200]
     assert f"annotations[1] (id 2): area: {area:g} cannot be" in caplog.text
     assert "in 1 annotations" in caplog.text
+
+
+def test_repeated_ids_are_told_of(root, caplog):
+    (root / "val.json").write_text(json.dumps(coco(person(1), person(2))))
+    assert len(load_annotations(root / "val.json", 17).people) == 2
+    assert caplog.text == ""
+    (root / "val.json").write_text(json.dumps(coco(person(2), person(1), person(2), person(2))))
+    assert len(load_annotations(root / "val.json", 17).people) == 4
+    assert "val.json: 2 annotations have an id that another has, first 2" in caplog.text
+
+
+FEW = [[0.3, 0.4, 2], [0.5, 0.6, 2], *[[0, 0, 0]] * 15]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"keypoints": [v for joint in FEW for v in joint]}, "of 2 of 3 persons no labelled"),
+        ({"keypoints": [1e9, 1e9, 2] + [0] * 48}, "of 2 of 3 persons no labelled keypoint is near"),
+        ({"bbox": [0.1, 0.2, 0.5, 0.7]}, "of 2 of 3 persons no labelled keypoint is near"),
+        ({"bbox": [20.0, 30.0, 110.0, 95.0]}, "2 of 3 boxes reach beyond their images and are cut"),
+    ],
+)
+def test_what_does_not_fit_the_boxes_is_told_of(root, changes, said, caplog):
+    content = coco(person(1), person(2, **changes), person(3, **changes))
+    (root / "val.json").write_text(json.dumps(content))
+    annotated_persons(load_annotations(root / "val.json", 17))
+    assert said in caplog.text
+    caplog.clear()
+    content["annotations"][1] = person(2)
+    (root / "val.json").write_text(json.dumps(content))
+    annotated_persons(load_annotations(root / "val.json", 17))
+    assert caplog.text == ""  # one of three may be any way

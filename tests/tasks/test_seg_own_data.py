@@ -63,6 +63,39 @@ def test_masks_may_be_named_after_their_images(tmp_path: Path, end: str) -> None
     assert len(read_pairs(DataConfig(str(tmp_path)), "train")) == 4
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        (("a.jpg", "a.png"), ("a.png",), r"images/a\.png: has the name of a\.jpg"),
+        (("a.jpg", "a.JPG"), ("a.png",), r"images/a\.jpg: has the name of a\.JPG"),
+        (("a.jpg",), ("a.png", "a.tif"), r"masks/a\.tif: is a mask for a, and so is a\.png"),
+        (
+            ("a.jpg",),
+            ("a_gt.png", "a_mask.png"),
+            r"masks/a_mask\.png: is a mask for a, and so is a_",
+        ),
+    ],
+)
+def test_files_that_fit_twice_are_named(
+    tmp_path: Path, images: tuple[str, ...], masks: tuple[str, ...], message: str
+) -> None:
+    for name in (*images, "b.jpg"):
+        picture(tmp_path / "images" / name)
+    for name in (*masks, "b.png"):
+        save_mask(tmp_path / "masks" / name, numbers())
+    with pytest.raises(DataError, match=message):
+        read_pairs(DataConfig(str(tmp_path)), "train")
+
+
+def test_a_mask_of_the_very_name_comes_first(tmp_path: Path) -> None:
+    pairs(tmp_path, "images", "masks")
+    for name in ("1-gt.png", "1_mask.png", "other_gt.png", "other_mask.png"):
+        save_mask(tmp_path / "masks" / name, numbers())
+    data = DataConfig(str(tmp_path))
+    found = [*read_pairs(data, "train"), *read_pairs(data, "val")]
+    assert sorted(mask.name for _, mask in found) == [f"{n}.png" for n in range(5)]
+
+
 def test_voc_has_lists_of_its_own(tmp_path: Path) -> None:
     pairs(tmp_path, "JPEGImages", "SegmentationClass", 6)
     lists = tmp_path / "ImageSets" / "Segmentation"

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import DataError
-from core.settings.reading import read_bytes, read_json, read_lines, read_text
+from core.settings.reading import read_bytes, read_json, read_lines, read_text, trimmed
+
+
+class Stated(NamedTuple):
+    """What a system says of a file."""
+
+    st_mode: int
+    st_size: int
+
 
 TEXT = "0 Käfer\n\n1 Bär \n"
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=2, max_size=8)
@@ -23,15 +33,37 @@ def test_texts_of_all_systems(tmp_path: Path, coding: str, end: str) -> None:
     assert read_lines(tmp_path / "t.txt", DataError) == [(1, "0 Käfer"), (3, "1 Bär")]
 
 
-@given(st.lists(NAMES.filter(lambda name: name.strip() == name), max_size=5), st.booleans())
+@given(st.lists(NAMES.filter(lambda name: trimmed(name) == name), max_size=5), st.booleans())
 def test_lines_end_at_line_ends_only(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], wide: bool
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "t.txt"
     path.write_bytes("\r\n".join(names).encode("utf-16" if wide else "utf-8"))
-    found = [text for _, text in read_lines(path, DataError)]
-    marked = not wide and names[:1] and names[0].startswith("\ufeff")
-    assert found == ([names[0][1:], *names[1:]] if marked else names)
+    assert [text for _, text in read_lines(path, DataError)] == names
+
+
+def test_files_that_were_put_together_keep_no_marks_inside(tmp_path: Path) -> None:
+    parts = [text.encode("utf-8-sig") for text in ("0 cat\n", "1 dog\n", " \u200b2 owl\u200b \n")]
+    (tmp_path / "t.txt").write_bytes(b"".join(parts))
+    lines = read_lines(tmp_path / "t.txt", DataError)
+    assert lines == [(1, "0 cat"), (2, "1 dog"), (3, "2 owl")]
+
+
+def test_no_memory_is_reserved_for_more_than_a_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small").write_bytes(b"12345")
+    for most in (5, 1 << 40):
+        tracemalloc.start()
+        assert read_bytes(tmp_path / "small", DataError, most) == b"12345"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+        tracemalloc.stop()
+    # a file that grows while it is read
+    size = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda handle: Stated(size(handle).st_mode, 2))
+    assert read_bytes(tmp_path / "small", DataError) == b"12345"
+    with pytest.raises(DataError, match="has more than 4 bytes"):
+        read_bytes(tmp_path / "small", DataError, 4)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +106,8 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
     [
         ("[" * 100_000, "nested too deep"),
         ('{"a":' * 100_000, "nested too deep"),
-        ("9" * 5000, "not JSON that can be read"),
+        ("9" * 5000, "not JSON that can be read: a number of too many digits$"),
+        ('{"a": 1, "b": [{"c": 1, "d": 2, "c": 3}]}', "an object has the key 'c' twice$"),
         ("{", "not JSON: .* line 1, column 2"),
     ],
 )

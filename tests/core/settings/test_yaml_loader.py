@@ -37,6 +37,8 @@ def chain(levels: int) -> str:
         ("[" * 5000, f"line 1: nested deeper than {MOST_DEPTH} levels"),
         ("{a: " * 5000, f"line 1: nested deeper than {MOST_DEPTH} levels"),
         ("- " * 5000, f"line 1: nested deeper than {MOST_DEPTH} levels"),
+        # they would all be at one place of a hash table
+        (f"{{{', '.join(f'{n * (2**61 - 1)}: 1' for n in range(30_000))}}}", "cannot be a key"),
         (chain(200), "line [0-9]+: nested deeper than"),
         (bomb(9), r"line [0-9]+: aliases make more than 100,000 values of it"),
         ("a: &a [*a]", "holds itself, by an alias"),

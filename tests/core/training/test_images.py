@@ -72,6 +72,18 @@ def test_what_is_no_image_is_named(tmp_path: Path, content: bytes, message: str)
         read_image(str(path))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_fractions_are_no_brightness(tmp_path: Path, channels: int) -> None:
+    path = str(tmp_path / "x.tif")
+    for kind, scale in (("uint8", 1), ("uint16", 257)):
+        cv2.imwrite(path, PICTURE.astype(kind) * np.dtype(kind).type(scale))
+        np.testing.assert_allclose(read_image(path, channels).mean(), PICTURE.mean(), atol=1)
+    for kind in ("float32", "int32"):
+        Image.fromarray(PICTURE[..., 0].astype(kind)).save(path)
+        with pytest.raises(DataError, match=rf"x\.tif: its pixels are {kind}, expected whole"):
+            read_image(path, channels)
+
+
 def test_a_long_image_is_refused_after_decoding_too(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "x.bmp"), np.zeros((1, 40_000, 3), np.uint8))
     with pytest.raises(DataError, match=r"x\.bmp: the image is 40000x1"):
