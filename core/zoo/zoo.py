@@ -91,7 +91,8 @@ class Zoo:
     def table(self) -> Table:
         """Return the rows with their done steps and their cost; nothing is downloaded."""
         table = Table(title=f"model zoo, scale {self.scale}")
-        for column in ("row", "", "done", "cost"):
+        table.add_column("row", no_wrap=True)  # a name that is typed
+        for column in ("about", "done", "cost"):
             table.add_column(column, overflow="fold")
         for name, row in self.rows.items():
             cost = row.scales[self.scale].cost if self.scale in row.scales else ""

@@ -43,6 +43,14 @@ def test_the_table_says_what_is_done_and_fetches_nothing(zoo: Zoo) -> None:
     assert "can run; its published weights are fetched then" in text
 
 
+def test_names_of_rows_can_be_copied_from_a_narrow_table(tmp_path: Path) -> None:
+    name = "lite_hrnet_30_distill_qat_pact"
+    console = Console(width=60)
+    with console.capture() as captured:
+        console.print(Zoo({name: make_row(())}, "small", tmp_path, tmp_path).table())
+    assert name in captured.get()
+
+
 def test_a_scale_that_a_row_has_not(tmp_path: Path) -> None:
     zoo = Zoo({"good": make_row(())}, "full", tmp_path, tmp_path)
     with pytest.raises(UserError, match="has no scale full; it has small"):
