@@ -48,7 +48,8 @@ def main() -> int:
     from core.quant.sites import float_sites
     from core.workflows.comparison_table import ComparisonRow, Validation, figures_of
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
-    from core.workflows.model_card import check_licence, write_measured_card
+    from core.workflows.licences import check_licence
+    from core.workflows.model_card import write_measured_card
 
     if arguments.card is not None:
         check_licence(arguments.card)
