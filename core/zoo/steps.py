@@ -151,7 +151,8 @@ class _Plan:
             common += self._config()
         words = ["export_model.py", *common]
         if name == COMPRESSED and "qat" in kinds_of(self.row, self.places):
-            words = ["qat_export.py", *common, "--target", self.row.target, "--no_metric"]
+            words = ["qat_export.py", *common, "--target", self.row.target]
+            words += ["--no_metric", "--no_latency"]  # later steps measure both
         files = () if trained else (Path(self.config), weights)
         self._add(f"export {name}", words, folder, needs, files)
         for backend in BACKENDS:

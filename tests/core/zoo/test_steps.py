@@ -34,6 +34,8 @@ def test_a_quantized_row_trains_exports_evaluates_and_measures(
     assert "train.epochs=2" in words
     assert "train.epochs=2" not in steps["train float"].words
     assert steps["export compressed"].words[0] == "qat_export.py"
+    # the steps that follow measure both, beside the float files
+    assert steps["export compressed"].words[-2:] == ("--no_metric", "--no_latency")
     assert steps["export float"].words[0] == "export_model.py"
     assert steps["benchmark"].words[-3:] == ("--threads", "1,all", "--operators")
     assert steps["benchmark"].words[2:4] == (
