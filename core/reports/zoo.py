@@ -18,7 +18,7 @@ from core.reports.page import embedded_pictures, machine_in_words, write_page
 from core.runtimes.operator_times import OperatorTime
 from core.targets.names import BACKENDS
 from core.zoo.reproduction import ZooResult
-from core.zoo.steps import COMPRESSED, FLOAT, SHOWN
+from core.zoo.steps import COMPRESSED, FLOAT, SENSITIVITY, SHOWN
 
 MODELS = (FLOAT, COMPRESSED)
 COMPARABLE = "full"  # scale whose figures can be compared with published ones
@@ -65,8 +65,9 @@ def _figures(result: ZooResult) -> dict[str, Any]:
     difference = {m: a - b for m, (a, b) in pairs.items() if a is not None and b is not None}
     homes = {model: Path(folder) for model, folder in result.trainings.items()}
     curves = {model: curves_of(home) for model, home in homes.items()}
-    # a pruning measures sensitivity before it cuts, beside its training
-    sensitivity = [each for home in homes.values() for each in sensitivities_of(home)]
+    # a pruning measures sensitivity before it cuts, into the folder of its training
+    measured = [*homes.values(), *(home.parent / SENSITIVITY for home in homes.values())]
+    sensitivity = [each for folder in measured for each in sensitivities_of(folder)]
     return {
         **asdict(result),
         "reached": reached,

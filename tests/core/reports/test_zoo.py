@@ -13,6 +13,8 @@ import pytest
 
 from core.reports.page import FIGURES
 from core.reports.zoo import write_report
+from core.training.measurements import save
+from core.workflows.layer_sensitivity import QuantizationCost, QuantSensitivity
 from core.zoo.reproduction import ZooResult
 
 NOTHING = "\N{EN DASH}"
@@ -146,3 +148,18 @@ def test_each_row_says_whether_it_is_done(tmp_path: Path, result: ZooResult) -> 
     page = write_report([result], {"other": "data/x: is missing"}, tmp_path).read_text()
     assert page.count('<td class="good">done</td>') == 1
     assert page.count('<td class="bad">failed</td>') == 1
+
+
+def test_the_sensitivity_to_rounding_is_that_of_the_row(tmp_path: Path, result: ZooResult) -> None:
+    home = tmp_path / "row"
+    (home / "sensitivity").mkdir(parents=True)
+    costs = {"stem.conv": QuantizationCost(0.1, 0.125), "head.new": QuantizationCost(0.2, -0.25)}
+    found = QuantSensitivity("f", "top1", 0.75, 0.5, QuantizationCost(0.3, 0.25), costs)
+    save(home / "sensitivity" / "quant_sensitivities.json", [found])
+    row = replace(result, trainings={"compressed": str(home / "compressed")})
+    page = read(write_report([row], {}, tmp_path))
+    assert "layerint8 in this layer alonestem.conv-0.1250head.new+0.2500" in "".join(
+        line.strip() for line in page.text.splitlines()
+    )
+    [told] = json.loads((tmp_path / FIGURES).read_text())["rows"][0]["sensitivity"]
+    assert (told["before"], told["layers"]["stem.conv"]) == (0.75, [0.125])
