@@ -59,7 +59,7 @@ def write_report(results: Sequence[ZooResult], failures: dict[str, str], folder:
 def _figures(result: ZooResult) -> dict[str, Any]:
     """Return all figures of a row, for the JSON file."""
     published = result.row["published"]
-    reached = {model: _best(result, model) for model in MODELS}
+    reached = {model: result.metric(model, SHOWN) for model in MODELS}
     wanted = {model: published[f"{model}_metric"] for model in MODELS}
     pairs = {model: (reached[model], wanted[model]) for model in MODELS}
     difference = {m: a - b for m, (a, b) in pairs.items() if a is not None and b is not None}
@@ -126,12 +126,6 @@ def _operators(
         return None
     times = [[OperatorTime(**each) for each in row["operators"]] for row in (before, after)]
     return compare_operators(*times)
-
-
-def _best(result: ZooResult, model: str) -> float | None:
-    """Return a model's metric in the first runtime that ran it."""
-    found = (result.metric(model, backend) for backend in BACKENDS)
-    return next((value for value in found if value is not None), None)
 
 
 def _charts(results: Sequence[ZooResult]) -> Iterable[tuple[str, str]]:

@@ -163,3 +163,11 @@ def test_the_sensitivity_to_rounding_is_that_of_the_row(tmp_path: Path, result: 
     )
     [told] = json.loads((tmp_path / FIGURES).read_text())["rows"][0]["sensitivity"]
     assert (told["before"], told["layers"]["stem.conv"]) == (0.75, [0.125])
+
+
+def test_figures_of_the_table_are_of_one_runtime(tmp_path: Path, result: ZooResult) -> None:
+    """A metric of one runtime beside the time of another would be a file that nobody has."""
+    metrics = {**result.metrics, "compressed": {"paddle": {"top1": 0.9}, "openvino": {"top1": 0.5}}}
+    write_report([replace(result, metrics=metrics)], {}, tmp_path)
+    [row] = json.loads((tmp_path / FIGURES).read_text())["rows"]
+    assert row["reached"]["compressed"] == 0.5
