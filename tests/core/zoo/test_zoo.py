@@ -102,8 +102,11 @@ def test_a_step_ends_when_its_reproduction_is_asked_to(scale: str, tmp_path: Pat
         "zoo.TOP = place\n"
         "row = make_row(())\n"
         "rows = {'row': replace(row, scales={scale: row.scales['small']})}\n"
+        "def tell(name, text):\n"
+        "    with open(place / 'told', 'a') as file:\n"
+        "        print(text, file=file)\n"
         "with raising():\n"
-        "    zoo.Zoo(rows, scale, place, place / 'zoo').reproduce(1, (), lambda *said: None)\n"
+        "    zoo.Zoo(rows, scale, place, place / 'zoo').reproduce(1, (), tell)\n"
     )
     root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
@@ -121,6 +124,8 @@ def test_a_step_ends_when_its_reproduction_is_asked_to(scale: str, tmp_path: Pat
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) != 0
         assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
+        told = (tmp_path / "told").read_text().splitlines()
+        assert [line.partition(" ")[0] for line in told] == ["train"]  # no word of a failure
     finally:
         process.kill()
         process.wait()
