@@ -75,7 +75,7 @@ def main() -> None:
     setup(
         packages=[PACKAGE, *(f"{PACKAGE}.{each}" for each in found)],
         package_dir={f"{PACKAGE}.{each}": each for each in FOLDERS},
-        package_data={f"{PACKAGE}.{each}": ["*.yml"] for each in found if each[:7] == "configs"},
+        package_data={f"{PACKAGE}.{each}": ["*.yml", "*.jinja"] for each in found},
         cmdclass={"build_py": UnderOneName},
     )
 

@@ -269,8 +269,12 @@ def record(
     path = DOCS / "benchmarks" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(load(name) | entries, indent=1) + "\n", encoding="utf-8")
-    text = "\n".join(page()) + "\n"
-    (DOCS / document).write_text(text, encoding="utf-8")
+    write_page(document, page)
+
+
+def write_page(document: str, page: Callable[[], Iterator[str]]) -> None:
+    """Write a page of docs anew, of what its JSON files hold."""
+    (DOCS / document).write_text("\n".join(page()) + "\n", encoding="utf-8")
 
 
 def load(name: str) -> dict[str, Any]:

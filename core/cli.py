@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
+from core.settings.processes import own_command
 from core.settings.signals import WORDS, number_of, raising
 from core.settings.streams import discard_output, flush_output, is_unread, open_streams
 
@@ -231,6 +232,10 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
         print(engine.best_report)
         where = f"{training.save_dir}/best_model"
         print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}")
+        if arguments.report:
+            from core.reports.training import write_training_report
+
+            print(f"report: {write_training_report(training.save_dir, own_command())}")
         if arguments.targets is not None:
             return judged(arguments.targets, [figures_of_best(engine)])
     return 0

@@ -51,6 +51,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     earlier("--overwrite", action="store_true", help="replace the run that SAVE_DIR holds")
     add("--use_vdl", action="store_true", help="write VisualDL scalars")
     add("--use_tensorboard", action="store_true", help="write scalars for TensorBoard")
+    text = "write SAVE_DIR/report.html and .json: metrics, curves, what changed in each layer"
+    add("--report", action="store_true", help=text)
     text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
     add("--dry_run", action="store_true", help=text)
     text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"

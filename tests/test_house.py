@@ -24,8 +24,8 @@ ACROSS = {  # tests of what several modules do together
     "prune/test_networks.py",
     "prune/test_peer.py",
     "prune/test_property.py",
+    "reports/test_in_browser.py",
     "targets/test_overflow_programs.py",
-    "zoo/test_report_in_browser.py",
 }
 TASKS = CORE.parent / "tasks"
 ARRAYS = re.compile(

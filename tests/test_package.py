@@ -70,7 +70,7 @@ def load_setup() -> ModuleType:
 
 
 def files_of(folder: Path) -> set[str]:
-    files = (*folder.rglob("*.py"), *folder.rglob("*.yml"))
+    files = (file for ending in ("py", "yml", "jinja") for file in folder.rglob(f"*.{ending}"))
     return {file.relative_to(folder).as_posix() for file in files}
 
 

@@ -65,6 +65,8 @@ def parse_arguments() -> argparse.Namespace:
     text = "also measure each class of operators in ONNX Runtime and OpenVINO"
     parser.add_argument("--operators", action="store_true", help=text)
     parser.add_argument("--save", type=Path, metavar="JSON", help="also write all figures there")
+    text = "also write report.html and report.json there: charts, classes of operators, layers"
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help=text)
     options.add_acceptance_argument(parser, "max_drop")
     return cli.parse(parser)
 
@@ -133,6 +135,12 @@ def main() -> int:
     if arguments.save:
         write_json(every, protocol, arguments.save)
         print(f"written to {arguments.save}")
+    if arguments.report:
+        from core.reports.benchmark import write_benchmark_report
+        from core.settings.processes import own_command
+
+        page = write_benchmark_report(arguments.report, every, protocol, own_command())
+        print(f"report: {page}")
     files = [FileFigures(f"{row.model} in {row.backend}", row.size_mb, row.mean_ms) for row in rows]
     return cli.judged(arguments.targets, files)
 

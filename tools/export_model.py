@@ -48,7 +48,8 @@ def main() -> None:
     from core.export.files import check_formats
     from core.export.package import export
     from core.export.parity import summary
-    from core.workflows.model_card import check_licence, write_card
+    from core.workflows.licences import check_licence
+    from core.workflows.model_card import write_card
 
     check_formats(arguments.format)
     if arguments.card is not None:

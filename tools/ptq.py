@@ -66,7 +66,7 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     from core.export.rejected import check_rejected_folder
     from core.quant.post_training import PtqConfig
     from core.workflows import ptq
-    from core.workflows.model_card import check_licence
+    from core.workflows.licences import check_licence
 
     if arguments.card is not None:
         check_licence(arguments.card)

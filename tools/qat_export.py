@@ -35,6 +35,8 @@ def parse_arguments() -> argparse.Namespace:
         "--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)"
     )
     parser.add_argument("--no_metric", action="store_true", help="compare answers only")
+    text = "do not time the files beside float ones, as tools/benchmark.py does better"
+    parser.add_argument("--no_latency", action="store_true", help=text)
     options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
@@ -48,7 +50,8 @@ def main() -> int:
     from core.quant.sites import float_sites
     from core.workflows.comparison_table import ComparisonRow, Validation, figures_of
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
-    from core.workflows.model_card import check_licence, write_measured_card
+    from core.workflows.licences import check_licence
+    from core.workflows.model_card import write_measured_card
 
     if arguments.card is not None:
         check_licence(arguments.card)
@@ -116,10 +119,12 @@ def export_and_check(
     console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
         console.print(f"as the quantized model in {runtime}: {line}")
-    graph = float_graph(task, model, settings.ending, rewritten=settings.rewritten)
-    latencies = measure_latency(graph, folder, made, one_image(task))
-    warn_where_slower(latencies, target, limits.remedy_for_speed)
-    files = runtime_rows(folder, made, seconds, validation.measure, latencies)
+    latencies = {}
+    if not arguments.no_latency:
+        graph = float_graph(task, model, settings.ending, rewritten=settings.rewritten)
+        latencies = measure_latency(graph, folder, made, one_image(task))
+        warn_where_slower(latencies, target, limits.remedy_for_speed)
+    files = runtime_rows(folder, made, seconds, validation.measures, latencies)
     console.print(to_table([*rows, *files], validation.metric))
     about = made.description.quantization
     assert about is not None  # the model is quantized

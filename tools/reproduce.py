@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    from core.zoo.report import write_report
+    from core.reports.zoo import write_report
     from core.zoo.rows import read_rows
     from core.zoo.zoo import Zoo
 

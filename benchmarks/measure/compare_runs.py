@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.pages.cells import measured_on
 from core.export.package import export
 from core.runtimes.environment import environment
 from core.runtimes.latency_table import clock_for, shortest_ms
@@ -122,6 +123,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
         ]
         value = _value([member["value"] for member in members])
         yield f"| {run} | {first['epochs']} | {value} | {' | '.join(figures)} |"
+    yield f"\n{measured_on(entry)}"
     yield "\n```"
     for row in rows.values():
         yield row["command"]

@@ -29,6 +29,7 @@ import numpy as np
 from paddle.nn import Layer
 
 from benchmarks.measure.compare_runs import shortest_of_each
+from benchmarks.pages.cells import measured_on
 from benchmarks.peers.paddleslim_qat import FILES as PEER_FILES
 from core import cli, options
 from core.export.files import MODEL, PARAMS
@@ -177,6 +178,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
         times = row["milliseconds"]
         cells += [f"{times[backend]:.2f}" if backend in times else "" for backend in BACKENDS]
         yield f"| {label} | {' | '.join(cells)} |"
+    yield f"\n{measured_on(entry)}"
     yield "\n```"
     yield from (row["command"] for row in rows.values() if "command" in row)
     yield "```"

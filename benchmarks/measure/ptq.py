@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages.cells import measured_on
 from core import cli, options
 from core.export.package import Exported, export
 from core.quant.calibration import folder_images
@@ -115,6 +116,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
         yield f"| {label} | {' | '.join(figures)} | {'' if seconds is None else f'{seconds:.0f}'} |"
     shares = entry["files"]["share_of_float_bytes"].items()
     yield "\nBytes of the files beside float: " + ", ".join(f"{f} {s:.0%}" for f, s in shares) + "."
+    yield f"\n{measured_on(entry)}"
     yield f"\n```\n{entry['command']}\n```"
 
 

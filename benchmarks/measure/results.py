@@ -1,7 +1,6 @@
 """Turn finished training runs into docs/results.md: every figure measured here, none typed.
 
     python -m benchmarks.measure.results RUN_DIR [RUN_DIR ...]  # measure runs, write the page again
-    python -m benchmarks.measure.results                          # write the page again only
     python -m benchmarks.measure.results --published CONFIG WEIGHTS ROOT  # weights trained \\
         elsewhere
     python -m benchmarks.measure.results --compare NAME RUN_DIR RUN_DIR ... # one table of \\
@@ -26,8 +25,9 @@ from typing import Any
 import yaml
 from paddle.nn import Layer
 
-from benchmarks.comparison import command, shortened, training_seconds
+from benchmarks.comparison import DOCS, command, shortened, training_seconds, write_page
 from benchmarks.measure import compare_runs, int8_results, ptq, whole_chain
+from benchmarks.pages.cells import measured_on
 from core import cli
 from core.export.package import export
 from core.export.parity import summary
@@ -42,14 +42,14 @@ from core.training.evaluation import eager_forward, evaluate
 from core.training.loader import Loader
 from core.training.run import read_run
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
 INTRODUCTION = """\
 # Results on real data
 
-Written by `python -m benchmarks.measure.results RUN_DIR ...`, not by hand. Metrics are of the best
-checkpoint on the validation split, measured again after training: as eager model and as exported
-file in each runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training times are
-wall times on two cores that were also running tests, so they are upper bounds."""
+Written by scripts, not by hand: `python -m benchmarks.measure.results RUN_DIR ...` measures runs,
+and `python -m benchmarks.pages` makes the page of the figures in `docs/results`. Metrics are of the
+best checkpoint on the validation split, measured again after training: as eager model and as
+exported file in each runtime. Latency: one thread, batch 1, 10 warm-up and 50 timed runs. Training
+times are wall times on two cores that were also running tests, so they are upper bounds."""
 
 
 def measure(task: Task, run: Forward) -> dict[str, float]:
@@ -110,8 +110,10 @@ def measure_published(config: str, weights: str, root: str) -> dict[str, Any]:
     return {"command": called, "told": told, **measure_model(Path(config).stem, task, model)}
 
 
-def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
+def page() -> Iterator[str]:
     """Yield the lines of the page."""
+    files = sorted((DOCS / "results").glob("*.json"))
+    entries = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
     yield INTRODUCTION
     sections = {  # by the key that tells what was measured, in the order of the page
         "rows": compare_runs.section,
@@ -126,8 +128,6 @@ def page(entries: dict[str, dict[str, Any]]) -> Iterator[str]:
     for name, entry in sorted(entries.items()):
         if not entry.keys() & sections.keys():
             yield from section(name, entry)
-    machines = {entry["environment"]["cpu"] for entry in entries.values()}
-    yield f"\nMeasured on: {'; '.join(sorted(machines))}."
 
 
 def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
@@ -147,6 +147,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
         figures = [f"{values[key]:.4f}" for key in names]
         figures += [f"{time['mean']:.2f}", f"{time['p95']:.2f}"] if time else ["", ""]
         yield f"| {where} | {' | '.join(figures)} | {entry['largest_difference'].get(where, '')} |"
+    yield f"\n{measured_on(entry)}"
 
 
 def main() -> None:
@@ -173,8 +174,7 @@ def main() -> None:
         content = json.dumps(measure_published(*arguments.published), indent=1)
         name = Path(arguments.published[0]).stem
         (folder / f"{name}.json").write_text(content + "\n", encoding="utf-8")
-    entries = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    (DOCS / "results.md").write_text("\n".join(page(entries)) + "\n", encoding="utf-8")
+    write_page("results.md", page)
 
 
 if __name__ == "__main__":

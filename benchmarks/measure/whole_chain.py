@@ -32,6 +32,7 @@ from paddle.nn import Layer
 from benchmarks.comparison import command, training_seconds
 from benchmarks.measure.command import revision
 from benchmarks.measure.compare_runs import shortest_of_each
+from benchmarks.pages.cells import measured_on
 from core import cli, options
 from core.export.package import Exported, export
 from core.quant.calibration import training_images
@@ -175,8 +176,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
             for place, key in ((-2, "bytes"), (-1, "milliseconds")):
                 cells[place] += f" ({first[key] / row[key]:.1f}x)"
         yield f"| {label} | {' | '.join(cells)} |"
-    machine = entry["environment"]
-    yield f"\nProcessor instructions: {', '.join(machine['cpu_instructions'])}.\n\n```"
+    yield f"\n{measured_on(entry)}\n\n```"
     yield from (row["command"] for row in rows.values() if "command" in row)
     yield "```"
 

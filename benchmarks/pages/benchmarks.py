@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.comparison import load, median, ratio
+from benchmarks.pages import cells
 from benchmarks.pages.int8 import INT8, WITHOUT_VNNI, int8
 from benchmarks.pages.onednn import onednn
 from benchmarks.pages.processors import processors
@@ -20,14 +21,15 @@ Entry = dict[str, Any]
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `python -m benchmarks.measure.training` and `python -m benchmarks.measure.loader`, not by
-hand.
+Written by scripts, not by hand: `python -m benchmarks.pages` makes the page of the figures in
+`docs/benchmarks`, and each section names the script that measures them.
 
-Both sides have the same network, batch, pictures, input size, augmentation, optimizer and number of
-loader processes, one thread each, and take turns in processes of their own. The machine may be
-running other things: the figures to trust are processor milliseconds per image (main process and
-workers) and their ratio, as median (smallest-largest) over the repeats; above 1 means that ours
-needs less. Images per second are wall time at that moment."""
+Training and loader, by `python -m benchmarks.measure.training` and `python -m
+benchmarks.measure.loader`: both sides have the same network, batch, pictures, input size,
+augmentation, optimizer and number of loader processes, one thread each, and take turns in processes
+of their own. The machine may be running other things: the figures to trust are processor
+milliseconds per image (main process and workers) and their ratio, as median (smallest-largest) over
+the repeats; above 1 means that ours needs less. Images per second are wall time at that moment."""
 
 TRAINING = """
 ## Training
@@ -72,23 +74,13 @@ hints choose. Processor milliseconds per step, as median over the repeats; the r
 def page() -> Iterator[str]:
     """Yield the lines of docs/benchmarks.md."""
     yield INTRODUCTION
-    training, loader = load("training_throughput"), load("loader")
-    if training:
-        yield TRAINING
-        yield from map(_training_row, training, training.values())
-    if loader:
-        yield LOADER
-        yield from map(_loader_row, loader, loader.values())
-    distillation = load("distillation")
-    if distillation:
-        yield DISTILLATION
-        yield from map(_distillation_row, distillation, distillation.values())
-    yield ""
-    titled = (("Training", training), ("Loader", loader), ("Distillation", distillation))
-    for title, entries in titled:
-        for task, entry in entries.items():
-            steps = "" if title == "Loader" else f"{entry['steps']} steps, "
-            yield f"- {title}, {task}: {steps}{_circumstances(entry)}"
+    for title, introduction, name, row in TABLES:
+        entries = load(name)
+        if entries:
+            yield introduction
+            yield from map(row, entries, entries.values())
+            yield ""
+            yield from (_circumstances(title, task, entry) for task, entry in entries.items())
     yield from pruning(load("prune"))
     yield from qat_steps(load("qat_step"))
     yield from qat_networks(load("qat_networks"))
@@ -139,13 +131,19 @@ def _distillation_row(task: str, entry: Entry) -> str:
     return f"| {' | '.join(columns)} |"
 
 
-def _circumstances(entry: Entry) -> str:
-    machine = entry["environment"]
+def _circumstances(title: str, task: str, entry: Entry) -> str:
+    steps = f"{entry['steps']} steps, " if "steps" in entry and title != "Loader" else ""
     repeats = len(next(iter(entry["measured"].values())))
     low, high = sorted(entry["load_average"])
     return (
-        f"{entry['data']} pictures, loader processes: {entry['workers']}, repeats: {repeats}, "
-        f"{machine['logical_cores']} cores ({machine['cpu']}) at a load of {low}-{high}, "
-        f"Paddle {machine['packages'].get('paddlepaddle', '?')}, revision {entry['revision']}, "
-        f"{entry['date']}."
+        f"- {title}, {task}: {steps}{entry['data']} pictures, loader processes: "
+        f"{entry['workers']}, repeats: {repeats}, {cells.machine(entry['environment'])}, at a load "
+        f"of {low}-{high}, revision {entry['revision']}, {entry['date']}."
     )
+
+
+TABLES = (
+    ("Training", TRAINING, "training_throughput", _training_row),
+    ("Loader", LOADER, "loader", _loader_row),
+    ("Distillation", DISTILLATION, "distillation", _distillation_row),
+)

@@ -26,7 +26,18 @@ def differences(found: Mapping[str, tuple[float, float]]) -> list[str]:
     return [f"{apart:.0e} of {effect:.0e}" for apart, effect in (found[name] for name in RUNTIMES)]
 
 
+def processor(environment: Mapping[str, Any]) -> str:
+    """Return cores and processor of a machine, and the instructions that decide about int8."""
+    instructions = ", ".join(environment["cpu_instructions"])
+    return f"{environment['logical_cores']} cores ({environment['cpu']}: {instructions})"
+
+
 def machine(environment: Mapping[str, Any]) -> str:
     """Return the cores and the processor of a machine, and its version of Paddle."""
     version = environment["packages"].get("paddlepaddle", "?")
-    return f"{environment['logical_cores']} cores ({environment['cpu']}), Paddle {version}"
+    return f"{processor(environment)}, Paddle {version}"
+
+
+def measured_on(entry: Mapping[str, Any]) -> str:
+    """Return the line below a table that says when and on which processor it was measured."""
+    return f"Measured on {entry['date']}, {processor(entry['environment'])}."

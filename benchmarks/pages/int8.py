@@ -170,7 +170,7 @@ def _notes(network: str, entry: Entry) -> Iterator[str]:
     )
     failures = "".join(f" {name} failed: {told}." for name, told in entry["failures"].items())
     yield (
-        f"- Int8, {network}: {rounds} rounds, {machine['cores']} cores ({machine['cpu']}) at a "
+        f"- Int8, {network}: {rounds} rounds, {cells.processor(machine)} at a "
         f"load of {entry['load_average']}, {versions}, revision {entry['revision']}, "
         f"{entry['date']}.{drift}{failures}"
     )

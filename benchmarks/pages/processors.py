@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from benchmarks.pages import cells
+
 Entry = dict[str, Any]
 RUNTIMES = ("paddle", "onnxruntime", "openvino")
 TEXT = """
@@ -33,10 +35,12 @@ def processors(entries: dict[str, Entry]) -> Iterator[str]:
         for runtime in RUNTIMES:
             files = entry["metrics"][runtime]
             for name, found in files.items():
-                cells = [_cell(found, files["float"], name, kind) for kind in ("vnni", "avx2")]
+                both = [_cell(found, files["float"], name, kind) for kind in ("vnni", "avx2")]
                 if runtime == "onnxruntime" and "emulated" in entry:
-                    cells[1] += f", {entry['emulated']} images"
-                yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(cells)} |"
+                    both[1] += f", {entry['emulated']} images"
+                yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(both)} |"
+    yield ""
+    yield from (f"- {name}: {cells.measured_on(entry)}" for name, entry in entries.items())
     timed = {network: entry["seconds"] for network, entry in entries.items() if "seconds" in entry}
     if timed:
         yield "\nSeconds of processor time that quantizing took, calibration included:\n"

@@ -51,9 +51,8 @@ def qat_steps(entries: Mapping[str, Entry]) -> Iterator[str]:
             yield f"- PaddleSlim fails on {network}: `{entry['peer_failed']}`"
     for network, entry in entries.items():
         steps = len(entry["milliseconds"]["float"])
-        machine = entry["environment"]
         yield (
-            f"- Rounding, {network}: {steps} steps, {machine['cores']} cores ({machine['cpu']}) at "
+            f"- Rounding, {network}: {steps} steps, {cells.processor(entry['environment'])} at "
             f"a load of {entry['load_average']}, revision {entry['revision']}, {entry['date']}."
         )
 
@@ -77,10 +76,9 @@ def qat_networks(entries: Mapping[str, Entry]) -> Iterator[str]:
             yield _network_row(network, entry)
     yield ""
     for network, entry in entries.items():
-        machine = entry["environment"]
         low, high = sorted(entry["load_average"])
         yield (
-            f"- Trained and exported, {network}: {machine['cores']} cores ({machine['cpu']}) at a "
+            f"- Trained and exported, {network}: {cells.processor(entry['environment'])} at a "
             f"load of {low}-{high}, revision {entry['revision']}, {entry['date']}."
         )
 

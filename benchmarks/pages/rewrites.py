@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from benchmarks.pages import cells
+
 Entry = dict[str, Any]
 TEXT = """
 ## Rewritten graphs
@@ -44,10 +46,10 @@ def rewrites(entries: Mapping[str, Entry]) -> Iterator[str]:
         yield f"| {network} | {' | '.join(f'{plain[kind]}, {made[kind]}' for kind in plain)} |"
     yield ""
     for network, entry in entries.items():
-        about, rounds = entry["environment"], len(entry["milliseconds"]["openvino"]["float plain"])
+        rounds = len(entry["milliseconds"]["openvino"]["float plain"])
         yield (
             f"- {network}: {rounds} rounds, {entry['date']}, revision {entry['revision']}, "
-            f"{about['cpu']}, load average {entry['load_average']}"
+            f"{cells.processor(entry['environment'])}, load average {entry['load_average']}"
         )
 
 

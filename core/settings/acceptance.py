@@ -85,8 +85,9 @@ def read_acceptance(text: str) -> Acceptance:
             found[name] = float(value)
         except ValueError:
             found[name] = math.nan
+        least = "of 0 or more" if name == "max_drop" else "above 0"
         if not 0 <= found[name] < math.inf or (name != "max_drop" and found[name] == 0):
-            raise ConfigError(f"targets.{name}: expected a number above 0, got {value!r}")
+            raise ConfigError(f"targets.{name}: expected a number {least}, got {value!r}")
     return Acceptance(**found, drop_in_percent=percent)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,3 +132,11 @@ def last_words(done: subprocess.CompletedProcess[str]) -> str:
 def lines_of(done: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the lines that a process printed, those on standard error last; none is empty."""
     return [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+
+
+def own_command() -> str:
+    """Return the command of this process as someone would type it."""
+    program, *arguments = sys.argv
+    if not program.startswith("trislim "):  # the name its commands start with
+        program = f"python {shlex.quote(program)}"
+    return f"{program} {shlex.join(arguments)}"

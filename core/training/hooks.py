@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import shlex
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from core.errors import ConfigError, FileError
 from core.settings.files import check_replaceable, remove_folder, tidy, write_text
 from core.settings.locks import Lock
+from core.settings.processes import own_command
 from core.settings.signals import asking, interruption
 from core.training import checkpoint, distributed
 
@@ -160,10 +160,7 @@ class LogFile(Hook):
             raise FileError(f"{path}: cannot be written: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self._handler)
-        program, *arguments = sys.argv
-        if not program.startswith("trislim "):  # the name its commands start with
-            program = f"python {shlex.quote(program)}"
-        log.info("command: %s %s", program, shlex.join(arguments))
+        log.info("command: %s", own_command())
 
     def after_training(self, engine: Engine) -> None:
         logging.getLogger().removeHandler(self._handler)

@@ -144,6 +144,11 @@ class Validation:
         images = len(self.loader.dataset) if self.loader else 1
         return MeasuredMetric(self.metric, self.higher_is_better, images)
 
+    @property
+    def measures(self) -> MeasureMetric | None:
+        """Return `measure`, or None if nothing is measured."""
+        return self.measure if self.loader else None
+
     def measure(self, model: Layer | Predictor | Forward) -> float | None:
         """Return the metric of an eager or exported model, or of a function; None without data."""
         if self.loader is None:
@@ -177,7 +182,7 @@ def runtime_rows(
     folder: Path,
     made: Exported,
     seconds: float,
-    measure: MeasureMetric,
+    measure: MeasureMetric | None,
     latencies: Mapping[Backend, Int8Latency],
 ) -> list[ComparisonRow]:
     """Return a row for each runtime that can read the files of an export, and for Paddle Lite.
@@ -186,7 +191,7 @@ def runtime_rows(
         folder: Folder with the files.
         made: The export.
         seconds: Time that the export took.
-        measure: See `Validation.measure`.
+        measure: See `Validation.measure`; None: no file is opened.
         latencies: Result of `core.workflows.int8_speed.measure_latency`.
     """
     sizes: dict[Format, list[tuple[str, int, int]]] = {}
@@ -196,7 +201,7 @@ def runtime_rows(
     for backend in filter(is_installed, BACKENDS):
         kind = read_format(backend, sizes)
         if kind is not None:
-            metric = measure(load_predictor(folder, backend))
+            metric = measure(load_predictor(folder, backend)) if measure else None
             rows.append(
                 ComparisonRow(
                     f"int8, {backend}", metric, seconds, sizes[kind], latencies.get(backend)

@@ -5,6 +5,7 @@ It reports measurements and nothing else: unknown figures are left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import yaml
 
-from core.errors import ConfigError, ExportError
+from core.errors import ExportError
 from core.export.files import CARD, CARD_MARK, FILES, is_card
 from core.runtimes.description import DeployDescription, Port, read_description
 from core.settings.files import write_text
@@ -20,6 +21,7 @@ from core.targets.instructions import processor
 from core.targets.names import BACKENDS, FORMATS, Backend
 from core.task import Task
 from core.workflows.comparison_table import ComparisonRow, Validation
+from core.workflows.licences import licence_fields
 
 _TAGS = {"paddle": "paddlepaddle", "onnx": "onnx", "lite": "paddle-lite"}
 _MOST_CLASSES = 20  # classes named in a card
@@ -56,20 +58,6 @@ class RuntimeFigures:
     size_mb: float | None = None
     latency_ms: float | None = None
     float_latency_ms: float | None = None
-
-
-def check_licence(licence: str) -> None:
-    """Refuse text that is no identifier of a licence, such as `apache-2.0` or `other`.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789.-+")
-    if not licence or not set(licence.lower()) <= allowed:
-        raise ConfigError(
-            "card: expected the licence of the weights as Hugging Face names it, such as "
-            f"apache-2.0, cc-by-4.0 or other, got {licence!r}"
-        )
 
 
 def figures_of(rows: Sequence[ComparisonRow], metric: str) -> list[RuntimeFigures]:
@@ -172,7 +160,7 @@ def _header(
 ) -> dict[str, Any]:
     formats = [_TAGS[kind] for kind in FORMATS if (folder / FILES[kind][0]).is_file()]
     tags = [*formats, *(["int8"] if description.quantization else [])]
-    header: dict[str, Any] = {"license": licence} if licence else {}
+    header: dict[str, Any] = {**licence_fields(licence)} if licence else {}
     mark, _, value = CARD_MARK.partition(": ")
     header |= {mark: value, "tags": tags}
     if not isinstance(task, PublishedTask):
@@ -182,6 +170,7 @@ def _header(
         {"type": name, "name": f"{name}, {each.backend}", "value": round(value, 4)}
         for each in figures
         for name, value in each.metrics.items()
+        if math.isfinite(value)  # the header is read as JSON
     ]
     data = _data_of(task)
     if measured and data:

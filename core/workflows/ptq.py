@@ -78,7 +78,7 @@ def compress(
     graph = float_graph(task, model, rewritten=files.rewritten)
     latencies = measure_latency(graph, folder / INT8, made, one_image(task))
     warn_where_slower(latencies, files.target, limits.remedy_for_speed)
-    measured = runtime_rows(folder / INT8, made, seconds, validation.measure, latencies)
+    measured = runtime_rows(folder / INT8, made, seconds, validation.measures, latencies)
     check_metrics(metric, measured, validation.measured, files.target, config.processors)
     return [first, *tried, *changed, *measured], config
 

@@ -84,15 +84,20 @@ def read_changes(training: Path, before: Path, after: Path) -> Changes:
     costs = [each.report for each in reports if each and each.report]
     parameters = [each.parameters for each in costs]
     macs = [each.macs for each in costs]
-    known = {name: channels for name, _, channels, _ in _layers_of(before / ONNX)}
-    return Changes(
-        tuple(slim.get("strategies", ())),
-        _pair(parameters),
-        _pair(macs),
-        tuple(
-            LayerChange(name, kind, known.get(name), channels, in_int8)
-            for name, kind, channels, in_int8 in _layers_of(after / ONNX)
-        ),
+    layers = read_layers(before / ONNX, after / ONNX)
+    return Changes(tuple(slim.get("strategies", ())), _pair(parameters), _pair(macs), layers)
+
+
+def read_layers(before: Path, after: Path) -> tuple[LayerChange, ...]:
+    """Compare the layers of two ONNX files.
+
+    Raises:
+        ExportError: One cannot be read.
+    """
+    known = {name: channels for name, _, channels, _ in _layers_of(before)}
+    return tuple(
+        LayerChange(name, kind, known.get(name), channels, in_int8)
+        for name, kind, channels, in_int8 in _layers_of(after)
     )
 
 

@@ -45,6 +45,8 @@ class ZooScale:
         teacher: Config in the place of the row's `teacher`.
         input_shape: [C, H, W] of the images that are timed; null: those of the export.
         benchmark: More options of `tools/benchmark.py`.
+        sensitivity: Share of the validation data on which the rounding of each layer alone is
+            measured, in rows that quantize; null: it is not measured.
         data: Files or folders that have to be there, with what belongs there.
         cost: How long it takes and on what, for people.
     """
@@ -57,8 +59,14 @@ class ZooScale:
     teacher: str | None = None
     input_shape: tuple[int, int, int] | None = None
     benchmark: tuple[str, ...] = ()
+    sensitivity: float | None = None
     data: dict[str, str] = field(default_factory=dict)
     cost: str = ""
+
+    def __post_init__(self) -> None:
+        if self.sensitivity is not None and not 0 < self.sensitivity <= 1:
+            wanted = "a number above 0, up to 1, or null"
+            raise ValueError(f"sensitivity: expected {wanted}, got {self.sensitivity}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from core.zoo.rows import OF_FLOAT, ZooRow, ZooScale
 FLOAT, COMPRESSED = "float", "compressed"
 SHOWN: Backend = "openvino"  # runtime whose predictions are drawn
 EXPORTS, BENCHMARK = "paddle,onnx", "benchmark.json"
+SENSITIVITY = "sensitivity"  # folder of the row's sensitivity to rounding
 FROM_TRAINED = {"prune", "qat"}  # strategies that start from the float model of the row
 
 
@@ -77,6 +78,7 @@ def plan_steps(
     planned.export(FLOAT)
     if row.slim:
         planned.export(COMPRESSED)
+        planned.sensitivity()
     planned.benchmark()
     return planned.steps
 
@@ -151,7 +153,8 @@ class _Plan:
             common += self._config()
         words = ["export_model.py", *common]
         if name == COMPRESSED and "qat" in kinds_of(self.row, self.places):
-            words = ["qat_export.py", *common, "--target", self.row.target, "--no_metric"]
+            words = ["qat_export.py", *common, "--target", self.row.target]
+            words += ["--no_metric", "--no_latency"]  # later steps measure both
         files = () if trained else (Path(self.config), weights)
         self._add(f"export {name}", words, folder, needs, files)
         for backend in BACKENDS:
@@ -161,6 +164,16 @@ class _Plan:
             if backend == SHOWN:
                 words += ["--pictures", str(pictures_file(home, name))]
             self._add(f"evaluate {name} in {backend}", words, file, (f"export {name}",))
+
+    def sensitivity(self) -> None:
+        """Add the measurement of each layer rounded alone, where the scale asks for it."""
+        share = self.scale.sensitivity
+        if share is None or "qat" not in kinds_of(self.row, self.places):
+            return
+        folder = self.places.row / SENSITIVITY
+        words = ["sensitivity.py", "--quant", "--weights", str(self.weights[COMPRESSED])]
+        words += ["--eval_rate", f"{share:g}", "--save_dir", str(folder)]
+        self._add("sensitivity of layers", words, folder, (f"train {COMPRESSED}",))
 
     def benchmark(self) -> None:
         """Add the measurement of latency and size, all files in turns."""

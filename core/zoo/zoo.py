@@ -91,7 +91,8 @@ class Zoo:
     def table(self) -> Table:
         """Return the rows with their done steps and their cost; nothing is downloaded."""
         table = Table(title=f"model zoo, scale {self.scale}")
-        for column in ("row", "", "done", "cost"):
+        table.add_column("row", no_wrap=True)  # a name that is typed
+        for column in ("about", "done", "cost"):
             table.add_column(column, overflow="fold")
         for name, row in self.rows.items():
             cost = row.scales[self.scale].cost if self.scale in row.scales else ""
@@ -131,13 +132,15 @@ class Zoo:
         plans: dict[str, PlannedRow] = {}
         results: dict[str, ZooResult] = {}
         failures: dict[str, str] = {}
+        asked_to_end = threading.Event()
 
         def attempt(name: str, do: Callable[[], None]) -> None:
             try:
                 do()
             except UserError as error:
                 failures[name] = str(error)
-                tell(name, str(error))
+                if not asked_to_end.is_set():  # its tools end then, which is no failure
+                    tell(name, str(error))
 
         def plan(name: str) -> None:
             plans[name] = self.plan(name)
@@ -159,6 +162,7 @@ class Zoo:
                 for future in [pool.submit(attempt, name, partial(run, name)) for name in plans]:
                     future.result()
             except BaseException as error:
+                asked_to_end.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches all processes
                     for child in psutil.Process().children():

@@ -18,6 +18,13 @@ from trislim.commands import COMMANDS
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ("results", "benchmarks", "robustness", "coverage")
 LANGUAGES = ("bash", "python", "yaml", "json", "text")
+FOLLOWED = (  # pages whose blocks a test runs from top to bottom
+    "README.md",
+    *(f"docs/{name}.md" for name in ("classification", "segmentation", "keypoint", "own_data")),
+    *(f"docs/{name}.md" for name in ("predict", "prune", "distill", "quantize", "python")),
+    *(f"docs/{name}.md" for name in ("measuring", "files", "zoo")),
+    *(f"tasks/{name}/README.md" for name in ("cls", "seg", "keypoint")),
+)
 INSTALLING = ("make", "pip", "docker", "source")
 _FENCE = re.compile(r"^( *)```(.*)$")
 _NEEDS = re.compile(r"^ *# (?:needs |需要)(.+)$", re.M)

@@ -19,7 +19,17 @@ from core.training.run import read_run
 from core.workflows.run_plan import RunFiles, read_plan
 from core.zoo.rows import read_row
 from tests.docs.command_lines import check
-from tests.docs.pages import LANGUAGES, ROOT, Block, Command, blocks, commands, pages
+from tests.docs.pages import (
+    FOLLOWED,
+    INSTALLING,
+    LANGUAGES,
+    ROOT,
+    Block,
+    Command,
+    blocks,
+    commands,
+    pages,
+)
 
 PAGES = pages()
 OWN_DATA = ("docs/classification.md", "docs/segmentation.md", "docs/keypoint.md")
@@ -53,6 +63,19 @@ def test_all_pages_are_looked_at() -> None:
 def test_each_block_says_its_language(page: str) -> None:
     wrong = [str(each) for each in blocks(page) if each.language not in LANGUAGES]
     assert wrong == []
+
+
+def test_every_page_with_something_to_run_is_followed() -> None:
+    """A translation has the blocks of its original, which is followed in its place."""
+    shown = {page for page in PAGES if any(map(runs, blocks(page, "bash", "python")))}
+    assert shown - set(TRANSLATED) == set(FOLLOWED)
+
+
+def runs(block: Block) -> bool:
+    """Tell whether a reader runs anything of a block."""
+    if block.needs or block.language == "python":
+        return not block.needs
+    return any(each.program not in INSTALLING for each in commands(block))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -148,6 +171,24 @@ def test_snippets_are_python(page: str) -> None:
 def test_a_translation_has_the_same_blocks(page: str, original: str) -> None:
     shown = [without_comments(block) for block in blocks(page, *LANGUAGES[:4])]
     assert shown == [without_comments(block) for block in blocks(original, *LANGUAGES[:4])]
+
+
+@pytest.mark.parametrize(("page", "original"), TRANSLATED.items())
+def test_a_translation_has_the_same_parts(page: str, original: str) -> None:
+    """As many headings, points of lists and rows of tables; the same options and files in each."""
+    translated, written = (outline(name) for name in (page, original))
+    assert [kind for kind, _ in translated] == [kind for kind, _ in written]
+    for (kind, names), (_, wanted) in zip(translated, written):
+        assert names == wanted, f"{page}: {kind}"
+
+
+def outline(page: str) -> list[tuple[str, set[str]]]:
+    """Return headings, points of lists and rows of tables, with the options and files in them."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"^ *```.*?^ *```", "", text, flags=re.M | re.S)
+    found = re.findall(r"^(#+ |- |\|)(.*(?:\n  \S.*)*)", text, re.M)
+    named = r"`(--\w+|\w+\.(?:yml|csv|png|json|html|safetensors|pdparams|onnx|nb|xml|bin))"
+    return [(mark.strip(), set(re.findall(named, rest))) for mark, rest in found]
 
 
 def without_comments(block: Block) -> tuple[str, str]:

@@ -14,6 +14,11 @@ SEGMENTATION = (
     *("model.name=FastSCNN", "model.arguments={enable_auxiliary_loss: false}", "loss.coef=[1.0]"),
     "data.size=[64,64]",
 )
+DEMOS = {
+    "configs/seg/demo.yml": (*SEGMENTATION, "synthetic.train_images=8", "synthetic.val_images=4"),
+    "configs/keypoint/demo.yml": ("synthetic.train_images=16", "synthetic.val_images=8"),
+}
+CITIES = ("train/aachen/a_000001", "train/ulm/u_000002", "val/bonn/b_000003")
 KEYPOINT = ("model.backbone=MobileNetV1_x0_25", "data.input_size=[64,32]")
 
 
@@ -37,3 +42,25 @@ def test_keypoint(tmp_path: Path) -> None:
     assert reader.follow("docs/keypoint.md") > 12
     assert reader.read_configs("docs/keypoint.md") == 1
     assert len(reader.found["prediction"]["keypoints"]) == len(NAMES)
+
+
+@pytest.mark.chain
+def test_segmentation_readme(tmp_path: Path) -> None:
+    """The demo, and the command that writes the lists of Cityscapes."""
+    root = tmp_path / "data" / "cityscapes"
+    for name in CITIES:
+        file = root / "leftImg8bit" / f"{name}_leftImg8bit.png"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert Reader(tmp_path, DEMOS).follow("tasks/seg/README.md") == 2
+    lines = (root / "train.list").read_text().splitlines()
+    assert lines[1] == " ".join(
+        f"{kind}/train/ulm/u_000002_{ending}.png"
+        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelTrainIds"))
+    )
+    assert [len(lines), len((root / "val.list").read_text().splitlines())] == [2, 1]
+
+
+@pytest.mark.chain
+def test_keypoint_readme(tmp_path: Path) -> None:
+    assert Reader(tmp_path, DEMOS).follow("tasks/keypoint/README.md") == 1

@@ -80,6 +80,17 @@ def test_one_format_for_another_target_without_the_metric(call: Any, tmp_path: P
     assert re.search(r"│ float +│ +- │", said)
 
 
+def test_files_are_neither_timed_nor_opened_if_nothing_is_measured(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for used in ("int8_speed.measure_latency", "comparison_table.load_predictor"):
+        monkeypatch.setattr(f"core.workflows.{used}", None)  # may not even be called
+    words = ("--save_dir", "out", "--no_metric", "--no_latency")
+    status, said = call("--weights", saved(tmp_path), *words)
+    assert status == 0, said
+    assert re.search(r"│ int8, openvino +│ +- │", said)
+
+
 def test_onnx_alone_is_measured_in_its_runtimes(
     call: Any, call_tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

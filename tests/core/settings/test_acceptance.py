@@ -27,7 +27,7 @@ def test_all_targets_can_be_written() -> None:
         ("max_size_mb=nan", "got 'nan'"),
         ("max_latency_ms=0", "got '0'"),
         ("max_latency_ms=5%", "got '5%'"),
-        ("max_drop=-1", "got '-1'"),
+        ("max_drop=-1", "targets.max_drop: expected a number of 0 or more, got '-1'"),
         ("max_drop=1,max_drop=2", "got 'max_drop=2'"),
         ("drop_in_percent=1", "got 'drop_in_percent=1'"),
     ],

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from core.prune.planning.sensitivity import Curve, Sensitivity
+from core.training.measurements import save
 from core.zoo.changes import Changes, LayerChange
 from core.zoo.reproduction import ZooResult
 from core.zoo.rows import ZooRow, ZooScale
@@ -15,6 +17,17 @@ from core.zoo.steps import ZooPlaces, ZooStep, plan_steps
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = str(ROOT / "configs" / "cls" / "demo.yml")
+RESULTS = """\
+epoch,step,seconds,learning_rate,train/loss_ce,val/top1
+1,2,3.5,0.001,1.5,
+2,4,7.0,0.0005,1.25,0.375
+"""
+SENSITIVITY = Sensitivity(
+    "f",
+    "top1",
+    0.5,
+    {"stem.conv": Curve((0.25, 0.5), (0.0, 0.5)), "head.new": Curve((0.5,), (1.0,))},
+)
 Plan = Callable[..., list[ZooStep]]
 
 
@@ -64,8 +77,9 @@ def result(tmp_path: Path) -> ZooResult:
     about = {"title": "<b>Net</b>", "source": "S", "metric": "top1", "slim": ["qat"]}
     training = tmp_path / "float"
     training.mkdir()
-    for name in ("curves", "sensitivity", "predictions"):
-        (training / f"{name}.png").write_bytes(name.encode())
+    (training / "predictions.png").write_bytes(b"predictions")
+    (training / "results.csv").write_text(RESULTS)
+    save(training / "sensitivities.json", [SENSITIVITY])
     layers = (
         LayerChange("stem.conv", "Conv", 32, 24, True),
         LayerChange("head.new", "Conv", None, 4, False),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from core.zoo.steps import ZooPlaces, ZooStep, float_home, missing_data
 from tests.core.zoo.conftest import Plan, make_row
 
@@ -34,12 +36,27 @@ def test_a_quantized_row_trains_exports_evaluates_and_measures(
     assert "train.epochs=2" in words
     assert "train.epochs=2" not in steps["train float"].words
     assert steps["export compressed"].words[0] == "qat_export.py"
+    # the steps that follow measure both, beside the float files
+    assert steps["export compressed"].words[-2:] == ("--no_metric", "--no_latency")
     assert steps["export float"].words[0] == "export_model.py"
     assert steps["benchmark"].words[-3:] == ("--threads", "1,all", "--operators")
     assert steps["benchmark"].words[2:4] == (
         f"{home}/float_exported",
         f"{places.row}/compressed_exported",
     )
+
+
+def test_the_rounding_of_each_layer_is_measured_where_the_scale_asks_for_it(
+    plan: Plan, places: ZooPlaces
+) -> None:
+    step = named(plan(make_row(sensitivity=0.25)))["sensitivity of layers"]
+    assert step.words[:2] == ("sensitivity.py", "--quant")
+    assert step.words[step.words.index("--eval_rate") + 1] == "0.25"
+    assert step.output == places.row / "sensitivity"
+    assert step.needs == ("train compressed",)
+    assert "sensitivity of layers" not in named(plan(make_row(("prune",), sensitivity=0.25)))
+    with pytest.raises(ValueError, match="sensitivity: expected a number above 0, up to 1"):
+        make_row(sensitivity=2.0)
 
 
 def test_weights_that_are_there_are_not_trained(plan: Plan) -> None:

@@ -43,6 +43,14 @@ def test_the_table_says_what_is_done_and_fetches_nothing(zoo: Zoo) -> None:
     assert "can run; its published weights are fetched then" in text
 
 
+def test_names_of_rows_can_be_copied_from_a_narrow_table(tmp_path: Path) -> None:
+    name = "lite_hrnet_30_distill_qat_pact"
+    console = Console(width=60)
+    with console.capture() as captured:
+        console.print(Zoo({name: make_row(())}, "small", tmp_path, tmp_path).table())
+    assert name in captured.get()
+
+
 def test_a_scale_that_a_row_has_not(tmp_path: Path) -> None:
     zoo = Zoo({"good": make_row(())}, "full", tmp_path, tmp_path)
     with pytest.raises(UserError, match="has no scale full; it has small"):
@@ -94,8 +102,11 @@ def test_a_step_ends_when_its_reproduction_is_asked_to(scale: str, tmp_path: Pat
         "zoo.TOP = place\n"
         "row = make_row(())\n"
         "rows = {'row': replace(row, scales={scale: row.scales['small']})}\n"
+        "def tell(name, text):\n"
+        "    with open(place / 'told', 'a') as file:\n"
+        "        print(text, file=file)\n"
         "with raising():\n"
-        "    zoo.Zoo(rows, scale, place, place / 'zoo').reproduce(1, (), lambda *said: None)\n"
+        "    zoo.Zoo(rows, scale, place, place / 'zoo').reproduce(1, (), tell)\n"
     )
     root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
@@ -113,6 +124,8 @@ def test_a_step_ends_when_its_reproduction_is_asked_to(scale: str, tmp_path: Pat
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) != 0
         assert (tmp_path / "ended").read_text() == str(int(signal.SIGTERM))
+        told = (tmp_path / "told").read_text().splitlines()
+        assert [line.partition(" ")[0] for line in told] == ["train"]  # no word of a failure
     finally:
         process.kill()
         process.wait()

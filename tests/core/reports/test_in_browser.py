@@ -20,9 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.reports.benchmark import write_benchmark_report
+from core.reports.zoo import write_report
+from core.runtimes.benchmark import BenchmarkRow, Protocol
 from core.zoo.changes import Changes, LayerChange
-from core.zoo.report import write_report
 from core.zoo.reproduction import ZooResult
+from tests.core.reports.test_benchmark import rows
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -30,6 +33,8 @@ SCHEMES = {"dark": 0, "light": 1}  # as Blink counts them
 WIDTHS = {"desk": 1280, "phone": 390}
 READABLE = 4.5  # contrast of text, as WCAG 2 asks for (AA)
 SECONDS = 120
+
+__all__ = ["rows"]  # a fixture
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None,
@@ -93,7 +98,7 @@ onload = () => {
 def page(result: ZooResult, tmp_path: Path) -> Path:
     """A report with long names, real pictures, a failure and all figures."""
     pixels = np.random.default_rng(0).integers(0, 255, (300, 1200, 3), np.uint8)
-    for file in (tmp_path / "float").iterdir():
+    for file in (tmp_path / "float").glob("*.png"):
         Image.fromarray(pixels).save(file, "png")
     name = "backbone.stage3.0.fuse_layers.2.0.pointwise_convolution_of_the_branch.conv"
     layers = tuple(LayerChange(f"{name}.{i}", "Conv", 64, 48, i % 2 == 0) for i in range(30))
@@ -141,9 +146,22 @@ def test_the_report_can_be_read(scheme: str, screen: str, page: Path) -> None:
     assert found["width"][0] <= found["width"][1], "the page scrolls sideways"
     assert found["wide"] == []  # tables and commands scroll by themselves
     assert found["contrast"][0] >= READABLE, found["contrast"]
-    assert found["pictures"] == [1200] * 6  # decoded
+    assert found["pictures"] == [1200] * 2  # decoded
     assert found["small"] == 0
-    assert found["charts"] == 2
+    assert found["charts"] == 2 + 2 * 3
+    assert found["text"]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_report_of_a_benchmark_can_be_read_on_a_phone(
+    scheme: str, tmp_path: Path, rows: list[BenchmarkRow]
+) -> None:
+    page = write_benchmark_report(tmp_path, rows, Protocol(), f"trislim benchmark {'x' * 200}")
+    found = seen(page, scheme, WIDTHS["phone"])
+    assert found["width"][0] <= found["width"][1], "the page scrolls sideways"
+    assert found["wide"] == []
+    assert found["contrast"][0] >= READABLE, found["contrast"]
+    assert found["charts"] == 1
     assert found["text"]
 
 

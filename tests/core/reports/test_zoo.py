@@ -9,7 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from core.zoo.report import FIGURES, write_report
+import pytest
+
+from core.reports.page import FIGURES
+from core.reports.zoo import write_report
+from core.training.measurements import save
+from core.workflows.layer_sensitivity import QuantizationCost, QuantSensitivity
 from core.zoo.reproduction import ZooResult
 
 NOTHING = "\N{EN DASH}"
@@ -65,10 +70,15 @@ def test_every_figure_is_there_and_nothing_is_fetched(tmp_path: Path, result: Zo
         assert said in page.text
     assert "<b>Net</b>" in page.text  # as text
     text = (tmp_path / "report.html").read_text()
-    for picture in (b"curves", b"sensitivity", b"predictions"):
-        url = "data:image/png;base64," + base64.b64encode(picture).decode()
-        assert text.count(url) == 1
-    assert text.count("<img") == 3  # those that are not there are left out
+    assert text.count("data:image/png;base64," + base64.b64encode(b"predictions").decode()) == 1
+    assert text.count("<img") == 1  # those that are not there are left out
+    assert (
+        text.count("<svg") == 2 + 3
+    )  # accuracy twice; loss, learning rate and metric of the float
+    for said in ("training loss", "learning rate", "Sensitivity of each layer, top1"):
+        assert said in page.text
+    worst_first = f"head.new{NOTHING}-0.5000stem.conv+0.0000-0.2500"
+    assert worst_first in "".join(page.text.split())
 
 
 def test_what_was_changed_is_told_layer_by_layer(tmp_path: Path, result: ZooResult) -> None:
@@ -92,7 +102,15 @@ def test_a_float_row_has_no_changes(tmp_path: Path, result: ZooResult) -> None:
 def test_the_same_figures_are_in_json(tmp_path: Path, result: ZooResult) -> None:
     write_report([result], {}, tmp_path)
     content = json.loads((tmp_path / FIGURES).read_text())
-    assert content["rows"][0]["metrics"]["float"]["paddle"]["top1"] == 0.6875
+    [row] = content["rows"]
+    assert row["metrics"]["float"]["paddle"]["top1"] == 0.6875
+    assert row["row"]["published"]["float_metric"] == 0.7
+    assert row["reached"] == {"float": 0.6875, "compressed": 0.625}
+    assert row["difference"]["float"] == pytest.approx(-0.0125)
+    assert [each.get("val/top1") for each in row["curves"]["float"]] == [None, 0.375]
+    assert row["sensitivity"][0]["layers"]["stem.conv"] == [0.0, 0.25]
+    assert row["changes"]["layers"][0]["in_int8"]
+    assert row["environment"]["cpu_instructions"] == ["avx2", "avx512_vnni"]
     assert content["failures"] == {}
 
 
@@ -115,3 +133,41 @@ def test_nothing_that_was_reproduced_is_a_page_too(tmp_path: Path) -> None:
     page = read(write_report([], {"net": "failed <script>"}, tmp_path))
     assert "0 rows reproduced, 1 not" in page.text
     assert "failed <script>" in page.text
+
+
+def test_a_difference_is_judged_at_full_scale_alone(tmp_path: Path, result: ZooResult) -> None:
+    """Small data reach other figures, which are neither good nor bad."""
+    for scale, judged in (("full", 2), ("smoke", 0)):
+        page = write_report([replace(result, scale=scale)], {}, tmp_path).read_text()
+        table = page.partition("<tbody>")[2].partition("</tbody>")[0]
+        assert table.count('<span class="') == judged
+        assert table.count("+0.0250") == 1
+
+
+def test_each_row_says_whether_it_is_done(tmp_path: Path, result: ZooResult) -> None:
+    page = write_report([result], {"other": "data/x: is missing"}, tmp_path).read_text()
+    assert page.count('<td class="good">done</td>') == 1
+    assert page.count('<td class="bad">failed</td>') == 1
+
+
+def test_the_sensitivity_to_rounding_is_that_of_the_row(tmp_path: Path, result: ZooResult) -> None:
+    home = tmp_path / "row"
+    (home / "sensitivity").mkdir(parents=True)
+    costs = {"stem.conv": QuantizationCost(0.1, 0.125), "head.new": QuantizationCost(0.2, -0.25)}
+    found = QuantSensitivity("f", "top1", 0.75, 0.5, QuantizationCost(0.3, 0.25), costs)
+    save(home / "sensitivity" / "quant_sensitivities.json", [found])
+    row = replace(result, trainings={"compressed": str(home / "compressed")})
+    page = read(write_report([row], {}, tmp_path))
+    assert "layerint8 in this layer alonestem.conv-0.1250head.new+0.2500" in "".join(
+        line.strip() for line in page.text.splitlines()
+    )
+    [told] = json.loads((tmp_path / FIGURES).read_text())["rows"][0]["sensitivity"]
+    assert (told["before"], told["layers"]["stem.conv"]) == (0.75, [0.125])
+
+
+def test_figures_of_the_table_are_of_one_runtime(tmp_path: Path, result: ZooResult) -> None:
+    """A metric of one runtime beside the time of another would be a file that nobody has."""
+    metrics = {**result.metrics, "compressed": {"paddle": {"top1": 0.9}, "openvino": {"top1": 0.5}}}
+    write_report([replace(result, metrics=metrics)], {}, tmp_path)
+    [row] = json.loads((tmp_path / FIGURES).read_text())["rows"]
+    assert row["reached"]["compressed"] == 0.5
