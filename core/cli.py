@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import ConfigError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.signals import WORDS, number_of, raising
+from core.settings.told_once import ToldOnce
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -53,6 +54,8 @@ def run(main: Callable[[], int | None]) -> None:
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(ToldOnce())
     for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
         logging.getLogger(chatty).setLevel(logging.ERROR)
     with raising():

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.training.image_files import list_class_folders
-from core.training.looking import folder_in_words, holds_images
+from core.training.looking import find_folder, folder_in_words, holds_images
 from tasks.cls.config import DataConfig
 
 TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "test")
+VAL = ("val", "valid", "validation", "test", "testing")
 LEAST_CLASSES = 2
 Kind = Literal["lists", "folders", "flat", "none"]
 
@@ -40,8 +40,7 @@ def find_layout(data: DataConfig) -> Layout:
     root = Path(data.root)
     if any((root / name).is_file() for name in (data.train_list, data.val_list)):
         return Layout("lists", root)
-    train = next((root / name for name in TRAIN if (root / name).is_dir()), None)
-    val = next((root / name for name in VAL if (root / name).is_dir()), None)
+    train, val = find_folder(root, TRAIN), find_folder(root, VAL)
     if train is not None:
         return Layout("folders", train, val)
     if val is not None:

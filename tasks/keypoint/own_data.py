@@ -160,7 +160,8 @@ def _joints(layout: Layout, data: DataConfig) -> JointsFound:
         raise DataError(f"{path}: expected a COCO file with 'images' and 'annotations'")
     chosen = choose_category(path, content, data.category)
     categories = content.get("categories", [])
-    category: dict[str, Any] = next((e for e in categories if e["id"] == chosen), {})
+    known: dict[int, dict[str, Any]] = {e["id"]: e for e in categories}
+    category = known.get(chosen, {"id": chosen})
     counts = {
         len(each["keypoints"]) // 3
         for each in content["annotations"]
@@ -169,8 +170,10 @@ def _joints(layout: Layout, data: DataConfig) -> JointsFound:
         and isinstance(each.get("keypoints"), list)
     }
     if len(counts) != 1:
-        told = f"{sorted(counts)} joints" if counts else "no keypoints"
-        raise DataError(f"{path}: annotations of category {chosen} have {told}; expected as many")
+        told = f"{sorted(counts)} joints; expected as many" if counts else "no keypoints"
+        others = [_named(e) for e in categories if e["id"] != chosen and e.get("keypoints")]
+        hint = f"; {some_of(others)} may have: set data.category" if others else ""
+        raise DataError(f"{path}: annotations of {_named(category)} have {told}{hint}")
     return joints_of_category(path, category, counts.pop())
 
 
@@ -190,8 +193,12 @@ def _other_categories(layout: Layout, data: DataConfig) -> list[str]:
     others = [each for each in layout.content.get("categories", []) if each["id"] != chosen]
     if not others:
         return []
-    told = some_of([f"{each.get('name', '')!r} (id {each['id']})" for each in others])
+    told = some_of([_named(each) for each in others])
     return [f"other categories are left out (data.category): {told}"]
+
+
+def _named(category: Mapping[str, Any]) -> str:
+    return f"{category.get('name', '')!r} (id {category['id']})"
 
 
 def _config_for(given: Mapping[str, Any], found: Mapping[str, Any]) -> Config:

@@ -47,9 +47,12 @@ def test_flat_folders_are_split_by_class(tmp_path: Path) -> None:
     assert len(splits(config_of(tmp_path, val_share=0.4))[1]) == 6
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "test"])
-def test_validation_folders_have_several_names(tmp_path: Path, name: str) -> None:
-    for split, count in (("train", 3), (name, 2)):
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [*(("train", name) for name in ("val", "valid", "test")), ("Training", "Testing")],
+)
+def test_validation_folders_have_several_names(tmp_path: Path, training: str, name: str) -> None:
+    for split, count in ((training, 3), (name, 2)):
         for cls in ("ant", "bee"):
             draw(tmp_path / split / cls, count)
     train, val = splits(config_of(tmp_path))

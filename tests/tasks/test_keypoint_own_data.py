@@ -99,7 +99,7 @@ def test_one_file_gives_each_image_to_one_split(tmp_path: Path) -> None:
 def test_the_category_can_be_chosen(tmp_path: Path) -> None:
     other = {"id": 1, "name": "box", "keypoints": ["a", "b"]}
     write_coco(tmp_path, "all.json", "images", categories=[other, ROBOT])
-    with pytest.raises(DataError, match=r"annotations of category 1 have no keypoints"):
+    with pytest.raises(DataError, match=r"'box' \(id 1\) have no keypoints; 'robot' \(id 3\)"):
         config_of(tmp_path)
     assert config_of(tmp_path, category="robot").joint_set.names == tuple(NAMES)
 

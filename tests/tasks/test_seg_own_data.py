@@ -40,6 +40,10 @@ from tests.tasks.seg_folders import (
         ([("train/images", "train/masks"), ("valid/images", "valid/masks")], (5, 5)),
         ([("train", "trainannot"), ("val", "valannot")], (5, 5)),
         ([("train", "train_labels"), ("test", "test_labels")], (5, 5)),
+        ([("Images", "Masks")], (4, 1)),
+        ([("Train/Images", "Train/GT"), ("Test/Images", "Test/GT")], (5, 5)),
+        ([("images/Train", "masks/Train"), ("images/Val", "masks/Val")], (5, 5)),
+        ([("Train", "Train_labels"), ("Test", "Test_labels")], (5, 5)),
     ],
 )
 def test_folders_of_matching_names(
