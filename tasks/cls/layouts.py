@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from core.training.image_files import list_class_folders
-from core.training.looking import find_folder, folder_in_words, holds_images
+from core.training.looking import files_in, find_folder, folder_in_words, holds_images
 from tasks.cls.config import DataConfig
 
 TRAIN = ("train", "training")
@@ -68,6 +68,11 @@ def what_lies_there(data: DataConfig) -> str:
     root = Path(data.root)
     inside = [name for name in list_class_folders(root) if _has_layout(root / name)]
     hint = f"; {root / inside[0]} has: make that data.root" if len(inside) == 1 else ""
+    tables = files_in(root, (".csv",)) if root.is_dir() else []
+    if tables:
+        hint += (
+            f"; {tables[0].name} is not read: write its rows as such lines, with a number as label"
+        )
     return (
         f"{folder_in_words(root)}; for classification expected {data.train_list} and "
         f"{data.val_list} (lines 'path label'), or train/CLASS/*.jpg with or without "

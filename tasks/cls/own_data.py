@@ -16,10 +16,10 @@ from core.training.images import as_rgb, read_image
 from core.training.inspection import Inspection, Labelled, read_data_section
 from core.training.looking import look_at_images, some_of, spread
 from core.training.splits import relative_names, write_list
-from tasks.cls.class_names import class_names
+from tasks.cls.class_names import class_names, folder_classes
 from tasks.cls.config import MOST_CLASSES, Config, DataConfig
 from tasks.cls.data import Items, read_split
-from tasks.cls.layouts import find_layout, what_lies_there
+from tasks.cls.layouts import Layout, find_layout, flat_classes, what_lies_there
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -100,6 +100,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         f"{len(names)} classes (pictures for training): {told}",
         _splits_in_words(train, val, data, drawn),
         looked.in_words(),
+        *_folders_of_one_class(layout),
     )
     few = [name for name, count in zip(names, counts) if count == 0]
     missing = [f"no picture for training of: {some_of(few)}"] if few else []
@@ -142,6 +143,22 @@ def write_lists(config: Config, folder: Path) -> dict[str, Any]:
     labels = "".join(f"{i} {name}\n" for i, name in enumerate(class_names(config.data)))
     write_text(folder / "labels.txt", labels)
     return written | {"labels": str((folder / "labels.txt").absolute())}
+
+
+def _folders_of_one_class(layout: Layout) -> list[str]:
+    """Say which classes have folders below their own, which might be meant as classes."""
+    if layout.kind not in ("folders", "flat") or not layout.train.is_dir():
+        return []
+    deeper = {
+        name: [f"{name}/{below}" for below in flat_classes(layout.train / name)]
+        for name in folder_classes(layout)
+    }
+    several = [name for name, below in deeper.items() if len(below) > 1]
+    if not several:
+        return []
+    below, name = some_of(deeper[several[0]], 3), several[0]
+    told = f"folders below that of a class are of the same class: {below} are {name!r}"
+    return [f"{told} (likewise in {some_of(several[1:])})" if several[1:] else told]
 
 
 def _splits_in_words(train: Items, val: Items, data: DataConfig, drawn: bool) -> str:

@@ -75,7 +75,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         layout = find_layout(data, given)
         if layout.kind == "none":
             return Inspection("keypoint", missing=(what_lies_there(data),))
-        kind, sure = f"{LAYOUTS[layout.kind]} ({layout.file.relative_to(data.root)})", 2
+        kind, sure = f"{LAYOUTS[layout.kind]} ({_files_of(layout, data)})", 2
         joints = _joints(layout, data)
         lines += [*joints.in_words(), *_other_categories(layout, data)]
         found = _found(data, given, layout)
@@ -195,6 +195,13 @@ def _other_categories(layout: Layout, data: DataConfig) -> list[str]:
         return []
     told = some_of([_named(each) for each in others])
     return [f"other categories are left out (data.category): {told}"]
+
+
+def _files_of(layout: Layout, data: DataConfig) -> str:
+    """Name the annotation files."""
+    names = (layout.settings.get(f"{split}_annotations") for split in ("train", "val"))
+    named = list(dict.fromkeys(name for name in names if name))
+    return ", ".join(named) or str(layout.file.relative_to(data.root))
 
 
 def _named(category: Mapping[str, Any]) -> str:

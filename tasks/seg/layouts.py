@@ -15,7 +15,7 @@ from core.training.looking import files_in, find_folder, folder_in_words, holds_
 from tasks.seg import cvat
 from tasks.seg.annotations import Pair
 from tasks.seg.config import DataConfig
-from tasks.seg.pairs import holds_labelme
+from tasks.seg.pairs import holds_labelme, holds_masks
 
 IMAGES = ("images", "image", "imgs", "img", "JPEGImages", "inputs", "input")
 MASKS = (
@@ -36,8 +36,8 @@ class Layout:
         kind: `lists` of PaddleSeg, `voc` with its lists, folders of `splits`, `one` pair of
             folders for all, or `none`.
         train: Folders of images and of masks; of all images where there is no `val`. Both are the
-            same folder where labelme's files lie beside their images, and the second is CVAT's
-            `annotations.xml` where there is one.
+            same folder where masks or labelme's files lie beside their images, and the second is
+            CVAT's `annotations.xml` where there is one.
         val: Likewise; None: a part of the others is drawn.
         lists: List of each split, for `voc`; without one for `val`, a part is drawn.
     """
@@ -85,12 +85,16 @@ def what_lies_there(data: DataConfig) -> str:
         fitting = [e for e in inside if find_layout(DataConfig(str(e))).kind != "none"]
         hint = f"; {fitting[0]} has: make that data.root" if len(fitting) == 1 else ""
         if any(files_in(place, (".json",)) for place in (root, *inside[:20])):
-            hint += "; the JSON files there are not labelme's, or not named like images"
+            hint += (
+                "; the JSON files there are not labelme's, or not named like images (polygons of "
+            )
+            hint += "COCO are not read: export those of labelme or CVAT, or masks)"
     return (
         f"{folder_in_words(root)}; for segmentation expected {data.train_list} and "
         f"{data.val_list} (lines 'image mask'), or images/ and masks/ with files of the same names "
         "(or train/images/, train/masks/, ...), or VOC's JPEGImages/ and SegmentationClass/, or "
-        f"images with labelme's JSON files beside them, or CVAT's {cvat.FILE} and images/{hint}"
+        "images with masks (1.jpg, 1_mask.png) or labelme's JSON files beside them, or CVAT's "
+        f"{cvat.FILE} and images/{hint}"
     )
 
 
@@ -136,10 +140,10 @@ def _subset(root: Path, name: str) -> Pair | None:
 
 
 def _with_shapes(root: Path) -> Pair | None:
-    """Return a folder of images with their shapes: in an export of CVAT, or beside the images."""
+    """Return a folder of images with shapes, in an export of CVAT or beside them, or with masks."""
     if (root / cvat.FILE).is_file():
         return find_folder(root, IMAGES) or root, root / cvat.FILE
-    return (root, root) if holds_labelme(root, root) else None
+    return (root, root) if holds_labelme(root, root) or holds_masks(root) else None
 
 
 def _neighbours(root: Path, name: str) -> Pair | None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from core.errors import DataError
 from core.settings.reading import read_json, read_lines
-from core.training.image_files import is_clutter, list_image_files
+from core.training.image_files import PNG, SUFFIXES, is_clutter, list_image_files
 from core.training.looking import VAST
 from tasks.seg import cvat
 from tasks.seg.annotations import Pair
 from tasks.seg.labelme import is_labelme
 
 JSON = ".json"
-LOOKED_AT = 20  # JSON files, to tell whose they are
+LOSSY = (".jpg", ".jpeg")  # of photos, and of no masks
+LOOKED_AT = 20  # files, to tell what they are
 # suffixes that tools put behind the name of an image to name its mask
 _SUFFIX = re.compile(r"[-_. ]?(masks?|labels?|labelids|seg|gt|segmentation|annot|json)$", re.I)
 
@@ -33,7 +34,8 @@ def match_pairs(folders: Pair, stems: Sequence[str] | None = None) -> list[Pair]
     """
     if stems is None and cvat.file_of(folders[1] / "x") is not None:
         return cvat.images_of(folders[1], folders[0])[0]
-    images, masks = _by_name(folders[0]), _labels_by_name(folders)
+    masks = _labels_by_name(folders)
+    images = _by_name(folders[0], set(masks.values()))
     if stems is None:
         return [(path, masks[name]) for name, path in images.items() if name in masks]
     for stem in stems:
@@ -59,6 +61,23 @@ def without_partner(folders: Pair) -> tuple[list[str], list[str]]:
     return alone, [path.name for path in labels if path not in used]
 
 
+def holds_masks(folder: Path) -> bool:
+    """Tell whether masks lie beside their images, and half of the images have one.
+
+    Only the first folder with images is looked at: there may be very many.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        images = [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+        images = [path for path in images if not is_clutter(path.name)]
+        if images:
+            masks = _masks_among(sorted(images), folder)
+            alike = [path for stem, path in masks.items() if _stem(path, folder) == stem]
+            enough = bool(masks) and 3 * len(masks) >= len(images)
+            return enough and all(map(_has_one_channel, alike[:LOOKED_AT]))
+    return False
+
+
 def holds_labelme(images: Path, labels: Path) -> bool:
     """Tell whether a folder has labelme's files for the images of another, or of its own."""
     found = _json_files(labels, VAST) if images.is_dir() and labels.is_dir() else []
@@ -76,21 +95,37 @@ def read_stems(path: Path) -> list[str]:
     return [Path(line.split()[0]).stem for _, line in read_lines(path, DataError)]
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by their names without endings, sorted."""
-    return {_stem(path, folder): path for path in list_image_files(folder)}
+def _by_name(folder: Path, masks: Collection[Path] = ()) -> dict[str, Path]:
+    """Return the images of a folder, but for masks, by their names without endings, sorted."""
+    return {_stem(path, folder): path for path in list_image_files(folder) if path not in masks}
 
 
 def _labels_by_name(folders: Pair) -> dict[str, Path]:
     """Return masks, and labelme's files where there is no mask, by the names of their images."""
     images, folder = folders
-    found: dict[str, Path] = {}
-    for path in list_image_files(folder) if folder != images else []:
+    files = list_image_files(folder)
+    found = _masks_among(files, folder) if folder == images else {}
+    for path in files if folder != images else []:
         stem = _stem(path, folder)
         found[stem] = path
         found.setdefault(_SUFFIX.sub("", stem), path)
     for path in _json_files(folder):
         found.setdefault(_stem(path, folder), path)
+    return found
+
+
+def _masks_among(files: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Return masks among images by the names of theirs: 1_mask.png, or 1.png, of 1.jpg."""
+    stems = {_stem(path, folder) for path in files}
+    photos = {_stem(path, folder) for path in files if path.suffix.lower() in LOSSY}
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = _stem(path, folder)
+        image = _SUFFIX.sub("", stem)
+        if image != stem and image in stems:
+            found[image] = path
+        elif stem in photos and path.suffix.lower() == ".png":
+            found[stem] = path
     return found
 
 
@@ -110,6 +145,16 @@ def _json_files(folder: Path, most: int | None = None) -> list[Path]:
         if most is not None and seen > most:
             break
     return sorted(found)
+
+
+def _has_one_channel(png: Path) -> bool:
+    """Tell whether a PNG file is grey or has a palette: other pictures are no masks."""
+    try:
+        with png.open("rb") as file:
+            head = file.read(26)
+    except OSError:  # told when it is read
+        return False
+    return head.startswith(PNG) and head[25:] in (b"\0", b"\3")
 
 
 def _is_labelme(path: Path) -> bool:

@@ -106,6 +106,25 @@ def test_inspection_counts_and_names_what_is_broken(tmp_path: Path) -> None:
     assert "bee" in found.missing[0]
 
 
+def test_folders_below_a_class_are_told(tmp_path: Path) -> None:
+    for name in ("animal/cat", "animal/dog", "plant/oak", "plant/fir", "stone"):
+        draw(tmp_path / name, 5)
+    found = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert found.found[-1] == (
+        "folders below that of a class are of the same class: animal/cat, animal/dog are 'animal' "
+        "(likewise in plant)"
+    )
+    assert "3 classes" in found.found[0]
+
+
+def test_a_table_is_no_list(tmp_path: Path) -> None:
+    draw(tmp_path / "images", 2)
+    (tmp_path / "labels.csv").write_text("file,label\nimages/0.png,ant\n")
+    (told,) = own_data.inspect({"data": {"root": str(tmp_path)}}).missing
+    assert "lines 'path label'" in told
+    assert "; labels.csv is not read: write its rows as such lines" in told
+
+
 def test_an_unpacked_folder_too_many_is_named(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         draw(tmp_path / "photos" / name, 2)
