@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
+_BROKEN_PIPE = 13  # number of the signal that ends other programs then, on Linux and macOS
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
 
 
@@ -45,7 +46,8 @@ def run(main: Callable[[], int | None]) -> None:
 
     A `UserError` is printed as one line on standard error (status 2), so is a disk that is full.
     Ctrl-C is a short word (status 130), so are SIGTERM (143) and SIGHUP (129), even while libraries
-    are loaded. Anything else is a defect of ours and keeps its traceback.
+    are loaded. If nobody reads the output any more, as after `| head`, the status is 141, without
+    a word. Anything else is a defect of ours and keeps its traceback.
     """
     logging.basicConfig(
         level=logging.INFO,
@@ -65,8 +67,12 @@ def run(main: Callable[[], int | None]) -> None:
 def _status_of(main: Callable[[], int | None]) -> int:
     """Call a tool's main; print what the user has to know of how it ended."""
     try:
-        return main() or 0
+        status = main() or 0
+        print(end="", flush=True)
+        return status
     except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return 128 + _BROKEN_PIPE
         number = number_of(error)
         if number is not None:
             print(WORDS[number], file=sys.stderr)
@@ -78,6 +84,16 @@ def _status_of(main: Callable[[], int | None]) -> int:
         if _rank():
             time.sleep(PEER_SECONDS)  # an exchange fails if another process died, which is said
         raise
+
+
+def _output_is_closed() -> bool:
+    """Tell whether nobody reads standard output any more, as after `| head`; then drop the rest."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _told(error: BaseException) -> str:

@@ -24,6 +24,7 @@ from tasks.seg.labels import read_mask
 from tasks.seg.layouts import Layout, find_layout, what_lies_there
 from tasks.seg.mask_values import find_classes, look_at_masks
 from tasks.seg.pairs import holds_masks, without_partner
+from tasks.seg.review import SHORTEST
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -144,7 +145,10 @@ def labelled(config: Config, count: int) -> list[Labelled]:
         mask = read_mask(str(mask_path), config.data)
         size = mask.shape[1], mask.shape[0]
         image = as_rgb(read_annotated_image(str(image_path), size, f"the mask {mask_path.name}"))
-        drawn.append(Labelled(image_path.name, draw_mask(image, mask, config.class_names)))
+        larger = max(1, round(SHORTEST / max(size)))  # small images have no room for names
+        image, mask = (each.repeat(larger, 0).repeat(larger, 1) for each in (image, mask))
+        tinted = draw_mask(image, mask, config.class_names, config.data.colors)
+        drawn.append(Labelled(image_path.name, tinted))
     return drawn
 
 

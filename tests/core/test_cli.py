@@ -84,6 +84,28 @@ def test_our_own_defects_keep_their_traceback() -> None:
         cli.run(main)
 
 
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_reader_that_has_seen_enough_is_no_error(flushed: bool) -> None:
+    code = f"""
+from core import cli
+cli.run(lambda: print("a line", flush={flushed}))
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_elsewhere_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        cli.run(main)
+
+
 def test_status_is_passed_on() -> None:
     with pytest.raises(SystemExit) as end:
         cli.run(lambda: 1)
