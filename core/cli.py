@@ -89,7 +89,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
 def _output_is_closed() -> bool:
     """Tell whether nobody reads standard output any more, as after `| head`; then drop the rest."""
     try:
-        print(end="", flush=True)
+        print(flush=True)  # what could not be written is no longer in the buffer
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
