@@ -83,15 +83,18 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     if data is None or not Path(data.root).is_dir():
         root = settings["data"].get("root")
         return Inspection("cls", missing=(f"{root}: no such folder",))
+    layout = find_layout(data)
+    if layout.kind == "none":
+        return Inspection("cls", missing=(what_lies_there(data),))
+    drawn = layout.kind in ("folders", "flat") and layout.val is None
+    kind = "train/ with one folder for each class, no val/" if drawn else LAYOUTS[layout.kind]
+    kind = LAYOUTS["flat"] + ", no train/ and val/" if layout.kind == "flat" else kind
+    sure = 2 if layout.kind == "lists" else 1
     try:
-        layout = find_layout(data)
-        if layout.kind == "none":
-            return Inspection("cls", missing=(what_lies_there(data),))
         found = from_data(settings)
         train, val = (read_split(data, MOST_CLASSES, split) for split in _SPLITS)
     except DataError as error:
-        return Inspection("cls", missing=(str(error),))
-    drawn = layout.kind in ("folders", "flat") and layout.val is None
+        return Inspection("cls", kind, sure, missing=(str(error),))
     names = class_names(data) or tuple(map(str, range(found["model"]["num_classes"])))
     counts = np.bincount(train.labels, minlength=len(names))
     looked = look_at_images(train.paths, whole=True)
@@ -105,9 +108,6 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     few = [name for name, count in zip(names, counts) if count == 0]
     missing = [f"no picture for training of: {some_of(few)}"] if few else []
     missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
-    kind = "train/ with one folder for each class, no val/" if drawn else LAYOUTS[layout.kind]
-    kind = LAYOUTS["flat"] + ", no train/ and val/" if layout.kind == "flat" else kind
-    sure = 2 if layout.kind == "lists" else 1
     return Inspection("cls", kind, sure, lines, tuple(missing), found)
 
 

@@ -82,6 +82,9 @@ def test_data_to_measure_on_need_no_training_split(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert config.model.num_classes == 4
     assert len(build_dataset(config, "val")) == 2
+    told = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert (told.layout, told.sure) == ("list files", 2)  # and no other task speaks of them
+    assert "train_list.txt: cannot be read: No such file" in told.missing[0]
 
 
 def test_one_class_teaches_nothing(tmp_path: Path) -> None:
