@@ -170,7 +170,7 @@ def test_what_is_not_said_is_asked_for_in_one_line(call_tool: Tool, work: Path) 
     for arguments, message in (
         (
             plain,
-            "theirs.onnx: has no deploy.yml; name its config (-c), a file with two lines: 'task: cls'",
+            "theirs.onnx: has no deploy.yml; name its config (-c), a file with two lines",
         ),
         (
             [*plain, "-c", "own.yml"],
