@@ -344,7 +344,7 @@ def train(
     """
     files = RunFiles(config, slim, tuple(teachers), tuple(overrides))
     folder = None if save_dir is None else Path(save_dir)
-    training = prepare(read_plan(files), folder, files.name or "run", use_vdl=False)
+    training = prepare(read_plan(files), folder, files.name, use_vdl=False)
     training.train(resume, overwrite)
     made = load(training.save_dir / "best_model")
     assert isinstance(made, Model)  # a training writes checkpoints

@@ -123,6 +123,21 @@ def test_from_nothing_to_int8_and_a_picture(call_tool: Tool, tmp_path: Path, own
     assert after == before  # nothing is written into the user's folder
 
 
+def test_a_run_needs_no_config_at_all(call_tool: Tool, tmp_path: Path) -> None:
+    draw_folders(tmp_path / "mine")
+    given = ["-o", "task=cls", "-o", "data.root=mine", "-o", "model.name=SqueezeNet1_1"]
+    status, output = call_tool("train.py", *given, "--dry_run", "--save_config", "whole.yml")
+    assert status == 0, output
+    assert "30 epochs, 30 steps" in output
+    whole = yaml.safe_load((tmp_path / "whole.yml").read_text())
+    assert whole["data"]["root"] == "mine"
+    (tmp_path / "output" / "cls" / "run" / "latest").mkdir(parents=True)
+    (tmp_path / "output" / "cls" / "run" / "latest" / "model.json").write_text("{}")
+    status, output = call_tool("train.py", *given, "--dry_run")
+    assert status == 2
+    assert "output/cls/run holds an earlier run" in output
+
+
 def test_a_folder_of_nothing_is_told_in_a_line_for_each_task(
     call_tool: Tool, tmp_path: Path
 ) -> None:
