@@ -60,8 +60,13 @@ def run(main: Callable[[], int | None]) -> None:
         handler.addFilter(ToldOnce())
     for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
         logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger(chatty).addFilter(_is_error)  # PaddleClas chooses its level itself
     with raising():
         sys.exit(_status_of(main))
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _status_of(main: Callable[[], int | None]) -> int:

@@ -76,6 +76,28 @@ def test_a_missing_equals_sign_is_named(
     assert capsys.readouterr().err.endswith(f"tool: error: {said}")
 
 
+@pytest.mark.parametrize("name", ["ppcls", "faiss"])
+def test_libraries_that_choose_their_level_are_hushed(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger(name)
+    before = logger.level, logger.propagate, logger.filters[:]
+
+    def main() -> None:
+        logging.getLogger(f"{name}.loader").info("is deprecated")
+        logger.setLevel(logging.INFO)
+        logger.propagate = True
+        logger.warning("init_res will be deprecated")
+        logger.error("broken")
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    logger.level, logger.propagate, logger.filters[:] = before
+    said = capsys.readouterr().err
+    assert "broken" in said
+    assert "deprecated" not in said
+
+
 def test_our_own_defects_keep_their_traceback() -> None:
     def main() -> None:
         raise ZeroDivisionError
