@@ -10,8 +10,17 @@ import os
 from pathlib import Path
 
 from core.errors import ConfigError
+from core.quant import choices
 from core.settings.acceptance import ACCEPTANCE_NAMES, Acceptance, read_acceptance
-from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
+from core.targets.names import (
+    BACKENDS,
+    DEFAULT_TARGET,
+    FORMATS,
+    ONNX_TARGETS,
+    PROCESSORS,
+    TARGETS,
+    Format,
+)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -122,6 +131,36 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
     """Add which output of an exported model answers, `--output`."""
     text = "which output to use, for models of other projects that have several"
     parser.add_argument("--output", metavar="NAME", help=text)
+
+
+def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to calibrate on: `--images`, `--num_calib`."""
+    text = "images without labels to calibrate on (default: those for training)"
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help=text)
+    text = "number of images to calibrate on (256)"
+    parser.add_argument("--num_calib", type=positive, default=256, help=text)
+
+
+def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a float model is quantized: ranges, scales, steps, layers, and what it is for."""
+    add = parser.add_argument
+    known = f"how ranges are chosen: {', '.join(choices.OBSERVERS)}; all: try each, keep the best"
+    add("--observer", help=f"{known} (default: the task's, or {choices.OBSERVER})")
+    for name, text in choices.STEPS.items():
+        add(f"--{name}", action="store_true", default=None, help=text)
+        if name in choices.HINTED:
+            text = f"without --{name}, which is the default of some tasks"
+            add(f"--no_{name}", dest=name, action="store_false", help=text)
+    text = "scales of weights: one for each output channel (default); abs_max: one for each layer"
+    add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=text)
+    text = "layers to leave in float: 'head.*'"
+    add("--never_quantize", nargs="+", default=[], metavar="GLOB", help=text)
+    known = f"{', '.join(TARGETS)} (default: that of the files; for onnx {DEFAULT_TARGET})"
+    add("--target", help=f"runtime to quantize for: {known}")
+    known = f"{', '.join(PROCESSORS)}; vnni: only those with int8 dot products (default: any)"
+    add("--processors", default="any", help=known)
+    text = "which outputs of layers are int8 too: none, residual (those that are added), all"
+    add("--quantize_outputs", help=f"{text} (default: what is fastest in the target)")
 
 
 def add_target_argument(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core import cli, options
 from core.quant import choices
 from core.runtimes.formats import leading_format
-from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
+from core.targets.names import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -29,52 +29,13 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group().add_argument
     what("--weights", help="checkpoint of a float model (folder or weights file)")
-    what(
-        "--model_dir",
-        type=Path,
-        help="exported float model, for one whose code you do not have (.pdmodel)",
-    )
+    text = "exported float model, for one whose code you do not have (.pdmodel)"
+    what("--model_dir", type=Path, help=text)
     options.add_export_arguments(parser, "paddle")
     options.add_card_argument(parser)
     options.add_rewrite_argument(parser)
-    text = "images without labels to calibrate on (default: those for training)"
-    add("--images", type=Path, metavar="FOLDER", help=text)
-    add(
-        "--num_calib",
-        type=options.positive,
-        default=256,
-        help="number of images to calibrate on (256)",
-    )
-    known = (
-        f"how ranges are chosen: {', '.join(choices.OBSERVERS)}; all: compare them, keep the best"
-    )
-    add("--observer", help=f"{known} (default: the task's, or {choices.OBSERVER})")
-    for name, text in choices.STEPS.items():
-        add(f"--{name}", action="store_true", default=None, help=text)
-        if name in choices.HINTED:
-            text = f"without --{name}, which is the default of some tasks"
-            add(f"--no_{name}", dest=name, action="store_false", help=text)
-    known = (
-        "scales of weights: one for each output channel (default), or abs_max: one for each layer"
-    )
-    add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
-    add(
-        "--never_quantize",
-        nargs="+",
-        default=[],
-        metavar="GLOB",
-        help="layers to leave in float: head.*",
-    )
-    known = f"runtime to quantize for: {', '.join(TARGETS)} (default: that of the files; for onnx "
-    known += f"{DEFAULT_TARGET})"
-    add("--target", help=known)
-    known = f"{', '.join(PROCESSORS)}; vnni: only those with int8 dot products (default: any)"
-    add("--processors", default="any", help=known)
-    text = (
-        "outputs of layers that are int8 too: none, residual (those that are added), all (default: "
-    )
-    text += "what is fastest in the target)"
-    add("--quantize_outputs", help=text)
+    options.add_calibration_arguments(parser)
+    options.add_quantization_arguments(parser)
     options.add_control_arguments(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")

@@ -31,14 +31,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--weights", required=True, help="checkpoint (folder or weights file)")
     if quant:
         add("--observer", help="how ranges are chosen, for weights in float (default: the task's)")
-        text = "images without labels to calibrate on (default: those for training)"
-        add("--images", type=Path, metavar="FOLDER", help=text)
-        add(
-            "--num_calib",
-            type=options.positive,
-            default=256,
-            help="number of images to calibrate on (256)",
-        )
+        options.add_calibration_arguments(parser)
         add("--target", default="openvino", help="runtime to quantize for (openvino)")
         add("--speed_control", action="store_true", help="measure which layers int8 makes faster")
     else:
