@@ -24,6 +24,7 @@ from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.processes import own_command
 from core.settings.signals import WORDS, number_of, raising
 from core.settings.streams import discard_output, flush_output, is_unread, open_streams
+from core.settings.told_once import ToldOnce
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -58,10 +59,17 @@ def run(main: Callable[[], int | None]) -> None:
         stream=sys.stderr,
         force=True,
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(ToldOnce())
     for chatty in ("faiss", "ppcls"):  # loaded with PaddleClas, of no use to our users
         logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger(chatty).addFilter(_is_error)  # PaddleClas chooses its level itself
     with raising():
         sys.exit(_status_of(main))
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _status_of(main: Callable[[], int | None]) -> int:

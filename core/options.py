@@ -10,14 +10,27 @@ import os
 from pathlib import Path
 
 from core.errors import ConfigError
+from core.quant import choices
 from core.settings.acceptance import ACCEPTANCE_NAMES, Acceptance, read_acceptance
-from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, ONNX_TARGETS, Format
+from core.targets.names import (
+    BACKENDS,
+    DEFAULT_TARGET,
+    FORMATS,
+    ONNX_TARGETS,
+    PROCESSORS,
+    TARGETS,
+    Format,
+)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
     """Add `-c CONFIG` and the repeatable `-o key.sub=value`."""
     parser.add_argument(
-        "-c", "--config", required=required, metavar="YML", help="config of the task and training"
+        "-c",
+        "--config",
+        required=required,
+        metavar="YML",
+        help="config: a file, or the name of one that comes with it (cls/demo.yml)",
     )
     parser.add_argument(
         "-o",
@@ -25,7 +38,7 @@ def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> Non
         action="append",
         default=[],
         metavar="key.sub=value",
-        help="change one setting of the config; may be repeated",
+        help="change one setting of the config: -o train.epochs=3; may be repeated",
     )
     add_plugin_argument(parser)
 
@@ -37,7 +50,7 @@ def add_plugin_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE[:NAME]",
-        help="code from outside that a checkpoint or an export was made with; a file loads none",
+        help="your own code that a checkpoint or an export needs; files alone never load code",
     )
 
 
@@ -60,10 +73,10 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add_acceptance_argument(parser, "max_latency_ms")
     flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
     flags("--model_path", help="weights to start from (model.pretrained)")
-    flags("--learning_rate", type=float, help="overrides the one in the file")
-    flags("--iters", type=positive, help="overrides the one in the file")
-    flags("--batch_size", type=positive, help="overrides the one in the file")
-    flags("--num_workers", type=int, help="processes that read ahead")
+    flags("--learning_rate", type=float, help="instead of the one in the config")
+    flags("--iters", type=positive, help="training steps, instead of those of the config")
+    flags("--batch_size", type=positive, help="instead of the one in the config")
+    flags("--num_workers", type=int, help="processes that read and prepare images")
     flags("--save_interval", type=positive, help="iterations between evaluations (1000)")
     flags("--do_eval", action="store_true", help="evaluate at each save_interval")
     flags("--device", choices=("cpu", "gpu"), help="default: a GPU if Paddle has one")
@@ -84,10 +97,10 @@ def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
     """Add where an export goes and which files it has: `--save_dir`, `--format`."""
-    parser.add_argument("--save_dir", type=Path, help="folder to make")
+    parser.add_argument("--save_dir", type=Path, help="folder to write")
     text = "replace the export that SAVE_DIR holds, when the new one is right"
     parser.add_argument("--overwrite", action="store_true", help=text)
-    known = f"which files, of {', '.join(FORMATS)} (default: {','.join(default)})"
+    known = f"formats to write: {', '.join(FORMATS)} (default: {','.join(default)})"
     parser.add_argument(
         "--format",
         type=lambda text: text.split(","),
@@ -99,14 +112,14 @@ def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> N
 
 def add_card_argument(parser: argparse.ArgumentParser) -> None:
     """Add whether an export gets a model card, with the licence of the weights: `--card`."""
-    text = "also write README.md, a model card with what was measured, for weights of this licence"
+    text = "also write a model card (README.md) with what was measured; licence of the weights"
     known = "as Hugging Face names it: apache-2.0, cc-by-4.0, other"
     parser.add_argument("--card", metavar="LICENCE", help=f"{text} ({known})")
 
 
 def add_rewrite_argument(parser: argparse.ArgumentParser) -> None:
     """Add whether an export rewrites the graph, `--rewrite on|off`."""
-    text = "spare operators, as channel shuffles, where the results stay the same (default: on)"
+    text = "remove operators such as channel shuffles where the results stay the same (default: on)"
     parser.add_argument("--rewrite", choices=("on", "off"), default="on", help=text)
 
 
@@ -118,14 +131,44 @@ def add_backend_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_output_argument(parser: argparse.ArgumentParser) -> None:
     """Add which output of an exported model answers, `--output`."""
-    text = "the output that answers, of a model that another project exported with several"
+    text = "which output to use, for models of other projects that have several"
     parser.add_argument("--output", metavar="NAME", help=text)
+
+
+def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what to calibrate on: `--images`, `--num_calib`."""
+    text = "images without labels to calibrate on (default: those for training)"
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help=text)
+    text = "number of images to calibrate on (256)"
+    parser.add_argument("--num_calib", type=positive, default=256, help=text)
+
+
+def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how a float model is quantized: ranges, scales, steps, layers, and what it is for."""
+    add = parser.add_argument
+    known = f"how ranges are chosen: {', '.join(choices.OBSERVERS)}; all: try each, keep the best"
+    add("--observer", help=f"{known} (default: the task's, or {choices.OBSERVER})")
+    for name, text in choices.STEPS.items():
+        add(f"--{name}", action="store_true", default=None, help=text)
+        if name in choices.HINTED:
+            text = f"without --{name}, which is the default of some tasks"
+            add(f"--no_{name}", dest=name, action="store_false", help=text)
+    text = "scales of weights: one for each output channel (default); abs_max: one for each layer"
+    add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=text)
+    text = "layers to leave in float: 'head.*'"
+    add("--never_quantize", nargs="+", default=[], metavar="GLOB", help=text)
+    known = f"{', '.join(TARGETS)} (default: that of the files; for onnx {DEFAULT_TARGET})"
+    add("--target", help=f"runtime to quantize for: {known}")
+    known = f"{', '.join(PROCESSORS)}; vnni: only those with int8 dot products (default: any)"
+    add("--processors", default="any", help=known)
+    text = "which outputs of layers are int8 too: none, residual (those that are added), all"
+    add("--quantize_outputs", help=f"{text} (default: what is fastest in the target)")
 
 
 def add_target_argument(parser: argparse.ArgumentParser) -> None:
     """Add the runtime that an ONNX file in int8 is laid out for, `--target`."""
     known = f"{', '.join(ONNX_TARGETS)} (default: {DEFAULT_TARGET})"
-    text = f"runtime the ONNX file is laid out for: {known}"
+    text = f"runtime that the ONNX file is written for: {known}"
     parser.add_argument("--target", default=DEFAULT_TARGET, help=text)
 
 
@@ -135,12 +178,12 @@ def add_control_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_drop",
         type=points,
         metavar="POINTS",
-        help="leave the worst layers in float until the metric loses at most so many hundredths",
+        help="leave the worst layers in float until the metric drops by POINTS (0.01) at most",
     )
     parser.add_argument(
         "--speed_control",
         action="store_true",
-        help="leave layers in float that int8 makes no faster in the target, measured here",
+        help="leave layers in float that are no faster in int8, as measured on this machine",
     )
 
 

@@ -31,6 +31,13 @@ def test_notebooks_are_saved_without_outputs() -> None:
             assert cell["execution_count"] is None
 
 
+def test_cells_can_be_run_again() -> None:
+    for notebook in NOTEBOOKS:
+        text = "".join("".join(cell["source"]) for cell in cells(notebook))
+        calls = text.count("trislim.train(") + text.count(".export(")
+        assert text.count("overwrite=True") == calls > 0
+
+
 @pytest.mark.chain
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=[file.stem for file in NOTEBOOKS])
 def test_notebook_runs(notebook: Path, tmp_path: Path) -> None:

@@ -23,14 +23,20 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, epilog=epilog)
     options.add_config_arguments(parser, required=False)
     add = parser.add_argument
-    add("--config_path", required=True, type=Path, metavar="YML", help="see configs/act")
+    add(
+        "--config_path",
+        required=True,
+        type=Path,
+        metavar="YML",
+        help="how to compress: a file as in configs/act",
+    )
     options.add_export_arguments(parser, "paddle")
     for name in ("model_dir", "model_filename", "params_filename"):
-        add(f"--{name}", help="overrides the one in the file's section Global")
+        add(f"--{name}", help="instead of the one in CONFIG_PATH, section Global")
     options.add_target_argument(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
-    add("--no_metric", action="store_true", help="measure nothing, keep the last weights")
+    add("--no_metric", action="store_true", help="do not measure the metric, keep the last weights")
     options.add_acceptance_argument(parser)
     return cli.parse(parser)
 

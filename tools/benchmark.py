@@ -44,7 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         type=lambda text: tuple(text.split(",")),
         default=(),
         metavar="A,B",
-        help=f"some of {', '.join(BACKENDS)} (default: each that can read the model)",
+        help=f"runtimes: {', '.join(BACKENDS)} (default: each that can read the model)",
     )
     text = "CPU threads of a run (default: 1); several, such as 1,all: a table of each"
     parser.add_argument("--threads", type=options.threads, default=(1,), metavar="N,N", help=text)
@@ -57,14 +57,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     options.add_config_arguments(parser, required=False)
     options.add_output_argument(parser)
-    parser.add_argument("--warmup", type=int, default=10, help="runs before (default: 10)")
-    parser.add_argument("--runs", type=int, default=50, help="runs that count (default: 50)")
+    parser.add_argument(
+        "--warmup", type=int, default=10, help="runs before the measured ones (default: 10)"
+    )
+    parser.add_argument("--runs", type=int, default=50, help="measured runs (default: 50)")
     parser.add_argument(
         "--no_memory", action="store_true", help="leave out peak memory, which takes a process each"
     )
     text = "also measure each class of operators in ONNX Runtime and OpenVINO"
     parser.add_argument("--operators", action="store_true", help=text)
-    parser.add_argument("--save", type=Path, metavar="JSON", help="also write all figures there")
+    parser.add_argument(
+        "--save", type=Path, metavar="JSON", help="also write all figures to this file"
+    )
     text = "also write report.html and report.json there: charts, classes of operators, layers"
     parser.add_argument("--report", type=Path, metavar="FOLDER", help=text)
     options.add_acceptance_argument(parser, "max_drop")

@@ -29,11 +29,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("action", choices=("inspect",), help="look at ROOT")
     parser.add_argument("root", metavar="ROOT", help="folder of the data")
     parser.add_argument(
-        "--task", metavar="NAME", help="cls, seg, keypoint (default: the one whose data they are)"
+        "--task", metavar="NAME", help="what for: cls, seg, keypoint (default: what the data fit)"
     )
-    parser.add_argument("--save_dir", type=Path, help="for config, pictures and lists")
+    parser.add_argument("--save_dir", type=Path, help="folder for config, pictures and lists")
     parser.add_argument(
-        "--samples", type=options.positive, default=SAMPLES, help=f"pictures to draw ({SAMPLES})"
+        "--samples",
+        type=options.positive,
+        default=SAMPLES,
+        help=f"how many pictures to draw ({SAMPLES})",
     )
     options.add_plugin_argument(parser)
     return cli.parse(parser)

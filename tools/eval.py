@@ -26,12 +26,16 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--config_path", type=Path, metavar="YML", help=text)
     options.add_backend_argument(parser)
     options.add_output_argument(parser)
-    parser.add_argument("--batch_size", type=options.positive, default=1, help="default: 1")
+    parser.add_argument(
+        "--batch_size", type=options.positive, default=1, help="images of a batch (1)"
+    )
     parser.add_argument(
         "--threads", type=options.positive, default=1, help="CPU threads (default: 1)"
     )
-    parser.add_argument("--save", type=Path, metavar="JSON", help="write the metrics there")
-    text = "draw some samples there, with truth and prediction"
+    parser.add_argument(
+        "--save", type=Path, metavar="JSON", help="also write the metrics to this file"
+    )
+    text = "draw some samples into this file, with truth and prediction"
     parser.add_argument("--pictures", type=Path, metavar="PNG", help=text)
     return cli.parse(parser)
 

@@ -32,11 +32,11 @@ def parse_arguments() -> argparse.Namespace:
         "--input_shape",
         type=options.integers,
         metavar="N,C,H,W",
-        help="without N the batch is free; --input_shape=-1,3,-1,-1 leaves the size free too "
+        help="size of the input; without N, any batch; --input_shape=-1,3,-1,-1: any size too "
         "(default: the task's size, any batch)",
     )
-    parser.add_argument("--ending", default="raw", help="ending of the graph (default: raw)")
-    parser.add_argument("--opset", type=int, default=13, help="ONNX opset, at least 13")
+    parser.add_argument("--ending", default="raw", help="what the file puts out, see below (raw)")
+    parser.add_argument("--opset", type=int, default=13, help="ONNX opset, at least 13 (13)")
     return cli.parse(parser)
 
 

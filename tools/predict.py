@@ -33,17 +33,19 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     text = "an image, a folder with images, or a video"
     what.add_argument("--image_path", type=Path, metavar="FILE_OR_DIR", help=text)
-    text = "number of a camera, 0 for the first; Ctrl-C ends it"
+    text = "a camera instead: its number, 0 for the first; Ctrl-C ends it"
     what.add_argument("--camera", type=options.natural, metavar="NUMBER", help=text)
-    text = "for the pictures or the video, and predictions.json"
+    text = "folder for the pictures or the video, and predictions.json"
     parser.add_argument("--save_dir", required=True, type=Path, help=text)
-    text = "keypoints: COCO detections, or a folder with a JSON file for each picture"
+    text = (
+        "where to look for joints: COCO detections, or a folder with a JSON file for each picture"
+    )
     parser.add_argument("--boxes", type=Path, metavar="JSON_OR_DIR", help=text)
     text = "leave out boxes with a lower score (default: 0.5)"
     parser.add_argument("--box_threshold", type=float, default=0.5, metavar="SCORE", help=text)
     text = "classes and joints with a lower score are not found (default: the task's)"
     parser.add_argument("--threshold", type=float, metavar="SCORE", help=text)
-    text = "frames of a video or a camera (default: all)"
+    text = "stop after so many frames of a video or a camera (default: all)"
     parser.add_argument("--max_frames", type=options.positive, metavar="N", help=text)
     options.add_backend_argument(parser)
     options.add_output_argument(parser)

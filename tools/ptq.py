@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core import cli, options
 from core.quant import choices
 from core.runtimes.formats import leading_format
-from core.targets.names import DEFAULT_TARGET, PROCESSORS, TARGETS
+from core.targets.names import DEFAULT_TARGET
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -28,32 +28,19 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     add = parser.add_argument
     what = parser.add_mutually_exclusive_group().add_argument
-    what("--weights", help="checkpoint (folder or weights file)")
-    what("--model_dir", type=Path, help="exported float model whose code is absent")
+    what("--weights", help="checkpoint of a float model (folder or weights file)")
+    text = "exported float model, for one whose code you do not have (.pdmodel)"
+    what("--model_dir", type=Path, help=text)
     options.add_export_arguments(parser, "paddle")
     options.add_card_argument(parser)
     options.add_rewrite_argument(parser)
-    add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
-    add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
-    known = f"{', '.join(choices.OBSERVERS)}; all: compare them, keep the best"
-    add("--observer", help=f"{known} (default: what the task hints at, else {choices.OBSERVER})")
-    for name, text in choices.STEPS.items():
-        add(f"--{name}", action="store_true", default=None, help=text)
-        if name in choices.HINTED:
-            add(f"--no_{name}", dest=name, action="store_false", help="even where the task hints")
-    known = ", ".join(choices.WEIGHT_TYPES)
-    add("--weight_quantize_type", default=choices.WEIGHT_TYPES[0], help=known)
-    add("--never_quantize", nargs="+", default=[], metavar="GLOB", help="layers to leave in float")
-    known = f"{', '.join(TARGETS)} (default: {DEFAULT_TARGET} for onnx, else that of the files)"
-    add("--target", help=known)
-    known = f"{', '.join(PROCESSORS)}: those with int8 dot products only (default: any)"
-    add("--processors", default="any", help=known)
-    add("--quantize_outputs", help="none, residual, all (default: the target's fastest)")
+    options.add_calibration_arguments(parser)
+    options.add_quantization_arguments(parser)
     options.add_control_arguments(parser)
     options.add_output_argument(parser)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     add("--batch_size", type=options.positive, default=1, help="images of a validation batch (1)")
-    add("--no_metric", action="store_true", help="measure nothing")
+    add("--no_metric", action="store_true", help="do not measure the metric")
     options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
@@ -141,7 +128,8 @@ def main() -> int:
     if arguments.card is not None:
         where = folder / ptq.INT8
         print(f"model card: {write_measured_card(where, validation, rows, arguments.card)}")
-    print(f"{best.observer}: {', '.join(str(path) for path in sorted(folder.iterdir()))}")
+    found = ", ".join(str(path) for path in sorted(folder.iterdir()))
+    print(f"written, calibrated with {best.observer}: {found}")
     return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
 
 

@@ -30,11 +30,14 @@ def parse_arguments() -> argparse.Namespace:
     options.add_rewrite_argument(parser)
     options.add_target_argument(parser)
     options.add_control_arguments(parser)
-    parser.add_argument("--ending", default="raw", help="ending of the graph (default: raw)")
+    text = "what the file puts out: raw (default: the network's output), softmax, argmax, points"
+    parser.add_argument("--ending", default="raw", help=text)
     parser.add_argument(
         "--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)"
     )
-    parser.add_argument("--no_metric", action="store_true", help="compare answers only")
+    parser.add_argument(
+        "--no_metric", action="store_true", help="compare outputs only, do not measure the metric"
+    )
     text = "do not time the files beside float ones, as tools/benchmark.py does better"
     parser.add_argument("--no_latency", action="store_true", help=text)
     options.add_acceptance_argument(parser)

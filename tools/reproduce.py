@@ -27,11 +27,20 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows (default: all)")
-    parser.add_argument("--scale", choices=("full", "small", "smoke"), default="small")
+    text = "how much data, see below (default: small)"
+    parser.add_argument("--scale", choices=("full", "small", "smoke"), default="small", help=text)
     parser.add_argument("--list", action="store_true", help="show rows, their state and their cost")
-    parser.add_argument("--zoo", type=Path, default=CONFIGS / "zoo", help="folder of rows")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of all data sets")
-    parser.add_argument("--save_dir", type=Path, default=Path("output/zoo"))
+    parser.add_argument(
+        "--zoo",
+        type=Path,
+        default=CONFIGS / "zoo",
+        help="folder with the rows (default: those that come with it)",
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path("data"), help="folder with all data sets (data)"
+    )
+    text = "for runs, files and the report (output/zoo)"
+    parser.add_argument("--save_dir", type=Path, default=Path("output/zoo"), help=text)
     text = "train under paddle.distributed.launch with these arguments of it"
     parser.add_argument("--launch", type=shlex.split, default=[], metavar="ARGUMENTS", help=text)
     text = "rows that run at the same time (default: 1)"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def parse_arguments() -> argparse.Namespace:
     first = argparse.ArgumentParser(add_help=False)
-    help_quant = "round each layer alone; has options of its own"
+    help_quant = "measure int8 of each layer alone; --quant --help shows its options"
     first.add_argument("--quant", action="store_true", help=help_quant)
     quant = first.parse_known_args()[0].quant
     parser = argparse.ArgumentParser(
@@ -30,19 +30,22 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--weights", required=True, help="checkpoint (folder or weights file)")
     if quant:
-        add("--observer", help="for weights in float: how to calibrate (what the task hints at)")
-        add("--images", type=Path, metavar="FOLDER", help="calibrate on these, not on training's")
-        add("--num_calib", type=options.positive, default=256, help="images to calibrate on (256)")
-        add("--target", default="openvino", help="runtime on whose grids to round (openvino)")
+        add("--observer", help="how ranges are chosen, for weights in float (default: the task's)")
+        options.add_calibration_arguments(parser)
+        add("--target", default="openvino", help="runtime to quantize for (openvino)")
         add("--speed_control", action="store_true", help="measure which layers int8 makes faster")
     else:
-        add("--print_groups", action="store_true", help="list the channels and stop")
-        add("--criterion", choices=CRITERIA, default="l1_norm")
-        add("--delta_rate", type=options.part, default=0.2, help="first of the ratios (0.2)")
+        add("--print_groups", action="store_true", help="only list which channels can be removed")
+        text = "how the channels to remove are chosen (default: l1_norm)"
+        add("--criterion", choices=CRITERIA, default="l1_norm", help=text)
+        text = "remove this share of the channels, then twice it, ... (0.2)"
+        add("--delta_rate", type=options.part, default=0.2, help=text)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
-    add("--params", nargs="+", default=["*"], help="only groups these weights make, or layers")
-    add("--batch_size", type=options.positive, default=1, help="default: 1")
-    add("--save_dir", type=Path, default=Path("output/sensitivity"))
+    text = "only weights of these names, or with --quant layers: 'blocks.*' (default: all)"
+    add("--params", nargs="+", default=["*"], help=text)
+    add("--batch_size", type=options.positive, default=1, help="images of a validation batch (1)")
+    text = "for the results (output/sensitivity)"
+    add("--save_dir", type=Path, default=Path("output/sensitivity"), help=text)
     return cli.parse(parser)
 
 

@@ -195,21 +195,28 @@ class Model(Answering):
         formats: Sequence[Format] | None = None,
         ending: str = "raw",
         input_shape: Sequence[int] | None = None,
+        overwrite: bool = False,
     ) -> ExportedModel:
         """Write files to deploy, in int8 where the model is quantized, and compare them with it.
 
         Args:
-            folder: Folder to make; an earlier export there is replaced.
+            folder: Folder to make.
             formats: Of paddle, onnx, openvino, lite; None: paddle, and onnx where its converter is
                 installed.
             ending: What the graph ends in.
             input_shape: [C, H, W] or [N, C, H, W] of the input, -1 where it is free.
+            overwrite: Replace an earlier export in the folder, once the new one is right.
 
         Raises:
-            ExportError: Not exportable, or a runtime answers differently.
+            ExportError: Not exportable, a runtime answers differently, or the folder holds an
+                export and may not be overwritten.
         """
         kinds = usual_formats() if formats is None else formats
-        export(self.task, self.network, folder, kinds, ending, input_shape, target=self.target)
+        export(
+            *(self.task, self.network, folder, kinds, ending, input_shape),
+            target=self.target,
+            overwrite=overwrite,
+        )
         return ExportedModel(Path(folder), load_predictor(folder, own=True), self.task)
 
     def _for_images(self) -> ImageModel:
@@ -318,6 +325,8 @@ def train(
     save_dir: str | Path | None = None,
     overrides: Sequence[str] = (),
     teachers: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> Model:
     """Train, plainly or under a compression recipe; return the best model.
 
@@ -327,14 +336,16 @@ def train(
         save_dir: For checkpoints and logs; None: `output/<task>/<names of config and recipe>`.
         overrides: `key.sub=value`, such as `train.epochs=3`.
         teachers: Configs or checkpoints of teachers.
+        resume: Go on with the run that the folder holds.
+        overwrite: Replace the run that the folder holds.
 
     Raises:
         UserError: A setting, a file or the training is wrong.
     """
     files = RunFiles(config, slim, tuple(teachers), tuple(overrides))
     folder = None if save_dir is None else Path(save_dir)
-    training = prepare(read_plan(files), folder, files.name or "run", use_vdl=False)
-    training.train()
+    training = prepare(read_plan(files), folder, files.name, use_vdl=False)
+    training.train(resume, overwrite)
     made = load(training.save_dir / "best_model")
     assert isinstance(made, Model)  # a training writes checkpoints
     return made

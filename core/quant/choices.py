@@ -15,12 +15,12 @@ OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
 OBSERVER = PtqHints().observer  # by default
 STEPS = MappingProxyType(  # before, in and after calibration, each asked for by its name
     {
-        "zero_points": "grids with a zero point where activations may be negative",
-        "equalize": "even out channels of weights first",
-        "balance": "even out channels of activations first, across additions and shuffles",
-        "reestimate_bn": "estimate batch norms anew first",
-        "reconstruct": "fit weights and biases layer by layer at the end",
-        "bias_correction": "mend the means of layers at the end",
+        "zero_points": "use zero points for activations that may be negative",
+        "equalize": "rescale channels first, so that their weights have similar ranges",
+        "balance": "rescale channels first, so that their activations have similar ranges",
+        "reestimate_bn": "first estimate mean and variance of batch norms on the images",
+        "reconstruct": "at the end, fit weights and biases of each layer to its output in float",
+        "bias_correction": "at the end, correct biases: the mean output of each layer stays",
     }
 )
 HINTED = tuple(name for name in STEPS if hasattr(PtqHints(), name))  # steps that a task may hint at

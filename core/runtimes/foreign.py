@@ -56,6 +56,18 @@ def fitted_task(task: Task, inputs: Sequence[Port], where: str | Path) -> Task:
     return build_task(task.name, settings)
 
 
+def tell_of_free_sizes(task: Task, inputs: Sequence[Port], where: str | Path) -> None:
+    """Say for which size images are prepared if a model, which describes no task, takes any."""
+    if len(inputs) != 1 or min(inputs[0].shape[2:], default=1) > 0:
+        return
+    own = image_shape(task)
+    _log.info(
+        "%s: takes images of any size, they are prepared %s; this, data.mean and data.std should "
+        "be as in its training",
+        *(where, f"as {own[2]}x{own[1]}" if own else "in their own size"),
+    )
+
+
 def fit_output(predictor: Predictor, task: Task, output: str | None) -> None:
     """Let a model answer in the task's words; the models that TriSlim exported do.
 

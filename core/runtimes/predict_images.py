@@ -95,6 +95,8 @@ def predict_files(
         save_dir.mkdir(parents=True, exist_ok=True)
         seen = ((plan[file], image) for file, image in pictures)
         write_predictions(save_dir, _predict_all(model, seen, outputs, root, tell))
+    except BrokenPipeError:  # of the output, which is no file of ours
+        raise
     except OSError as error:
         where = error.filename or save_dir
         raise DataError(f"{where}: cannot be written: {error.strerror}") from error

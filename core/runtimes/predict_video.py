@@ -171,6 +171,8 @@ def predict_video(
         save_dir.mkdir(parents=True, exist_ok=True)
         with drafting(target) as draft:
             values, ended = _predict_frames(model, frames, draft, boxes_of, steps, tell)
+    except BrokenPipeError:  # of the output, which is no file of ours
+        raise
     except OSError as error:
         raise FileError(f"{target}: cannot be written: {error.strerror or error}") from error
     found = {"video": target.name, "frames_per_second": frames.rate, "frames": values}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
+
+from core.training.lettering import drawable, font_file
 
 PANEL = (4.0, 3.0)  # inches
 COLUMNS = 3
@@ -76,8 +77,9 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
     axes.set_ylabel("true")
     if count <= MOST_LABELLED:
         labels = [_printable(name, f"class {index}") for index, name in enumerate(names)]
-        axes.set_xticks(range(count), labels, rotation=90, fontsize="small", parse_math=False)
-        axes.set_yticks(range(count), labels, fontsize="small", parse_math=False)
+        font = FontProperties(fname=font_file("".join(labels)), size="small")
+        axes.set_xticks(range(count), labels, rotation=90, font=font, parse_math=False)
+        axes.set_yticks(range(count), labels, font=font, parse_math=False)
     if count <= MOST_WRITTEN:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:
@@ -94,12 +96,6 @@ def _png(figure: Figure) -> bytes:
 
 
 def _printable(name: str, otherwise: str) -> str:
-    """Return a name, shortened, or another where the font lacks a letter of it."""
-    if not all(ord(each) in _letters() for each in name):
-        return otherwise
+    """Return a name, shortened, or another where no font has all letters of it."""
+    name = drawable(name, otherwise)
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
-@functools.cache
-def _letters() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from core.errors import DataError
 from core.settings.files import write_bytes
+from core.training import lettering
 from core.training.inspection import Labelled
 
 HEIGHT, WIDEST, NARROWEST = 240, 640, 240  # pixels of a tile
 STRIP, GAP = 40, 6  # pixels below it, for two lines of text, and around it
 PAGE = 1300  # pixels, at most
+LETTERS = 13  # pixels
 
 
 def write_sheet(file: Path, pictures: Sequence[Labelled]) -> None:
@@ -47,13 +48,14 @@ def tile(picture: np.ndarray, title: str, name: str = "") -> np.ndarray:
     left, top = (wide - size[0]) // 2, (HEIGHT - size[1]) // 2
     canvas[top : top + size[1], left : left + size[0]] = small
     made = Image.fromarray(canvas)
-    pen, font = ImageDraw.Draw(made), _font()
-    while pen.textlength(title, font) > wide:
+    pen = ImageDraw.Draw(made)
+    fonts = [lettering.font(f"{text}…", LETTERS) for text in (title, name)]
+    while pen.textlength(title, fonts[0]) > wide:
         title = f"{title[:-2]}…"
-    while pen.textlength(name, font) > wide:
+    while pen.textlength(name, fonts[1]) > wide:
         name = f"…{name[2:]}"  # its end tells more
-    pen.text((0, HEIGHT + 3), title, (0, 0, 0), font)
-    pen.text((0, HEIGHT + 21), name, (110, 110, 110), font)
+    pen.text((0, HEIGHT + 3), title, (0, 0, 0), fonts[0])
+    pen.text((0, HEIGHT + 21), name, (110, 110, 110), fonts[1])
     return np.asarray(made)
 
 
@@ -76,8 +78,3 @@ def page(tiles: Sequence[np.ndarray]) -> bytes:
     content = io.BytesIO()
     Image.fromarray(canvas).save(content, "png")
     return content.getvalue()
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """Return matplotlib's font, which has the letters of most languages."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)

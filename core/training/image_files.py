@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.errors import DataError
+from core.settings.told_once import ONCE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # how files of both begin
@@ -97,7 +98,8 @@ def tell_of_clutter(folder: Path, names: Iterable[str]) -> None:
     clutter = sorted(name for name in names if is_clutter(name))
     if clutter:
         some = ", ".join(repr(name) for name in clutter[:3])
-        log.info("%s: left out %d hidden files or folders (%s)", folder, len(clutter), some)
+        rest = f" and {len(clutter) - 3} more" if len(clutter) > 3 else ""
+        log.info("%s: left out as hidden: %s%s", folder, some, rest, extra=ONCE)
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:

@@ -71,11 +71,11 @@ def read_annotated_image(
 
 
 def restore_image(planes: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Return the RGB image [H, W, 3] uint8 of a network's normalised input [3, H, W]."""
-    shape = (3, 1, 1)
+    """Return the RGB image [H, W, 3] uint8 of a network's normalised input [1, 3 or 4, H, W]."""
+    shape = (len(planes), 1, 1)
     values = planes * np.reshape(std, shape) + np.reshape(mean, shape)
     image: np.ndarray = np.clip(values * 255, 0, 255).round().astype(np.uint8).transpose(1, 2, 0)
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(as_rgb(image))
 
 
 def image_channels(task: Task) -> int:

@@ -86,6 +86,22 @@ def folder_in_words(folder: Path) -> str:
     return f"{folder} holds {folders} and " + (f"files: {kinds}" if files else "no files")
 
 
+def find_folder(root: Path, names: Sequence[str]) -> Path | None:
+    """Return the folder in a folder that has the first of these names, also in capitals.
+
+    A name written as it stands here is preferred: `train` to `Train`.
+    """
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    try:
+        with os.scandir(root) as entries:
+            found = {entry.name.lower(): entry.name for entry in entries if entry.is_dir()}
+    except (OSError, ValueError):  # no folder, or a name that none can have
+        return None
+    return next((root / found[name.lower()] for name in names if name.lower() in found), None)
+
+
 def files_in(folder: Path, suffixes: Sequence[str] = ()) -> list[Path]:
     """Return the files in a folder, with one of these endings if any are named, sorted.
 

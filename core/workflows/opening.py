@@ -13,13 +13,15 @@ from core.dialects.foreign import Translation
 from core.dialects.origins import told_by
 from core.errors import ConfigError
 from core.runtimes.description import DESCRIPTION, DeployDescription, Port
-from core.runtimes.foreign import fitted_task
+from core.runtimes.foreign import fitted_task, tell_of_free_sizes
 from core.settings.config import load_yaml, merge, parse_overrides
 from core.task import Task, build_recorded_task
 from core.training import checkpoint
 from core.training.run import read_run
 
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
+
+SHORTEST = "a file with two lines: 'task: cls' and 'data: {root: FOLDER}'"
 
 
 def read_config(
@@ -99,5 +101,7 @@ def exported_task(
     described = (said.name, said.settings, where) if said else None
     task = chosen_task(config, overrides, described)
     if task is None:
-        raise ConfigError(f"{model_dir}: has no deploy.yml; name its config (-c)")
+        raise ConfigError(f"{model_dir}: has no deploy.yml; name its config (-c), {SHORTEST}")
+    if said is None:
+        tell_of_free_sizes(task, inputs, model_dir)
     return fitted_task(task, inputs, model_dir)

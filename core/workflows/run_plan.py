@@ -47,6 +47,8 @@ OF_FLAGS = MappingProxyType(
         "device": "device",
     }
 )
+# a task finds the rest of its settings in the data
+SHORTEST = "-o task=cls -o data.root=FOLDER"
 _log = logging.getLogger(__name__)
 
 
@@ -70,10 +72,14 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """Return the name of the run: those of the config and of the recipes, `_` between."""
+        """Return the name of the run: those of the config and of the recipes, `_` between.
+
+        A run without any, whose settings are all given one by one, is called `run`.
+        """
         recipes = self.slim or (DISTILL if self.distill_config else "")
         config = self.config if isinstance(self.config, (str, Path)) else ""
-        return "_".join(Path(each).stem for each in (config, *recipes.split(",")) if str(each))
+        names = (Path(each).stem for each in (config, *recipes.split(",")) if str(each))
+        return "_".join(names) or "run"
 
 
 @dataclass(frozen=True)
@@ -220,7 +226,9 @@ def read_plan(files: RunFiles) -> RunPlan:
             raise ConfigError(f"{near[:80]}: unknown key (did you mean 'task'?)")
         config = "config" if isinstance(files.config, Mapping) else files.config
         names = " ".join(str(name) for name in (config, files.slim) if name)
-        raise ConfigError(f"{names or 'config'}: says no task; name its config with -c")
+        raise ConfigError(
+            f"{names or 'config'}: says no task; name its config with -c, or {SHORTEST}"
+        )
     return RunPlan(
         settings,
         recipe,

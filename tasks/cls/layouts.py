@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.training.image_files import list_class_folders
-from core.training.looking import folder_in_words, holds_images
+from core.training.looking import files_in, find_folder, folder_in_words, holds_images
 from tasks.cls.config import DataConfig
 
 TRAIN = ("train", "training")
-VAL = ("val", "valid", "validation", "test")
+VAL = ("val", "valid", "validation", "test", "testing")
 LEAST_CLASSES = 2
 Kind = Literal["lists", "folders", "flat", "none"]
 
@@ -40,8 +40,7 @@ def find_layout(data: DataConfig) -> Layout:
     root = Path(data.root)
     if any((root / name).is_file() for name in (data.train_list, data.val_list)):
         return Layout("lists", root)
-    train = next((root / name for name in TRAIN if (root / name).is_dir()), None)
-    val = next((root / name for name in VAL if (root / name).is_dir()), None)
+    train, val = find_folder(root, TRAIN), find_folder(root, VAL)
     if train is not None:
         return Layout("folders", train, val)
     if val is not None:
@@ -69,6 +68,11 @@ def what_lies_there(data: DataConfig) -> str:
     root = Path(data.root)
     inside = [name for name in list_class_folders(root) if _has_layout(root / name)]
     hint = f"; {root / inside[0]} has: make that data.root" if len(inside) == 1 else ""
+    tables = files_in(root, (".csv",)) if root.is_dir() else []
+    if tables:
+        hint += (
+            f"; {tables[0].name} is not read: write its rows as such lines, with a number as label"
+        )
     return (
         f"{folder_in_words(root)}; for classification expected {data.train_list} and "
         f"{data.val_list} (lines 'path label'), or train/CLASS/*.jpg with or without "

@@ -16,10 +16,10 @@ from core.training.images import as_rgb, read_image
 from core.training.inspection import Inspection, Labelled, read_data_section
 from core.training.looking import look_at_images, some_of, spread
 from core.training.splits import relative_names, write_list
-from tasks.cls.class_names import class_names
+from tasks.cls.class_names import class_names, folder_classes
 from tasks.cls.config import MOST_CLASSES, Config, DataConfig
 from tasks.cls.data import Items, read_split
-from tasks.cls.layouts import find_layout, what_lies_there
+from tasks.cls.layouts import Layout, find_layout, flat_classes, what_lies_there
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -83,15 +83,18 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     if data is None or not Path(data.root).is_dir():
         root = settings["data"].get("root")
         return Inspection("cls", missing=(f"{root}: no such folder",))
+    layout = find_layout(data)
+    if layout.kind == "none":
+        return Inspection("cls", missing=(what_lies_there(data),))
+    drawn = layout.kind in ("folders", "flat") and layout.val is None
+    kind = "train/ with one folder for each class, no val/" if drawn else LAYOUTS[layout.kind]
+    kind = LAYOUTS["flat"] + ", no train/ and val/" if layout.kind == "flat" else kind
+    sure = 2 if layout.kind == "lists" else 1
     try:
-        layout = find_layout(data)
-        if layout.kind == "none":
-            return Inspection("cls", missing=(what_lies_there(data),))
         found = from_data(settings)
         train, val = (read_split(data, MOST_CLASSES, split) for split in _SPLITS)
     except DataError as error:
-        return Inspection("cls", missing=(str(error),))
-    drawn = layout.kind in ("folders", "flat") and layout.val is None
+        return Inspection("cls", kind, sure, missing=(str(error),))
     names = class_names(data) or tuple(map(str, range(found["model"]["num_classes"])))
     counts = np.bincount(train.labels, minlength=len(names))
     looked = look_at_images(train.paths, whole=True)
@@ -100,13 +103,11 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         f"{len(names)} classes (pictures for training): {told}",
         _splits_in_words(train, val, data, drawn),
         looked.in_words(),
+        *_folders_of_one_class(layout),
     )
     few = [name for name, count in zip(names, counts) if count == 0]
     missing = [f"no picture for training of: {some_of(few)}"] if few else []
     missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
-    kind = "train/ with one folder for each class, no val/" if drawn else LAYOUTS[layout.kind]
-    kind = LAYOUTS["flat"] + ", no train/ and val/" if layout.kind == "flat" else kind
-    sure = 2 if layout.kind == "lists" else 1
     return Inspection("cls", kind, sure, lines, tuple(missing), found)
 
 
@@ -142,6 +143,22 @@ def write_lists(config: Config, folder: Path) -> dict[str, Any]:
     labels = "".join(f"{i} {name}\n" for i, name in enumerate(class_names(config.data)))
     write_text(folder / "labels.txt", labels)
     return written | {"labels": str((folder / "labels.txt").absolute())}
+
+
+def _folders_of_one_class(layout: Layout) -> list[str]:
+    """Say which classes have folders below their own, which might be meant as classes."""
+    if layout.kind not in ("folders", "flat") or not layout.train.is_dir():
+        return []
+    deeper = {
+        name: [f"{name}/{below}" for below in flat_classes(layout.train / name)]
+        for name in folder_classes(layout)
+    }
+    several = [name for name, below in deeper.items() if len(below) > 1]
+    if not several:
+        return []
+    below, name = some_of(deeper[several[0]], 3), several[0]
+    told = f"folders below that of a class are of the same class: {below} are {name!r}"
+    return [f"{told} (likewise in {some_of(several[1:])})" if several[1:] else told]
 
 
 def _splits_in_words(train: Items, val: Items, data: DataConfig, drawn: bool) -> str:

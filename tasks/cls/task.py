@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import cv2
 import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
@@ -29,6 +28,7 @@ from core.task import (
     SlimHints,
     Split,
 )
+from core.training import lettering
 from tasks.cls import review
 from tasks.cls.class_names import class_names
 from tasks.cls.config import Config
@@ -163,18 +163,15 @@ class Task:
     ) -> np.ndarray:
         """Write name and score on a dark bar at the top of the picture [H, W, 3]."""
         unsure = self.describe(prediction, threshold).unsure
-        text = f"{prediction['name']} {prediction['score']:.2f}{' ?' if unsure else ''}"
-        font = cv2.FONT_HERSHEY_SIMPLEX
+        name = lettering.drawable(prediction["name"], f"class {prediction['label']}")
+        text = f"{name} {prediction['score']:.2f}{' ?' if unsure else ''}"
         height, width = image.shape[:2]
-        (wide, high), _ = cv2.getTextSize(text, font, 1.0, 1)
-        scale = min(0.94 * width / wide, max(0.08 * height, 12) / high)
-        bar = round(high * scale * 1.8)
+        wide, high = lettering.text_size(text, 100)
+        size = min(94 * width / wide, max(0.1 * height, 14))
+        bar = round(1.1 * high * size / 100)
         drawn = image.copy()
         drawn[:bar] = drawn[:bar] // 4
-        origin = (round(0.03 * width), round(bar - 0.4 * high * scale))
-        thickness = max(1, round(scale))
-        cv2.putText(drawn, text, origin, font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
-        return drawn
+        return lettering.write(drawn, text, (0.03 * width, 0.05 * bar), size)
 
     def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
         return review.sample_errors(outputs, batch)

@@ -12,6 +12,7 @@ import numpy as np
 
 from core.errors import DataError
 from core.settings.reading import read_json
+from core.settings.told_once import ONCE
 from core.settings.yaml_loader import shown
 from tasks.keypoint.categories import category_of, choose_category, is_id, is_number
 from tasks.keypoint.config import BoxEnds
@@ -111,9 +112,10 @@ def load_annotations(
     left_out = len(content["annotations"]) - len(people)
     if left_out:
         log.info(
-            "%s: persons are the %d annotations of category %d; %d of others are left out "
+            "%s: the %d annotations of category %d are used, %d of other categories are left out "
             "(data.category)",
             *(path, len(people), chosen, left_out),
+            extra=ONCE,
         )
     if odd:
         log.warning("%s; that of the box is taken, in %d annotations", odd[0], len(odd))

@@ -14,7 +14,7 @@ from core.settings.reading import read_json
 from core.training.image_files import list_class_folders
 from core.training.looking import files_in, folder_in_words
 from tasks.keypoint.config import DataConfig
-from tasks.keypoint.yolo import YAML, is_yolo_pose, read_yolo
+from tasks.keypoint.yolo import YAML, is_yolo, is_yolo_pose, read_yolo
 
 DEEPEST = 2  # folders below the root in which annotations are looked for, images one more
 MOST_FILES = 40
@@ -79,13 +79,17 @@ def named_files(data: DataConfig) -> list[Path]:
 def what_lies_there(data: DataConfig) -> str:
     """Describe the content found in place of annotations, and the one expected."""
     root, told = Path(data.root), ""
-    files = [str(file.relative_to(root)) for file in _files(root, (".json", *YAML))]
+    files = _files(root, (".json", *YAML))
+    names = [str(file.relative_to(root)) for file in files]
     if files:
-        told = f" ({', '.join(files[:5])})"
+        told = f" ({', '.join(names[:5])})"
+    boxes = next((name for name, file in zip(names, files) if _is_of_detection(file)), None)
+    hint = f"; {boxes} has boxes or outlines and no keypoints, and no task reads those"
     return (
         f"{folder_in_words(root)}{told}; for keypoints expected a COCO file with 'images', "
         "'annotations' with 'keypoints' and 'categories' (anywhere, names with train and val, or "
         "one for all), or a data.yaml of YOLO with kpt_shape"
+        f"{hint if boxes else ''}"
     )
 
 
@@ -151,16 +155,26 @@ def _keypoint_files(root: Path) -> list[Path]:
 
 
 def _has_keypoints(file: Path) -> bool:
+    return any("keypoints" in each for each in _annotations(file))
+
+
+def _is_of_detection(file: Path) -> bool:
+    """Tell whether a file is one of COCO or YOLO, of boxes or outlines."""
+    if file.suffix.lower() in YAML:
+        return is_yolo(file)
+    return any("bbox" in each or "segmentation" in each for each in _annotations(file))
+
+
+def _annotations(file: Path) -> list[dict[str, Any]]:
+    """Return the annotations of a COCO file; none of another."""
     try:
         content = read_json(file, DataError)
     except DataError:
-        return False
+        return []
     if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
-        return False
+        return []
     annotations = content["annotations"]
-    return isinstance(annotations, list) and any(
-        isinstance(each, dict) and "keypoints" in each for each in annotations
-    )
+    return [e for e in annotations if isinstance(e, dict)] if isinstance(annotations, list) else []
 
 
 def _of_split(files: Sequence[Path], root: Path, words: Sequence[str]) -> Path | None:

@@ -75,7 +75,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         layout = find_layout(data, given)
         if layout.kind == "none":
             return Inspection("keypoint", missing=(what_lies_there(data),))
-        kind, sure = f"{LAYOUTS[layout.kind]} ({layout.file.relative_to(data.root)})", 2
+        kind, sure = f"{LAYOUTS[layout.kind]} ({_files_of(layout, data)})", 2
         joints = _joints(layout, data)
         lines += [*joints.in_words(), *_other_categories(layout, data)]
         found = _found(data, given, layout)
@@ -160,7 +160,8 @@ def _joints(layout: Layout, data: DataConfig) -> JointsFound:
         raise DataError(f"{path}: expected a COCO file with 'images' and 'annotations'")
     chosen = choose_category(path, content, data.category)
     categories = content.get("categories", [])
-    category: dict[str, Any] = next((e for e in categories if e["id"] == chosen), {})
+    known: dict[int, dict[str, Any]] = {e["id"]: e for e in categories}
+    category = known.get(chosen, {"id": chosen})
     counts = {
         len(each["keypoints"]) // 3
         for each in content["annotations"]
@@ -169,8 +170,10 @@ def _joints(layout: Layout, data: DataConfig) -> JointsFound:
         and isinstance(each.get("keypoints"), list)
     }
     if len(counts) != 1:
-        told = f"{sorted(counts)} joints" if counts else "no keypoints"
-        raise DataError(f"{path}: annotations of category {chosen} have {told}; expected as many")
+        told = f"{sorted(counts)} joints; expected as many" if counts else "no keypoints"
+        others = [_named(e) for e in categories if e["id"] != chosen and e.get("keypoints")]
+        hint = f"; {some_of(others)} may have: set data.category" if others else ""
+        raise DataError(f"{path}: annotations of {_named(category)} have {told}{hint}")
     return joints_of_category(path, category, counts.pop())
 
 
@@ -190,8 +193,19 @@ def _other_categories(layout: Layout, data: DataConfig) -> list[str]:
     others = [each for each in layout.content.get("categories", []) if each["id"] != chosen]
     if not others:
         return []
-    told = some_of([f"{each.get('name', '')!r} (id {each['id']})" for each in others])
+    told = some_of([_named(each) for each in others])
     return [f"other categories are left out (data.category): {told}"]
+
+
+def _files_of(layout: Layout, data: DataConfig) -> str:
+    """Name the annotation files."""
+    names = (layout.settings.get(f"{split}_annotations") for split in ("train", "val"))
+    named = list(dict.fromkeys(name for name in names if name))
+    return ", ".join(named) or str(layout.file.relative_to(data.root))
+
+
+def _named(category: Mapping[str, Any]) -> str:
+    return f"{category.get('name', '')!r} (id {category['id']})"
 
 
 def _config_for(given: Mapping[str, Any], found: Mapping[str, Any]) -> Config:

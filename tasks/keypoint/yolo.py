@@ -46,10 +46,19 @@ class YoloData:
 
 def is_yolo_pose(path: Path) -> bool:
     """Tell whether a YAML file is one of YOLO pose data."""
+    return "kpt_shape" in _keys(path)
+
+
+def is_yolo(path: Path) -> bool:
+    """Tell whether a YAML file is one of YOLO data of any kind."""
+    return {"train", "names"} <= _keys(path)
+
+
+def _keys(path: Path) -> set[str]:
     try:
-        return "kpt_shape" in load_one_yaml(path)
+        return set(load_one_yaml(path))
     except ConfigError:
-        return False
+        return set()
 
 
 def read_yolo(path: Path) -> YoloData:

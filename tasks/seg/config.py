@@ -64,6 +64,8 @@ class DataConfig:
     # RGB of each class in the masks, in label order; none: masks hold the numbers of the classes
     colors: tuple[Color, ...] = ()
     ignored_colors: tuple[Color, ...] = ()  # read as ignore_index
+    # other colours, of masks that were saved as JPEG or made smaller, count as the nearest of these
+    nearest_color: bool = False
     val_share: float = 0.2  # share of the images, where there is no validation split
     split_seed: int = 0  # another seed draws another such split
     ignore_index: int = 255  # label value of pixels that count nowhere

@@ -46,6 +46,7 @@ class Classes:
     colors: tuple[Color, ...] = ()
     ignored: tuple[Color, ...] = ()
     left_out: tuple[str, ...] = ()  # lines for people
+    nearest: bool = False  # other colours count as the nearest of these
 
 
 def find_label_map(root: Path) -> LabelMap | None:

@@ -16,7 +16,7 @@ from core.settings.reading import read_bytes
 from core.training.image_files import PNG, declared_size, is_whole
 from core.training.images import check_size, read_image
 from tasks.seg.annotations import has_shapes, read_annotation
-from tasks.seg.config import DataConfig
+from tasks.seg.config import Color, DataConfig
 from tasks.seg.shapes import draw_classes
 
 GREY = 0  # colour type of PNG
@@ -73,16 +73,25 @@ def read_mask(path: str, data: DataConfig) -> np.ndarray:
     order = np.argsort(known)
     places = np.minimum(np.searchsorted(known[order], codes), len(every) - 1)
     wrong = known[order][places] != codes
-    if wrong.any():
+    if wrong.any() and not data.nearest_color:
         color = image[wrong][0].tolist()
         count = int(np.count_nonzero(wrong))
         raise DataError(
             f"{path}: the colour {color} of {count} pixels belongs to no class; give each colour "
             "of the masks in data.colors, or in data.ignored_colors"
         )
-    label = labels[order][places]
+    chosen = order[places]
+    chosen[wrong] = _nearest(image[wrong], every)
+    label = labels[chosen]
     small: np.ndarray = label.astype(np.uint8) if label.max() < 256 else label
     return small
+
+
+def _nearest(found: np.ndarray, colors: Sequence[Color]) -> np.ndarray:
+    """Return for each colour [N, 3] int32 which of some others is nearest to it."""
+    distances = [((found - np.array(color)) ** 2).sum(axis=1) for color in colors]
+    nearest: np.ndarray = np.argmin(distances, axis=0)
+    return nearest
 
 
 def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: int) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from core.training.image_files import list_class_folders
-from core.training.looking import files_in, folder_in_words, holds_images
+from core.training.looking import files_in, find_folder, folder_in_words, holds_images
 from tasks.seg import cvat
 from tasks.seg.annotations import Pair
 from tasks.seg.config import DataConfig
-from tasks.seg.pairs import holds_labelme
+from tasks.seg.pairs import holds_labelme, holds_masks
 
 IMAGES = ("images", "image", "imgs", "img", "JPEGImages", "inputs", "input")
 MASKS = (
@@ -36,8 +36,8 @@ class Layout:
         kind: `lists` of PaddleSeg, `voc` with its lists, folders of `splits`, `one` pair of
             folders for all, or `none`.
         train: Folders of images and of masks; of all images where there is no `val`. Both are the
-            same folder where labelme's files lie beside their images, and the second is CVAT's
-            `annotations.xml` where there is one.
+            same folder where masks or labelme's files lie beside their images, and the second is
+            CVAT's `annotations.xml` where there is one.
         val: Likewise; None: a part of the others is drawn.
         lists: List of each split, for `voc`; without one for `val`, a part is drawn.
     """
@@ -85,47 +85,65 @@ def what_lies_there(data: DataConfig) -> str:
         fitting = [e for e in inside if find_layout(DataConfig(str(e))).kind != "none"]
         hint = f"; {fitting[0]} has: make that data.root" if len(fitting) == 1 else ""
         if any(files_in(place, (".json",)) for place in (root, *inside[:20])):
-            hint += "; the JSON files there are not labelme's, or not named like images"
+            hint += (
+                "; the JSON files there are not labelme's, or not named like images (polygons of "
+            )
+            hint += "COCO are not read: export those of labelme or CVAT, or masks)"
     return (
         f"{folder_in_words(root)}; for segmentation expected {data.train_list} and "
         f"{data.val_list} (lines 'image mask'), or images/ and masks/ with files of the same names "
         "(or train/images/, train/masks/, ...), or VOC's JPEGImages/ and SegmentationClass/, or "
-        f"images with labelme's JSON files beside them, or CVAT's {cvat.FILE} and images/{hint}"
+        "images with masks (1.jpg, 1_mask.png) or labelme's JSON files beside them, or CVAT's "
+        f"{cvat.FILE} and images/{hint}"
     )
 
 
 def _split_folders(root: Path, names: Sequence[str]) -> Pair | None:
     """Return images and masks of a split: train/images, images/train, train with trainannot."""
     for name in names:
-        pair = _pair_in(root / name) or _pair_in(root, name) or _neighbours(root, name)
-        pair = pair or _with_shapes(root / name) or _subset(root, name)
+        split = find_folder(root, (name,))
+        pair = _pair_in(split) if split is not None else None
+        pair = pair or _pair_in(root, name)
+        if pair is None and split is not None:
+            pair = _neighbours(root, split.name) or _with_shapes(split)
+        pair = pair or _subset(root, name)
         if pair is not None:
             return pair
     return None
 
 
 def _pair_in(root: Path, below: str = "") -> Pair | None:
-    images = next((root / n / below for n in IMAGES if _holds_images(root / n / below)), None)
+    """Return the folders of images and of masks in a folder, or the folders `below` in both."""
+    images = next((each for name in IMAGES if (each := _images_in(root, name, below))), None)
     if images is None:
         return None
-    folders = [root / name / below for name in MASKS]
-    masks = next((each for each in folders if _holds_images(each)), None)
+    folders = [each for name in MASKS if (each := _folder(root, name, below)) is not None]
+    masks = next((each for each in folders if holds_images(each)), None)
     masks = masks or next((each for each in folders if holds_labelme(images, each)), None)
     return (images, masks) if masks is not None else None
 
 
+def _images_in(root: Path, name: str, below: str) -> Path | None:
+    folder = _folder(root, name, below)
+    return folder if folder is not None and holds_images(folder) else None
+
+
+def _folder(root: Path, name: str, below: str) -> Path | None:
+    folder = find_folder(root, (name,))
+    return find_folder(folder, (below,)) if folder is not None and below else folder
+
+
 def _subset(root: Path, name: str) -> Pair | None:
     """Return the images of a subset in CVAT, `images/Train`, in the export of a project."""
-    images, file = root / "images" / name.capitalize(), root / cvat.FILE
-    return (images, file) if images.is_dir() and file.is_file() else None
+    images, file = _folder(root, "images", name), root / cvat.FILE
+    return (images, file) if images is not None and file.is_file() else None
 
 
 def _with_shapes(root: Path) -> Pair | None:
-    """Return a folder of images with their shapes: in an export of CVAT, or beside the images."""
+    """Return a folder of images with shapes, in an export of CVAT or beside them, or with masks."""
     if (root / cvat.FILE).is_file():
-        folders = [root / name for name in IMAGES]
-        return next((each for each in folders if each.is_dir()), root), root / cvat.FILE
-    return (root, root) if holds_labelme(root, root) else None
+        return find_folder(root, IMAGES) or root, root / cvat.FILE
+    return (root, root) if holds_labelme(root, root) or holds_masks(root) else None
 
 
 def _neighbours(root: Path, name: str) -> Pair | None:

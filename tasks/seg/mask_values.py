@@ -16,6 +16,10 @@ from tasks.seg.label_maps import Classes, LabelMap
 from tasks.seg.labels import read_label
 
 MOST_COLORS = 256  # with more of them, a mask was stretched or saved as JPEG
+JPEG = (".jpg", ".jpeg")
+# levels between black and white that a mask with soft edges has, and the share of the rest
+SOFT = (slice(16, 64), slice(64, 128), slice(128, 192), slice(192, 240))
+ENDS = 0.9
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 COLORED = "masks are in colours"
 
@@ -29,13 +33,18 @@ class MaskValues:
         colors: Colours of all masks, seen as RGB.
         broken: A line for each mask that cannot be read.
         looked_at: How many were read.
+        colored: A mask with three channels.
+        jpeg: A mask in a JPEG file, which does not keep its values.
+        levels: Pixels [256] of each level of red, of all masks.
     """
 
     numbers: set[int] = field(default_factory=set)
     colors: set[Color] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
     looked_at: int = 0
-    colored: Path | None = None  # a mask with three channels
+    colored: Path | None = None
+    jpeg: Path | None = None
+    levels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
 
     def add(self, path: Path) -> None:
         """Read a mask, as numbers and as colours."""
@@ -47,6 +56,9 @@ class MaskValues:
             self.broken.append(str(error))
             return
         self.looked_at += 1
+        self.levels += np.bincount(image[:, 0], minlength=256)
+        if path.suffix.lower() in JPEG:
+            self.jpeg = path
         self.colors |= {(code >> 16, code >> 8 & 255, code & 255) for code in found}
         try:
             self.numbers |= set(np.unique(read_label(str(path))).tolist())
@@ -58,6 +70,14 @@ class MaskValues:
         """Whether all colours are shades of grey."""
         return all(red == green == blue for red, green, blue in self.colors)
 
+    @property
+    def is_soft(self) -> bool:
+        """Whether all is about black or white, but for edges, in shades of grey unless in JPEG."""
+        dark, bright = self.levels[: SOFT[0].start].sum(), self.levels[SOFT[-1].stop :].sum()
+        between = self.jpeg is not None or all(self.levels[part].any() for part in SOFT)
+        enough = bright > 0 and dark + bright >= ENDS * self.levels.sum()
+        return self.is_grey and between and bool(enough)
+
 
 def look_at_masks(paths: Sequence[Path]) -> MaskValues:
     """Read some of the masks, spread over all."""
@@ -67,8 +87,16 @@ def look_at_masks(paths: Sequence[Path]) -> MaskValues:
     return values
 
 
-def find_classes(values: MaskValues, label_map: LabelMap | None, ignore_index: int) -> Classes:
+def find_classes(
+    values: MaskValues, label_map: LabelMap | None, ignore_index: int, nearest: bool = False
+) -> Classes:
     """Conclude from masks and label map what the classes are.
+
+    Args:
+        values: What occurs in the masks.
+        label_map: Label map beside them, if there is one.
+        ignore_index: Number that is no class.
+        nearest: Whether colours that the label map does not have are those nearest to them.
 
     Raises:
         DataError: It cannot be concluded; the message says what occurs.
@@ -77,7 +105,7 @@ def find_classes(values: MaskValues, label_map: LabelMap | None, ignore_index: i
         broken = values.broken[0] if values.broken else "there are no masks"
         raise DataError(f"no mask can be read: {broken}")
     if label_map is not None and label_map.colors:
-        found = _by_colors(values, label_map, ignore_index)
+        found = _by_colors(values, label_map, ignore_index, nearest)
         if found is not None:
             return found
     if values.colored is not None and not values.is_grey:
@@ -85,23 +113,35 @@ def find_classes(values: MaskValues, label_map: LabelMap | None, ignore_index: i
     if values.colors == {BLACK, WHITE} and values.numbers <= {0, 255}:
         told = "masks are black and white: 0 is background, 255 foreground"
         return Classes(2, told, ("background", "foreground"), (BLACK, WHITE))
+    if values.is_soft:
+        told = "masks are black and white with soft edges: below 128 is background"
+        return Classes(2, told, ("background", "foreground"), (BLACK, WHITE), nearest=True)
+    if values.jpeg is not None:
+        raise DataError(
+            f"{values.jpeg.name}: JPEG files do not keep the numbers of masks; save PNG"
+        )
     numbers = values.numbers
     if values.colored is not None:  # numbers, saved with three equal channels
         numbers = {red for red, _, _ in values.colors}
     return _by_numbers(values, sorted(numbers - {ignore_index}), label_map, ignore_index)
 
 
-def _by_colors(values: MaskValues, label_map: LabelMap, ignore_index: int) -> Classes | None:
+def _by_colors(
+    values: MaskValues, label_map: LabelMap, ignore_index: int, nearest: bool
+) -> Classes | None:
     known = {*label_map.colors, *label_map.ignored}
     names = label_map.names
-    if values.colors <= known:
+    if nearest or values.colors <= known:
         told = f"{COLORED}, names come from {label_map.file}"
         return Classes(len(names), told, names, label_map.colors, label_map.ignored)
     if values.colored is None and values.numbers - {ignore_index} <= set(range(len(names))):
         return None  # numbers after all; the names count
     others = sorted(values.colors - known)
+    many = values.jpeg is not None or len(values.colors) > MOST_COLORS
+    hint = "; JPEG and resizing change colours: data.nearest_color: true takes the nearest"
     raise DataError(
         f"{label_map.file}: has no line for the colours {_listed(others)}, which occur in the masks"
+        f"{hint if many else ''}"
     )
 
 
@@ -133,8 +173,8 @@ def _by_numbers(
 def _without_map(values: MaskValues) -> str:
     if len(values.colors) > MOST_COLORS:
         return (
-            f"{values.colored}: masks have {len(values.colors)} colours, as pictures and masks "
-            "saved as JPEG have; expected PNG files with a colour, or a number, for each class"
+            f"masks have {len(values.colors)} colours, as pictures and masks saved as JPEG have; "
+            "expected PNG files with a colour, or a number, for each class"
         )
     return (
         f"{COLORED} ({_listed(sorted(values.colors))}), and no label map says which class each is; "

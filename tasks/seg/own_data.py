@@ -23,7 +23,8 @@ from tasks.seg.label_maps import Classes, find_label_map
 from tasks.seg.labels import read_mask
 from tasks.seg.layouts import Layout, find_layout, what_lies_there
 from tasks.seg.mask_values import find_classes, look_at_masks
-from tasks.seg.pairs import without_partner
+from tasks.seg.pairs import holds_masks, without_partner
+from tasks.seg.review import SHORTEST
 
 DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -70,6 +71,8 @@ def from_data(settings: Mapping[str, Any]) -> dict[str, Any]:
         found |= {"model": {"num_classes": classes.count}}
         found["data"] = {"classes": list(classes.names), "colors": _lists(classes.colors)}
         found["data"]["ignored_colors"] = _lists(classes.ignored)
+        if classes.nearest:
+            found["data"]["nearest_color"] = True
     elif not known:
         found["model"] = {"num_classes": len(data.colors)}
     size = data.size or _input_size(look_at_images([str(image) for image, _ in pairs]))
@@ -95,7 +98,8 @@ def classes_of(data: DataConfig, splits: Sequence[Split]) -> Classes:
         return classes_of_shapes(data, [*masks, *rest])
     values = look_at_masks(masks)
     try:
-        return find_classes(values, find_label_map(Path(data.root)), data.ignore_index)
+        label_map = find_label_map(Path(data.root))
+        return find_classes(values, label_map, data.ignore_index, data.nearest_color)
     except DataError as error:
         raise DataError(f"{masks[0].parent}: {error}") from error
 
@@ -141,7 +145,10 @@ def labelled(config: Config, count: int) -> list[Labelled]:
         mask = read_mask(str(mask_path), config.data)
         size = mask.shape[1], mask.shape[0]
         image = as_rgb(read_annotated_image(str(image_path), size, f"the mask {mask_path.name}"))
-        drawn.append(Labelled(image_path.name, draw_mask(image, mask, config.class_names)))
+        larger = max(1, round(SHORTEST / max(size)))  # small images have no room for names
+        image, mask = (each.repeat(larger, 0).repeat(larger, 1) for each in (image, mask))
+        tinted = draw_mask(image, mask, config.class_names, config.data.colors)
+        drawn.append(Labelled(image_path.name, tinted))
     return drawn
 
 
@@ -177,7 +184,8 @@ def _layout_in_words(layout: Layout) -> str:
     if cvat.file_of(masks / "x") is not None:
         return f"an export of CVAT for images ({masks.name}; images in {images.name})"
     if images == masks:
-        return "labelme's JSON files beside their images"
+        what = "masks" if holds_masks(images) else "labelme's JSON files"
+        return f"{what} beside their images"
     return f"{LAYOUTS[layout.kind]} ({images.name}, {masks.name})"
 
 
@@ -213,6 +221,7 @@ def _of_other_sizes(pairs: list[Pair], data: DataConfig, classes: Classes) -> li
             "classes": list(classes.names),
             "colors": _lists(data.colors or classes.colors),
             "ignored_colors": _lists(data.ignored_colors or classes.ignored),
+            "nearest_color": data.nearest_color or classes.nearest,
         },
     )
     for index in spread([str(i) for i in range(len(pairs))], 50):

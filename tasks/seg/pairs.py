@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from core.errors import DataError
 from core.settings.reading import read_json, read_lines
-from core.training.image_files import is_clutter, list_image_files
+from core.training.image_files import PNG, SUFFIXES, is_clutter, list_image_files
 from core.training.looking import VAST
 from tasks.seg import cvat
 from tasks.seg.annotations import Pair
 from tasks.seg.labelme import is_labelme
 
 JSON = ".json"
-LOOKED_AT = 20  # JSON files, to tell whose they are
+LOSSY = (".jpg", ".jpeg")  # of photos, and of no masks
+LOOKED_AT = 20  # files, to tell what they are
 # suffixes that tools put behind the name of an image to name its mask
 _SUFFIX = re.compile(r"[-_. ]?(masks?|labels?|labelids|seg|gt|segmentation|annot|json)$", re.I)
 
@@ -33,7 +34,8 @@ def match_pairs(folders: Pair, stems: Sequence[str] | None = None) -> list[Pair]
     """
     if stems is None and cvat.file_of(folders[1] / "x") is not None:
         return cvat.images_of(folders[1], folders[0])[0]
-    images, masks = _by_name(folders[0]), _labels_by_name(folders)
+    masks = _labels_by_name(folders)
+    images = _by_name(folders[0], set(masks.values()))
     if stems is None:
         return [(path, masks[name]) for name, path in images.items() if name in masks]
     for stem in stems:
@@ -59,6 +61,23 @@ def without_partner(folders: Pair) -> tuple[list[str], list[str]]:
     return alone, [path.name for path in labels if path not in used]
 
 
+def holds_masks(folder: Path) -> bool:
+    """Tell whether masks lie beside their images, and half of the images have one.
+
+    Only the first folder with images is looked at: there may be very many.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_clutter(name))
+        images = [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+        images = [path for path in images if not is_clutter(path.name)]
+        if images:
+            masks = _masks_among(sorted(images), folder)
+            alike = [path for stem, path in masks.items() if _stem(path, folder) == stem]
+            enough = bool(masks) and 3 * len(masks) >= len(images)
+            return enough and all(map(_has_one_channel, alike[:LOOKED_AT]))
+    return False
+
+
 def holds_labelme(images: Path, labels: Path) -> bool:
     """Tell whether a folder has labelme's files for the images of another, or of its own."""
     found = _json_files(labels, VAST) if images.is_dir() and labels.is_dir() else []
@@ -76,14 +95,16 @@ def read_stems(path: Path) -> list[str]:
     return [Path(line.split()[0]).stem for _, line in read_lines(path, DataError)]
 
 
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Return the images of a folder by their names without endings, sorted.
+def _by_name(folder: Path, masks: Collection[Path] = ()) -> dict[str, Path]:
+    """Return the images of a folder, but for masks, by their names without endings, sorted.
 
     Raises:
         DataError: Two have the same name.
     """
     found: dict[str, Path] = {}
     for path in list_image_files(folder):
+        if path in masks:
+            continue
         other = found.setdefault(_stem(path, folder), path)
         if other is not path:
             raise DataError(f"{path}: has the name of {other.name}; the same mask fits both")
@@ -97,9 +118,23 @@ def _labels_by_name(folders: Pair) -> dict[str, Path]:
         DataError: Two masks fit one image.
     """
     images, folder = folders
+    files = list_image_files(folder)
+    found = _masks_among(files, folder) if folder == images else _masks_of(files, folders)
+    for path in _json_files(folder):
+        found.setdefault(_stem(path, folder), path)
+    return found
+
+
+def _masks_of(files: Sequence[Path], folders: Pair) -> dict[str, Path]:
+    """Return the masks of a folder by the names of the images of another.
+
+    Raises:
+        DataError: Two masks fit one image.
+    """
+    images, folder = folders
     exact: dict[str, list[Path]] = {}
     others: dict[str, list[Path]] = {}  # without what tools put behind the names
-    for path in list_image_files(folder) if folder != images else []:
+    for path in files:
         stem = _stem(path, folder)
         exact.setdefault(stem, []).append(path)
         others.setdefault(_SUFFIX.sub("", stem), []).append(path)
@@ -110,9 +145,21 @@ def _labels_by_name(folders: Pair) -> dict[str, Path]:
             raise DataError(
                 f"{other}: is a mask for {name}, and so is {one.name}; keep one of them"
             )
-    found = {name: paths[-1] for name, paths in fitting.items()}
-    for path in _json_files(folder):
-        found.setdefault(_stem(path, folder), path)
+    return {name: paths[-1] for name, paths in fitting.items()}
+
+
+def _masks_among(files: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Return masks among images by the names of theirs: 1_mask.png, or 1.png, of 1.jpg."""
+    stems = {_stem(path, folder) for path in files}
+    photos = {_stem(path, folder) for path in files if path.suffix.lower() in LOSSY}
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = _stem(path, folder)
+        image = _SUFFIX.sub("", stem)
+        if image != stem and image in stems:
+            found[image] = path
+        elif stem in photos and path.suffix.lower() == ".png":
+            found[stem] = path
     return found
 
 
@@ -132,6 +179,16 @@ def _json_files(folder: Path, most: int | None = None) -> list[Path]:
         if most is not None and seen > most:
             break
     return sorted(found)
+
+
+def _has_one_channel(png: Path) -> bool:
+    """Tell whether a PNG file is grey or has a palette: other pictures are no masks."""
+    try:
+        with png.open("rb") as file:
+            head = file.read(26)
+    except OSError:  # told when it is read
+        return False
+    return head.startswith(PNG) and head[25:] in (b"\0", b"\3")
 
 
 def _is_labelme(path: Path) -> bool:

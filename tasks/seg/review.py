@@ -35,7 +35,8 @@ def view_sample(outputs: Arrays, batch: Arrays, number: int, config: Config) -> 
     enlarged = max(1, round(SHORTEST / max(label.shape)))  # small images have no room for names
     masks = [np.kron(mask, np.ones((enlarged, enlarged), int)) for mask in (known, found)]
     image = cv2.resize(image, masks[0].shape[::-1], interpolation=cv2.INTER_AREA)
-    drawn = [drawing.draw_mask(image, mask, config.class_names) for mask in masks]
+    named = config.class_names, config.data.colors
+    drawn = [drawing.draw_mask(image, mask, *named) for mask in masks]
     text = f"mean IoU {_mean_iou(label, found, config):.2f} (truth, prediction)"
     return SampleView(np.hstack(drawn), text)
 

@@ -140,10 +140,11 @@ class Task:
         self, image: np.ndarray, prediction: dict[str, Any], threshold: float | None = None
     ) -> np.ndarray:
         """Tint an RGB image [H, W, 3] by the classes of its pixels."""
-        return drawing.draw_mask(image, prediction["mask"], self.config.class_names)
+        config = self.config
+        return drawing.draw_mask(image, prediction["mask"], config.class_names, config.data.colors)
 
     def palette(self) -> np.ndarray:
-        return drawing.palette(self.config.class_names)
+        return drawing.palette(self.config.class_names, self.config.data.colors)
 
     def sample_errors(self, outputs: Arrays, batch: Arrays) -> np.ndarray:
         return review.sample_errors(outputs, batch, self.config)

@@ -76,11 +76,55 @@ def test_a_missing_equals_sign_is_named(
     assert capsys.readouterr().err.endswith(f"tool: error: {said}")
 
 
+@pytest.mark.parametrize("name", ["ppcls", "faiss"])
+def test_libraries_that_choose_their_level_are_hushed(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = logging.getLogger(name)
+    before = logger.level, logger.propagate, logger.filters[:]
+
+    def main() -> None:
+        logging.getLogger(f"{name}.loader").info("is deprecated")
+        logger.setLevel(logging.INFO)
+        logger.propagate = True
+        logger.warning("init_res will be deprecated")
+        logger.error("broken")
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    logger.level, logger.propagate, logger.filters[:] = before
+    said = capsys.readouterr().err
+    assert "broken" in said
+    assert "deprecated" not in said
+
+
 def test_our_own_defects_keep_their_traceback() -> None:
     def main() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
+        cli.run(main)
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_reader_that_has_seen_enough_is_no_error(flushed: bool) -> None:
+    code = f"""
+from core import cli
+cli.run(lambda: print("a line", flush={flushed}))
+"""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_broken_pipe_elsewhere_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
         cli.run(main)
 
 

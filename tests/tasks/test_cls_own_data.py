@@ -47,9 +47,12 @@ def test_flat_folders_are_split_by_class(tmp_path: Path) -> None:
     assert len(splits(config_of(tmp_path, val_share=0.4))[1]) == 6
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "test"])
-def test_validation_folders_have_several_names(tmp_path: Path, name: str) -> None:
-    for split, count in (("train", 3), (name, 2)):
+@pytest.mark.parametrize(
+    ("training", "name"),
+    [*(("train", name) for name in ("val", "valid", "test")), ("Training", "Testing")],
+)
+def test_validation_folders_have_several_names(tmp_path: Path, training: str, name: str) -> None:
+    for split, count in ((training, 3), (name, 2)):
         for cls in ("ant", "bee"):
             draw(tmp_path / split / cls, count)
     train, val = splits(config_of(tmp_path))
@@ -79,6 +82,9 @@ def test_data_to_measure_on_need_no_training_split(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert config.model.num_classes == 4
     assert len(build_dataset(config, "val")) == 2
+    told = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert (told.layout, told.sure) == ("list files", 2)  # and no other task speaks of them
+    assert "train_list.txt: cannot be read: No such file" in told.missing[0]
 
 
 def test_one_class_teaches_nothing(tmp_path: Path) -> None:
@@ -101,6 +107,25 @@ def test_inspection_counts_and_names_what_is_broken(tmp_path: Path) -> None:
     assert found.found[2] == "all pictures are 12x8"
     assert len(found.missing) == 4
     assert "bee" in found.missing[0]
+
+
+def test_folders_below_a_class_are_told(tmp_path: Path) -> None:
+    for name in ("animal/cat", "animal/dog", "plant/oak", "plant/fir", "stone"):
+        draw(tmp_path / name, 5)
+    found = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert found.found[-1] == (
+        "folders below that of a class are of the same class: animal/cat, animal/dog are 'animal' "
+        "(likewise in plant)"
+    )
+    assert "3 classes" in found.found[0]
+
+
+def test_a_table_is_no_list(tmp_path: Path) -> None:
+    draw(tmp_path / "images", 2)
+    (tmp_path / "labels.csv").write_text("file,label\nimages/0.png,ant\n")
+    (told,) = own_data.inspect({"data": {"root": str(tmp_path)}}).missing
+    assert "lines 'path label'" in told
+    assert "; labels.csv is not read: write its rows as such lines" in told
 
 
 def test_an_unpacked_folder_too_many_is_named(tmp_path: Path) -> None:

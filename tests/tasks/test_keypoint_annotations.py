@@ -205,8 +205,8 @@ def test_persons_are_of_one_category(root, wanted, boxes, caplog):
     dataset = build_dataset(root, "val", data={"category": wanted})
     assert dataset.persons.boxes[:, 2].tolist() == boxes
     kept = len(boxes)
-    assert f"persons are the {kept} annotations of category" in caplog.text
-    assert f"{4 - kept} of others are left out" in caplog.text
+    assert f"the {kept} annotations of category" in caplog.text
+    assert f"{4 - kept} of other categories are left out" in caplog.text
 
 
 def test_detections_are_of_the_same_category(root):

@@ -99,7 +99,7 @@ def test_one_file_gives_each_image_to_one_split(tmp_path: Path) -> None:
 def test_the_category_can_be_chosen(tmp_path: Path) -> None:
     other = {"id": 1, "name": "box", "keypoints": ["a", "b"]}
     write_coco(tmp_path, "all.json", "images", categories=[other, ROBOT])
-    with pytest.raises(DataError, match=r"annotations of category 1 have no keypoints"):
+    with pytest.raises(DataError, match=r"'box' \(id 1\) have no keypoints; 'robot' \(id 3\)"):
         config_of(tmp_path)
     assert config_of(tmp_path, category="robot").joint_set.names == tuple(NAMES)
 
@@ -219,6 +219,29 @@ def test_broken_yolo_files_are_named(tmp_path: Path, changes: dict[str, Any], me
     write_yolo(tmp_path, {"train": "a"}, **changes)
     with pytest.raises(DataError, match=message):
         config_of(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_boxes_and_outlines_without_keypoints_are_told(tmp_path: Path, kind: str) -> None:
+    picture(tmp_path / "images" / "0.png")
+    if kind == "coco":
+        box = {"id": 1, "image_id": 0, "category_id": 1, "bbox": [0, 0, 9, 9]}
+        content = {"images": [{"id": 0, "file_name": "0.png"}], "annotations": [box]}
+        (tmp_path / "boxes.json").write_text(json.dumps(content))
+    else:
+        (tmp_path / "boxes.yaml").write_text("train: images\nval: images\nnames: [box]\n")
+    (tmp_path / "a.json").write_text("[]")
+    (tmp_path / "a.yaml").write_text("names: [box]\n")
+    (told,) = own_data.inspect({"data": {"root": str(tmp_path)}}).missing
+    assert "; boxes." in told
+    assert told.endswith("has boxes or outlines and no keypoints, and no task reads those")
+
+
+def test_both_files_of_coco_are_named(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_coco(tmp_path, f"{split}.json", split)
+    found = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert found.layout == "COCO keypoints (train.json, val.json)"
 
 
 def test_images_that_are_not_there_are_told(tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def test_images_come_back_from_their_planes():
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     planes = ((image / 255 - mean) / std).transpose(2, 0, 1).astype(np.float32)
     np.testing.assert_array_equal(restore_image(planes, mean, std), image)
+    grey = restore_image(planes[:1], mean[:1], std[:1])  # as RGB, to draw on
+    np.testing.assert_array_equal(grey, image[..., [0, 0, 0]])
+    with_fourth = np.concatenate([planes, planes[:1]])
+    four = restore_image(with_fourth, (*mean, 0.4), (*std, 0.2))
+    np.testing.assert_array_equal(four, image)
 
 
 def test_classes_are_wrong_by_what_the_truth_lacks():

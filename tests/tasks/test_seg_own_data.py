@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from tasks.seg.config import DataConfig
 from tasks.seg.data import SegDataset, read_pairs
 from tasks.seg.label_maps import find_label_map, read_colors
 from tasks.seg.labels import read_mask
+from tasks.seg.layouts import find_layout
 from tests.tasks.seg_folders import (
     COLORS,
     MAP,
@@ -40,6 +42,10 @@ from tests.tasks.seg_folders import (
         ([("train/images", "train/masks"), ("valid/images", "valid/masks")], (5, 5)),
         ([("train", "trainannot"), ("val", "valannot")], (5, 5)),
         ([("train", "train_labels"), ("test", "test_labels")], (5, 5)),
+        ([("Images", "Masks")], (4, 1)),
+        ([("Train/Images", "Train/GT"), ("Test/Images", "Test/GT")], (5, 5)),
+        ([("images/Train", "masks/Train"), ("images/Val", "masks/Val")], (5, 5)),
+        ([("Train", "Train_labels"), ("Test", "Test_labels")], (5, 5)),
     ],
 )
 def test_folders_of_matching_names(
@@ -94,6 +100,36 @@ def test_a_mask_of_the_very_name_comes_first(tmp_path: Path) -> None:
     data = DataConfig(str(tmp_path))
     found = [*read_pairs(data, "train"), *read_pairs(data, "val")]
     assert sorted(mask.name for _, mask in found) == [f"{n}.png" for n in range(5)]
+
+
+@pytest.mark.parametrize("end", ["_mask", "-seg", ""])
+@pytest.mark.parametrize("folders", [("",), ("benign", "other"), ("train", "val")])
+def test_masks_may_lie_beside_their_images(
+    tmp_path: Path, end: str, folders: tuple[str, ...]
+) -> None:
+    for folder in folders:
+        pairs(tmp_path, folder, folder, end=end)
+        picture(tmp_path / folder / "lonely.png")
+    data = DataConfig(str(tmp_path))
+    found = [pair for split in ("train", "val") for pair in read_pairs(data, split)]
+    assert len(found) == 5 * len(folders)
+    assert {image.suffix for image, _ in found} == {".jpg"}
+    assert all(mask == image.with_name(f"{image.stem}{end}.png") for image, mask in found)
+    assert config_of(tmp_path).model.num_classes == 3
+    told = own_data.inspect({"data": {"root": str(tmp_path)}})
+    assert told.layout == "masks beside their images"
+    assert "images without mask (" in told.missing[0]
+
+
+def test_photos_of_equal_names_are_no_masks(tmp_path: Path) -> None:
+    for index in range(4):
+        picture(tmp_path / "ant" / f"{index}.jpg", index)
+        picture(tmp_path / "ant" / f"{index}.png", 9 + index)
+    picture(tmp_path / "bee" / "0_mask.png")  # of no image
+    assert find_layout(DataConfig(str(tmp_path))).kind == "none"
+    for index in range(4):
+        save_mask(tmp_path / "ant" / f"{index}_gt.png", numbers())
+    assert find_layout(DataConfig(str(tmp_path))).kind == "one"
 
 
 def test_voc_has_lists_of_its_own(tmp_path: Path) -> None:
@@ -207,6 +243,48 @@ def test_masks_as_jpeg_are_refused(tmp_path: Path) -> None:
         found_in(tmp_path)
 
 
+@pytest.mark.parametrize(("end", "sharp"), [(".jpg", False), (".png", False), (".jpg", True)])
+def test_black_and_white_may_have_soft_edges(tmp_path: Path, end: str, sharp: bool) -> None:
+    for index in range(3):
+        picture(tmp_path / "images" / f"{index}.jpg", index)
+        mask = np.zeros((320, 512), np.uint8)
+        cv2.circle(mask, (250, 150), 100 + index, 255, -1)
+        small = cv2.resize(mask, SIZE[::-1], interpolation=cv2.INTER_AREA)
+        small = np.where(small >= 128, 255, 0).astype(np.uint8) if sharp else small
+        save_mask(tmp_path / "masks" / f"{index}{end}", small)
+    config = config_of(tmp_path)
+    assert config.data.nearest_color
+    assert config.class_names == ("background", "foreground")
+    last = str(tmp_path / "masks" / f"2{end}")
+    kept = cv2.imread(last, cv2.IMREAD_GRAYSCALE) >= 128
+    np.testing.assert_array_equal(read_mask(last, config.data), kept)
+    assert np.mean(kept != (small >= 128)) < 0.01
+    (told,) = own_data.inspect({"data": {"root": str(tmp_path)}}).found[-1:]
+    assert told.endswith("masks are black and white with soft edges: below 128 is background")
+
+
+def test_numbers_as_jpeg_are_refused(tmp_path: Path) -> None:
+    for index in range(2):
+        picture(tmp_path / "images" / f"{index}.jpg", index)
+        save_mask(tmp_path / "masks" / f"{index}.jpg", numbers(index, 40))
+    with pytest.raises(DataError, match=r"\.jpg: JPEG files do not keep the numbers of masks"):
+        found_in(tmp_path)
+
+
+def test_colours_as_jpeg_are_read_as_the_nearest_if_so_wanted(tmp_path: Path) -> None:
+    mask = np.zeros(SIZE, np.uint8)
+    mask[:16, :32], mask[16:, 32:] = 1, 2  # blocks of JPEG, so all edges stay
+    for index in range(2):
+        picture(tmp_path / "images" / f"{index}.jpg", index)
+        save_mask(tmp_path / "masks" / f"{index}.jpg", colored(mask))
+    (tmp_path / "labelmap.txt").write_text(MAP)
+    with pytest.raises(DataError, match=r"data\.nearest_color: true takes the nearest"):
+        found_in(tmp_path)
+    config = config_of(tmp_path, nearest_color=True)
+    label = read_mask(str(tmp_path / "masks" / "1.jpg"), config.data)
+    np.testing.assert_array_equal(label, mask)
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -282,4 +360,5 @@ def test_what_lies_there_is_told(tmp_path: Path) -> None:
 def test_samples_are_tinted(tmp_path: Path) -> None:
     pairs(tmp_path, "images", "masks")
     drawn = own_data.labelled(config_of(tmp_path), 2)
-    assert [each.picture.shape for each in drawn] == [(*SIZE, 3)] * 2
+    large = (5 * SIZE[0], 5 * SIZE[1], 3)  # so that the names are read
+    assert [each.picture.shape for each in drawn] == [large] * 2

@@ -264,3 +264,26 @@ def test_configs_are_valid(path):
     config = task.config
     if config.loss.coef:
         assert not config.loss.heads or len(config.loss.heads) == len(config.loss.coef)
+
+
+def test_colours_of_the_masks_are_those_of_the_pictures():
+    names, own = ("background", "sky", "red"), ((9, 9, 9), (40, 60, 220), (200, 0, 0))
+    colours = drawing.palette(names, own)
+    assert colours.tolist() == [[0, 0, 0], [40, 60, 220], [200, 0, 0]]  # the first is no tint
+    assert drawing.palette(("road", *names[1:]), ((128, 64, 128), *own[1:])).tolist()[0][0] == 128
+    for grey in (((0, 0, 0), (255, 255, 255)), ((0, 0, 0), (40, 60, 220), (7, 7, 7))):
+        given = names[: len(grey)]
+        np.testing.assert_array_equal(drawing.palette(given, grey), drawing.palette(given))
+    data = {"classes": list(names), "colors": [list(each) for each in own]}
+    task = task_of(data=data, model={"num_classes": 3})
+    assert task.palette().tolist() == colours.tolist()
+    image, mask = np.full((40, 40, 3), 100, np.uint8), np.full((40, 40), 1)
+    drawn = task.draw(image, {"mask": mask})
+    assert np.abs(drawn[35, 35].astype(int) - (70, 80, 160)).max() <= 1
+
+
+def test_names_in_the_legend_have_letters_of_any_language():
+    image, mask = np.full((200, 200, 3), 100, np.uint8), np.ones((200, 200), int)
+    plain, other = (drawing.draw_mask(image, mask, ("bg", name)) for name in ("grun", "grün"))
+    assert (plain != other).any()
+    assert (plain[:30, 10:] == 255).any()

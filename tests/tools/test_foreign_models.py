@@ -168,7 +168,10 @@ def test_what_is_not_said_is_asked_for_in_one_line(call_tool: Tool, work: Path) 
     write_onnx(work / "theirs.onnx", [None, 3, None, None])
     plain = ["eval.py", "--model_dir", "theirs.onnx"]
     for arguments, message in (
-        (plain, "theirs.onnx: has no deploy.yml; name its config (-c)"),
+        (
+            plain,
+            "theirs.onnx: has no deploy.yml; name its config (-c), a file with two lines",
+        ),
         (
             [*plain, "-c", "own.yml"],
             "--output: theirs.onnx has the outputs features [-1, 3], chances [-1, 2]; name the",
@@ -195,6 +198,9 @@ def test_what_is_not_said_is_asked_for_in_one_line(call_tool: Tool, work: Path) 
         status, output = call_tool(*arguments)
         assert status == 2, output
         assert f"error: {message}" in output.splitlines()[-1], output
+        if arguments[:3] == plain and "-c" in arguments:
+            told = "takes images of any size, they are prepared as 224x224; this, data.mean and"
+            assert f"theirs.onnx: {told} data.std should be as in its training" in output
     # a free size is the config's
     status, output = call_tool(
         *("benchmark.py", "--model_dir", "theirs.onnx", "-c", "own.yml", "--no_memory"),

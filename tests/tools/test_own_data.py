@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -121,6 +122,35 @@ def test_from_nothing_to_int8_and_a_picture(call_tool: Tool, tmp_path: Path, own
         assert drawn.shape == (SIDE, SIDE, 3), name
     after = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     assert after == before  # nothing is written into the user's folder
+
+
+@pytest.mark.parametrize("own", [OWN[0], OWN[1]], ids=lambda own: own.task)
+def test_grey_pictures_are_trained_on_and_looked_at(
+    call_tool: Tool, tmp_path: Path, own: Own
+) -> None:
+    own.draw(tmp_path / "mine")
+    given = (f"task={own.task}", "data.root=mine", "data.channels=1", "data.num_workers=0")
+    short = [f"-o{each}" for each in (*given, "train.epochs=1", *own.short)]
+    status, output = call_tool("train.py", *short, "--save_dir", "run")
+    assert status == 0, output
+    drawn = cv2.imread(str(tmp_path / "run" / "validation.png"))
+    pixels = drawn[:240].reshape(-1, 3).astype(int)  # of the first row, without its words
+    assert (np.ptp(pixels, axis=1) == 0).mean() > 0.5
+
+
+def test_a_run_needs_no_config_at_all(call_tool: Tool, tmp_path: Path) -> None:
+    draw_folders(tmp_path / "mine")
+    given = ["-o", "task=cls", "-o", "data.root=mine", "-o", "model.name=SqueezeNet1_1"]
+    status, output = call_tool("train.py", *given, "--dry_run", "--save_config", "whole.yml")
+    assert status == 0, output
+    assert "30 epochs, 30 steps" in output
+    whole = yaml.safe_load((tmp_path / "whole.yml").read_text())
+    assert whole["data"]["root"] == "mine"
+    (tmp_path / "output" / "cls" / "run" / "latest").mkdir(parents=True)
+    (tmp_path / "output" / "cls" / "run" / "latest" / "model.json").write_text("{}")
+    status, output = call_tool("train.py", *given, "--dry_run")
+    assert status == 2
+    assert "output/cls/run holds an earlier run" in output
 
 
 def test_a_folder_of_nothing_is_told_in_a_line_for_each_task(

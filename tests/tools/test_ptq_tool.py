@@ -312,7 +312,7 @@ def test_help(call: Call) -> None:
     status, said = call("--help")
     assert status == 0
     assert "usage: " in said
-    assert "calibrate on these, not on training's" in " ".join(said.split())
+    assert "images without labels to calibrate on (default: those for t" in " ".join(said.split())
 
 
 @pytest.mark.chain

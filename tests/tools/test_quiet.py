@@ -7,7 +7,9 @@ that it would on every machine.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,3 +213,16 @@ def test_other_errors_of_the_system_are_none_of_it() -> None:
 
     with pytest.raises(OSError, match="out of something"):
         cli.run(main)
+
+
+@pytest.mark.parametrize("words", [*((tool,) for tool in TOOLS), ("sensitivity.py", "--quant")])
+def test_each_option_is_explained(words: tuple[str, ...], tmp_path: Path) -> None:
+    done = python(ROOT / "tools" / words[0], *words[1:], "--help", cwd=tmp_path, COLUMNS="200")
+    lines = [*done.stdout.splitlines(), ""]
+    explained = {}
+    for line, below in itertools.pairwise(lines):
+        if re.match(r"  -{1,2}\w", line):
+            option, _, text = line.strip().partition("  ")
+            explained[option] = text.strip() or below.strip() * below.startswith(" " * 20)
+    assert "-h, --help" in explained
+    assert [option for option, text in explained.items() if len(text.split()) < 2] == []

@@ -14,7 +14,7 @@ import pytest
 from outside import toy
 
 import trislim
-from core.errors import CheckpointError, ConfigError, DataError
+from core.errors import CheckpointError, ConfigError, DataError, ExportError
 from core.settings.config import to_mapping
 from core.task import build_task
 from core.training import checkpoint
@@ -109,6 +109,16 @@ def test_a_made_model_is_saved_and_loaded(model: trislim.Model, tmp_path: Path) 
     assert plain(again.predict(image)) == plain(made.predict(image))
 
 
+def test_what_is_there_is_replaced_if_so_wanted(model: trislim.Model, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    model.export(folder, formats=["paddle"])
+    with pytest.raises(ExportError, match="files: holds an earlier export"):
+        model.export(folder, formats=["paddle"])
+    (folder / "model.pdiparams").write_bytes(b"old")
+    model.export(folder, formats=["paddle"], overwrite=True)
+    assert (folder / "model.pdiparams").stat().st_size > 100
+
+
 def plain(prediction: dict[str, object]) -> dict[str, object]:
     return {name: np.asarray(value).tolist() for name, value in prediction.items()}
 
@@ -186,6 +196,11 @@ def test_training_from_a_script(tmp_path: Path) -> None:
         "synthetic": {},
         "train": {"epochs": 9, "batch_size": 4, "learning_rate": 0.1},
     }
-    made = trislim.train(settings, save_dir=tmp_path / "run", overrides=["train.epochs=1"])
+    run = {"save_dir": tmp_path / "run", "overrides": ["train.epochs=1"]}
+    made = trislim.train(settings, **run)
+    with pytest.raises(ConfigError, match=r"run holds a (finished )?run"):
+        trislim.train(settings, **run)
+    assert trislim.train(settings, **run, overwrite=True).epoch == made.epoch
+    assert trislim.train(settings, **run, resume=True).epoch == made.epoch
     assert made.epoch == 1
     assert (tmp_path / "run" / "latest").is_dir()

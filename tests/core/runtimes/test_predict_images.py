@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -50,6 +51,16 @@ def test_prediction_on_a_folder(toy, tmp_path):
         predict_files(model, images / "broken.jpg", tmp_path / "out")
     with pytest.raises(DataError, match=r"notes.txt/x: cannot be written"):
         predict_files(model, images / "a.png", images / "notes.txt" / "x")
+
+
+def test_an_output_that_nobody_reads_is_no_file(toy, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((8, 10, 3), 9, np.uint8))
+
+    def tell(text: str) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        predict_files(load_model(toy), tmp_path / "a.png", tmp_path / "out", tell=tell)
 
 
 def test_pictures_that_were_drawn_are_read_back(toy, tmp_path):

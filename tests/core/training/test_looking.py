@@ -10,7 +10,14 @@ import pytest
 
 from core.errors import DataError
 from core.training import looking
-from core.training.looking import files_in, folder_in_words, holds_images, look_at_images, spread
+from core.training.looking import (
+    files_in,
+    find_folder,
+    folder_in_words,
+    holds_images,
+    look_at_images,
+    spread,
+)
 
 
 def write(path: Path, width: int, height: int) -> str:
@@ -52,6 +59,16 @@ def test_a_folder_in_words(tmp_path: Path) -> None:
     assert [file.name for file in files_in(tmp_path, (".txt",))] == ["z.txt"]
     with pytest.raises(DataError, match=r"no: cannot be read: No such file"):
         files_in(tmp_path / "no")
+
+
+def test_a_folder_in_capitals_is_found(tmp_path: Path) -> None:
+    (tmp_path / "TRAIN").mkdir()
+    (tmp_path / "Val").write_text("a file")
+    assert find_folder(tmp_path, ("training", "train")) == tmp_path / "TRAIN"
+    assert find_folder(tmp_path, ("val",)) is None
+    assert find_folder(tmp_path / "none", ("train",)) is None
+    (tmp_path / "train").mkdir()
+    assert find_folder(tmp_path, ("train",)) == tmp_path / "train"
 
 
 def test_images_are_found_anywhere_but_in_clutter(

@@ -289,7 +289,10 @@ def test_a_file_that_says_no_task(tmp_path: Path) -> None:
     text = COMPRESSOR.replace("INT8", "int8").replace("RUN", "checkpoints")
     slim = _write(tmp_path / "compress.yaml", text)
     for files in (RunFiles(str(slim)), RunFiles(None, str(slim))):
-        with pytest.raises(ConfigError, match="says no task; name its config with -c"):
+        with pytest.raises(
+            ConfigError,
+            match="says no task; name its config with -c, or -o task=cls -o",
+        ):
             read_plan(files)
 
 
