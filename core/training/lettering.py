@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
-# in the names of fonts of the machine that have letters which matplotlib's lacks
-_WIDE = ("cjk", "source han", "wenquanyi", "hei", "song", "ming", "gothic", "nanum", "fallback")
-_WIDE_TOO = ("malgun", "pingfang", "yahei", "unicode", "unifont", "noto sans", "freesans")
+# in the names of files of fonts that have letters which matplotlib's lacks
+_WIDE = ("cjk", "sourcehan", "wqy", "hei", "song", "simsun", "ming", "ukai", "gothic", "nanum")
+_WIDE_TOO = ("fallback", "malgun", "pingfang", "unicode", "unifont", "notosans", "freesans")
 
 
 def font_file(text: str) -> Path | None:
@@ -83,8 +83,8 @@ def _letters(file: Path) -> frozenset[int]:
 
 @functools.cache
 def _fonts_of_machine() -> tuple[Path, ...]:
-    from matplotlib.font_manager import fontManager
+    from matplotlib.font_manager import findSystemFonts  # also those that are new on the machine
 
-    fonts = sorted((abs(int(e.weight) - 400), e.fname, e.name.lower()) for e in fontManager.ttflist)
-    words = (*_WIDE, *_WIDE_TOO)
-    return tuple(Path(file) for _, file, name in fonts if any(word in name for word in words))
+    files = [Path(file) for file in findSystemFonts()]
+    fitting = [file for file in files if any(w in file.name.lower() for w in (*_WIDE, *_WIDE_TOO))]
+    return tuple(sorted(fitting, key=lambda file: ("bold" in file.name.lower(), file.name)))
