@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import ConfigError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.signals import WORDS, number_of, raising
-from core.settings.streams import discard_output, flush_output, is_unread, open_streams
+from core.settings.streams import discard_output, flush_output, is_unread, one_line, open_streams
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
@@ -102,7 +102,7 @@ def _rank() -> str:
 
 def printable(text: str) -> str:
     """Return a message in one line: names in it may come from files, with anything in them."""
-    line = "".join(each if each.isprintable() else " " for each in text)
+    line = one_line(text)
     rest = len(line) - MOST_CHARACTERS
     return line if rest <= 0 else f"{line[:MOST_CHARACTERS]} ... ({rest} characters more)"
 

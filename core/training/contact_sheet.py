@@ -13,11 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from core.errors import DataError
 from core.settings.files import write_bytes
+from core.settings.streams import one_line
 from core.training.inspection import Labelled
 
 HEIGHT, WIDEST, NARROWEST = 240, 640, 240  # pixels of a tile
 STRIP, GAP = 40, 6  # pixels below it, for two lines of text, and around it
 PAGE = 1300  # pixels, at most
+LONGEST = 200  # characters that are measured
 
 
 def write_sheet(file: Path, pictures: Sequence[Labelled]) -> None:
@@ -48,6 +50,7 @@ def tile(picture: np.ndarray, title: str, name: str = "") -> np.ndarray:
     canvas[top : top + size[1], left : left + size[0]] = small
     made = Image.fromarray(canvas)
     pen, font = ImageDraw.Draw(made), _font()
+    title, name = one_line(title[:LONGEST]), one_line(name[-LONGEST:])
     while pen.textlength(title, font) > wide:
         title = f"{title[:-2]}…"
     while pen.textlength(name, font) > wide:
