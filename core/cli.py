@@ -91,6 +91,8 @@ def _told(error: BaseException) -> str:
     """Return the line of an error that is the user's to mend; empty if it is none."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'a file or the output'}: cannot be written: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {error}' if str(error) else ''}"
     return str(error) if isinstance(error, UserError) else ""
 
 
