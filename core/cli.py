@@ -23,7 +23,7 @@ from core.errors import ConfigError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.processes import own_command
 from core.settings.signals import WORDS, number_of, raising
-from core.settings.streams import discard_output, flush_output, is_unread, open_streams
+from core.settings.streams import discard_output, flush_output, is_unread, one_line, open_streams
 from core.settings.told_once import ToldOnce
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def _told(error: BaseException) -> str:
     """Return the line of an error that is the user's to mend; empty if it is none."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'a file or the output'}: cannot be written: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"out of memory{f': {error}' if str(error) else ''}"
     return str(error) if isinstance(error, UserError) else ""
 
 
@@ -111,7 +113,7 @@ def _rank() -> str:
 
 def printable(text: str) -> str:
     """Return a message in one line: names in it may come from files, with anything in them."""
-    line = "".join(each if each.isprintable() else " " for each in text)
+    line = one_line(text)
     rest = len(line) - MOST_CHARACTERS
     return line if rest <= 0 else f"{line[:MOST_CHARACTERS]} ... ({rest} characters more)"
 

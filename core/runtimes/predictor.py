@@ -86,7 +86,7 @@ class Predictor(ABC):
 
         Raises:
             ExportError: Not as many arrays as inputs, or of shapes or types that do not fit, or
-                empty ones, which would end the process in Paddle Inference.
+                empty ones, which would end the process in Paddle Inference; or the runtime fails.
         """
         ports = self.description.inputs
         if len(arrays) != len(ports):
@@ -95,7 +95,10 @@ class Predictor(ABC):
             check_shape(port, array.shape)
         fed = {port.name: as_fed(port, array) for port, array in zip(ports, arrays)}
         with self._alone:
-            found = self._run(fed)
+            try:
+                found = self._run(fed)
+            except Exception as error:  # each runtime has exceptions of its own
+                raise ExportError(f"{self.backend} cannot run the model: {_said(error)}") from error
         return {self._called.get(name, name): found[name] for name in self._outputs}
 
     def answer_with(self, output: str, name: str) -> None:
@@ -165,8 +168,13 @@ def load_predictor(
     except ExportError as error:
         raise ExportError(f"{folder}: {error}") from error
     except Exception as error:  # each runtime has exceptions of its own, some bare RuntimeError
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"{files[0]}: {backend} cannot load it: {lines[-1].strip()}") from error
+        raise ExportError(f"{files[0]}: {backend} cannot load it: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Return the last line of what a runtime says of an error, where the cause stands."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip()
 
 
 def _check_call(folder: Path, backend: Backend | None, threads: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import re
@@ -58,7 +59,17 @@ def replacing(folder: Path) -> Iterator[Path]:
                 _put_back(folder)
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise FileError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        reason = f"{error.strerror or error}{_free_space(error, folder.parent)}"
+        raise FileError(f"{folder}: cannot be written: {reason}") from error
+
+
+def _free_space(error: OSError, parent: Path) -> str:
+    """Return how much is free, where a disk is full: that of temporary files may be another."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    places = dict.fromkeys((str(parent), tempfile.gettempdir()))
+    free = (f"{shutil.disk_usage(place).free / 1e6:,.0f} MB in {place}" for place in places)
+    return f" (free: {', '.join(free)})"
 
 
 def check_replaceable(folder: Path) -> None:

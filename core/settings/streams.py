@@ -27,6 +27,14 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def one_line(text: str) -> str:
+    """Return a text with a blank for all that is not printed as itself, such as line ends.
+
+    Names of files and classes may hold anything.
+    """
+    return "".join(each if each.isprintable() else " " for each in text)
+
+
 def is_unread() -> bool:
     """Tell whether standard output is a pipe whose reader has ended, as `head` does."""
     try:

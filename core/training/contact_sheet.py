@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from core.errors import DataError
 from core.settings.files import write_bytes
+from core.settings.streams import one_line
 from core.training import lettering
 from core.training.inspection import Labelled
 
@@ -19,6 +20,7 @@ HEIGHT, WIDEST, NARROWEST = 240, 640, 240  # pixels of a tile
 STRIP, GAP = 40, 6  # pixels below it, for two lines of text, and around it
 PAGE = 1300  # pixels, at most
 LETTERS = 13  # pixels
+LONGEST = 200  # characters that are measured
 
 
 def write_sheet(file: Path, pictures: Sequence[Labelled]) -> None:
@@ -48,6 +50,7 @@ def tile(picture: np.ndarray, title: str, name: str = "") -> np.ndarray:
     left, top = (wide - size[0]) // 2, (HEIGHT - size[1]) // 2
     canvas[top : top + size[1], left : left + size[0]] = small
     made = Image.fromarray(canvas)
+    title, name = one_line(title[:LONGEST]), one_line(name[-LONGEST:])
     pen = ImageDraw.Draw(made)
     fonts = [lettering.font(f"{text}…", LETTERS) for text in (title, name)]
     while pen.textlength(title, fonts[0]) > wide:

@@ -77,7 +77,7 @@ def list_class_folders(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted, but for hidden ones and the like.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: It cannot be read, or a name is no text.
     """
     try:
         names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
@@ -85,7 +85,11 @@ def list_class_folders(folder: Path) -> list[str]:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"{str(folder)[:200]!r}: cannot be the name of a folder") from error
-    return [name for name in names if not is_clutter(name)]
+    names = [name for name in names if not is_clutter(name)]
+    for name in names:  # they are written into checkpoints, as names of classes
+        if not name.isascii() and name.encode("utf-8", "replace").decode() != name:
+            raise DataError(f"{folder}: {name!r} is no name in UTF-8; rename the folder")
+    return names
 
 
 def is_clutter(name: str) -> bool:

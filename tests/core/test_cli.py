@@ -33,6 +33,7 @@ def _keep_log_handlers():
     ("error", "status", "line"),
     [
         (DataError("x.jpg: broken"), 2, "error: x.jpg: broken\n"),
+        (MemoryError(), 2, "error: out of memory\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (Terminated(signal.SIGTERM), 143, "terminated\n"),
         (Terminated(signal.SIGHUP), 129, "hung up\n"),

@@ -112,6 +112,24 @@ def test_an_empty_batch_is_one_line_in_every_runtime(
     answers(predictor, 0)  # it still works
 
 
+def test_a_runtime_that_fails_is_one_line(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = load_predictor(exported, "onnxruntime", own=True)
+    image = np.zeros((1, 3, 24, 24), np.float32)
+    wanted = predictor.run(image)
+    session = predictor._session  # type: ignore[attr-defined]
+
+    class Failing:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("Exception from infer_request.cpp:75:\nshapes do not fit\n")
+
+    monkeypatch.setattr(predictor, "_session", Failing())
+    with pytest.raises(ExportError, match=r"^onnxruntime cannot run the model: shapes do not fit$"):
+        predictor.run(image)
+    monkeypatch.setattr(predictor, "_session", session)
+    for name, array in predictor.run(image).items():  # it is not locked for ever
+        np.testing.assert_array_equal(array, wanted[name])
+
+
 @pytest.mark.parametrize("value", ["text", 1j, object()])
 def test_what_is_no_number_is_one_line(exported: Path, value: Any) -> None:
     predictor = load_predictor(exported, "onnxruntime", own=True)

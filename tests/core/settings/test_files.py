@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -350,3 +351,18 @@ def test_without_a_place_for_temporary_files(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(tempfile, "tempdir", "/absent")
     with pytest.raises(FileError, match=r"^/absent: no temporary folder can be made: No such"):
         scratch().__enter__()
+
+
+def test_a_full_disk_may_be_that_of_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    for number, said in (
+        (errno.ENOSPC, rf" \(free: [\d,]+ MB in {tmp_path}, [\d,]+ MB in {tmp_path}/tmp\)$"),
+        (errno.EACCES, "$"),
+    ):
+        reason = os.strerror(number)
+        message = rf"/out: cannot be written: {reason}{said}"
+        with pytest.raises(FileError, match=message), replacing(tmp_path / "out"):
+            raise OSError(number, reason)

@@ -31,6 +31,13 @@ def test_tiles_fit_and_their_words_too() -> None:
     assert drawn.shape == (2 * (HEIGHT + STRIP + GAP) + GAP, 898, 3)
 
 
+def test_names_of_files_may_be_anything() -> None:
+    small = picture(10, 10, (0, 0, 0))
+    for name in ("a\nb", "\udcff\x1b[31m\0", "\u202e", "x" * 10**6):
+        assert tile(small, name, name).shape == (HEIGHT + STRIP, NARROWEST, 3)
+    np.testing.assert_array_equal(tile(small, "a\nb", "c\udcff"), tile(small, "a b", "c "))
+
+
 def test_pictures_keep_their_shape_and_colour(tmp_path: Path) -> None:
     file = tmp_path / "look" / "x.png"
     write_sheet(file, [Labelled(f"{i}.png", picture(10, 20, (200, 0, 0))) for i in range(3)])

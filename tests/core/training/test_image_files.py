@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -79,3 +80,12 @@ def test_folders_that_cannot_be_listed() -> None:
             list_class_folders(Path(name))
         with pytest.raises(DataError, match="cannot be"):
             list_image_files(Path(name))
+
+
+def test_names_of_classes_are_text(tmp_path: Path) -> None:
+    for name in ("Bär", "猫", "a\nb"):
+        (tmp_path / name).mkdir()
+    assert list_class_folders(tmp_path) == sorted(["Bär", "猫", "a\nb"])
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(DataError, match=r": '\\udcff' is no name in UTF-8; rename the folder$"):
+        list_class_folders(tmp_path)
