@@ -62,6 +62,15 @@ def test_a_row_asks_for_the_data_that_it_reads(name: str) -> None:
         assert read == asked or "fetched" in how.cost
 
 
+@pytest.mark.parametrize("name", ROWS)
+def test_another_batch_has_another_learning_rate(name: str) -> None:
+    """A row that trains on smaller batches at the rate of the larger ones ends in noise."""
+    for how in ROWS[name].scales.values():
+        for said in (how.overrides, (*how.overrides, *how.slim_overrides)):
+            keys = {each.partition("=")[0] for each in said}
+            assert "train.batch_size" not in keys or "train.learning_rate" in keys
+
+
 def readable(words: tuple[str, ...]) -> None:
     """Read a training as `tools/train.py` would, but for teachers, which need their weights."""
     given = {key: words[words.index(key) + 1] for key in ("-c", "--slim") if key in words}
