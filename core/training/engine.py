@@ -14,6 +14,7 @@ import paddle
 from paddle import Tensor
 
 from core.errors import ConfigError, TrainingError
+from core.network.folded_norms import unfold_norms
 from core.network.weights import assign, blaming, not_finite
 from core.settings.metric_order import is_better
 from core.strategy import Context
@@ -32,6 +33,8 @@ from core.training.schedules import learning_rate
 from core.training.training_state import check_resumed, read_training_state
 
 log = logging.getLogger(__name__)
+
+UNFOLDING_SAMPLES = 256  # training images that folded batch norms are shown
 
 
 class Engine:
@@ -94,7 +97,9 @@ class Engine:
             self._resume()
         else:
             check_free(self.save_dir, self.task, self._teachers, overwrite)
-            self.windows.begin(checkpoint.load_pretrained(self.task, self.model), self.context)
+            edits = checkpoint.load_pretrained(self.task, self.model)
+            self._unfold_norms()
+            self.windows.begin(edits, self.context)
             self._optimizer, self.ema = self._build_updaters()
         with contextlib.ExitStack() as opened:
             for hook in self.hooks:
@@ -170,6 +175,22 @@ class Engine:
             resuming=resuming,
             steps_per_epoch=self.steps_per_epoch,
         )
+
+    def _unfold_norms(self) -> None:
+        """Give norms of published weights that were folded away statistics to train with."""
+        names = [spec.name for spec in self.task.input_spec()]
+
+        def batches() -> Iterator[list[Tensor]]:
+            for batch in self.train_loader.some(UNFOLDING_SAMPLES):
+                yield [batch[name] for name in names]
+
+        count = unfold_norms(self.model, batches) if self.task.config.model.pretrained else 0
+        if count:
+            log.info(
+                "%d batch norms of the loaded weights were folded away: they have got mean and "
+                "variance of about %d training images, which leaves the network as it is",
+                *(count, UNFOLDING_SAMPLES),
+            )
 
     def _train_epoch(self) -> None:
         self.model.train()
