@@ -1,9 +1,9 @@
 """Batch norms that weights of exported networks have folded away, given back what they lost.
 
-Whoever folds a batch norm into the convolution before it leaves a norm of mean 0 and variance 1 that
-only adds a shift. In evaluation nothing has changed. In training such a norm divides by the spread of
-the batch as any other, which no weight expects any more: the network is another one from the first
-step on.
+Whoever folds a batch norm into the convolution before it leaves a norm of mean 0 and variance 1
+that only adds a shift. In evaluation nothing has changed. In training such a norm divides by the
+spread of the batch as any other, which no weight expects any more: the network is another one from
+the first step on.
 """
 
 from __future__ import annotations

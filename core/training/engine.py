@@ -187,7 +187,7 @@ class Engine:
         count = unfold_norms(self.model, batches) if self.task.config.model.pretrained else 0
         if count:
             log.info(
-                "%d batch norms of the loaded weights were folded away: they have got mean and "
+                "batch norms that the loaded weights have folded away: %d; they have got mean and "
                 "variance of about %d training images, which leaves the network as it is",
                 *(count, UNFOLDING_SAMPLES),
             )

@@ -191,6 +191,31 @@ def test_pretrained_takes_a_checkpoint_with_its_edits(toy_settings: Any, tmp_pat
     assert [kind for kind, _ in resumed.windows.edits()] == [NARROW]
 
 
+def test_norms_that_were_folded_away_can_be_trained(
+    toy_settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_engine(toy_settings(epochs=1), tmp_path / "first", [{"kind": NARROW}]).train()
+    description = checkpoint.load_description(tmp_path / "first" / "latest")
+    _, model = checkpoint.restore(tmp_path / "first" / "latest")
+    model.norm._mean.set_value(paddle.zeros_like(model.norm._mean))
+    model.norm._variance.set_value(paddle.ones_like(model.norm._variance))
+    model.norm.bias.set_value(paddle.ones_like(model.norm.bias))
+    image = paddle.rand([2, 3, 8, 8])
+    answer = model(image).numpy()
+    assert description is not None
+    checkpoint.save(tmp_path / "folded", description, model.state_dict())
+    settings = toy_settings(epochs=1, learning_rate=1e-9)
+    settings["model"] = {"pretrained": str(tmp_path / "folded")}
+    engine = make_engine(settings, tmp_path / "second")
+    with caplog.at_level("INFO"):
+        engine.train()
+    assert "batch norms that the loaded weights have folded away: 1;" in caplog.text
+    assert engine.model.norm._mean.numpy().any()
+    engine.model.eval()
+    apart = np.abs(engine.model(image).numpy() - answer).max()
+    assert apart < 0.1 * np.abs(answer).max()
+
+
 def test_best_is_forgotten_when_the_structure_changes(toy_settings: Any, tmp_path: Path) -> None:
     steps = [{"kind": NARROW, "start_epoch": 3, "keep": 1}]
     engine = make_engine(toy_settings(learning_rate=1e-6), tmp_path / "out", steps)
