@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ WORDS = MappingProxyType(
     }
 )
 ENDING = tuple(number for number in WORDS if number != signal.SIGINT)  # not from a keyboard
+# how Paddle tells of an exception in a backward pass, with a heading since 3.3
+_IN_PADDLE = re.compile(
+    r"\(External\)\s+(?:\{\s*=+[^\n]*\s+)?(?:KeyboardInterrupt\b|Terminated: (\d+))"
+)
 
 
 class Terminated(KeyboardInterrupt):
@@ -47,11 +52,11 @@ def number_of(error: BaseException) -> int | None:
     """
     if isinstance(error, Terminated):
         return error.number
-    if isinstance(error, KeyboardInterrupt) or "(External) KeyboardInterrupt" in str(error):
+    if isinstance(error, KeyboardInterrupt):
         return signal.SIGINT
-    for number in WORDS:
-        if f"(External) Terminated: {int(number)}" in str(error):
-            return int(number)
+    told = _IN_PADDLE.search(str(error)) if isinstance(error, OSError) else None
+    if told is not None:
+        return int(told[1] or signal.SIGINT)
     return number_of(error.__cause__) if error.__cause__ is not None else None
 
 
