@@ -16,7 +16,6 @@ import paddle
 from paddle.nn import Layer
 
 from core.errors import ConfigError, DataError
-from core.export.files import usual_formats
 from core.export.package import export
 from core.graph.cost import size_mb
 from core.network.weights import assign
@@ -35,7 +34,7 @@ from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import read
 from core.settings.files import present, scratch
 from core.strategy import Context
-from core.targets.names import DEFAULT_TARGET, Backend, Format
+from core.targets.names import DEFAULT_TARGET, USUAL_FORMATS, Backend, Format
 from core.task import Batch, Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate, measure, validation_loader
@@ -208,7 +207,7 @@ class Model(Answering):
         Raises:
             ExportError: Not exportable, or a runtime answers differently.
         """
-        kinds = usual_formats() if formats is None else formats
+        kinds = USUAL_FORMATS if formats is None else formats
         export(self.task, self.network, folder, kinds, ending, input_shape, target=self.target)
         return ExportedModel(Path(folder), load_predictor(folder, own=True), self.task)
 
