@@ -128,12 +128,10 @@ def _square(op: PaddleOperator, to: NodeWriter) -> None:
 
 
 def _round(op: PaddleOperator, to: NodeWriter) -> None:
-    """Write rounding half away from zero; ONNX's own rounds half to even."""
+    """Write rounding of halves to even, in ONNX as in Paddle."""
     if op.integer("decimals", 0):
         raise op.refusal("it rounds to decimal places")
-    x, half = op.source(), to.number(0.5, op.dtype(op.source()))
-    up = to.add("Floor", [to.add("Add", [to.add("Abs", [x]), half])])
-    to.add("Mul", [to.add("Sign", [x]), up], op.target())
+    to.add("Round", [op.source()], op.target())
 
 
 def logarithm(base: float) -> Write:
