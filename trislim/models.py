@@ -199,8 +199,7 @@ class Model(Answering):
 
         Args:
             folder: Folder to make; an earlier export there is replaced.
-            formats: Of paddle, onnx, openvino, lite; None: paddle, and onnx where its converter is
-                installed.
+            formats: Of paddle, onnx, openvino, lite; None: paddle and onnx.
             ending: What the graph ends in.
             input_shape: [C, H, W] or [N, C, H, W] of the input, -1 where it is free.
 

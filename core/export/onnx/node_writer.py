@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 AXES_AS_INPUT_OPSET = 18
 
-Attribute = int | float | str | Sequence[int] | TensorProto
+Attribute: TypeAlias = int | float | str | Sequence[int] | TensorProto
 
 
 @dataclass
@@ -33,10 +34,11 @@ class NodeWriter:
     nodes: list[NodeProto] = field(default_factory=list)
     constants: dict[str, np.ndarray] = field(default_factory=dict)
     _counts: Counter[str] = field(default_factory=Counter)
+    _nodes: Counter[str] = field(default_factory=Counter)
     _known: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
     def add(
-        self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Attribute
+        self, kind: str, inputs: Sequence[str], output: str = "", /, **attributes: Attribute
     ) -> str:
         """Add a node with one output.
 
@@ -54,12 +56,12 @@ class NodeWriter:
         return made
 
     def add_several(
-        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Attribute
+        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], /, **attributes: Attribute
     ) -> list[str]:
         """Add a node with several outputs; return their names, new ones where they are empty."""
         made = [name or self.new_name(kind) for name in outputs]
-        self._counts[f"node {kind}"] += 1
-        name = f"{kind}_{self._counts[f'node {kind}']}"
+        name = f"{kind}.{self._nodes[kind]}"
+        self._nodes[kind] += 1
         self.nodes.append(helper.make_node(kind, inputs, made, name=name, **attributes))
         return made
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import numpy as np
-
 from core.export.onnx.node_writer import NodeWriter
 from core.export.onnx.operators.kinds import Write
 from core.export.onnx.paddle_operator import PaddleOperator
@@ -86,16 +84,13 @@ def _swish(op: PaddleOperator, to: NodeWriter) -> None:
 
 
 def _hard_swish(op: PaddleOperator, to: NodeWriter) -> None:
-    """Write `x min(max(x + offset, 0), threshold) / scale`."""
+    """Write `x min(max(x + offset, 0), threshold) / scale`; ONNX has it with 3, 6 and 6."""
     x = op.source()
     threshold, scale = op.number("threshold", 6.0), op.number("scale", 6.0)
     offset = op.number("offset", 3.0)
-    if (threshold, scale, offset) == (6.0, 6.0, 3.0) and to.opset >= HARD_SWISH_OPSET:
+    if (threshold, scale, offset) == (6.0, 6.0, 3.0):
+        to.require(HARD_SWISH_OPSET)
         to.add("HardSwish", [x], op.target())
-        return
-    if threshold == scale:
-        share = to.add("HardSigmoid", [x], alpha=1 / scale, beta=offset / scale)
-        to.add("Mul", [x, share], op.target())
         return
     zero, top, whole, shift = (
         to.number(each, op.dtype(x)) for each in (0.0, threshold, scale, offset)

@@ -79,10 +79,9 @@ def _grid_sample(op: PaddleOperator, to: NodeWriter) -> None:
     aligned = int(op.flag("align_corners", True))
     if op.rank(op.source()) != 4:
         raise op.refusal("it samples maps of more than two axes")
-    to.add(
-        *("GridSample", [op.source(), op.source("Grid")], op.target("Output")),
-        **{"mode": mode, "padding_mode": padding, "align_corners": aligned},
-    )
+    inputs, out = [op.source(), op.source("Grid")], op.target("Output")
+    options = {"mode": mode, "padding_mode": padding}
+    to.add("GridSample", inputs, out, align_corners=aligned, **options)
 
 
 TABLE: Mapping[str, Write] = MappingProxyType(

@@ -38,7 +38,8 @@ def _transposed(op: PaddleOperator, to: NodeWriter) -> None:
     window, strides = _window(op, kernel), _strides(op, len(kernel))
     sizes, wanted = spatial(op, source, _LAYOUT), spatial(op, op.target("Output"), _LAYOUT)
     known = min(*sizes, *wanted) > 0
-    if op.text("padding_algorithm", "EXPLICIT") == "SAME":
+    same = op.text("padding_algorithm", "EXPLICIT") == "SAME"
+    if same:
         if not known:
             raise op.refusal("its padding is SAME, and the size of its map is free")
         window["dilations"] = [1] * len(kernel)
@@ -48,11 +49,11 @@ def _transposed(op: PaddleOperator, to: NodeWriter) -> None:
     window["pads"] = pads
     more = op.integers("output_padding") or [0] * len(kernel)
     if known:
-        dilations = window["dilations"]
+        dilations = [1] * len(kernel) if same else op.integers("dilations") or [1] * len(kernel)
         more = [
             wanted[i]
             - ((sizes[i] - 1) * strides[i] - pads[i] - pads[i + len(kernel)])
-            - ((kernel[i] - 1) * dilations[i] + 1)  # type: ignore[index]
+            - ((kernel[i] - 1) * dilations[i] + 1)
             for i in range(len(kernel))
         ]
     elif op.integers("output_size") or op.sources("OutputSizeTensor"):

@@ -163,8 +163,8 @@ def _set_value(op: PaddleOperator, to: NodeWriter) -> None:
     if not masks:
         raise op.refusal("it assigns to a whole tensor")
     inside, *others = masks
-    for mask in others:
-        inside = to.add("And", [inside, mask])
+    for each in others:
+        inside = to.add("And", [inside, each])
     to.add("Where", [inside, value, x], op.target())
 
 

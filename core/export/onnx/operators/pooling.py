@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
 
 from core.export.onnx.node_writer import NodeWriter
 from core.export.onnx.operators.kinds import Write
@@ -44,6 +45,8 @@ def _kind(op: PaddleOperator) -> str:
 
 def _adaptive(op: PaddleOperator, to: NodeWriter, source: str, target: str) -> str:
     sizes, bins = spatial(op, op.source(), _LAYOUT), op.integers("ksize")
+    if min(sizes) < 1 and _kind(op) == "AveragePool" and len(sizes) == 2:
+        return _averaged_bins(op, to, source, target, bins)
     if min(sizes) < 1:
         raise op.refusal(
             f"it makes {bins} bins of a map whose size is free; give the size of the image "
@@ -58,6 +61,34 @@ def _adaptive(op: PaddleOperator, to: NodeWriter, source: str, target: str) -> s
         last = place == len(sizes) - 1
         source = _largest_of_bins(to, source, 2 + place, size, count, target if last else "")
     return source
+
+
+def _averaged_bins(
+    op: PaddleOperator, to: NodeWriter, source: str, target: str, bins: list[int]
+) -> str:
+    """Average the bins of a map of any size by matrices that are computed from the size."""
+    shape, dtype = to.add("Shape", [source]), op.dtype(op.source())
+    rows, columns = (
+        _averaging(to, to.slice(shape, 0, axis, axis + 1), bins[axis - 2], dtype) for axis in (2, 3)
+    )
+    across = to.add("MatMul", [source, to.transpose(columns, [1, 0])])
+    return to.add("MatMul", [rows, across], target)
+
+
+def _averaging(to: NodeWriter, length: str, bins: int, dtype: np.dtype) -> str:
+    """Return the matrix [bins, length] of `core.graph.adaptive_pooling.averaging_matrix`."""
+    zero, one = to.constant(0, np.int64), to.constant(1, np.int64)
+    places = to.add("Range", [zero, to.squeeze(length, [0]), one])
+    edges = [np.arange(bins).reshape(-1, 1), np.arange(1, bins + 1).reshape(-1, 1)]
+    count = to.constant(bins, np.int64)
+    begin, end = (to.add("Mul", [to.constant(each, np.int64), length]) for each in edges)
+    begin = to.add("Div", [begin, count])
+    end = to.add("Div", [to.add("Add", [end, to.constant(bins - 1, np.int64)]), count])
+    inside = to.add(
+        "And", [to.add("GreaterOrEqual", [places, begin]), to.add("Less", [places, end])]
+    )
+    width = to.cast(to.add("Sub", [end, begin]), dtype)
+    return to.add("Div", [to.cast(inside, dtype), width])
 
 
 def _largest_of_bins(

@@ -78,10 +78,8 @@ def _top_k(op: PaddleOperator, to: NodeWriter) -> None:
     axis = op.axis(op.source(), op.integer("axis", -1))
     largest, ordered = op.flag("largest", True), op.flag("sorted", True)
     outputs = [op.target(), op.target("Indices")]
-    to.add_several(
-        *("TopK", [op.source(), count], outputs),
-        **{"axis": axis, "largest": int(largest), "sorted": int(ordered)},
-    )
+    options = {"axis": axis, "largest": int(largest), "sorted": int(ordered)}
+    to.add_several("TopK", [op.source(), count], outputs, **options)
 
 
 def _argsort(op: PaddleOperator, to: NodeWriter) -> None:
@@ -91,10 +89,8 @@ def _argsort(op: PaddleOperator, to: NodeWriter) -> None:
     if size < 1:
         raise op.refusal("it sorts along an axis whose size is free")
     outputs = [op.target(), op.target("Indices")]
-    to.add_several(
-        *("TopK", [x, to.sizes([size])], outputs),
-        **{"axis": axis, "largest": int(op.flag("descending")), "sorted": 1},
-    )
+    options = {"axis": axis, "largest": int(op.flag("descending")), "sorted": 1}
+    to.add_several("TopK", [x, to.sizes([size])], outputs, **options)
 
 
 def _cumsum(op: PaddleOperator, to: NodeWriter) -> None:

@@ -23,7 +23,8 @@ def _reshape(op: PaddleOperator, to: NodeWriter) -> None:
 def _flatten_range(op: PaddleOperator, to: NodeWriter) -> None:
     x = op.source()
     first, last = (
-        op.axis(x, op.integer(name, default)) for name, default in (("start_axis", 1), ("stop_axis", 1))
+        op.axis(x, op.integer(name, default))
+        for name, default in (("start_axis", 1), ("stop_axis", 1))
     )
     sizes = op.shape(x)
     if not sizes:
@@ -121,7 +122,7 @@ def _pixel_shuffle(op: PaddleOperator, to: NodeWriter) -> None:
 def _pixel_unshuffle(op: PaddleOperator, to: NodeWriter) -> None:
     """Write the channels of a block behind each other: ONNX's SpaceToDepth orders them anew."""
     x, factor = op.source(), op.integer("downscale_factor", 1)
-    batch, channels, height, width = op.shape(x)
+    channels, height, width = op.shape(x)[1:]
     if has_channels_last(op, "data_format") or min(channels, height, width) < 1:
         raise op.refusal("channels that lie last, or a map whose size is free")
     high, wide = height // factor, width // factor
