@@ -20,6 +20,8 @@ ACROSS = {  # tests of what several modules do together
     "export/int8/test_exporter_outputs.py",
     "export/int8/test_one_layer.py",
     "export/int8/test_rewritten.py",
+    "export/onnx/test_operators.py",
+    "export/onnx/test_operators_of_shapes.py",
     "export/test_formats.py",
     "prune/test_networks.py",
     "prune/test_peer.py",

@@ -94,11 +94,11 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from core.export.files import usual_formats
+    from core.targets.names import USUAL_FORMATS
 
-    formats = usual_formats()
-    backend = "openvino" if "onnx" in formats else "paddle"  # in which the last table compares
-    seconds = {name: run_task(name, out, ",".join(formats), backend, *again) for name in TASKS}
+    backend = "openvino"  # in which the last table compares
+    formats = ",".join(USUAL_FORMATS)
+    seconds = {name: run_task(name, out, formats, backend, *again) for name in TASKS}
     rows = [row_of(name, out, seconds[name], backend) for name in TASKS]
     table = Table(title=f"float and int8 files in {backend}, one thread")
     pairs = ("metric", "MB", "ms")

@@ -16,7 +16,6 @@ import paddle
 from paddle.nn import Layer
 
 from core.errors import ConfigError, DataError
-from core.export.files import usual_formats
 from core.export.package import export
 from core.graph.cost import size_mb
 from core.network.weights import assign
@@ -35,7 +34,7 @@ from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import read
 from core.settings.files import present, scratch
 from core.strategy import Context
-from core.targets.names import DEFAULT_TARGET, Backend, Format
+from core.targets.names import DEFAULT_TARGET, USUAL_FORMATS, Backend, Format
 from core.task import Batch, Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate, measure, validation_loader
@@ -201,8 +200,7 @@ class Model(Answering):
 
         Args:
             folder: Folder to make.
-            formats: Of paddle, onnx, openvino, lite; None: paddle, and onnx where its converter is
-                installed.
+            formats: Of paddle, onnx, openvino, lite; None: paddle and onnx.
             ending: What the graph ends in.
             input_shape: [C, H, W] or [N, C, H, W] of the input, -1 where it is free.
             overwrite: Replace an earlier export in the folder, once the new one is right.
@@ -211,7 +209,7 @@ class Model(Answering):
             ExportError: Not exportable, a runtime answers differently, or the folder holds an
                 export and may not be overwritten.
         """
-        kinds = usual_formats() if formats is None else formats
+        kinds = USUAL_FORMATS if formats is None else formats
         export(
             *(self.task, self.network, folder, kinds, ending, input_shape),
             target=self.target,

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from core.errors import ExportError
 from core.export import lite, openvino_ir
-from core.export.onnx.convert import OPSET, check_converter, convert_to_onnx, has_converter
+from core.export.onnx.convert import OPSET, convert_to_onnx
 from core.graph import cost
 from core.graph.adaptive_pooling import expand_adaptive_pools
 from core.graph.program import Graph
@@ -41,17 +41,10 @@ def check_formats(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FORMATS:
             raise ExportError(f"format: no format {name!r}{suggest(name, FORMATS)}")
-    if "onnx" in formats or "openvino" in formats:
-        check_converter()
     if "openvino" in formats:
         openvino_ir.check_installed()
     if "lite" in formats:
         lite.find_python()
-
-
-def usual_formats() -> tuple[Format, ...]:
-    """Return the default formats: Paddle's, and ONNX if its packages are installed."""
-    return ("paddle", "onnx") if has_converter() else ("paddle",)
 
 
 def format_of_file(name: str) -> Format:

@@ -8,6 +8,7 @@ Backend = Literal["paddle", "onnxruntime", "openvino"]
 Format = Literal["paddle", "onnx", "openvino", "lite"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 FORMATS: tuple[Format, ...] = get_args(Format)
+USUAL_FORMATS: tuple[Format, ...] = ("paddle", "onnx")  # what is written unless others are named
 
 # runtimes that an ONNX file in int8 can be laid out for, see `core.targets.presets.PRESETS`
 OnnxTarget = Literal["openvino", "onnxruntime", "tensorrt"]

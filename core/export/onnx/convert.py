@@ -10,6 +10,8 @@ import onnx
 
 from core.errors import ExportError
 from core.export.onnx.cleanup import clean_up
+from core.export.onnx.model_writer import write_onnx
+from core.graph.program import Graph
 from core.settings.files import scratch
 from core.settings.processes import last_words, lines_of, run_module
 
@@ -17,26 +19,11 @@ PACKAGE = "paddle2onnx"
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
 
 
-def has_converter() -> bool:
-    """Tell whether paddle2onnx is installed; for Python 3.13 there is no build of it."""
-    return importlib.util.find_spec(PACKAGE) is not None
-
-
-def check_converter() -> None:
-    """Refuse to write ONNX without the converter.
-
-    Raises:
-        ExportError: It is not installed.
-    """
-    if not has_converter():
-        raise ExportError(
-            "format: onnx needs paddle2onnx, which is not installed and has no build for Python "
-            "3.13; all but files for ONNX Runtime and OpenVINO works without it: --format paddle"
-        )
-
-
 def convert_to_onnx(model: Path, params: Path, opset: int = OPSET) -> bytes:
     """Convert a `.pdmodel` with its parameters; names of inputs, outputs and weights are kept.
+
+    paddle2onnx converts it where it is installed, `core.export.onnx.model_writer` where it is not:
+    there is no build of it for Python 3.13.
 
     Args:
         model: Program of Paddle's old IR.
@@ -48,7 +35,19 @@ def convert_to_onnx(model: Path, params: Path, opset: int = OPSET) -> bytes:
     """
     if opset < OPSET:
         raise ExportError(f"opset: expected {OPSET} or more, got {opset}")
-    proto = _run_converter(model, params, opset)
+    if importlib.util.find_spec(PACKAGE) is not None:
+        proto = _run_converter(model, params, opset)
+    else:
+        proto = write_onnx(Graph.from_files(model, params), opset)
+    return finished(proto)
+
+
+def finished(proto: onnx.ModelProto) -> bytes:
+    """Tidy a converted model, name its free dimensions and check it.
+
+    Raises:
+        ExportError: It does not pass ONNX's checker.
+    """
     clean_up(proto.graph)
     _name_free_dimensions(proto.graph)
     proto.producer_name, proto.producer_version = "trislim", ""

@@ -19,7 +19,7 @@ from core.act.files import FileLayout, measure_files, write
 from core.act.session import open_session, samples_of
 from core.act.source import open_source
 from core.errors import ExportError
-from core.export.files import FILES, usual_formats
+from core.export.files import FILES
 from core.export.int8 import int8_files
 from core.export.onnx import convert
 from core.export.package import export
@@ -286,13 +286,12 @@ def test_targets_of_the_command_line_are_those_of_onnx_files() -> None:
     assert set(ONNX_TARGETS) == PRESETS.keys()
 
 
-def test_without_its_converter_onnx_is_refused_and_not_usual(
-    monkeypatch: pytest.MonkeyPatch, task: Task, tmp_path: Path
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_onnx_and_openvino_need_no_converter(
+    monkeypatch: pytest.MonkeyPatch, task: Task, tmp_path: Path, kind: str
 ) -> None:
-    assert usual_formats() == ("paddle", "onnx")
     monkeypatch.setattr(convert, "PACKAGE", "paddle2onnx_that_is_not_there")
-    assert usual_formats() == ("paddle",)
-    with pytest.raises(ExportError, match=r"^format: onnx needs paddle2onnx.*--format paddle$"):
-        export(task, task.build_model(), tmp_path / "made", ["paddle", "onnx"])
-    assert not (tmp_path / "made").exists()
-    export(task, task.build_model(), tmp_path / "made", ["paddle"])
+    monkeypatch.setattr(convert, "run_module", None)  # nothing is run
+    made = export(task, build(task, kind), tmp_path / "made", ["paddle", "onnx", "openvino"])
+    assert {each.runtime for each in made.differences} == {"paddle", "onnxruntime", "openvino"}
+    assert names(tmp_path / "made") == named(("paddle", "onnx", "openvino")) | {"deploy.yml"}

@@ -35,7 +35,7 @@ def power_of(inputs):
 def nearest(row, limit):
     """Round a row [K] to nearest; return values and the value of a step."""
     steps, ends = quantize_weight(row[None], 0, limit)
-    values = np.where(np.abs(steps) == HIGHEST, np.sign(steps) * PAIR, steps)
+    values = np.where(np.abs(steps) == HIGHEST, np.sign(steps) * np.float32(PAIR), steps)
     return (values if limit == "even" else steps)[0] * (ends[0] / HIGHEST), ends[0] / HIGHEST
 
 
