@@ -57,18 +57,15 @@ def parse_arguments() -> argparse.Namespace:
     )
     options.add_config_arguments(parser, required=False)
     options.add_output_argument(parser)
-    parser.add_argument(
-        "--warmup", type=int, default=10, help="runs before the measured ones (default: 10)"
-    )
+    text = "runs before the measured ones (default: 10)"
+    parser.add_argument("--warmup", type=int, default=10, help=text)
     parser.add_argument("--runs", type=int, default=50, help="measured runs (default: 50)")
-    parser.add_argument(
-        "--no_memory", action="store_true", help="leave out peak memory, which takes a process each"
-    )
+    text = "leave out peak memory, which takes a process each"
+    parser.add_argument("--no_memory", action="store_true", help=text)
     text = "also measure each class of operators in ONNX Runtime and OpenVINO"
     parser.add_argument("--operators", action="store_true", help=text)
-    parser.add_argument(
-        "--save", type=Path, metavar="JSON", help="also write all figures to this file"
-    )
+    text = "also write all figures to this file"
+    parser.add_argument("--save", type=Path, metavar="JSON", help=text)
     text = "also write report.html and report.json there: charts, classes of operators, layers"
     parser.add_argument("--report", type=Path, metavar="FOLDER", help=text)
     options.add_acceptance_argument(parser, "max_drop")
@@ -126,8 +123,7 @@ def main() -> int:
     protocol = read_protocol(arguments)
 
     def measure(protocol: Protocol) -> list[BenchmarkRow]:
-        what = f"rounds, threads: {protocol.threads}"
-        steps = partial(tqdm, desc=what, disable=None)
+        steps = partial(tqdm, desc=f"rounds, threads: {protocol.threads}", disable=None)
         return benchmark(arguments.model_dir, protocol, steps)
 
     rows = measure(protocol)

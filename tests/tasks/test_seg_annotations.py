@@ -77,7 +77,9 @@ def test_labelme_beside_images_and_in_folders_of_their_own(
     assert (mask[7, 7], mask[7, 8], mask[8, 8]) == (2, 1 if train[0][1].stem[0] != "3" else 3, 0)
     sample = SegDataset(config, "train").sample(0, np.random.default_rng(0))
     assert sample["image"].shape == (3, 32, 64)
-    assert [each.picture.shape for each in own_data.labelled(config, 2)] == [(*SIZE, 3)] * 2
+    # small ones are enlarged, so that the names of classes can be read
+    enlarged = [each.picture.shape for each in own_data.labelled(config, 2)]
+    assert enlarged == [(5 * SIZE[0], 5 * SIZE[1], 3)] * 2
 
 
 def test_what_is_drawn_is_counted_and_what_is_left_out_is_told(tmp_path: Path) -> None:
