@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from core.dialects.compressor_parts import (
+    RegisteredParts,
+    class_of,
+    read_registered,
+    sections_of,
+)
 from core.dialects.foreign import Section, Settings, Translation
 from core.errors import ConfigError
 from core.settings.config import suggest
@@ -28,23 +33,6 @@ SIDES = ("student", "teacher")
 METRICS = MappingProxyType({"acc_top1": "top1", "acc_top5": "top5"})  # 1.x calls them so
 
 
-@dataclass(frozen=True)
-class _Pruner:
-    """A registered pruner: its criterion, and the weights it is for."""
-
-    criterion: str
-    patterns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Registered:
-    """Parts of a file that its strategies refer to by name."""
-
-    pruners: Mapping[str, _Pruner]
-    distillers: Mapping[str, list[Settings]]
-    controllers: Mapping[str, Settings]
-
-
 def is_compressor(content: Mapping[str, Any]) -> bool:
     """Tell whether a file is one of the 1.x Compressor."""
     named = {"compressor", "compress_pass", "pruners", "distillers"} & content.keys()
@@ -62,40 +50,22 @@ def translate(content: Mapping[str, Any]) -> Translation:
     root.refuse("include", "files are not put together; write their sections into this one")
     root.refuse("quantizers", "write their settings into the QuantizationStrategy", ({},))
     tables = [root.take(key, dict[str, str], {}) for key in ("layers", "teacher_layers")]
-    registered = _Registered(
-        {name: _pruner(each) for name, each in _entries(root, "pruners")},
-        {name: _distiller(each) for name, each in _entries(root, "distillers")},
-        {name: _controller(each) for name, each in _entries(root, "controllers")},
-    )
-    run, strategies = _run(root), dict(_entries(root, "strategies"))
+    registered = read_registered(root)
+    run, strategies = _run(root), dict(sections_of(root, "strategies"))
     weights, every = run.take("init_model", str, None), run.take("eval_epoch", int, None)
     settings: Settings = {} if weights is None else {"model": {"pretrained": weights}}
     settings |= {} if every is None else {"train": {"eval_every": every}}
     epochs, save_dir = run.take("epoch", int), run.take("checkpoint_path", str, None)
-    recipe: Settings = {"epochs": epochs, "strategies": []}
-    origins = {
-        "train.epochs": run.where("epoch"),
-        "epochs": run.where("epoch"),
-        "train.eval_every": run.where("eval_epoch"),
-        "model.pretrained": run.where("init_model"),
-    }
     named = run.take("strategies", list[str], [])
-    for index, name in enumerate(named):
-        if name not in strategies:
-            where = f"{run.where('strategies')}.{index}"
-            raise ConfigError(f"{where}: no strategy {name!r}{suggest(name, list(strategies))}")
-        entry, exports = _strategy(strategies[name], registered, epochs)
-        origins |= _origins(strategies[name], registered, index)
-        for number, export in enumerate(exports, len(recipe.get("exports", []))):
-            origins |= _origins_of_export(strategies[name], export, number)
-        recipe["strategies"].append(entry)
-        recipe.setdefault("exports", []).extend(exports)
+    recipe, origins = _recipe(strategies, named, registered, epochs, run.where("strategies"))
+    origins |= dict.fromkeys(("epochs", "train.epochs"), run.where("epoch"))
+    origins["train.eval_every"] = run.where("eval_epoch")
+    if weights:
+        origins["model.pretrained"] = run.where("init_model")
     for name, section in strategies.items():
         if name not in named:
             _strategy(section, registered, epochs)  # checked, but not asked for
             root.notes.append(section.path)
-    if not recipe.get("exports"):
-        recipe.pop("exports", None)
     run.finish()
     root.finish()
     return Translation(
@@ -108,11 +78,44 @@ def translate(content: Mapping[str, Any]) -> Translation:
         teacher_layers=tables[1],
         variables=True,
         unused=tuple(root.notes),
-        origins=origins if weights else {k: v for k, v in origins.items() if "model" not in k},
+        origins=origins,
     )
 
 
-def _origins(section: Section, registered: _Registered, index: int) -> dict[str, str]:
+def _recipe(
+    strategies: Mapping[str, Section],
+    named: Sequence[str],
+    registered: RegisteredParts,
+    epochs: int,
+    where: str,
+) -> tuple[Settings, dict[str, str]]:
+    """Return the recipe of the strategies that are listed, and the paths that it comes from.
+
+    Args:
+        strategies: All strategies of the file.
+        named: Those that are listed, in this order.
+        registered: What they refer to.
+        epochs: Epochs of the run.
+        where: Path of the list.
+    """
+    entries: list[Settings] = []
+    exports: list[Settings] = []
+    origins: dict[str, str] = {}
+    for index, name in enumerate(named):
+        if name not in strategies:
+            hint = suggest(name, list(strategies))
+            raise ConfigError(f"{where}.{index}: no strategy {name!r}{hint}")
+        entry, own = _strategy(strategies[name], registered, epochs)
+        origins |= _origins(strategies[name], registered, index)
+        for number, export in enumerate(own, len(exports)):
+            origins |= _origins_of_export(strategies[name], export, number)
+        entries.append(entry)
+        exports += own
+    recipe: Settings = {"epochs": epochs, "strategies": entries}
+    return recipe | ({"exports": exports} if exports else {}), origins
+
+
+def _origins(section: Section, registered: RegisteredParts, index: int) -> dict[str, str]:
     """Return the paths of what a strategy, and what it refers to, became."""
     place, content = f"strategies.{index}", section.content
     found = {place: f"{section.path}."}
@@ -136,7 +139,7 @@ def _origins(section: Section, registered: _Registered, index: int) -> dict[str,
 
 
 def _origins_of_losses(
-    place: str, distillers: Sequence[str], registered: _Registered
+    place: str, distillers: Sequence[str], registered: RegisteredParts
 ) -> dict[str, str]:
     found: dict[str, str] = {}
     number = 0
@@ -169,105 +172,11 @@ def _run(root: Section) -> Section:
     return run
 
 
-def _entries(root: Section, key: str) -> list[tuple[str, Section]]:
-    section = root.section(key)
-    return [(str(name), section.section(name)) for name in section.content]
-
-
-def _class_of(section: Section, known: Mapping[str, Any]) -> str:
-    name: str = section.take("class", str)
-    if name not in known:
-        raise ConfigError(f"{section.where('class')}: no class {name!r}{suggest(name, [*known])}")
-    return name
-
-
-def _pruner(section: Section) -> _Pruner:
-    _class_of(section, {"StructurePruner": None})
-    axes = section.take("pruning_axis", dict[str, int], {"*": 0})
-    for pattern, axis in axes.items():
-        if axis != 0:
-            raise ConfigError(
-                f"{section.where('pruning_axis')}.{pattern}: expected 0, filters; what reads them "
-                f"is cut along by itself; got {axis}"
-            )
-    criteria = section.take("criterions", dict[str, str], {"*": "l1_norm"})
-    if len(set(criteria.values())) > 1:
-        raise ConfigError(
-            f"{section.where('criterions')}: several criteria; give each a pruner, with a strategy "
-            "of its own"
-        )
-    section.finish()
-    patterns = [each for each in (*axes, *criteria) if each != "*"]
-    return _Pruner(next(iter(criteria.values()), "l1_norm"), tuple(dict.fromkeys(patterns)))
-
-
-def _controller(section: Section) -> Settings:
-    _class_of(section, {"SAController": None})
-    settings = {
-        "search_cooling": section.take("reduce_rate", float, 0.85),
-        "search_temperature": section.take("init_temperature", float, 1024.0),
-    }
-    # every plan is scaled until it holds the limit: there is nothing to try again
-    section.put_aside("max_iter_number", "range_table", "init_tokens", "constrain_func")
-    section.finish()
-    return settings
-
-
-def _distiller(section: Section) -> list[Settings]:
-    kind = _class_of(section, DISTILLERS)
-    weight = section.take("distillation_loss_weight", float, 1.0)
-    terms = [{**term, "weight": weight} for term in DISTILLERS[kind](section)]
-    section.finish()
-    return terms
-
-
-def _fsp(section: Section) -> list[Settings]:
-    pairs = list[tuple[str, str]]
-    teachers, students = section.take("teacher_pairs", pairs), section.take("student_pairs", pairs)
-    if len(teachers) != len(students):
-        raise ConfigError(
-            f"{section.where('student_pairs')}: expected as many as teacher_pairs, "
-            f"{len(teachers)}, got {len(students)}"
-        )
-    return [
-        {"kind": "fsp", "student": list(own), "teacher": list(other)}
-        for own, other in zip(students, teachers)
-    ]
-
-
-def _maps(section: Section) -> Settings:
-    return {
-        "student": section.take("student_feature_map", str),
-        "teacher": section.take("teacher_feature_map", str),
-    }
-
-
-def _l2(section: Section) -> list[Settings]:
-    return [{"kind": "l2", **_maps(section), "adapter": False}]
-
-
-def _soft_label(section: Section) -> list[Settings]:
-    return [
-        {
-            "kind": "soft_label",
-            "form": "cross_entropy",
-            **_maps(section),
-            "student_temperature": section.positive("student_temperature", 1.0),
-            "teacher_temperature": section.positive("teacher_temperature", 1.0),
-        }
-    ]
-
-
-DISTILLERS: Mapping[str, Callable[[Section], list[Settings]]] = MappingProxyType(
-    {"FSPDistiller": _fsp, "L2Distiller": _l2, "SoftLabelDistiller": _soft_label}
-)
-
-
 def _strategy(
-    section: Section, registered: _Registered, epochs: int
+    section: Section, registered: RegisteredParts, epochs: int
 ) -> tuple[Settings, list[Settings]]:
     """Return the entry of a recipe, and the exports on the way."""
-    kind = _class_of(section, STRATEGIES)
+    kind = class_of(section, STRATEGIES)
     entry = {"start_epoch": section.take("start_epoch", int, 0)}
     entry |= STRATEGIES[kind](section, registered)
     exports = _exports(section, epochs) if entry["kind"] == "qat" else []
@@ -275,7 +184,7 @@ def _strategy(
     return entry, exports
 
 
-def _cut(section: Section, registered: _Registered) -> Settings:
+def _cut(section: Section, registered: RegisteredParts) -> Settings:
     """Return the settings that all pruning strategies share."""
     pruner = _lookup(section, "pruner", registered.pruners)
     patterns = section.take("pruned_params", str | list[str], "*")
@@ -292,13 +201,13 @@ def _cut(section: Section, registered: _Registered) -> Settings:
     }
 
 
-def _uniform(section: Section, registered: _Registered) -> Settings:
+def _uniform(section: Section, registered: RegisteredParts) -> Settings:
     section.put_aside("end_epoch", "metric_name")  # nothing is measured
     ratio = section.take("target_ratio", float, 0.5)
     return {**_cut(section, registered), "target_ratio": ratio}
 
 
-def _sensitive(section: Section, registered: _Registered) -> Settings:
+def _sensitive(section: Section, registered: RegisteredParts) -> Settings:
     section.put_aside("end_epoch")
     entry = {
         **_cut(section, registered),
@@ -315,7 +224,7 @@ def _sensitive(section: Section, registered: _Registered) -> Settings:
     return entry if most is None else {**entry, "max_ratio": most}
 
 
-def _auto(section: Section, registered: _Registered) -> Settings:
+def _auto(section: Section, registered: RegisteredParts) -> Settings:
     section.refuse(
         "init_tokens",
         "a search begins with the same share everywhere; leave it out, or null; what an earlier "
@@ -346,7 +255,7 @@ def _metric(section: Section) -> Settings:
     return {} if name is None else {"metric_name": METRICS.get(name, name)}
 
 
-def _quantization(section: Section, registered: _Registered) -> Settings:
+def _quantization(section: Section, registered: RegisteredParts) -> Settings:
     """Return the strategy that rounds to the end of training; files are written at `end_epoch`."""
     return {
         "kind": "qat",
@@ -383,7 +292,7 @@ def _exports(section: Section, epochs: int) -> list[Settings]:
     return found
 
 
-def _distillation(section: Section, registered: _Registered) -> Settings:
+def _distillation(section: Section, registered: RegisteredParts) -> Settings:
     names = section.take("distillers", list[str])
     losses: list[Settings] = []
     for index, name in enumerate(names):
@@ -411,7 +320,7 @@ SAVE_PATHS: Mapping[str, Literal["float", "int8", "lite"]] = MappingProxyType(
         "mobile_model_save_path": "lite",
     }
 )
-STRATEGIES: Mapping[str, Callable[[Section, _Registered], Settings]] = MappingProxyType(
+STRATEGIES: Mapping[str, Callable[[Section, RegisteredParts], Settings]] = MappingProxyType(
     {
         "UniformPruneStrategy": _uniform,
         "SensitivePruneStrategy": _sensitive,

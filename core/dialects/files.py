@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from core.dialects import act, compressor, paddleclas, paddledet, paddleseg
 from core.dialects.foreign import Translation
 from core.settings.config import override
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,9 @@ def translated(
 
 def _first_key(assignment: str) -> str:
     return assignment.partition("=")[0].strip().partition(".")[0]
+
+
+def tell_unused(name: str, translation: Translation) -> None:
+    """Log, in one line, the keys that only other software reads."""
+    if translation.unused:
+        _log.info("%s: not used here: %s", name, ", ".join(translation.unused))

@@ -60,9 +60,8 @@ def predict_files(
     """Predict on an image or a folder; write a picture for each and `predictions.json`.
 
     The JSON lists for each image the task's values, with `picture`, the file that was drawn. A
-    label map becomes a PNG beside the picture, with a palette if the task has one: its pixels are
-    labels, which viewers show in colours. No two files get the same name: pictures of `a.jpg`
-    and `a.png` are `a.jpg.png` and `a.png.png`, other namesakes are numbered.
+    label map becomes a PNG of labels beside the picture, with the task's palette. The pictures of
+    `a.jpg` and `a.png` are `a.jpg.png` and `a.png.png`; other namesakes are numbered.
 
     Args:
         model: Answers for an image, and draws.
@@ -73,11 +72,11 @@ def predict_files(
         tell: Gets what was found in each image, in words.
 
     Returns:
-        What was left out: a line for each file of a folder that is no image.
+        A line for each file of a folder that is no image, and is left out.
 
     Raises:
-        DataError: The one image cannot be read, there is none, there are boxes but none in these
-            images, nothing can be written, or files in `save_dir` would replace or resemble images.
+        DataError: The one image cannot be read, there is none, no box is in these images, nothing
+            can be written, or files in `save_dir` would replace or resemble images.
     """
     images = list_images(image_path)
     root = image_path if image_path.is_dir() else image_path.parent
@@ -88,8 +87,7 @@ def predict_files(
     model.tell_of_boxes(boxes_of is not None)
     outputs = _Outputs(save_dir, names, model.palette())
     plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
-    channels = image_channels(model.task)
-    skipped: list[str] = []
+    channels, skipped = image_channels(model.task), list[str]()
     pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from core.dialects.files import translated
+from core.dialects.files import tell_unused, translated
 from core.dialects.foreign import Settings, Translation
 from core.dialects.origins import told_by
-from core.distill.teacher import SOURCE, TEACHING, WEIGHTS, read_teacher
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
 from core.settings.home import CONFIGS
@@ -30,8 +29,8 @@ from core.training.recipe import (
 )
 from core.training.run import OF_A_RUN, Run, read_run
 from core.workflows.foreign_layers import with_layers
+from core.workflows.run_teachers import TEACHER, read_teachers
 
-TEACHER = "teacher."  # begins an override that is for the teacher
 SLIM = "slim."  # may begin one that is for the recipe
 LENGTH = "train.epochs"
 OF_RECIPE = ("strategies.", "exports.")  # begin overrides that are for the recipe
@@ -204,7 +203,7 @@ def read_plan(files: RunFiles) -> RunPlan:
     gathered = _gather(files)
     own = gathered.own
     recipe = compose_recipes(gathered.recipes)
-    teachers = _teachers(files, own.get("distill_config", []))
+    teachers = read_teachers(files.distill_config, files.overrides, own.get("distill_config", []))
     if teachers and not recipe:
         recipe = compose_recipes(dict(_recipes(DISTILL, files.recipes)))
     with told_by(gathered.origins):
@@ -329,12 +328,6 @@ def _settled(plan: RunPlan) -> tuple[RunPlan, Run, Recipe]:
     return settled, run, recipe
 
 
-def tell_unused(name: str, translation: Translation) -> None:
-    """Log, in one line, the keys that only other software reads."""
-    if translation.unused:
-        _log.info("%s: not used here: %s", name, ", ".join(translation.unused))
-
-
 def _recipes(named: Any, folder: Path) -> list[tuple[str, Settings]]:
     """Read recipes by name or path; a mapping is one that a config holds."""
     if isinstance(named, str):
@@ -358,41 +351,6 @@ def _existing(recipe: str, folder: Path) -> str:
         return recipe
     names = sorted(file.stem for file in folder.glob("*.yml"))
     raise ConfigError(f"slim: no recipe {recipe[:80]!r}{suggest(recipe[:80], names)}")
-
-
-def _teachers(files: RunFiles, own: Any) -> list[Settings]:
-    given: Any = list(files.distill_config) or ([own] if isinstance(own, str) else own)
-    if not isinstance(given, list) or not all(isinstance(each, (str, Mapping)) for each in given):
-        raise ConfigError(f"distill_config: expected a list of files or settings, got {given!r}")
-    overrides = [e[len(TEACHER) :] for e in files.overrides if e.startswith(TEACHER)]
-    teachers = []
-    for index, each in enumerate(given):
-        if isinstance(each, Mapping):
-            teachers.append({SOURCE: f"distill_config.{index}", **each})
-        else:
-            teachers.append(_teacher(each))
-    if not overrides:
-        return teachers
-    if len(teachers) != 1:
-        found = "there is none" if not teachers else f"{len(teachers)} are given"
-        raise ConfigError(f"teacher: -o teacher.{overrides[0]} needs one teacher, {found}")
-    return [merge(teachers[0], parse_overrides(overrides))]
-
-
-def _teacher(path: str) -> Settings:
-    """Read the file of a teacher, ours or of another project."""
-    settings = read_teacher(path)
-    content = {key: value for key, value in settings.items() if key != SOURCE}
-    translation, _ = translated(content)
-    if translation is None:
-        return settings
-    tell_unused(path, translation)
-    teacher = {SOURCE: path, **translation.settings}
-    if translation.weights is not None:
-        teacher[WEIGHTS] = translation.weights
-    if translation.distill is not None:
-        teacher[TEACHING] = translation.distill
-    return teacher
 
 
 def _of_a_flag(assignment: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 from onnx import NodeProto, TensorProto, helper
 
 AXES_AS_INPUT_OPSET = 18
@@ -65,9 +66,9 @@ class NodeWriter:
         self.nodes.append(helper.make_node(kind, inputs, made, name=name, **attributes))
         return made
 
-    def constant(self, values: object, dtype: object) -> str:
+    def constant(self, values: ArrayLike, dtype: DTypeLike) -> str:
         """Return the name of a constant; equal ones are stored once."""
-        array = np.asarray(values, np.dtype(dtype))  # type: ignore[call-overload]
+        array = np.asarray(values, np.dtype(dtype))
         key = array.dtype.str, array.shape, array.tobytes()
         if key not in self._known:
             self._known[key] = self.new_name("Constant")

@@ -25,9 +25,9 @@ def told(op: PaddleOperator, to: NodeWriter, slots: Sequence[str], attribute: st
         names = op.sources(slot)
         if not names:
             continue
-        values = [to.constants.get(name) for name in names]
-        if all(value is not None for value in values):
-            return [int(each) for value in values for each in np.ravel(value)]  # type: ignore[arg-type]
+        known = [to.constants[name] for name in names if name in to.constants]
+        if len(known) == len(names):
+            return [int(each) for value in known for each in value.ravel()]
         parts = [_vector(op, to, name) for name in names]
         return parts[0] if len(parts) == 1 else to.add("Concat", parts, axis=0)
     return op.integers(attribute)
