@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
-from core.settings.signals import renew
+import pytest
+
+from core.settings.signals import number_of, renew
 from tests.alone import run_alone
 
 
@@ -15,3 +18,27 @@ def test_signals_in_a_process_of_their_own() -> None:
 def test_paddle_may_be_loaded_in_a_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(renew).result()  # handlers of signals are the main thread's
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("(External) KeyboardInterrupt: \n\nAt:\n  a.py(1): backward\n", signal.SIGINT),
+        ("(External) Terminated: 15\n\nAt:\n  a.py(1): backward\n", signal.SIGTERM),
+        # Paddle 3.3
+        (
+            "(External) \n{\n    ==== Error message in backward of GradNodePyLayer_X(0x1)====\n"
+            "    KeyboardInterrupt: <EMPTY MESSAGE>\n    \n    At:\n}",
+            signal.SIGINT,
+        ),
+        (
+            "(External) \n{\n    ==== Error message in backward of X(0x1)====\n    Terminated: 1\n",
+            1,
+        ),
+        ("(External) ValueError: KeyboardInterrupt\n", None),
+        ("(External) \n{\n    ==== Error ====\n    ValueError: Terminated: 15\n", None),
+    ],
+)
+def test_what_paddle_makes_of_a_signal_in_a_backward_pass(text: str, number: int | None) -> None:
+    assert number_of(OSError(text)) == number
+    assert number_of(ValueError(text)) is None
