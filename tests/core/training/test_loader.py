@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -228,11 +229,18 @@ def test_readers_are_started_when_no_other_thread_is_at_work() -> None:
     done, thread = threading.Event(), threading.Thread(target=work, daemon=True)
     thread.start()
     begun.wait()
+    place = loader_module.THREADS / str(thread.native_id)
+    while loader_module._sleeps(place) and not product:  # it waits for Python's lock
+        time.sleep(0.001)
     assert not product
     loader_module._wait_for_threads()
     assert product
-    place = loader_module.THREADS / str(thread.native_id)
-    assert loader_module._sleeps(place)
+    loader_module._wait_for_threads()  # it may wake up for a moment to get Python's lock
+    asleep = 0
+    for _ in range(100):
+        time.sleep(0.001)
+        asleep += loader_module._sleeps(place)
+    assert asleep > 50
     done.set()
     thread.join()
     assert loader_module._sleeps(place)  # or rather is gone
