@@ -243,4 +243,5 @@ def test_readers_are_started_when_no_other_thread_is_at_work() -> None:
     assert asleep > 50
     done.set()
     thread.join()
+    loader_module._wait_for_threads()  # the system may need a moment to remove it
     assert loader_module._sleeps(place)  # or rather is gone
