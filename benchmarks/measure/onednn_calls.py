@@ -30,7 +30,7 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from benchmarks.comparison import record
+from benchmarks.comparison import DOCS, THREADS, record
 from benchmarks.measure.command import revision
 from benchmarks.measure.int8 import take_turns
 from benchmarks.pages.benchmarks import page
@@ -113,8 +113,15 @@ def operators(said: str, rounds: int) -> dict[str, int]:
 def _child(folder: Path, image: Path, rounds: int, variables: dict[str, str], *more: str) -> str:
     words = [sys.executable, "-m", "benchmarks.measure.onednn_calls", "--rounds", str(rounds)]
     words += ["--run", str(folder), str(image), *more]
-    environment = {**os.environ, **variables, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    own = {**THREADS, "PYTHONPATH": str(DOCS.parent), **variables}
+    done = subprocess.run(
+        words,
+        cwd=folder,  # where Paddle's profiler leaves a file
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout + done.stderr
 
 
