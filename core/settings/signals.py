@@ -67,11 +67,14 @@ def asking() -> list[signal.Signals]:
 
 @contextlib.contextmanager
 def raising() -> Iterator[None]:
-    """Raise `Terminated` where the process is when a signal comes; Ctrl-C is Python's own.
+    """Raise `Terminated` where the process is when a signal comes, `KeyboardInterrupt` for Ctrl-C.
 
     One that comes again is ignored: what was begun is closed by then.
     """
-    before = {number: signal.signal(number, _raise) for number in asking() if number in ENDING}
+    before = {
+        number: signal.signal(number, _raise if number in ENDING else signal.default_int_handler)
+        for number in asking()
+    }
     try:
         yield
     finally:

@@ -1,12 +1,14 @@
 """Imported first by every tool, and by the processes they start: versions, and a quiet Paddle.
 
-The one module that does something when it is imported: it ends the process in one line if a library
-is missing or of a wrong version (Paddle beside a wrong numpy fails with unreadable errors),
-and it hushes two warnings of Paddle: at its import, for those who compile extensions of it, and in
-every training, that batch norms keep statistics.
+It does something when it is imported: it ends the process in one line if a library is missing or of
+a wrong version (Paddle beside a wrong numpy fails with unreadable errors), and it hushes two
+warnings of Paddle: at its import, for those who compile extensions of it, and in every training,
+that batch norms keep statistics.
 """
 
 from __future__ import annotations
+
+import core.settings.loading  # isort: skip  # noqa: F401 - from here on Ctrl-C ends a tool
 
 import atexit
 import contextlib
@@ -18,7 +20,7 @@ import warnings
 
 from core.errors import ConfigError
 from core.settings.files import scratch
-from core.settings.signals import ENDING, held_back, renew
+from core.settings.signals import WORDS, held_back, renew
 from core.settings.versions import check_versions
 
 try:
@@ -35,12 +37,13 @@ def load_paddle() -> None:
 
     It answers signals that end a process with a page of C++ frames: SIGTERM too, with which `kill`
     ends a training, and the launcher of several processes after Ctrl-C. Such a signal waits until
-    this is undone. And it silences all loggers below a warning.
+    this is undone, and so does Ctrl-C, which Paddle takes for a broken installation. And it
+    silences all loggers below a warning.
     """
     _have_home()
     logger = logging.getLogger()
     level = logger.level
-    with held_back(*ENDING):
+    with held_back(*WORDS):
         importlib.import_module("paddle").disable_signal_handler()
         renew()
     logger.setLevel(level)

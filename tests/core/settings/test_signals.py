@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from core.settings.loading import TOOLS
 from core.settings.signals import number_of, renew
 from tests.alone import run_alone
 
@@ -42,3 +45,22 @@ def test_paddle_may_be_loaded_in_a_thread() -> None:
 def test_what_paddle_makes_of_a_signal_in_a_backward_pass(text: str, number: int | None) -> None:
     assert number_of(OSError(text)) == number
     assert number_of(ValueError(text)) is None
+
+
+ENDS_ITSELF = "import os, signal, sys; sys.argv[0] = {command!r}; import core.settings.startup; \
+os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize("command", [str(TOOLS / "train.py"), "trislim train"])
+def test_ctrl_c_while_a_tool_is_loading_ends_it_without_a_word(command: str) -> None:
+    ended = _end_itself(command)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+def test_programs_that_import_us_keep_their_ctrl_c() -> None:
+    assert _end_itself("own.py").stderr.endswith("KeyboardInterrupt\n")
+
+
+def _end_itself(command: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", ENDS_ITSELF.format(command=command)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=60)
