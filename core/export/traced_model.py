@@ -25,6 +25,7 @@ from core.export.onnx.convert import OPSET
 from core.graph import cost
 from core.graph.batch_norm_folding import fold_finite
 from core.graph.free_batch import trace_graph
+from core.graph.padding import pad_last_axes
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
 from core.graph.uneven_resizing import gather_uneven_resizing
@@ -226,7 +227,7 @@ def trace_for_export(
     if settings.rewritten:
         rounded = {graph.made.get(path) for path in rounded_outputs(model)}
         graph = rewrite(graph, {name for name in rounded if name is not None})
-    graph = gather_uneven_resizing(graph)
+    graph = pad_last_axes(gather_uneven_resizing(graph))
     int8 = None
     if quantized_layers(model):
         int8 = Int8Exporter(model, layer, graph, settings.target, cut, settings.opset)

@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from paddle.base.proto import framework_pb2
 
 from core.errors import ExportError
+from core.graph.padding import is_misread
 from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
@@ -262,10 +263,13 @@ class _Paddle(Predictor):
         config.disable_glog_info()
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(threads)
-        kinds = _operator_kinds(files[0])
+        operators = _operators(files[0])
+        kinds = {op.type for op in operators}
         if "quantize_linear" in kinds:
             config.enable_mkldnn()
             config.enable_mkldnn_int8(set(_INT8_OPERATORS))
+        elif any(is_misread(op) for op in operators):  # of other tools; it would damage memory
+            config.disable_mkldnn()
         if kinds and "batch_norm" not in kinds:
             # looking for them in vain takes two thirds of the time to load Lite-HRNet-30, 11 s
             for name in _BATCH_NORM_PASSES:
@@ -378,13 +382,13 @@ def _muted() -> Iterator[None]:
                 os.close(copy)
 
 
-def _operator_kinds(file: Path) -> set[str]:
-    """Return the kinds of operators of a program; none if it is not one of the old IR."""
+def _operators(file: Path) -> list[Any]:
+    """Return the operators of a program; none if it is not one of the old IR."""
     program = framework_pb2.ProgramDesc()
     if file.suffix == ".json":
-        return set()
+        return []
     try:
         program.ParseFromString(file.read_bytes())
     except DecodeError:
-        return set()
-    return {op.type for block in program.blocks for op in block.ops}
+        return []
+    return [op for block in program.blocks for op in block.ops]
