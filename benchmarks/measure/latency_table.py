@@ -97,7 +97,7 @@ def write_networks(root: Path) -> dict[str, tuple[Path, list[LayerShape]]]:
             files = folder / "model.pdmodel", folder / "model.pdiparams"
             graph = trace_folded(network, [InputSpec(IMAGE, "float32", "image")])
             graph.write(*files)
-            (folder / "model.onnx").write_bytes(convert_to_onnx(*files))
+            (folder / "model.onnx").write_bytes(convert_to_onnx(graph))
             written[folder.name] = (folder, list(shapes_of(graph)))
     return written
 

@@ -164,8 +164,9 @@ def _prune(job: PeerJob) -> list[dict[str, Any]]:
 def _pruner(criterion: str, model: Layer, shape: tuple[int, ...]) -> Any:
     from paddle.base.dygraph import base
 
-    # its name up to Paddle 2
+    # their names up to Paddle 2 and NumPy 1
     base._to_static_mode_guard_ = base.to_static_mode_guard
+    vars(np).setdefault("product", np.prod)
     from paddleslim.dygraph import FPGMFilterPruner, L1NormFilterPruner
 
     pruners = {"l1_norm": L1NormFilterPruner, "fpgm": FPGMFilterPruner}

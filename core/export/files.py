@@ -10,9 +10,7 @@ from core.errors import ExportError
 from core.export import lite, openvino_ir
 from core.export.onnx.convert import OPSET, convert_to_onnx
 from core.graph import cost
-from core.graph.adaptive_pooling import expand_adaptive_pools
 from core.graph.program import Graph
-from core.graph.told_values import values_as_weights
 from core.runtimes.description import DESCRIPTION
 from core.settings.config import suggest
 from core.settings.files import scratch
@@ -112,15 +110,14 @@ def write_files(graph: Graph, folder: Path, formats: Sequence[Format], opset: in
     """
     if "paddle" in formats:
         graph.write(folder / MODEL, folder / PARAMS)
-    with scratch() as place:  # the converters read files of Paddle
-        files = Path(place, MODEL), Path(place, PARAMS)
-        if "onnx" in formats or "openvino" in formats:
-            values_as_weights(expand_adaptive_pools(graph)).write(*files)
-            content = convert_to_onnx(*files, opset)
-            if "onnx" in formats:
-                (folder / ONNX).write_bytes(content)
-            if "openvino" in formats:
-                openvino_ir.convert(content, folder / OPENVINO[0])
-        if "lite" in formats:
+    if "onnx" in formats or "openvino" in formats:
+        content = convert_to_onnx(graph, opset)
+        if "onnx" in formats:
+            (folder / ONNX).write_bytes(content)
+        if "openvino" in formats:
+            openvino_ir.convert(content, folder / OPENVINO[0])
+    if "lite" in formats:
+        with scratch() as place:  # its converter reads files of Paddle
+            files = Path(place, MODEL), Path(place, PARAMS)
             graph.write(*files)
             (folder / LITE).write_bytes(lite.convert(*files))

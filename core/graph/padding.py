@@ -45,7 +45,7 @@ def _padded(op: Any) -> list[int] | None:
 
 def _as_pad3d(graph: Graph, op: Any) -> None:
     source, target = only(op.inputs, "X"), only(op.outputs, "Out")
-    options = {
+    options: dict[str, Any] = {
         "paddings": _padded(op),
         "mode": "constant",
         "value": float(attribute(op, "pad_value", 0.0)),
@@ -53,7 +53,7 @@ def _as_pad3d(graph: Graph, op: Any) -> None:
     }
     front = [1] * (AXES - len(graph.shape(source)))
     wide, padded = f"{target}@wide", f"{target}@padded"
-    axes = {"axes": list(range(len(front)))}
+    axes: dict[str, Any] = {"axes": list(range(len(front)))}
     steps = [
         ("unsqueeze2", source, wide, [*front, *graph.shape(source)], axes),
         ("pad3d", wide, padded, [*front, *graph.shape(target)], options),

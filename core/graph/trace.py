@@ -1,7 +1,7 @@
 """Turn a live layer into a graph of operators; the one place that knows Paddle's old IR.
 
 Paddle 3 builds graphs in PIR by default, switched by `FLAGS_enable_pir_api`. The old IR is what
-`.pdmodel` files, paddle2onnx and Paddle Lite speak, it is several times faster to trace, and its
+`.pdmodel` files and Paddle Lite speak, it is several times faster to trace, and its
 operators name their weights. So `old_ir` chooses it locally and puts everything back: the flag,
 dynamic mode with its very tracer (a `no_grad` around the call stays in force), and the counter of
 unique names (`paddle.disable_static` would start it again at 0, and layers built later would get

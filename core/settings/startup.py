@@ -20,7 +20,7 @@ import warnings
 
 from core.errors import ConfigError
 from core.settings.files import scratch
-from core.settings.signals import WORDS, held_back, renew
+from core.settings.signals import ENDING, held_back, renew
 from core.settings.versions import check_versions
 
 try:
@@ -37,13 +37,12 @@ def load_paddle() -> None:
 
     It answers signals that end a process with a page of C++ frames: SIGTERM too, with which `kill`
     ends a training, and the launcher of several processes after Ctrl-C. Such a signal waits until
-    this is undone, and so does Ctrl-C, which Paddle takes for a broken installation. And it
-    silences all loggers below a warning.
+    this is undone. And it silences all loggers below a warning.
     """
     _have_home()
     logger = logging.getLogger()
     level = logger.level
-    with held_back(*WORDS):
+    with held_back(*ENDING):
         importlib.import_module("paddle").disable_signal_handler()
         renew()
     logger.setLevel(level)

@@ -58,7 +58,7 @@ def build(model, shape=SHAPE):
 def to_onnx(graph, folder):
     files = folder / "float.pdmodel", folder / "float.pdiparams"
     graph.write(*files)
-    return onnx.load_model_from_string(convert_to_onnx(*files))
+    return onnx.load_model_from_string(convert_to_onnx(graph))
 
 
 def image(positive=False, shape=SHAPE):

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from core.errors import CheckpointError, ConfigError, DataError
-from core.export.onnx.convert import convert_to_onnx
 from core.export.package import export
 from core.runtimes.description import TaskSettings, read_description, write_description
 from core.runtimes.memory import peak_memory_mb
@@ -159,10 +158,9 @@ def test_processes_of_ours_import_nothing_from_where_the_user_stands(
     stranger = tmp_path / "model"
     export(task, task.build_model(), stranger, ("paddle", "onnx"))
     (stranger / "deploy.yml").unlink()
-    for name in ("numpy", "paddle2onnx", "onnx", "onnxruntime", "core", "sitecustomize", "json"):
+    for name in ("numpy", "onnx", "onnxruntime", "core", "sitecustomize", "json"):
         (stranger / f"{name}.py").write_text(EVIL)
     monkeypatch.chdir(stranger)
-    convert_to_onnx(Path("model.pdmodel"), Path("model.pdiparams"))
     predictor = load_predictor(".", "onnxruntime")
     assert predictor.backend == "onnxruntime"
     image = paddle.ones([1, 3, 8, 8]).numpy()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -221,23 +219,9 @@ def test_an_export_that_is_killed_leaves_nothing_for_long(
     words = ("--weights", "run", "--plugin", "outside.toy", "--format", "paddle,onnx")
     process = start("export_model.py", *words, "--save_dir", "out")
 
-    def converters() -> list[psutil.Process]:
-        found = []
-        for each in psutil.Process(process.pid).children():
-            with contextlib.suppress(
-                psutil.NoSuchProcess
-            ):  # others come and go, zombies among them
-                if "core.export.onnx.converter_process" in each.cmdline():
-                    found.append(each)
-        return found
-
-    children = wait_for(process, converters)
+    wait_for(process, (tmp_path / ".out.trislim-partial").exists)
     process.kill()
     process.communicate(timeout=60)
-    assert gone(children)
-    left = names(tmp_path / "tmp")
-    assert left
-    assert all(re.fullmatch(r"\.trislim-scratch-\w+", name) for name in left)
     assert names(tmp_path) == [".out.trislim-lock", ".out.trislim-partial", "run", "tmp"]
     export(toy, model, tmp_path / "other", ("onnx",))  # the next one sweeps up
     assert names(tmp_path / "tmp") == []

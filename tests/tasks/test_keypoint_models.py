@@ -71,12 +71,17 @@ def test_weights_have_the_names_and_shapes_of_paddledetection(
     assert ORACLE.digests(own) == FACTS[name]["weights"]
 
 
+# In double precision the networks are up to 9e-7 and, with norms of the batch, 1.2e-5 away from the
+# facts, which are computed in float32; two builds of Paddle round apart by up to twice that.
+ROUNDED = {"eval": 2e-6, "train": 2.5e-5}
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_heatmaps_are_those_of_paddledetection(name: str, network: Callable[[str], Layer]) -> None:
-    for mode in ("eval", "train"):  # in this order: training changes the statistics
+    for mode, rounded in ROUNDED.items():  # in this order: training changes the statistics
         heatmaps = ORACLE.heatmaps(network(name), train=mode == "train")
         found = heatmaps[tuple(zip(*ORACLE.PLACES))]
-        limit = 1e-5 * np.abs(heatmaps).max()
+        limit = rounded * np.abs(heatmaps).max()
         np.testing.assert_allclose(found, FACTS[name][mode], rtol=0, atol=limit)
 
 

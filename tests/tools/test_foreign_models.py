@@ -269,7 +269,8 @@ def test_one_of_several_outputs_of_a_program_is_kept(tmp_path: Path) -> None:
     assert source.graph.outputs == ["logits"]
     assert not any("more" in name for name in source.graph.weights)
     # and a program by its path
-    file = convert_to_onnx(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    graph = Graph.from_files(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    file = convert_to_onnx(graph)
     (tmp_path / "other.onnx").write_bytes(file)
     image = np.ones((1, 3, 8, 8), np.float32)
     answers = [

@@ -78,7 +78,7 @@ def quantized(float_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         graph.weights[name] = np.full_like(graph.weights[name], 1)
     graph.write(*files)
     table = [LayerScales(name, Grid(1.0, signed=True)) for name in filters]
-    proto = onnx.load_model_from_string(convert_to_onnx(*files))
+    proto = onnx.load_model_from_string(convert_to_onnx(graph))
     proto = quantize_onnx(proto, table, PRESETS["openvino"])
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     quantize_program(graph, table).write(*files)

@@ -1,9 +1,7 @@
-"""Tidy an ONNX graph as the converter writes it, in linear time.
+"""Tidy an ONNX graph as `model_writer` writes it, in linear time.
 
-The converter's own optimizer does this and more, but takes 13 s for the 2,500 operators of
-Lite-HRNet-30, where these few steps take a fifth of a second; the runtimes do the rest when they
-load. A tidy graph also is what int8 export edits: weights are initializers under their own names,
-tensors have the names that they have in Paddle, and a convolution has its bias inside.
+The runtimes do the rest when they load. A tidy graph also is what int8 export edits: tensors have
+the names that they have in Paddle, and a convolution has its bias inside.
 """
 
 from __future__ import annotations
@@ -14,15 +12,15 @@ from typing import Any
 
 from onnx import TensorProto, numpy_helper
 
-_OF_CONVERTER = re.compile(r"[A-Z]\w*\.\d+")
+_BETWEEN = re.compile(r"[A-Z]\w*\.\d+")
 
 
 def clean_up(graph: Any) -> None:
     """Change a `GraphProto` in place; its results, inputs and outputs stay the same."""
-    nodes = list(graph.node)
     initializers = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = _take_constants(nodes, initializers)
-    nodes = _drop_identities(nodes, {*initializers, *_names(graph.input)}, _names(graph.output))
+    nodes = _drop_identities(
+        list(graph.node), {*initializers, *_names(graph.input)}, _names(graph.output)
+    )
     nodes = _take_biases_in(nodes, initializers, _names(graph.output))
     nodes = _drop_unused(nodes, _names(graph.output))
     used = {name for node in nodes for name in node.input} | set(_names(graph.output))
@@ -40,23 +38,10 @@ def _names(entries: Any) -> list[str]:
     return [entry.name for entry in entries]
 
 
-def _take_constants(nodes: list[Any], initializers: dict[str, TensorProto]) -> list[Any]:
-    """Make initializers of constants."""
-    kept = []
-    for node in nodes:
-        value = next((each.t for each in node.attribute if each.name == "value"), None)
-        if node.op_type != "Constant" or value is None:
-            kept.append(node)
-            continue
-        value.name = node.output[0]
-        initializers[value.name] = value
-    return kept
-
-
 def _drop_identities(nodes: list[Any], fixed: set[str], outputs: list[str]) -> list[Any]:
     """Let readers read the source; outputs of the graph and of Paddle's operators pass names on.
 
-    The converter computes `Add.7` and hands it over to the tensor that Paddle's operator makes.
+    `node_writer` computes `Add.7` and hands it over to the tensor that Paddle's operator makes.
     """
     alias: dict[str, str] = {}
     kept = []
@@ -64,7 +49,7 @@ def _drop_identities(nodes: list[Any], fixed: set[str], outputs: list[str]) -> l
         if node.op_type == "Identity":
             source, target = _resolve(alias, node.input[0]), node.output[0]
             renamed = source not in fixed and source not in outputs
-            if renamed and (target in outputs or _OF_CONVERTER.fullmatch(source)):
+            if renamed and (target in outputs or _BETWEEN.fullmatch(source)):
                 alias[source] = target
                 continue
             if target not in outputs:

@@ -1,10 +1,6 @@
-"""From Paddle's files to ONNX: weights as initializers under their names, free dimensions named."""
+"""From a graph of Paddle's operators to an ONNX file: written, tidied and checked."""
 
 from __future__ import annotations
-
-import importlib.util
-from pathlib import Path
-from typing import Any
 
 import onnx
 
@@ -12,22 +8,17 @@ from core.errors import ExportError
 from core.export.onnx.cleanup import clean_up
 from core.export.onnx.model_writer import write_onnx
 from core.graph.program import Graph
-from core.settings.files import scratch
-from core.settings.processes import last_words, lines_of, run_module
 
-PACKAGE = "paddle2onnx"
 OPSET = 13  # the first with per-channel DequantizeLinear, which int8 export needs
 
 
-def convert_to_onnx(model: Path, params: Path, opset: int = OPSET) -> bytes:
-    """Convert a `.pdmodel` with its parameters; names of inputs, outputs and weights are kept.
+def convert_to_onnx(graph: Graph, opset: int = OPSET) -> bytes:
+    """Write a graph as an ONNX file; names of inputs, outputs and weights are kept.
 
-    paddle2onnx converts it where it is installed, `core.export.onnx.model_writer` where it is not:
-    there is no build of it for Python 3.13.
+    Free dimensions are called `batch`, if they come first, or by their input and place.
 
     Args:
-        model: Program of Paddle's old IR.
-        params: Its weights.
+        graph: Operators of Paddle's old IR; it stays as it is.
         opset: At least 13; raised where an operator needs a newer one.
 
     Raises:
@@ -35,22 +26,10 @@ def convert_to_onnx(model: Path, params: Path, opset: int = OPSET) -> bytes:
     """
     if opset < OPSET:
         raise ExportError(f"opset: expected {OPSET} or more, got {opset}")
-    if importlib.util.find_spec(PACKAGE) is not None:
-        proto = _run_converter(model, params, opset)
-    else:
-        proto = write_onnx(Graph.from_files(model, params), opset)
-    return finished(proto)
-
-
-def finished(proto: onnx.ModelProto) -> bytes:
-    """Tidy a converted model, name its free dimensions and check it.
-
-    Raises:
-        ExportError: It does not pass ONNX's checker.
-    """
+    proto = write_onnx(graph, opset)
     clean_up(proto.graph)
     _name_free_dimensions(proto.graph)
-    proto.producer_name, proto.producer_version = "trislim", ""
+    proto.producer_name = "trislim"
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
@@ -60,22 +39,7 @@ def finished(proto: onnx.ModelProto) -> bytes:
     return result
 
 
-def _run_converter(model: Path, params: Path, opset: int) -> Any:
-    with scratch() as folder:
-        output = Path(folder, "model.onnx")
-        files = [str(path.resolve()) for path in (model, params)]
-        done = run_module("core.export.onnx.converter_process", *files, str(opset), str(output))
-        if done.returncode == 0 and output.is_file():
-            return onnx.load(output)
-    said = lines_of(done)
-    named = [line for line in said if line.startswith("[Paddle2ONNX]") and "support" in line]
-    spoken = named or [line for line in said if line.startswith("[ERROR]")]
-    reason = spoken[-1] if spoken else last_words(done)
-    raise ExportError(f"onnx: the model cannot be converted: {reason.rstrip(' ,')}")
-
-
-def _name_free_dimensions(graph: Any) -> None:
-    """Call the first free dimension of inputs `batch`; leave out the converter's counted names."""
+def _name_free_dimensions(graph: onnx.GraphProto) -> None:
     for port in (*graph.input, *graph.output):
         for index, dimension in enumerate(port.type.tensor_type.shape.dim):
             if dimension.HasField("dim_param") or dimension.dim_value <= 0:

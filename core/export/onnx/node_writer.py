@@ -20,8 +20,8 @@ Attribute: TypeAlias = int | float | str | Sequence[int] | TensorProto
 class NodeWriter:
     """Collects nodes and constants.
 
-    Tensors between the nodes of one operator are called as paddle2onnx calls its own, `Add.7`, so
-    that `core.export.onnx.cleanup` tells them from those of Paddle.
+    Tensors between the nodes of one operator are called `Add.7`, so that
+    `core.export.onnx.cleanup` tells them from those of Paddle.
 
     Attributes:
         opset: The opset that was asked for, or a newer one that an operator needs.

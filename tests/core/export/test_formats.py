@@ -21,7 +21,6 @@ from core.act.source import open_source
 from core.errors import ExportError
 from core.export.files import FILES
 from core.export.int8 import int8_files
-from core.export.onnx import convert
 from core.export.package import export
 from core.prune.planning.latency import load_run
 from core.runtimes import formats as known
@@ -284,14 +283,3 @@ def one(task: Task) -> list[Any]:
 
 def test_targets_of_the_command_line_are_those_of_onnx_files() -> None:
     assert set(ONNX_TARGETS) == PRESETS.keys()
-
-
-@pytest.mark.parametrize("kind", ["float", "int8"])
-def test_onnx_and_openvino_need_no_converter(
-    monkeypatch: pytest.MonkeyPatch, task: Task, tmp_path: Path, kind: str
-) -> None:
-    monkeypatch.setattr(convert, "PACKAGE", "paddle2onnx_that_is_not_there")
-    monkeypatch.setattr(convert, "run_module", None)  # nothing is run
-    made = export(task, build(task, kind), tmp_path / "made", ["paddle", "onnx", "openvino"])
-    assert {each.runtime for each in made.differences} == {"paddle", "onnxruntime", "openvino"}
-    assert names(tmp_path / "made") == named(("paddle", "onnx", "openvino")) | {"deploy.yml"}

@@ -82,7 +82,7 @@ def test_the_files_answer_alike_for_any_batch(
     graph.write(*files)
     assert graph.shape("image") == (-1, 3, 8, 8)
     assert graph.shape("output")[0] == -1
-    session = onnxruntime.InferenceSession(convert_to_onnx(*files))
+    session = onnxruntime.InferenceSession(convert_to_onnx(graph))
     config = paddle.inference.Config(*map(str, files))
     config.disable_glog_info()
     config.disable_mkldnn()  # its concatenation of a constant and a map mixes up their layouts

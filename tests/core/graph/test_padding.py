@@ -57,7 +57,7 @@ def test_files_pad_as_the_network_does(pads: list[int], kinds: set[str], tmp_pat
     assert added - ({"unsqueeze2"} if len(pads) == 10 else set()) == kinds
     files = tmp_path / MODEL, tmp_path / PARAMS
     made.write(*files)
-    session = onnxruntime.InferenceSession(convert_to_onnx(*files))
+    session = onnxruntime.InferenceSession(convert_to_onnx(made))
     np.testing.assert_allclose(session.run(None, {"image": IMAGE})[0], wanted, atol=1e-5)
     _check_paddle(tmp_path, wanted)
 

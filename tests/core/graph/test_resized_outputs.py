@@ -115,7 +115,7 @@ def test_an_output_stays_the_same(folder: Path, how: dict[str, Any]) -> None:
     files = folder / "model.pdmodel", folder / "model.pdiparams"
     image = np.random.default_rng(1).normal(0, 1, (2, 3, 20, 28)).astype("float32")  # as in `run`
     made.write(*files)
-    (folder / "model.onnx").write_bytes(convert_to_onnx(*files))
+    (folder / "model.onnx").write_bytes(convert_to_onnx(made))
     for backend in BACKENDS:
         found = load_predictor(folder, backend, own=True).run(image)["logits"]
         assert found.shape == wanted.shape

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import numpy as np
 import onnxruntime
 import paddle
-import pytest
 from paddle import nn
 from paddle.static import InputSpec
 
-from core.errors import ExportError
 from core.export.files import write_files
-from core.export.onnx import convert
 from core.graph.program import Graph
 from core.graph.trace import trace
 
@@ -41,31 +37,6 @@ def test_assigned_numbers_and_constants_are_converted(tmp_path: Path) -> None:
     assert [op.type for op in graph.operators] == kinds
     image = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype("float32")
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    found = dict(zip(graph.outputs, session.run(None, {"image": image})))
-    for name, wanted in layer(paddle.to_tensor(image)).items():
-        np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-6)
-
-
-def test_what_paddle2onnx_cannot_read_is_said_in_its_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = "[ERROR] Cannot found attribute fp32_values in op: set_value\n"
-    done = CompletedProcess([], -6, said, "Aborted\n")
-    monkeypatch.setattr(convert, "PACKAGE", "onnx")  # as if it were installed on any Python
-    monkeypatch.setattr(convert, "run_module", lambda *given: done)
-    with pytest.raises(ExportError, match=r"^onnx: .*\[ERROR\] Cannot found attribute fp32_val"):
-        convert.convert_to_onnx(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
-
-
-def test_without_paddle2onnx_numbers_are_read_where_they_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(convert, "PACKAGE", "paddle2onnx_that_is_not_there")
-    layer, files = Told(), (tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
-    graph = Graph.from_trace(trace(layer, SPECS))
-    graph.write(*files)
-    image = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype("float32")
-    session = onnxruntime.InferenceSession(convert.convert_to_onnx(*files))
     found = dict(zip(graph.outputs, session.run(None, {"image": image})))
     for name, wanted in layer(paddle.to_tensor(image)).items():
         np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-6)

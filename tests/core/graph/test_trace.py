@@ -218,7 +218,7 @@ def test_parts_that_are_replaced_are_read_afterwards(tmp_path: Path) -> None:
     files = tmp_path / "model.pdmodel", tmp_path / "model.pdiparams"
     graph.write(*files)
     image = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype("float32")
-    session = onnxruntime.InferenceSession(convert_to_onnx(*files))
+    session = onnxruntime.InferenceSession(convert_to_onnx(graph))
     found = dict(zip(graph.outputs, session.run(None, {"image": image})))
     for name, wanted in layer(paddle.to_tensor(image)).items():
         np.testing.assert_allclose(found[name], wanted.numpy(), rtol=1e-6)

@@ -51,7 +51,7 @@ def test_runtimes_take_the_places_that_paddle_takes(
     made.write(*files)
     image = np.random.default_rng(0).normal(size=(2, 3, 7, 7)).astype("float32")
     wanted = layer(paddle.to_tensor(image)).numpy()
-    session = onnxruntime.InferenceSession(convert_to_onnx(*files))
+    session = onnxruntime.InferenceSession(convert_to_onnx(made))
     np.testing.assert_allclose(session.run(None, {"image": image})[0], wanted, atol=1e-5)
     config = paddle.inference.Config(*map(str, files))
     config.disable_glog_info()

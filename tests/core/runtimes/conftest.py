@@ -34,8 +34,7 @@ def bare(tmp_path_factory):
     specs = [InputSpec([None, 3], "float32", "left"), InputSpec([None, 3], "float32", "right")]
     graph = Graph.from_trace(trace(layer, specs))
     graph.write(folder / "model.pdmodel", folder / "model.pdiparams")
-    onnx = convert_to_onnx(folder / "model.pdmodel", folder / "model.pdiparams")
-    (folder / "model.onnx").write_bytes(onnx)
+    (folder / "model.onnx").write_bytes(convert_to_onnx(graph))
     return folder
 
 

@@ -89,7 +89,7 @@ def build(model: nn.Layer, shape: tuple[int, ...] = SHAPE) -> Graph:
 def to_onnx(graph: Graph, folder: Path) -> onnx.ModelProto:
     files = folder / "float.pdmodel", folder / "float.pdiparams"
     graph.write(*files)
-    return onnx.load_model_from_string(convert_to_onnx(*files))
+    return onnx.load_model_from_string(convert_to_onnx(graph))
 
 
 def table_of(

@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 
+from core.export.onnx.convert import convert_to_onnx
 from tests.networks.converted import (
     Function,
     answers_of_file,
@@ -16,7 +17,6 @@ from tests.networks.converted import (
     assert_same,
     check,
     graph_of,
-    own_file,
     random,
 )
 
@@ -192,7 +192,7 @@ def test_nearest_resizing_between_the_corners() -> None:
     (resizing,) = (op for op in graph.operators if op.type == "nearest_interp_v2")
     (aligned,) = (each for each in resizing.attrs if each.name == "align_corners")
     aligned.b = True
-    found = answers_of_file(own_file(graph), graph, [X])
+    found = answers_of_file(convert_to_onnx(graph), graph, [X])
     assert_same(found, answers_of_program(graph, [X]))
 
 

@@ -1,5 +1,5 @@
-"""Call paddle2onnx; run as `python -m core.export.onnx.converter_process MODEL PARAMS OPSET
-OUTPUT`.
+"""Call paddle2onnx, which our files are compared with:
+`python -m tests.networks.paddle2onnx_process MODEL PARAMS OPSET OUTPUT`.
 
 It stands in a process of its own because paddle2onnx prints on standard output and aborts the
 whole process where it meets an operator that it does not know. Its Python package would import
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     content: bytes = load_compiled().export(
         *(model, params, int(opset)),
         *(True, False),  # a higher opset where an operator needs it; nothing printed
-        *(False, True, False),  # no check, experimental operators, see core.export.onnx.cleanup
+        *(False, True, False),  # no check, experimental operators
         *({}, "onnxruntime", "", "", False),  # no operators of users, no calibration, no float16
     )
     Path(output).write_bytes(content)

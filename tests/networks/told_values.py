@@ -1,6 +1,6 @@
 """Numbers that operators hold in attributes, as weights.
 
-Paddle 3 writes them as scalars of any type, which the converter to ONNX does not read.
+Paddle 3 writes them as scalars of any type, which paddle2onnx does not read.
 """
 
 from __future__ import annotations
