@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,15 +24,16 @@ log = logging.getLogger(__name__)
 
 
 def is_whole(content: bytes) -> bool:
-    """Tell whether a JPEG or PNG file has its end; what follows does not matter.
+    """Tell whether a JPEG or PNG file has its end, and a PNG file its checksums right.
 
-    Phones append videos to JPEG files, in which any marker may occur by chance: so the segments
-    are followed from the first to the end of the image. Files of other kinds count as whole.
+    What follows the end does not matter: phones append videos to JPEG files, in which any marker
+    may occur by chance, so the segments are followed from the first to the end of the image. Files
+    of other kinds count as whole.
     """
     if content.startswith(JPEG):
         return any(code == _END for code, _ in _jpeg_segments(content))
     if content.startswith(PNG):
-        return _png_end(content) is not None
+        return _is_whole_png(content)
     return True
 
 
@@ -118,12 +120,21 @@ def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int]]:
             place += int.from_bytes(content[place : place + 2], "big")
 
 
-def _png_end(content: bytes) -> int | None:
-    """Return where a PNG file ends; None where its last chunk is missing."""
-    place = len(PNG)
+def _is_whole_png(content: bytes) -> bool:
+    """Tell whether all chunks that pixels depend on are there, with the checksums that they have.
+
+    Pillow, which reads palettes, takes pixels with a wrong one as they are.
+    """
+    place, data = len(PNG), memoryview(content)
     while place + 12 <= len(content):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
         kind = content[place + 4 : place + 8]
-        place += 12 + int.from_bytes(content[place : place + 4], "big")
+        if end > len(content):
+            return False
+        wanted = int.from_bytes(data[end - 4 : end], "big")
+        if kind[:1].isupper() and zlib.crc32(data[place + 4 : end - 4]) != wanted:
+            return False
         if kind == b"IEND":
-            return place if place <= len(content) else None
-    return None
+            return True
+        place = end
+    return False

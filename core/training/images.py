@@ -127,8 +127,8 @@ def check_size(path: str, width: int, height: int) -> None:
 def _read(path: str) -> bytes:
     content = read_bytes(path, DataError)
     if not is_whole(content):
-        kind = "JPEG" if content.startswith(JPEG) else "PNG"
-        raise DataError(f"{path}: the {kind} file is truncated")
+        what = "JPEG file is" if content.startswith(JPEG) else "PNG file is damaged or"
+        raise DataError(f"{path}: the {what} truncated")
     width, height = declared_size(content) or (0, 0)
     check_size(path, width, height)
     return content

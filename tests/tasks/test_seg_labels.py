@@ -109,3 +109,22 @@ def test_broken_maps_wait_for_their_turn(tmp_path: Path) -> None:
     paths = write_maps(tmp_path, [0, 1, 2])
     (tmp_path / "broken.png").write_bytes(b"x")
     check_classes([tmp_path / "broken.png", *paths], NAMES, DATA)
+
+
+def test_no_flipped_bit_of_a_palette_file_changes_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 5, (40, 30)).astype(np.uint8)
+    image = Image.fromarray(label, "P")
+    image.putpalette(rng.integers(0, 256, 768).tolist())
+    path = tmp_path / "label.png"
+    image.save(path)
+    content = path.read_bytes()
+    for place in rng.permutation(len(content))[:150]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(damaged))
+        try:
+            found = read_label(str(path))
+        except DataError:
+            continue
+        np.testing.assert_array_equal(found, label)

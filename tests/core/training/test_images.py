@@ -57,7 +57,7 @@ def test_annotations_say_which_way_up_an_image_is(tmp_path: Path, orientation: i
     [
         (png(200_000, 3), r"x\.png: the image is 200000x3; expected sides up to 32766"),
         (png(30_000, 30_000), r"x\.png: the image is 30000x30000; .* 268,435,456 pixels in all"),
-        (encoded(".png")[:-30], r"x\.png: the PNG file is truncated"),
+        (encoded(".png")[:-30], r"x\.png: the PNG file is damaged or truncated"),
         (encoded(".bmp")[:-30], r"x\.png: not an image that OpenCV can decode"),
         (b"", r"x\.png: not an image"),
         (b"\x89PNG", r"x\.png: not an image"),
