@@ -171,7 +171,7 @@ def never_prune(task: Task, model: Layer) -> tuple[dict[str, str], float]:
 def cut_to(model: Layer, target: float, analysis: Analysis) -> Array:
     (settings,) = load_yaml(ROOT / "configs/slim/prune.yml")["strategies"]
     scores = score(model, analysis.groups, analysis.weights, settings["criterion"])
-    ranking = plan.Ranking(analysis, scores, settings["round_to"])
+    ranking = plan.Ranking(analysis, scores, settings["round_to"], even_halves=True)
     limit = analysis.cost.macs(analysis.keep_all()) * (1 - target)
     return ranking.keep(plan.uniform(ranking, analysis.cost.macs, limit))
 

@@ -121,7 +121,9 @@ class Planner:
             gradients=self._gradients,
         )
         chosen = plan.choose_groups(analysis, config.pruned_params, "pruned_params")
-        return plan.Ranking(analysis, scores, config.round_to, config.max_ratio, chosen)
+        asked = config.pruned_ratio is not None  # for so many channels of each layer
+        limits = config.round_to, config.max_ratio
+        return plan.Ranking(analysis, scores, *limits, chosen, even_halves=not asked)
 
     def _plan(self, analysis: Analysis) -> Array:
         config, cost = self._config, analysis.cost

@@ -18,7 +18,8 @@ WORDS = st.text("abcdef ,:-", min_size=1, max_size=8).filter(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(WORDS, min_size=1, max_size=6),
+    # names of which each is an entry of a list, "- a", are refused
+    st.lists(WORDS, min_size=1, max_size=6).filter(lambda names: any("- " not in n for n in names)),
     st.sampled_from([" ", "   ", "\t", ",", ", ", ";", ": ", " : ", "="]),
     st.sampled_from(["\n", "\r\n", "\r", "\n\n"]),
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),

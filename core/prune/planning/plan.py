@@ -11,6 +11,7 @@ import numpy as np
 
 from core.errors import ConfigError
 from core.network.layers import match
+from core.prune.planning.halves import EvenHalves
 from core.prune.structure.analysis import Analysis, Group
 from core.prune.structure.labels import Array
 from core.settings.config import suggest
@@ -30,6 +31,8 @@ class Ranking:
         round_to: Kept channels per group are a multiple of it, or all.
         max_ratio: No group loses a larger share of its channels.
         chosen: Positions of the groups that may be cut; None means all.
+        even_halves: The second input of a channel shuffle keeps as many channels as the first, if
+            it can, whatever its own share and `round_to` say.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Ranking:
         round_to: int = 1,
         max_ratio: float = 0.9,
         chosen: Sequence[int] | None = None,
+        even_halves: bool = False,
     ) -> None:
         self.analysis, self.scores, self.round_to = analysis, list(scores), round_to
         groups = analysis.groups
@@ -48,6 +52,8 @@ class Ranking:
             _steps(len(group), len(order), round_to, max_ratio) if index in self.chosen else [0]
             for index, (group, order) in enumerate(zip(groups, self.orders))
         ]
+        most = [steps[-1] for steps in self.steps]
+        self._halves = EvenHalves(analysis, self.orders, most) if even_halves else None
 
     def nearest(self, group: int, removed: float) -> int:
         """Return the allowed number of channels to remove that is closest."""
@@ -68,6 +74,8 @@ class Ranking:
         mask = self.analysis.keep_all()
         for group, order, count in zip(self.analysis.groups, self.orders, counts):
             mask[group.units[order[:count]]] = False
+        if self._halves is not None:
+            self._halves.even_out(mask)
         return mask
 
 

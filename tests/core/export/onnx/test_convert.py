@@ -1,4 +1,4 @@
-"""Numbers in attributes reach ONNX."""
+"""What is told in attributes reaches ONNX files."""
 
 from __future__ import annotations
 
