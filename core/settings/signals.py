@@ -36,7 +36,7 @@ class Terminated(KeyboardInterrupt):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__(int(number))  # Python 3.10 calls one of `signal.Signals` by its name
         self.number = number
 
 

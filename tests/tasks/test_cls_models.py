@@ -227,6 +227,10 @@ def test_options_go_to_the_network():
         ),
         ({"name": "qq"}, r"^model\.name: PaddleClas has no network 'qq'"),
         (
+            {"name": "HRNet_W60_C"},  # its code asks for an address of weights that it has not
+            r"^model\.name: the code of HRNet_W60_C in PaddleClas does not build it: KeyError",
+        ),
+        (
             {"name": SMALL, "options": {"dropout_probb": 0.1}},
             r"^model\.options\.dropout_probb: unknown argument .*did you mean 'dropout_prob'",
         ),

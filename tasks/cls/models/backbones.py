@@ -56,7 +56,7 @@ def build_backbone(
         options: Further arguments of the PaddleClas class.
 
     Raises:
-        ConfigError: Unknown name, option or stage.
+        ConfigError: Unknown name, option or stage; or PaddleClas cannot build the network.
     """
     factory = _factory(name)
     options = dict(options or {})
@@ -73,11 +73,14 @@ def build_backbone(
     try:
         with _quiet():
             model = _build_with_own_names(lambda: factory(**given, **options))
-    except (TypeError, ValueError, AssertionError, LookupError, AttributeError) as error:
-        if not options:
-            raise
+    except (TypeError, ValueError, AssertionError, LookupError, AttributeError, NameError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"model.options: {name} refuses {options}: {reason}") from error
+        if options:
+            raise ConfigError(f"model.options: {name} refuses {options}: {reason}") from error
+        raise ConfigError(
+            f"model.name: the code of {name} in PaddleClas does not build it: "
+            f"{type(error).__name__}: {reason}"
+        ) from error
     _check_options(model, factory, options)
     if not _has_width(model, num_classes):
         raise ConfigError(f"model.name: {name} has no classifier whose classes can be chosen")

@@ -10,12 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.settings.loading import TOOLS
-from core.settings.signals import number_of, renew
+from core.settings.signals import Terminated, number_of, renew
 from tests.alone import run_alone
 
 
 def test_signals_in_a_process_of_their_own() -> None:
     run_alone("tests/core/settings/signals_alone.py")
+
+
+def test_a_signal_is_told_by_its_number_in_every_python() -> None:
+    assert str(Terminated(signal.SIGTERM)) == "15"
 
 
 def test_paddle_may_be_loaded_in_a_thread() -> None:
