@@ -295,9 +295,11 @@ def quantize(network: Network, folder: Path) -> Entry:
 
 
 def _differences(made: Exported) -> dict[str, float]:
+    """Return the largest difference by runtime; none where only equal answers are counted."""
     far: dict[str, float] = {}
     for each in made.differences:
-        far[each.runtime] = max(far.get(each.runtime, 0.0), each.relative or 0.0)
+        if each.relative is not None:
+            far[each.runtime] = max(far.get(each.runtime, 0.0), each.relative)
     return far
 
 
