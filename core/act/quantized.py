@@ -121,6 +121,7 @@ class QuantizedProgram:
         weight, limit = self.graph.weights[entry.weight], entry.limit
         steps, absmax = quantize_weight(weight, axis, limit, entry.per_channel)
         if limit == "even":
+            steps = steps.astype(np.int16)  # 128 is no int8
             ends = np.abs(steps) == HIGHEST
             steps = np.where(ends, np.sign(steps) * largest_of_even(self.processors), steps)
         elif again:
