@@ -17,6 +17,7 @@ from core.export.traced_model import ports_of
 from core.graph.batch_norm_folding import COPY, fold_batch_norms
 from core.graph.linear_layers import layers_of
 from core.graph.operators import attribute, names_of, only, operator, variable
+from core.graph.padding import pad_last_axes
 from core.graph.program import Graph
 from core.network.layers import match
 from core.quant.scales import Grid, LayerScales
@@ -232,7 +233,7 @@ def open_source(
     files = _files(folder, model_filename, params_filename)
     if files[0].suffix == ".json":
         raise _of_new_ir(files[0])
-    graph = Graph.from_files(*files)
+    graph = pad_last_axes(Graph.from_files(*files))
     rounding = next((op.type for op in graph.operators if "quantize" in op.type), None)
     if rounding:
         raise ExportError(f"{folder}: is quantized already ({rounding}); give the float model")

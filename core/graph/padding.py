@@ -20,11 +20,11 @@ def pad_last_axes(graph: Graph) -> Graph:
 
     What pads an axis before the last three stays as it is.
     """
-    return graph.replaced(lambda op: is_misread(op) and _padded(op) is not None, _as_pad3d)
+    return graph.replaced(lambda op: damages_memory(op) and _padded(op) is not None, _as_pad3d)
 
 
-def is_misread(op: Any) -> bool:
-    """Tell whether an operator is one that oneDNN does wrong, which it does with any padding."""
+def damages_memory(op: Any) -> bool:
+    """Tell whether an operator does so in oneDNN: `pad`, unless it pads by nothing."""
     return op.type == "pad" and any(attribute(op, "paddings") or ())
 
 

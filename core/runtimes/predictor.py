@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from paddle.base.proto import framework_pb2
 
 from core.errors import ExportError
-from core.graph.padding import is_misread
+from core.graph.padding import damages_memory
 from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
@@ -268,7 +268,7 @@ class _Paddle(Predictor):
         if "quantize_linear" in kinds:
             config.enable_mkldnn()
             config.enable_mkldnn_int8(set(_INT8_OPERATORS))
-        elif any(is_misread(op) for op in operators):  # of other tools; it would damage memory
+        elif any(damages_memory(op) for op in operators):  # files of other tools
             config.disable_mkldnn()
         if kinds and "batch_norm" not in kinds:
             # looking for them in vain takes two thirds of the time to load Lite-HRNet-30, 11 s

@@ -55,9 +55,7 @@ def build(model, shape=SHAPE):
     return graph
 
 
-def to_onnx(graph, folder):
-    files = folder / "float.pdmodel", folder / "float.pdiparams"
-    graph.write(*files)
+def to_onnx(graph):
     return onnx.load_model_from_string(convert_to_onnx(graph))
 
 

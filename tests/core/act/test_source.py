@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import pytest
+from paddle import nn
+from paddle.static import InputSpec
 
 from core.act.session import check_batch
 from core.act.source import never_negative, open_source
 from core.errors import ConfigError, DataError, ExportError
+from core.graph.program import Graph
+from core.graph.trace import trace
 from core.task import build_task
 from tests.core.act.conftest import places
 
@@ -88,3 +93,19 @@ def test_what_is_never_negative_may_have_a_grid_from_zero_on(exported: Path) -> 
     scales[chosen[1].tensor] = 0.0
     with pytest.raises(ExportError, match=r"head: expected a grid for its input .* got 0\.0"):
         source.table(chosen, scales, per_channel=True)
+
+
+def test_padding_that_paddle_inference_does_not_survive_is_written_otherwise(
+    tmp_path: Path,
+) -> None:
+    graph = Graph.from_trace(trace(Padded(), [InputSpec([1, 4, 5, 3], "float32", "x")]))
+    assert "pad" in {op.type for op in graph.operators}
+    graph.write(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    kinds = {op.type for op in open_source(tmp_path).graph.operators}
+    assert "pad3d" in kinds
+    assert "pad" not in kinds
+
+
+class Padded(nn.Layer):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return nn.functional.pad(x, [0, 0, 0, 3, 0, 2, 0, 0]) * 2

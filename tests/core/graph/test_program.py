@@ -183,7 +183,7 @@ def test_broken_files_are_named(tmp_path):
         Graph.from_files(tmp_path / "absent", params)
 
 
-def test_onnx_keeps_names_and_has_biases_inside(tmp_path):
+def test_onnx_keeps_names_and_has_biases_inside():
     model = randomize(
         nn.Sequential(
             nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.ReLU(), nn.Conv2DTranspose(4, 6, 2, groups=2)

@@ -17,7 +17,7 @@ from tests.networks.int8_layers import (
 
 
 @pytest.fixture(scope="module")
-def layers(tmp_path_factory):
+def layers():
     """Return one layer of each kind, some with a channel of zeros: model, graph, ONNX model."""
     model = randomize(Layers())
     for layer in (model.conv, model.depthwise, model.linear):
@@ -25,12 +25,12 @@ def layers(tmp_path_factory):
         weight[(slice(None),) * axis_of(layer) + (2,)] = 0
         layer.weight.set_value(weight)
     graph = build(model)
-    return model, graph, to_onnx(graph, tmp_path_factory.mktemp("layers"))
+    return model, graph, to_onnx(graph)
 
 
 @pytest.fixture(scope="module")
-def net(tmp_path_factory):
+def net():
     """Return layers in a network: calibrated grids, graph, ONNX model."""
     model = randomize(Net())
     graph = build(model)
-    return calibrate(model, image()), graph, to_onnx(graph, tmp_path_factory.mktemp("net"))
+    return calibrate(model, image()), graph, to_onnx(graph)

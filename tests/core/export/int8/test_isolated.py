@@ -86,9 +86,7 @@ def build(model: nn.Layer, shape: tuple[int, ...] = SHAPE) -> Graph:
     return graph
 
 
-def to_onnx(graph: Graph, folder: Path) -> onnx.ModelProto:
-    files = folder / "float.pdmodel", folder / "float.pdiparams"
-    graph.write(*files)
+def to_onnx(graph: Graph) -> onnx.ModelProto:
     return onnx.load_model_from_string(convert_to_onnx(graph))
 
 
@@ -190,9 +188,9 @@ def close(found: np.ndarray, wanted: np.ndarray, what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Layer, onnx.ModelProto]:
+def plain() -> tuple[nn.Layer, onnx.ModelProto]:
     model = randomize(Kinds())
-    return model, to_onnx(build(model), tmp_path_factory.mktemp("kinds"))
+    return model, to_onnx(build(model))
 
 
 @pytest.mark.parametrize("per_channel", [True, False], ids=["per channel", "one scale"])
@@ -266,9 +264,9 @@ class Joined(nn.Layer):
 
 
 @pytest.fixture(scope="module")
-def joined(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+def joined() -> onnx.ModelProto:
     model = randomize(Joined())
-    proto = to_onnx(build(model), tmp_path_factory.mktemp("joined"))
+    proto = to_onnx(build(model))
     grids = {"first": 2.0, "second": 2.0, "joined": 3.0, "nested": 5.0, "pooled": 7.0}
     table = [LayerScales(f"{name}.weight", Grid(end)) for name, end in grids.items()]
     return quantize_onnx(proto, table, PRESETS["openvino"])
@@ -311,7 +309,7 @@ def test_joined_tensors_on_other_grids_are_layers_of_their_own(joined: onnx.Mode
     )
 
 
-def test_layers_that_read_floats_are_named(joined: onnx.ModelProto, tmp_path: Path) -> None:
+def test_layers_that_read_floats_are_named(joined: onnx.ModelProto) -> None:
     file = onnx.ModelProto()
     file.CopyFrom(joined)
     node = next(
@@ -352,7 +350,7 @@ def test_endings_let_onnxruntime_compute_convolutions_in_int8(tmp_path: Path) ->
     model = randomize(Chain())
     ends = {"a": (2.5, True), "b": (4.0, False), "c": (20.0, True), "d": (9.0, True)}
     table = [LayerScales(f"{n}.weight", Grid(end, signed=sign)) for n, (end, sign) in ends.items()]
-    file = quantize_onnx(to_onnx(build(model), tmp_path), table, PRESETS["onnxruntime"])
+    file = quantize_onnx(to_onnx(build(model)), table, PRESETS["onnxruntime"])
     shapes = dict.fromkeys(ends, (1, 8, 5, 5))
     made, layers = isolate_onnx(file, shapes, endings=True)
     (tmp_path / "model.onnx").write_bytes(made.SerializeToString())

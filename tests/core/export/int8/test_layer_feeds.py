@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import paddle
 import pytest
@@ -22,7 +20,7 @@ from tests.networks.compared_layers import (
 pytestmark = pytest.mark.int8
 
 
-def test_feeds_are_on_the_grids_and_small(tmp_path: Path) -> None:
+def test_feeds_are_on_the_grids_and_small() -> None:
     model = quantized(randomize(Net()), 40)
     rounded = prepared(model, size=40)
     layers = quantized_layers(model)
