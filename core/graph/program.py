@@ -56,7 +56,8 @@ class Graph:
     def from_trace(trace: Trace) -> Graph:
         """Copy a trace; its outputs take the names that the layer gave them.
 
-        Sizes that operators compute from those of fixed inputs are filled in.
+        Sizes that operators compute from those of fixed inputs are filled in, and what evaluation
+        passes on unchanged is left out.
 
         Raises:
             ExportError: Control flow in the graph, or names that clash.
@@ -67,6 +68,7 @@ class Graph:
         weights = {name: tensor.numpy() for name, tensor in trace.weights.items()}
         graph = _from_program(program, weights, trace.inputs, list(trace.outputs.values()))
         graph.made = dict(trace.made)
+        graph.drop_dropouts()
         graph.name_outputs(list(trace.outputs))
         graph.drop_unused()
         return graph
@@ -195,6 +197,24 @@ class Graph:
         self.variables = {name: var for name, var in self.variables.items() if name in alive}
         self.weights = {name: array for name, array in self.weights.items() if name in alive}
 
+    def drop_dropouts(self) -> None:
+        """Drop the operators of dropout that pass values on; readers read what those read.
+
+        An operator that scales, as dropout of the old kind does in evaluation, stays.
+        """
+        source: dict[str, str] = {}
+        kept = []
+        for op in self.operators:
+            for slot in op.inputs:
+                slot.arguments[:] = [source.get(name, name) for name in slot.arguments]
+            if _passes_on(op):
+                source[only(op.outputs, "Out")] = only(op.inputs, "X")
+            else:
+                kept.append(op)
+        self.operators = kept
+        self.outputs = [source.get(name, name) for name in self.outputs]
+        self.made = {path: source.get(name, name) for path, name in self.made.items()}
+
     def name_outputs(self, names: Sequence[str]) -> None:
         """Give the outputs their names, through a copy where the variable has another role.
 
@@ -276,6 +296,11 @@ def _check_types(graph: Graph) -> None:
         names = (*names_of(op.inputs), *names_of(op.outputs))
         if not all(isinstance(each, str) for each in (op.type, *names)):
             raise ValueError("an operator with names that are no text")
+
+
+def _passes_on(op: Any) -> bool:
+    how = "dropout_implementation"
+    return op.type == "dropout" and attribute(op, how, "") == "upscale_in_train"
 
 
 def _clip(op: Any) -> None:

@@ -86,9 +86,10 @@ def quantized(
     outputs: RoundedOutputs = "all",
     target: Any = "onnxruntime",
     processors: Processors = "any",
+    model: Layer | None = None,
     **rounding: Any,
 ) -> Layer:
-    model, how = network(), Rounding(**rounding, processors=processors)
+    model, how = model or network(), Rounding(**rounding, processors=processors)
     choice = select_layers(model, how, ("Conv2D", "Linear"), ())
     layout = plan_grids(task, model, target, choice.layers, outputs, processors=processors)
     apply_quantization(model, choice, how, batches(), "abs_max", layout)

@@ -154,7 +154,7 @@ class EagerLayers:
             y = layer.forward(paddle.to_tensor(x), *rest)
             if added is not None:
                 y = y + (added if isinstance(layer, nn.Linear) else added.reshape([1, -1, 1, 1]))
-            made: np.ndarray = (self._sublayers[norm].forward(y) if norm else y).numpy()
+            made: np.ndarray = (_normed(self._sublayers[norm], y) if norm else y).numpy()
         return made
 
     def _rounded_weight(self, path: str) -> np.ndarray:
@@ -212,6 +212,19 @@ class EagerLayers:
         off = np.minimum(np.abs(theirs - below * first), np.abs(theirs - (below + 1) * first))
         result: np.ndarray = tie & (off <= (1 + TIE) * step)  # half of the distance of even steps
         return result
+
+
+def _normed(norm: Any, y: Tensor) -> Tensor:
+    """Return what a batch norm makes of [N, C, ...], without an activation that it may have."""
+    return F.batch_norm(
+        y,
+        norm._mean,
+        norm._variance,
+        norm.weight,
+        norm.bias,
+        epsilon=norm._epsilon,
+        data_format="NC" if y.ndim == 2 else "NCHW",
+    )
 
 
 def _even_steps(values: np.ndarray, step: np.ndarray) -> np.ndarray:

@@ -170,6 +170,32 @@ def test_outputs_take_their_names_whatever_they_are(tmp_path):
     np.testing.assert_array_equal(got["first"], got["second"])
 
 
+class Dropouts(nn.Layer):
+    """Dropouts that pass values on, as outputs and on the way, and one that scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.passing = nn.Linear(4, 4), nn.Dropout(0.5)
+        self.scaling = nn.Dropout(0.25, mode="downscale_in_infer")
+        self.first = nn.Dropout(0.1)
+
+    def forward(self, x):
+        y = self.passing(self.linear(self.first(x)))
+        return {"same": self.first(x), "sum": y + self.scaling(x), "passed": y}
+
+
+def test_dropout_that_passes_values_on_is_left_out(tmp_path):
+    layer = randomize(Dropouts())
+    graph = build(layer, (1, 4))
+    assert kinds(graph).count("dropout") == 1
+    assert graph.made["passing"] == graph.made["linear"] == "passed"
+    write(graph, tmp_path)
+    x = np.random.default_rng(0).random((2, 4), np.float32)
+    got = load_predictor(tmp_path, own=True).run(x)
+    for name, wanted in layer(paddle.to_tensor(x)).items():
+        np.testing.assert_allclose(got[name], wanted.numpy(), rtol=1e-6, err_msg=name)
+
+
 def test_broken_files_are_named(tmp_path):
     graph = build(nn.Sequential(nn.Conv2D(3, 4, 3)), (1, 3, 6, 6))
     model, params = write(graph, tmp_path)

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import paddle
 import pytest
+from paddle import nn
 
 from core.errors import ExportError
 from core.export.int8 import file_comparison, int8_files
@@ -75,6 +76,53 @@ def test_files_that_end_in_layers(task: Task, tmp_path: Path, ending: str, targe
     step = float(rounded_outputs(model)["blocks.0"].grid().step)
     assert np.abs(steps / step - np.rint(steps / step)).max() > 0.1
     assert np.unique(steps).size > 256
+
+
+class Dropping(nn.Layer):
+    """A residual connection around layers that end in dropout, as in transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner = nn.Conv2D(3, 8, 3, padding=1), nn.Conv2D(8, 8, 1)
+        self.drop, self.norm = nn.Dropout(0.1), nn.BatchNorm2D(8)
+        self.head = nn.Linear(8, 16)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = nn.functional.hardswish(self.stem(x))
+        y = self.norm(y + self.drop(self.inner(nn.functional.hardswish(y))))
+        return self.head(y.mean([2, 3]))
+
+
+@pytest.mark.parametrize("target", list(PRESETS))
+def test_what_passes_a_dropout_is_rounded_in_every_file(
+    task: Task, tmp_path: Path, target: str
+) -> None:
+    paddle.seed(0)
+    model = Dropping()
+    model.eval()
+    quantized(task, "all", target, model=model)
+    assert rounded_outputs(model).keys() & {"drop", "inner"}
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"), target=target)
+    assert {each.runtime for each in made.differences} == set(BACKENDS)
+
+
+@pytest.mark.parametrize("target", list(PRESETS))
+@pytest.mark.parametrize("activation", ["relu", "swish"])
+def test_batch_norms_with_an_activation(
+    task: Task, tmp_path: Path, activation: str, target: str
+) -> None:
+    paddle.seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2D(3, 8, 3, bias_attr=False), nn.BatchNorm(8, act=activation)),
+        *(nn.Conv2D(8, 8, 1, bias_attr=False), nn.BatchNorm(8, act=activation)),
+        *(nn.Flatten(), nn.Linear(288, 16), nn.BatchNorm(16, act=activation)),
+    )
+    for norm in (model[1], model[3], model[6]):
+        norm._mean.set_value(paddle.randn(norm._mean.shape) * 0.1)
+    model.eval()
+    quantized(task, "all", target, model=model)
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"), target=target)
+    assert {each.runtime for each in made.differences} == set(BACKENDS)
 
 
 def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: Path) -> None:
