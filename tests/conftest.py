@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,14 @@ from tests.device import DEVICE
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "plugins"))
+
+# what `nohup` and shells in the background ignore, all processes that are started here would, too
+for _number, _default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -299,8 +299,9 @@ def _check_types(graph: Graph) -> None:
 
 
 def _passes_on(op: Any) -> bool:
-    how = "dropout_implementation"
-    return op.type == "dropout" and attribute(op, how, "") == "upscale_in_train"
+    return bool(
+        op.type == "dropout" and attribute(op, "dropout_implementation") == "upscale_in_train"
+    )
 
 
 def _clip(op: Any) -> None:

@@ -8,7 +8,8 @@ is quantized, and each file format writes that in its own way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -41,6 +42,7 @@ class QuantizedLayer(Layer):
             grid, which must then be that of the folded weight.
         shared_quantizer: Output quantizer of another layer that already rounds the inputs of this
             one; None: the layer has a quantizer of its own.
+        held: The rounded weight, once it was needed, while `weights_held`; otherwise None.
     """
 
     channel_axis: int
@@ -51,6 +53,7 @@ class QuantizedLayer(Layer):
     largest: int = PAIR
     norm: LayerReference[Layer] | None = None
     shared_quantizer: LayerReference[ActivationQuantizer] | None = None
+    held: list[Tensor] | None = None
 
     @property
     def input_quantizer(self) -> ActivationQuantizer:
@@ -88,6 +91,13 @@ class QuantizedLayer(Layer):
 
     def rounded_weight(self) -> Tensor:
         """Return the weight on its grid: [O, I / groups, h, w], or [I, O] of a linear layer."""
+        if self.held is None:
+            return self._round_weight()
+        if not self.held:
+            self.held.append(self._round_weight())
+        return self.held[0]
+
+    def _round_weight(self) -> Tensor:
         rounding = self.input_quantizer.rounding
         if rounding.weight_type == "channel_wise_abs_max":
             return self._on_grid(self.weight, self.limit)
@@ -273,3 +283,16 @@ def quantized_layers(model: Layer) -> dict[str, QuantizedLayer]:
     return {
         path: each for path, each in model.named_sublayers() if isinstance(each, QuantizedLayer)
     }
+
+
+@contextlib.contextmanager
+def weights_held(model: Layer) -> Iterator[None]:
+    """Round each weight once while the context is open, in which no weight or grid may change."""
+    layers = quantized_layers(model).values()
+    for layer in layers:
+        layer.held = []
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.held = None

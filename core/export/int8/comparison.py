@@ -159,20 +159,24 @@ def compare_enough(
             break
         wanted = min(count, MOST_VALUES // values)
         batches = more(wanted) if wanted > differences[0].images else []
-        if sum(_images(batch) for batch in batches) <= differences[0].images:
+        if count_images(batches) <= differences[0].images:
             break
         answers = answer(batches)
         differences = compare(backend, answers, kinds)
     return differences, answers
 
 
-def _images(batch: Sequence[np.ndarray]) -> int:
-    return len(batch[0]) if batch[0].ndim else 1
+def count_images(batches: ArrayBatches) -> int:
+    """Return how many images there are; an array without axes is of one."""
+    return sum(len(batch[0]) if batch[0].ndim else 1 for batch in batches)
 
 
 def _values(batches: ArrayBatches) -> int:
     """Return how many values an image has at most, in the largest of the arrays."""
-    return max(array.size // max(_images([array]), 1) for batch in batches for array in batch) or 1
+    return (
+        max(array.size // max(count_images([[array]]), 1) for batch in batches for array in batch)
+        or 1
+    )
 
 
 def nothing_left(

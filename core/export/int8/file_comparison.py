@@ -7,7 +7,7 @@ see `core.export.int8.comparison`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from core.export.int8.comparison import (
     compare,
     compare_as_written,
     compare_enough,
+    count_images,
     nothing_left,
 )
 from core.export.int8.exporter import Int8Exporter
@@ -34,7 +35,7 @@ from core.export.int8.layer_feeds import EagerLayers
 from core.export.int8.layerwise import LayerDifference
 from core.graph.program import Graph
 from core.network.modes import evaluation_mode
-from core.quant.layers import quantized_layers
+from core.quant.layers import quantized_layers, weights_held
 from core.quant.quantizers import ActivationQuantizer
 from core.quant.sites import layer_of, sites_of
 from core.runtimes.formats import format_of
@@ -45,6 +46,10 @@ from core.targets.names import Backend, Format
 from core.task import Arrays
 
 _log = logging.getLogger(__name__)
+
+# answers of the eager model, by the format that it rounds as (None: in float), whether as the
+# operators say, and the number of images
+_Known = dict[tuple[Format | None, bool, int], Sequence[Arrays]]
 
 
 @dataclass(frozen=True)
@@ -87,17 +92,18 @@ class FileComparison:
                 the model is left, or one is missing.
         """
         here = [each for each in predictors if not self._is_for_others(each)]
-        wanted, layers = self._check_layers(here, batches)
-        exact = self.eager_answers(batches, "paddle", ())
+        answers, layers = self._check_layers(here, batches)
+        count = count_images(batches)
+        known: _Known = {(kind, False, count): some for kind, some in answers.items()}
         differences = []
         for predictor in predictors:
-            if predictor in here:
-                answers = wanted[format_of(predictor.backend)]
-                differences += self._check_whole(predictor, batches, (answers, exact), more)
-            else:
-                kind = format_of(predictor.backend)
-                answer = partial(self._both_answers, kind=kind, as_written=True)
+            written = predictor not in here
+            kind = format_of(predictor.backend)
+            answer = partial(self._both_answers, known, kind=kind, as_written=written)
+            if written:
                 differences += compare_as_written(predictor, batches, more, answer, self.kinds)
+            else:
+                differences += self._check_whole(predictor, batches, answer, more)
         return differences, layers
 
     def _is_for_others(self, predictor: Predictor) -> bool:
@@ -124,7 +130,7 @@ class FileComparison:
         self,
         predictor: Predictor,
         batches: ArrayBatches,
-        known: tuple[Sequence[Arrays], Sequence[Arrays]],
+        answer: Callable[[ArrayBatches], tuple[Sequence[Arrays], Sequence[Arrays]]],
         more: MoreBatches,
     ) -> list[parity.Difference]:
         """Warn about outputs that differ more than roundings explain, or refuse them.
@@ -132,18 +138,16 @@ class FileComparison:
         Args:
             predictor: A file, opened.
             batches: The first few images.
-            known: Answers of the eager model to them, rounded and in float.
+            answer: Returns the answers of the eager model to images, rounded and in float.
             more: Returns more images.
         """
         backend = predictor.backend
 
-        def answer(some: ArrayBatches) -> WholeAnswers:
-            wanted, exact = known
-            if some is not batches:
-                wanted, exact = self._both_answers(some, format_of(backend))
+        def answers_of(some: ArrayBatches) -> WholeAnswers:
+            wanted, exact = answer(some)
             return WholeAnswers(wanted, [parity.run(predictor, batch) for batch in some], exact)
 
-        differences, answers = compare_enough(backend, answer, batches, more, self.kinds)
+        differences, answers = compare_enough(backend, answers_of, batches, more, self.kinds)
         for each in differences:
             if each.passes:
                 continue
@@ -195,7 +199,8 @@ class FileComparison:
         return Graph.from_files(self.folder / MODEL, self.folder / PARAMS)
 
     def _answers(self, batches: ArrayBatches) -> list[Arrays]:
-        return [parity.run_eager(self.exporter.layer, batch) for batch in batches]
+        with weights_held(self.exporter.model):
+            return [parity.run_eager(self.exporter.layer, batch) for batch in batches]
 
     def eager_answers(
         self,
@@ -217,11 +222,23 @@ class FileComparison:
             return self._answers(batches)
 
     def _both_answers(
-        self, batches: ArrayBatches, kind: Format, as_written: bool = False
+        self, known: _Known, batches: ArrayBatches, kind: Format, as_written: bool
     ) -> tuple[Sequence[Arrays], Sequence[Arrays]]:
-        """Return the answers of the eager model while it rounds as a file does, and in float."""
-        rounded = self.eager_answers(batches, kind, None, as_written)
-        return rounded, self.eager_answers(batches, "paddle", ())
+        """Return the answers of the eager model while it rounds as a file does, and in float.
+
+        Args:
+            known: Answers so far; those that are missing are added.
+            batches: Arrays for each input of the model.
+            kind: Format of the file.
+            as_written: See `eager_answers`.
+        """
+        count = count_images(batches)
+        rounded, exact = (kind, as_written, count), (None, False, count)
+        if rounded not in known:
+            known[rounded] = self.eager_answers(batches, kind, None, as_written)
+        if exact not in known:
+            known[exact] = self.eager_answers(batches, "paddle", ())
+        return known[rounded], known[exact]
 
     def _first_drift(self, backend: Backend, batches: ArrayBatches) -> str:
         """Say which layer the runtime rounds otherwise, by halving the layers in question."""

@@ -126,13 +126,20 @@ class NodeWriter:
     def reduce(
         self, kind: str, source: str, axes: Sequence[int], keep: bool, output: str = ""
     ) -> str:
-        """Add a reduction along axes, which are an input since opset 18, of sums since 13."""
-        options = {"keepdims": int(keep)}
+        """Add a reduction along axes, which are an input since opset 18, of sums since 13.
+
+        Axes are dropped by an operator of their own. Where a graph is quantized anywhere, OpenVINO
+        moves factors of channels behind a reduction; behind one that drops axes, it multiplies
+        other channels by them.
+        """
         if not axes:  # of a scalar
             return self.add("Identity", [source], output)
+        inputs, options = [source], {"axes": list(axes)}
         if self.opset >= AXES_AS_INPUT_OPSET or kind == "ReduceSum":
-            return self.add(kind, [source, self.sizes(axes)], output, **options)
-        return self.add(kind, [source], output, axes=list(axes), **options)
+            inputs, options = [source, self.sizes(axes)], {}
+        if keep:
+            return self.add(kind, inputs, output, keepdims=1, **options)
+        return self.squeeze(self.add(kind, inputs, keepdims=1, **options), axes, output)
 
     def new_name(self, kind: str) -> str:
         """Return a name that no tensor has."""

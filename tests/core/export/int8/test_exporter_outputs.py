@@ -125,6 +125,30 @@ def test_batch_norms_with_an_activation(
     assert {each.runtime for each in made.differences} == set(BACKENDS)
 
 
+class Reduced(nn.Layer):
+    """Means and maxima behind factors of channels that no layer takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2D(3, 8, 3, padding=1), nn.BatchNorm2D(8)
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = self.norm(nn.functional.hardswish(self.conv(x)))
+        return self.head(paddle.concat([y.flatten(2).mean(-1), y.max([2, 3])], axis=1))
+
+
+def test_reductions_behind_factors_of_channels(task: Task, tmp_path: Path) -> None:
+    paddle.seed(0)
+    model = Reduced()
+    model.norm.weight.set_value(paddle.rand([8]) + 0.5)
+    model.eval()
+    quantized(task, "none", "openvino", model=model)
+    made = export(task, model, tmp_path / "out", ("onnx",), target="openvino")
+    assert made.differences
+    assert all(each.passes for each in made.differences), made.differences
+
+
 def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: Path) -> None:
     kinds = {}
     for outputs in ("none", "all"):
