@@ -117,8 +117,10 @@ def write(
         write_int8(model.graph, tables, float_folder, folder, preset, model.processors)
         cost = replace(_report(model, samples[0]), size_mb=size_mb_of_files(folder, wanted[0]))
         description = write_description(_describe(model, layout, cost), folder)
-        for weight, reason in model.float_in("paddle").items():
-            _log.info("paddle: %s stays in float: %s", weight.rpartition(".")[0] or weight, reason)
+        for kind in wanted:
+            for weight, reason in model.float_in(kind).items():
+                layer = weight.rpartition(".")[0] or weight
+                _log.info("%s: %s stays in float: %s", kind, layer, reason)
         _log.info("export: comparing the files with PaddleSlim's model")
         differences = []
         for predictor in open_predictors(folder, wanted):

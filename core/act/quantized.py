@@ -28,6 +28,7 @@ from core.targets.processors import (
     largest_of_even,
     slow_without_dot_products,
     weight_limits,
+    wrong_with_amx,
 )
 
 
@@ -62,11 +63,11 @@ class QuantizedProgram:
 
     def float_in(self, kind: Format) -> dict[str, str]:
         """Return the weights of the layers that stay in float in a format, each with the reason."""
-        if kind != "paddle" or self.processors == "vnni":
-            return {}
-        slow = slow_without_dot_products(self.graph)
+        reasons = {} if kind == "lite" else wrong_with_amx(self.graph)
+        if kind == "paddle" and self.processors == "any":
+            reasons |= slow_without_dot_products(self.graph)
         quantized = {COPY.sub("", entry.weight) for entry in self.table}
-        return {weight: reason for weight, reason in slow.items() if weight in quantized}
+        return {weight: reason for weight, reason in reasons.items() if weight in quantized}
 
     def grids_for(self, kind: Format, preset: Preset, as_written: bool = False) -> Grids:
         """Return the grids on which PaddleSlim's model computes as a file of a format.

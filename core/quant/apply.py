@@ -50,13 +50,13 @@ def apply_quantization(
         The layers that were quantized.
 
     Raises:
-        ConfigError: All layers are slow in int8 on the target.
+        ConfigError: int8 serves no layer on the target.
         DataError: No batches, or activations that are not finite; names the layer.
     """
-    chosen = [path for path in choice.layers if path not in plan.slow]
+    chosen = [path for path in choice.layers if path not in plan.in_float]
     if not chosen:
-        raise ConfigError(f"target: no layer is left to quantize: {_some(plan.slow)}")
-    choice = replace(choice, layers=tuple(chosen), left=choice.left | plan.slow)
+        raise ConfigError(f"target: no layer is left to quantize: {_some(plan.in_float)}")
+    choice = replace(choice, layers=tuple(chosen), left=choice.left | plan.in_float)
     layers = _insert(model, choice.layers, rounding, plan)
     try:
         _calibrate(model, batches, observer, plan)

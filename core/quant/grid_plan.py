@@ -28,6 +28,7 @@ from core.targets.processors import (
     slow_without_dot_products,
     weight_limits,
     with_signed_bytes,
+    wrong_with_amx,
 )
 from core.targets.tensor_copies import CLIPPING, clipped_tensors
 from core.task import Task
@@ -44,14 +45,14 @@ class GridPlan:
         outputs: Paths of the layers whose outputs are to be rounded, each with the paths of the
             quantized layers that read it.
         limits: Limits on the steps of weights, by path of the layer; other layers have none.
-        slow: Reason, by path, for each layer that is faster in float.
+        in_float: Reason, by path, for each layer that int8 does not serve on the target.
     """
 
     norms: dict[str, str] = field(default_factory=dict)
     unsigned: frozenset[str] = frozenset()
     outputs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     limits: dict[str, Limit] = field(default_factory=dict)
-    slow: dict[str, str] = field(default_factory=dict)
+    in_float: dict[str, str] = field(default_factory=dict)
 
 
 class GridSettings(SelectionSettings, Protocol):
@@ -113,13 +114,16 @@ def plan_grids(
     """
     with evaluation_mode(model):
         graph = trace_graph(task.deploy_model(model, "raw"), task.input_spec(), model)
-    slow: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     if target == "paddle" and processors == "any":
         graph = with_signed_bytes(graph)
     if target in BY_ONEDNN and processors == "any":
-        found = {_layer(weight): why for weight, why in slow_without_dot_products(graph).items()}
-        slow = {path: found[path] for path in layers if path in found}
-        layers = [path for path in layers if path not in slow]
+        reasons |= slow_without_dot_products(graph)
+    if target != "lite":
+        reasons |= wrong_with_amx(graph)
+    found = {_layer(weight): why for weight, why in reasons.items()}
+    in_float = {path: found[path] for path in layers if path in found}
+    layers = [path for path in layers if path not in in_float]
     norms = {path for path, layer in model.named_sublayers() if is_batch_norm(layer)}
     pairs = {_layer(w): _layer(n) for w, n in folded_norms(graph).items()}
     outputs = FASTEST[target] if outputs is None else outputs
@@ -132,7 +136,7 @@ def plan_grids(
         unsigned=frozenset(_unsigned_sites(graph, model, target, rounded)),
         outputs=rounded,
         limits={_layer(weight): limit for weight, limit in limits.items()},
-        slow=slow,
+        in_float=in_float,
     )
 
 

@@ -25,6 +25,7 @@ BY_ONEDNN = ("paddle", "openvino")  # targets whose kernels for int8 are those o
 Limit = Literal["none", "pair_sum", "even"]
 HIGHEST = 127  # highest step of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # largest sum of two steps
+_WRONG_CHANNELS = range(16, 64)
 
 
 _ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
@@ -103,6 +104,30 @@ def slow_without_dot_products(graph: Graph) -> dict[str, str]:
             found[COPY.sub("", weight)] = (
                 f"groups of {inputs} to {outputs} channels are slow in int8 on processors without "
                 "VNNI"
+            )
+    return found
+
+
+def wrong_with_amx(graph: Graph) -> dict[str, str]:
+    """Return the convolutions that oneDNN computes wrongly in int8 on processors with AMX.
+
+    Of 16 to 63 channels, with kernels of an even size from 4 on, as where attention reduces its
+    keys. Which of them are wrong depends on map and stride in no simple way; measured with OpenVINO
+    2026.4 by `benchmarks.measure.int8_kernels`. Paddle Inference 3.1 computes some of them wrongly,
+    too.
+
+    Returns:
+        Reason by weight.
+    """
+    found = {}
+    for op, _, weight in layers_of(graph):
+        shape = graph.shape(weight)
+        if op.type != "conv2d" or shape[1] not in _WRONG_CHANNELS:
+            continue
+        if any(size >= 4 and size % 2 == 0 for size in shape[2:]):
+            kernels = f"kernels of {shape[2]}x{shape[3]} on {shape[1]} channels"
+            found[COPY.sub("", weight)] = (
+                f"oneDNN computes {kernels} wrongly in int8 on processors with AMX"
             )
     return found
 

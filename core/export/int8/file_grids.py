@@ -30,6 +30,7 @@ from core.targets.processors import (
     largest_of_even,
     slow_without_dot_products,
     weight_limits,
+    wrong_with_amx,
 )
 from core.targets.tensor_copies import clipped_tensors
 
@@ -78,6 +79,8 @@ class FileGrids:
     def rounded_sites(self, kind: Format, sites: Container[str] | None = None) -> set[str]:
         """Return those of some sites (None: of all) that the files of a format round."""
         wanted = {path for path in self.sites() if sites is None or path in sites}
+        if kind != "lite":
+            wanted -= {layer_path(weight) for weight in wrong_with_amx(self.graph)}
         if kind in ("onnx", "openvino"):
             return wanted
         if kind == "paddle" and self.processors == "any":

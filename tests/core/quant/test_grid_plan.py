@@ -72,12 +72,39 @@ def test_layers_without_a_fast_kernel_stay_in_float(
 
     model = Groups()
     layers = ("stem", "depthwise", "multiplied", "fours")
-    found = plan_grids(task, model, target, layers, "none", processors=processors).slow
+    found = plan_grids(task, model, target, layers, "none", processors=processors).in_float
     if processors == "any" and target in ("paddle", "openvino"):
         assert found.keys() == {"multiplied"}
         assert found["multiplied"].startswith("groups of 1 to 2 channels are slow in int8")
     else:
         assert found == {}
+
+
+class Patches(Layer):
+    """Kernels of even sizes on few channels, and neighbours of those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.patches = nn.Conv2D(3, 32, 4), nn.Conv2D(32, 32, 4, padding=4)
+        self.long, self.wide = nn.Conv2D(32, 64, (1, 8)), nn.Conv2D(64, 32, 4, padding=2)
+        self.odd = nn.Conv2D(32, 16, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.odd(self.wide(self.long(F.relu(self.patches(self.stem(image))))))
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("processors", PROCESSORS)
+def test_what_is_wrong_with_amx_stays_in_float(
+    task: Task, target: Target, processors: Processors
+) -> None:
+    layers = ("stem", "patches", "long", "wide", "odd")
+    found = plan_grids(task, Patches(), target, layers, "none", processors=processors).in_float
+    if target == "lite":
+        assert found == {}
+    else:
+        assert found.keys() == {"patches", "long"}
+        assert found["patches"].startswith("oneDNN computes kernels of 4x4 on 32 channels wrongly")
 
 
 def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> None:

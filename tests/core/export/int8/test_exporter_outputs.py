@@ -13,10 +13,12 @@ import pytest
 from paddle import nn
 
 from core.errors import ExportError
+from core.export.files import MODEL, PARAMS
 from core.export.int8 import file_comparison, int8_files
 from core.export.int8.onnx_writer import quantize_onnx
 from core.export.onnx.cleanup import clean_up
 from core.export.package import export
+from core.graph.program import Graph
 from core.quant.outputs import rounded_outputs
 from core.quant.scales import Grid
 from core.quant.sites import float_sites, on_grids, sites_of
@@ -147,6 +149,35 @@ def test_reductions_behind_factors_of_channels(task: Task, tmp_path: Path) -> No
     made = export(task, model, tmp_path / "out", ("onnx",), target="openvino")
     assert made.differences
     assert all(each.passes for each in made.differences), made.differences
+
+
+class Patches(nn.Layer):
+    """A convolution that oneDNN computes wrongly on processors with AMX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.patches = nn.Conv2D(3, 16, 1), nn.Conv2D(16, 16, 8, stride=8)
+        self.head = nn.Linear(16, 16)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = self.patches(nn.functional.hardswish(self.stem(x)))
+        return self.head(nn.functional.relu(y).flatten(1))
+
+
+def test_what_is_wrong_with_amx_stays_in_float(task: Task, tmp_path: Path) -> None:
+    paddle.seed(0)
+    model = Patches()
+    model.eval()
+    quantized(task, "none", "lite", model=model)  # which has kernels of its own
+    made = export(task, model, tmp_path / "out", ("paddle", "onnx"), target="openvino")
+    assert {each.runtime for each in made.differences} == set(BACKENDS)
+    stored = onnx.load(tmp_path / "out" / "model.onnx").graph.initializer
+    kinds = {each.name: each.data_type for each in stored}
+    assert kinds["patches.weight"] == onnx.TensorProto.FLOAT
+    assert kinds["stem.weight"] == kinds["head.weight"] == onnx.TensorProto.INT8
+    program = Graph.from_files(*(tmp_path / "out" / each for each in (MODEL, PARAMS)))
+    assert program.weights["patches.weight"].dtype == np.float32
+    assert program.weights["stem.weight"].dtype == np.int8
 
 
 def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: Path) -> None:

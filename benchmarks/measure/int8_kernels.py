@@ -1,0 +1,141 @@
+"""Look for int8 convolutions that OpenVINO computes wrongly on this processor.
+
+    python -m benchmarks.measure.int8_kernels --seconds 300
+    ONEDNN_MAX_CPU_ISA=AVX2 python -m benchmarks.measure.int8_kernels
+
+Single layers of many shapes, drawn at random, as QuantizeLinear, DequantizeLinear and Conv or
+ConvTranspose; what they answer is compared with ONNX Runtime, operator by operator, where no kernel
+is fused. Prints channels and kernels with wrong answers, and how many of the tried maps, strides
+and paddings are wrong. `core.targets.processors.wrong_with_amx` is the rule that follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import openvino
+from onnx import TensorProto, helper, numpy_helper
+
+from core.runtimes.predictor import openvino_settings
+from core.targets.instructions import processor
+
+CHANNELS = (4, 8, 12, 16, 20, 24, 32, 40, 48, 56, 60, 64, 72, 96, 128)
+OUTPUTS, MAPS, STRIDES = (16, 64), (8, 14, 24, 56), (1, 2, 4, 8)
+KERNELS = (
+    *((n, n) for n in range(1, 9)),
+    *((10, 10), (1, 4), (4, 1), (1, 8), (8, 1), (2, 4), (4, 3), (4, 8), (6, 5)),
+)
+ZERO_POINTS = (0, 126)
+STEP, WEIGHT_STEP = 0.02, 0.01
+WRONG = 0.01  # of the largest answer; what is rounded otherwise is a tenth of that at most
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A layer, its map and its grid."""
+
+    kind: str
+    channels: int
+    outputs: int
+    side: int
+    kernel: tuple[int, int]
+    stride: int
+    padding: tuple[int, int]
+    zero_point: int
+
+
+def draw(rng: np.random.Generator) -> Shape:
+    """Draw a shape whose kernel fits into its map."""
+    while True:
+        kernel = KERNELS[rng.integers(len(KERNELS))]
+        padding = [(0, 0), (kernel[0] // 2, kernel[1] // 2)][rng.integers(2)]
+        side = int(rng.choice(MAPS))
+        if all(side + 2 * pad >= size for pad, size in zip(padding, kernel)):
+            return Shape(
+                ("Conv", "ConvTranspose")[rng.integers(2)],
+                int(rng.choice(CHANNELS)),
+                int(rng.choice(OUTPUTS)),
+                side,
+                kernel,
+                int(rng.choice(STRIDES)),
+                padding,
+                int(rng.choice(ZERO_POINTS)),
+            )
+
+
+def network(shape: Shape, rng: np.random.Generator) -> bytes:
+    """Return the ONNX model of a layer."""
+    sizes = shape.outputs, shape.channels
+    axis = 0 if shape.kind == "Conv" else 1
+    weight = rng.integers(-60, 60, (*(sizes if axis == 0 else sizes[::-1]), *shape.kernel))
+    constants = {
+        "step": np.float32(STEP),
+        "zero": np.uint8(shape.zero_point),
+        "weight": weight.astype(np.int8),
+        "weight_step": np.full(shape.outputs, WEIGHT_STEP, np.float32),
+        "weight_zero": np.zeros(shape.outputs, np.int8),
+        "bias": rng.random(shape.outputs, np.float32),
+    }
+    how = {"strides": [shape.stride] * 2, "pads": [*shape.padding, *shape.padding]}
+    weights = ["weight", "weight_step", "weight_zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["steps"]),
+        helper.make_node("DequantizeLinear", ["steps", "step", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", weights, ["filter"], axis=axis),
+        helper.make_node(shape.kind, ["rounded", "filter", "bias"], ["y"], **how),
+    ]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+        for name, dims in (("x", ["n", shape.channels, shape.side, shape.side]), ("y", None))
+    ]
+    stored = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "layer", ports[:1], ports[1:], stored)
+    opset = [helper.make_opsetid("", 13)]
+    content: bytes = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    return content
+
+
+def difference(shape: Shape, rng: np.random.Generator) -> float:
+    """Return the largest difference, relative to the largest answer."""
+    content = network(shape, rng)
+    x = rng.standard_normal((2, shape.channels, shape.side, shape.side)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    (wanted,) = onnxruntime.InferenceSession(content, options).run(None, {"x": x})
+    core = openvino.Core()
+    model = core.read_model(content, b"")
+    found = core.compile_model(model, "CPU", openvino_settings(1))({"x": x})[0]
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=120, help="how long to look")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    rng, end = np.random.default_rng(arguments.seed), time.monotonic() + arguments.seconds
+    tried: Counter[tuple[str, int, tuple[int, int]]] = Counter()
+    wrong: Counter[tuple[str, int, tuple[int, int]]] = Counter()
+    while time.monotonic() < end:
+        shape = draw(rng)
+        key = shape.kind, shape.channels, shape.kernel
+        tried[key] += 1
+        wrong[key] += difference(shape, rng) > WRONG
+    for kind, channels, kernel in sorted(key for key, count in wrong.items() if count):
+        key = kind, channels, kernel
+        size = "x".join(map(str, kernel))
+        print(f"{kind} of {channels} channels, {size}: {wrong[key]} of {tried[key]} wrong")
+    name, instructions = processor()
+    print(f"{sum(wrong.values())} of {sum(tried.values())} wrong; {name}, {instructions}")
+
+
+if __name__ == "__main__":
+    main()
