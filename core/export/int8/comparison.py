@@ -167,7 +167,7 @@ def compare_enough(
 
 
 def count_images(batches: ArrayBatches) -> int:
-    """Return how many images there are; an array without axes is of one."""
+    """Return how many images there are in arrays [N, ...]; one without axes is of one image."""
     return sum(len(batch[0]) if batch[0].ndim else 1 for batch in batches)
 
 
