@@ -43,7 +43,7 @@ from core.runtimes.formats import format_of, readable_backends
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import suggest, to_mapping
 from core.settings.files import scratch
-from core.targets.instructions import multiplies_int8_exactly
+from core.targets.instructions import why_not_as_written
 from core.targets.names import BACKENDS, FORMATS, Format
 from core.targets.presets import PRESETS, Preset
 from core.task import Arrays, Task
@@ -188,8 +188,8 @@ class _Comparison:
         self._predictor, self._exact = predictor, exact
         self._kinds = OutputKinds.of(model.graph)
         backend = predictor.backend
-        self._as_written = model.processors == "vnni" and not multiplies_int8_exactly(backend)
-        grids = model.grids_for(format_of(backend), preset, self._as_written)
+        self._why = why_not_as_written(backend, model.processors)
+        grids = model.grids_for(format_of(backend), preset, bool(self._why))
         self._run = model.session.on_grids(grids)
 
     def check(self, samples: ArrayBatches, more: MoreBatches) -> list[parity.Difference]:
@@ -199,9 +199,9 @@ class _Comparison:
             RejectedError: The file answers otherwise, which is no chance.
         """
         backend = self._predictor.backend
-        if self._as_written:
+        if self._why:
             return compare_as_written(
-                self._predictor, samples, more, self._model_answers, self._kinds
+                self._predictor, samples, more, self._model_answers, self._kinds, self._why
             )
         differences, _ = compare_enough(backend, self._answers, samples, more, self._kinds)
         for each in differences:

@@ -13,7 +13,7 @@ from core.errors import ExportError
 from core.runtimes.description import read_description
 from core.runtimes.formats import find_files
 from core.settings.files import present
-from core.targets.instructions import multiplies_int8_exactly
+from core.targets.instructions import multiplies_int8_exactly, why_not_as_written
 from core.targets.names import Backend
 from core.targets.overflow import check_files, summary
 from core.targets.pair_sums import LayerCheck, Verdict
@@ -27,13 +27,18 @@ _REMEDY_OF_OTHERS = (
 
 
 def warn_of_overflow(uses: Iterable[tuple[Path, Backend]]) -> None:
-    """Log a warning, in one line, for each file some of whose layers may overflow here.
+    """Log a warning, in one line, for each file some of whose layers are computed wrongly here.
+
+    They may overflow, or the runtime has wrong kernels for this processor.
 
     Args:
         uses: Folders of exported models, and the runtimes that run them.
     """
     runtimes: dict[tuple[Path, ...], list[Backend]] = {}
     for folder, backend in uses:
+        why = why_not_as_written(backend, "any")
+        if why and _has_int8(find_files(folder, backend)):
+            _log.warning("%s: %s", folder, why)
         if not multiplies_int8_exactly(backend):
             named = runtimes.setdefault(find_files(folder, backend), [])
             named.extend({backend}.difference(named))
@@ -53,6 +58,13 @@ def warn_of_overflow(uses: Iterable[tuple[Path, Backend]]) -> None:
                 " and ".join(backends),
                 _remedy(files[0].parent),
             )
+
+
+def _has_int8(files: Sequence[Path]) -> bool:
+    try:
+        return bool(check_files(files))
+    except ExportError:  # which says nothing of this file
+        return False
 
 
 def _is_right_anywhere(folder: Path) -> bool:

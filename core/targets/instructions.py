@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from types import MappingProxyType
 
-from core.targets.names import Backend
+from packaging.version import Version
+
+from core.targets.names import Backend, Processors
 
 # instructions that decide how fast float32, bf16 and int8 run
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimd")
@@ -26,6 +29,33 @@ _LEFT_BY_CAP = MappingProxyType(
 )
 
 _VNNI = frozenset({"avx512_vnni", "avx_vnni"})
+_WRONG_WITH_AMX = (
+    Version("1.21"),
+    Version("1.25"),
+)  # ONNX Runtime, from the first to before the last
+
+
+def why_not_as_written(backend: Backend, processors: Processors) -> str:
+    """Return why a runtime computes int8 otherwise here than files say; empty if it does not.
+
+    Args:
+        backend: The runtime.
+        processors: Processors that the files are meant for.
+    """
+    if backend == "onnxruntime" and "amx_int8" in processor()[1]:
+        version = _version("onnxruntime")
+        if version is not None and _WRONG_WITH_AMX[0] <= version < _WRONG_WITH_AMX[1]:
+            return f"ONNX Runtime {version} has wrong kernels for int8 with AMX, 1.25 has not"
+    if processors == "vnni" and not multiplies_int8_exactly(backend):
+        return "this processor has no VNNI, which processors: vnni asks for, and any does not"
+    return ""
+
+
+def _version(package: str) -> Version | None:
+    try:
+        return Version(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def multiplies_int8_exactly(backend: Backend) -> bool:

@@ -17,7 +17,7 @@ from core.runtimes.formats import is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.acceptance import FileFigures
 from core.settings.metric_order import lost
-from core.targets.instructions import multiplies_int8_exactly
+from core.targets.instructions import why_not_as_written
 from core.targets.names import BACKENDS, Backend, Format, Processors
 from core.targets.presets import FULL_INT8
 from core.task import Forward, Task
@@ -239,7 +239,7 @@ def check_metrics(
     binding = [target if target in BACKENDS else "onnxruntime"]
     if target not in FULL_INT8:  # otherwise Paddle's file rounds less than the model does
         binding.append("paddle")
-    here = [each for each in BACKENDS if processors == "any" or multiplies_int8_exactly(each)]
+    reasons = {each: why_not_as_written(each, processors) for each in BACKENDS}
     for row in files:
         if row.metric is None or quantized is None:
             continue
@@ -251,8 +251,8 @@ def check_metrics(
         if loss <= limit:  # not-a-number is not
             if loss < -limit:
                 _log.info("%s: %s; better is not refused", row.model, found)
-        elif not row.model.endswith(tuple(here)):
-            _log.warning("%s, but the file is for processors with VNNI", said)
+        elif why := next((why for each, why in reasons.items() if row.model.endswith(each)), ""):
+            _log.warning("%s, but %s", said, why)
         elif row.model.endswith(tuple(binding)):
             raise RejectedError(said)
         else:

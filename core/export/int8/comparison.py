@@ -222,8 +222,9 @@ def compare_as_written(
     more: MoreBatches,
     answer: Callable[[ArrayBatches], tuple[Sequence[Arrays], Sequence[Arrays]]],
     kinds: OutputKinds,
+    why: str,
 ) -> list[parity.Difference]:
-    """Compare what a file for other processors than this one says; report how this one answers.
+    """Compare what a file says where it is computed otherwise here; report how it is answered here.
 
     Args:
         predictor: The file, opened.
@@ -232,6 +233,7 @@ def compare_as_written(
         answer: Returns the outputs of the rounded model, computed as the file is written, and those
             of the model in float.
         kinds: Kinds of the outputs.
+        why: Why it is computed otherwise, see `core.targets.instructions.why_not_as_written`.
 
     Raises:
         RejectedError: The file does not say what the model computes.
@@ -256,8 +258,8 @@ def compare_as_written(
         for each in compare(backend, WholeAnswers(few.found, found, few.exact), kinds)
     ]
     _log.warning(
-        "%s: this processor has no VNNI, which processors: vnni asks for: its answers are %s from "
-        "what the file says; quantize with processors: any for files that are right here",
-        *(backend, ", ".join(f"{each.relative:.1e} ({each.output})" for each in reported)),
+        "%s: %s: answers here are %s from what the file says",
+        *(backend, why),
+        ", ".join(f"{each.relative:.1e} ({each.output})" for each in reported),
     )
     return reported

@@ -41,7 +41,7 @@ from core.quant.sites import layer_of, sites_of
 from core.runtimes.formats import format_of
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.files import scratch
-from core.targets.instructions import multiplies_int8_exactly
+from core.targets.instructions import why_not_as_written
 from core.targets.names import Backend, Format
 from core.task import Arrays
 
@@ -91,24 +91,24 @@ class FileComparison:
             ExportError: A layer differs, which is named; or the outputs do so much that nothing of
                 the model is left, or one is missing.
         """
-        here = [each for each in predictors if not self._is_for_others(each)]
+        here = [each for each in predictors if not self._why_not_as_written(each)]
         answers, layers = self._check_layers(here, batches)
         count = count_images(batches)
         known: _Known = {(kind, False, count): some for kind, some in answers.items()}
         differences = []
         for predictor in predictors:
-            written = predictor not in here
+            why = self._why_not_as_written(predictor)
             kind = format_of(predictor.backend)
-            answer = partial(self._both_answers, known, kind=kind, as_written=written)
-            if written:
-                differences += compare_as_written(predictor, batches, more, answer, self.kinds)
+            answer = partial(self._both_answers, known, kind=kind, as_written=bool(why))
+            if why:
+                differences += compare_as_written(predictor, batches, more, answer, self.kinds, why)
             else:
                 differences += self._check_whole(predictor, batches, answer, more)
         return differences, layers
 
-    def _is_for_others(self, predictor: Predictor) -> bool:
-        """Tell whether a file is for processors that compute int8 otherwise than this one."""
-        return self.grids.processors == "vnni" and not multiplies_int8_exactly(predictor.backend)
+    def _why_not_as_written(self, predictor: Predictor) -> str:
+        """Return why a runtime computes the file otherwise here than it says."""
+        return why_not_as_written(predictor.backend, self.grids.processors)
 
     def _check_layers(
         self, predictors: Sequence[Predictor], batches: ArrayBatches

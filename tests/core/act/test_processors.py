@@ -21,7 +21,7 @@ from onnx import numpy_helper
 from paddle import nn
 from paddle.nn import Layer
 
-from core.act import files, static_ptq
+from core.act import static_ptq
 from core.act.config import OP_TYPES, StaticPtqConfig, read_act
 from core.act.files import FileLayout, measure_files, write
 from core.act.quantized import QuantizedProgram
@@ -36,11 +36,11 @@ from core.quant.weight_grid import quantize_weight
 from core.runtimes.formats import format_of
 from core.runtimes.predictor import BACKENDS, Backend, Predictor, load_predictor
 from core.settings.config import read
+from core.targets import instructions
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import DEFAULT_TARGET
 from core.targets.presets import PRESETS
 from core.task import build_task
-from core.workflows import comparison_table
 from core.workflows.comparison_table import MeasuredMetric, MeasureMetric
 
 pytestmark = pytest.mark.int8
@@ -248,8 +248,7 @@ def test_files_for_vnni_where_there_is_none(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What a file says is compared; what the processor makes of it is told."""
-    monkeypatch.setattr(files, "multiplies_int8_exactly", lambda backend: False)
-    monkeypatch.setattr(comparison_table, "multiplies_int8_exactly", lambda backend: False)
+    monkeypatch.setattr(instructions, "multiplies_int8_exactly", lambda backend: False)
     model = replace(models(), processors="vnni")
     made = written(model, tmp_path / "int8")
     assert [each.limit for each in made.differences] == [math.inf] * 3
