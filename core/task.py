@@ -25,8 +25,8 @@ from paddle.static import InputSpec
 from core.errors import ConfigError
 from core.settings.config import merge, read, suggest
 from core.settings.hints import DistillPoint as DistillPoint
-from core.settings.hints import PtqHints as PtqHints
 from core.settings.hints import QatBudget as QatBudget
+from core.settings.hints import QuantHints as QuantHints
 from core.settings.hints import SlimHints as SlimHints
 from core.settings.home import own_module
 from core.settings.yaml_loader import shown

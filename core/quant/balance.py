@@ -14,7 +14,7 @@ Factors are powers of two, so the float model answers as before, to the last bit
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,19 @@ _OF_WEIGHTS = 2.0
 _Side = tuple[str, str]  # path of a weight, `in` or `out`
 
 
-def balance(model: Layer, specs: Sequence[InputSpec], batches: Iterable[Sequence[Tensor]]) -> int:
+def balance(
+    model: Layer,
+    specs: Sequence[InputSpec],
+    batches: Iterable[Sequence[Tensor]],
+    kept: Collection[str] = (),
+) -> int:
     """Rescale channels so that those of a tensor reach about as far, in place.
 
     Args:
         model: In float; its weights and the scales and shifts of norms are edited.
         specs: Inputs of the model, named, to trace it with.
         batches: Inputs of the model, to see how far channels reach; [N, C, H, W] for images.
+        kept: Paths of layers whose outputs stay as they are.
 
     Returns:
         How many groups of channels were rescaled.
@@ -66,11 +72,11 @@ def balance(model: Layer, specs: Sequence[InputSpec], batches: Iterable[Sequence
     """
     reach = channel_reach(model, batches)
     groups = ChannelGroups()
-    groups.add(Graph.from_trace(trace(model, specs)))
+    groups.add(Graph.from_trace(trace(model, specs)), kept)
     # a head that only training has may read what is rescaled
     traced = trace(model, specs, training=True)
     graph = Graph.from_trace(traced)
-    groups.add(graph)
+    groups.add(graph, kept)
     factors = _factors(graph, groups, reach)
     for path, layer in groups.layers.items():
         divide_output(graph, layer, factors[groups.side(path, "out")])
@@ -150,9 +156,14 @@ class ChannelGroups:
     def __len__(self) -> int:
         return len(self._parents)
 
-    def add(self, graph: Graph) -> None:
-        """Follow the channels through a graph, beside those followed before."""
-        _Follower(self, graph).run()
+    def add(self, graph: Graph, kept: Collection[str] = ()) -> None:
+        """Follow the channels through a graph, beside those followed before.
+
+        Args:
+            graph: Operators, and which layer made which tensor.
+            kept: Paths of layers whose outputs stay as they are.
+        """
+        _Follower(self, graph).run(kept)
 
     def fresh(self, key: _Side, count: int) -> np.ndarray:
         """Return the channels [C] of a side of a layer, new ones where it was not seen before."""
@@ -193,14 +204,15 @@ class _Follower:
             {path: each for path, each in found.items() if path not in groups.layers}
         )
 
-    def run(self) -> None:
+    def run(self, kept: Collection[str]) -> None:
         for op in self._graph.operators:
             if id(op) in self._layers:
                 self._layer(self._layers[id(op)])
             elif self._inside.isdisjoint(names_of(op.outputs)) and not self._moves(op):
                 for name in names_of(op.inputs):
                     self._fix(name)
-        for name in self._graph.outputs:
+        made = [self._graph.made[path] for path in kept if path in self._graph.made]
+        for name in (*self._graph.outputs, *made):
             self._fix(name)
 
     def _of(self, name: str) -> np.ndarray:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import Literal, get_args
 
-from core.settings.hints import ObserverKind, PtqHints
+from core.settings.hints import ObserverKind, QuantHints
 
 LayerType = Literal["Conv2D", "Conv2DTranspose", "Linear"]
 WeightType = Literal["channel_wise_abs_max", "abs_max"]
 
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 OBSERVERS: tuple[ObserverKind, ...] = get_args(ObserverKind)
-OBSERVER = PtqHints().observer  # by default
+OBSERVER = QuantHints().observer  # by default
 STEPS = MappingProxyType(  # before, in and after calibration, each asked for by its name
     {
         "zero_points": "use zero points for activations that may be negative",
@@ -23,4 +23,4 @@ STEPS = MappingProxyType(  # before, in and after calibration, each asked for by
         "bias_correction": "at the end, correct biases: the mean output of each layer stays",
     }
 )
-HINTED = tuple(name for name in STEPS if hasattr(PtqHints(), name))  # steps that a task may hint at
+HINTED = tuple(name for name in STEPS if hasattr(QuantHints(), name))  # that a task may hint at

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from core.quant.choices import LayerType, WeightType
+from core.quant.hinted import check_reconstruct, settings_of
 from core.quant.quantizers import Rounding
 from core.quant.scales import BITS
-from core.settings.hints import ObserverKind
+from core.settings.hints import ObserverKind, QuantHints
 from core.settings.ranges import check_range
 from core.strategy import StrategyConfig
 from core.targets.names import Processors, RoundedOutputs, Target
@@ -43,15 +44,22 @@ class QatConfig(StrategyConfig):
             sums that layers read. `all`: all outputs of quantized layers too (full
             quantization). null: what makes the files of the target fastest.
         zero_points: Whether activations that may be negative have grids with a zero point. Only for
-            onnxruntime and openvino; files of other targets have none.
-        observer: Observer that sets the grids of activations.
+            onnxruntime and openvino; files of other targets have none. null: as the task suggests,
+            where the target knows them and nothing clips both ends alike.
+        balance: Whether to equalize the ranges of the channels of activations before calibration,
+            see `core.quant.balance`; null: as the task suggests.
+        reconstruct: Whether to fit weights and biases layer by layer after calibration, see
+            `core.quant.reconstruction`; null: as the task suggests, for `channel_wise_abs_max`.
+        observer: Observer that sets the grids of activations; null: as the task suggests.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: as the task suggests.
         freeze_bn_after: Epochs after which batch norms keep their statistics; null: never.
         observer_off_after: Epochs after which grids keep their ends; null: never.
     """
 
-    BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({"processors": "vnni"})
+    BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"processors": "vnni", "balance": False, "reconstruct": False}
+    )
 
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     activation_quantize_type: Literal[
@@ -68,8 +76,10 @@ class QatConfig(StrategyConfig):
     target: Target = "paddle"
     processors: Processors = "any"
     quantize_outputs: RoundedOutputs | None = None
-    zero_points: bool = False
-    observer: ObserverKind = "avg"
+    zero_points: bool | None = None
+    balance: bool | None = None
+    reconstruct: bool | None = None
+    observer: ObserverKind | None = None
     calibration_samples: int = 128
     warmup_epochs: float | None = None
     freeze_bn_after: int | None = None
@@ -93,11 +103,19 @@ class QatConfig(StrategyConfig):
         check_range(self, 0, 1_000_000, "warmup_epochs")
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
-        check_zero_points(self.zero_points, self.target)
+        check_zero_points(bool(self.zero_points), self.target)
+        check_reconstruct(self.reconstruct, self.weight_quantize_type)
         if self.zero_points and self.activation_preprocess_type:
             raise ValueError("zero_points: PACT clips both ends alike; give one of them")
         if self.activation_preprocess_type and self.activation_quantize_type == "lsq":
             raise ValueError("activation_preprocess_type: lsq learns its grid itself; give one")
+
+    def completed(self, hints: QuantHints) -> QatConfig:
+        """Return the settings with the hints of a task in place of None."""
+        found = settings_of(self, hints)
+        if self.zero_points is None and self.activation_preprocess_type:
+            found["zero_points"] = False  # PACT clips both ends alike
+        return replace(self, **found)
 
     @property
     def rounding(self) -> Rounding:
@@ -109,7 +127,7 @@ class QatConfig(StrategyConfig):
             weight_bits=self.weight_bits,
             activation_bits=self.activation_bits,
             processors=self.processors,
-            zero_points=self.zero_points,
+            zero_points=bool(self.zero_points),
             moving_rate=self.moving_rate,
             window_size=self.window_size,
         )

@@ -24,6 +24,7 @@ from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import choose_layers_and_grids
+from core.quant.hinted import check_reconstruct, settings_of
 from core.quant.layers import quantized_layers
 from core.quant.quantizers import Rounding
 from core.quant.reconstruction import reconstruct
@@ -32,8 +33,8 @@ from core.quant.selection import LayerSelection, summary
 from core.quant.sites import float_sites
 from core.settings.hints import ObserverKind
 from core.targets.names import Processors, RoundedOutputs, Target
-from core.targets.presets import UNSIGNED_TARGETS, check_zero_points
-from core.task import PtqHints, Task
+from core.targets.presets import check_zero_points
+from core.task import QuantHints, Task
 
 _log = logging.getLogger(__name__)
 
@@ -103,23 +104,11 @@ class PtqConfig:
         if not self.quantizable_layer_type:
             raise ValueError("quantizable_layer_type: names no layer")
         check_zero_points(bool(self.zero_points), self.target)
-        if self.reconstruct and self.weight_quantize_type != "channel_wise_abs_max":
-            raise ValueError(
-                "reconstruct: expected weight_quantize_type channel_wise_abs_max, got "
-                f"{self.weight_quantize_type}"
-            )
+        check_reconstruct(self.reconstruct, self.weight_quantize_type)
 
-    def completed(self, hints: PtqHints) -> PtqConfig:
+    def completed(self, hints: QuantHints) -> PtqConfig:
         """Return the settings with the hints of a task in place of None."""
-        by_channel = self.weight_quantize_type == "channel_wise_abs_max"
-        known = self.target in UNSIGNED_TARGETS
-        return replace(
-            self,
-            observer=self.observer or hints.observer,
-            zero_points=_or_hint(self.zero_points, hints.zero_points and known),
-            balance=_or_hint(self.balance, hints.balance),
-            reconstruct=_or_hint(self.reconstruct, hints.reconstruct and by_channel),
-        )
+        return replace(self, **settings_of(self, hints))
 
     @property
     def rounding(self) -> Rounding:
@@ -132,10 +121,6 @@ class PtqConfig:
             processors=self.processors,
             zero_points=bool(self.zero_points),
         )
-
-
-def _or_hint(given: bool | None, hint: bool) -> bool:
-    return hint if given is None else given
 
 
 def quantize_after_training(
@@ -178,8 +163,7 @@ def quantize_after_training(
         )
     _log.info("%s", "\n".join(summary(made)))
     if config.reconstruct:
-        few = _few_of_one_size(batches())
-        fitted = reconstruct(model, made.layers, plan.norms, few)
+        fitted = reconstruct(model, made.layers, plan.norms, few_of_one_size(batches()))
         _log.info("ptq: fitted %d layers to what they made in float", fitted)
     elif config.bias_correction:
         _correct_biases(model, made.layers, plan.norms, batches)
@@ -212,7 +196,7 @@ def _correct_biases(
     norms: Mapping[str, str],
     batches: CalibrationBatches,
 ) -> None:
-    few = _few_of_one_size(batches())
+    few = few_of_one_size(batches())
     places = bias_places(model, paths, norms)
     with float_sites(model):
         wanted = output_means(model, places, few)
@@ -221,8 +205,8 @@ def _correct_biases(
     _log.info("ptq: corrected the biases of %d layers on %d images", len(wanted), count)
 
 
-def _few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Return batches of inputs of the size of the first, as many as may pass at once."""
+def few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Return batches [N, C, H, W] of the size of the first, as many as may pass at once."""
     few: list[list[Tensor]] = []
     images = values = 0
     for inputs in batches:

@@ -27,6 +27,7 @@ from core.quant.layers import QuantizedConv2D, QuantizedLayer, QuantizedLinear
 from core.quant.sites import float_sites
 
 PLACES = 128  # places of a map that are sampled; neighbours tell little more
+MOST_INPUTS = 8192  # to an output; the matrix of their products has the square of it
 
 
 def reconstruct(
@@ -34,8 +35,9 @@ def reconstruct(
 ) -> int:
     """Fit weights and biases of quantized layers to their float outputs, in place.
 
-    Transposed convolutions, and layers that run several times, keep their weights. Only biases that
-    `bias_places` finds are corrected.
+    Transposed convolutions, layers that run several times, and those that read more than
+    `MOST_INPUTS` values for an output keep their weights. Only biases that `bias_places` finds are
+    corrected.
 
     Args:
         model: Quantized and calibrated.
@@ -75,8 +77,7 @@ def _sampled(
 
         return get(model, path).register_forward_post_hook(note)
 
-    kinds = (QuantizedConv2D, QuantizedLinear)
-    handles = [listen(path) for path in paths if isinstance(get(model, path), kinds)]
+    handles = [listen(path) for path in paths if _can_be_fitted(get(model, path))]
     try:
         yield samples
     finally:
@@ -84,6 +85,12 @@ def _sampled(
             handle.remove()
     for path in [path for path, found in samples.items() if len(found) != batches]:
         del samples[path]
+
+
+def _can_be_fitted(layer: Layer) -> bool:
+    if not isinstance(layer, (QuantizedConv2D, QuantizedLinear)):
+        return False
+    return int(layer.weight.size) // int(layer.weight.shape[layer.channel_axis]) <= MOST_INPUTS
 
 
 @contextlib.contextmanager

@@ -11,9 +11,12 @@ from paddle.nn import Layer
 from core.errors import ConfigError
 from core.network.batch_norms import is_batch_norm
 from core.quant.apply import apply_quantization, record_of, replay_quantization
+from core.quant.balance import balance
 from core.quant.config import QatConfig
 from core.quant.grid_plan import choose_layers_and_grids
+from core.quant.post_training import few_of_one_size
 from core.quant.quantizers import TINY
+from core.quant.reconstruction import reconstruct
 from core.quant.selection import select_with_hints, summary
 from core.quant.sites import quantizers_of
 from core.strategy import Context, Phase, Record, Strategy
@@ -27,7 +30,8 @@ _log = logging.getLogger(__name__)
 class Qat(Strategy):
     """Rounds weights and activations while training goes on.
 
-    Jacob et al., CVPR 2018; grids begin where a calibration ends.
+    Jacob et al., CVPR 2018; grids begin where a calibration ends, and weights, if the task suggests
+    or the recipe asks for it, where quantization after training ends.
     """
 
     Config = QatConfig
@@ -144,18 +148,9 @@ class Qat(Strategy):
         Returns:
             Lines that say what was chosen, in the first process.
         """
-        config, lines = self.config, [""]
+        lines = [""]
         if context.rank == 0:
-            choice, plan = choose_layers_and_grids(context.task, model, config)
-            choice = apply_quantization(
-                model,
-                choice,
-                config.rounding,
-                context.inputs(samples),
-                config.observer,
-                plan,
-            )
-            lines = summary(choice)
+            lines = self._quantize(model, context, samples)
             _log.info("%s", "\n".join(lines))
             self._record = record_of(model)
         self._record = gather(self._record)[0]
@@ -163,3 +158,23 @@ class Qat(Strategy):
         if context.rank != 0:
             replay_quantization(model, self._record)  # the engine shares the values afterwards
         return lines
+
+    def _quantize(self, model: Layer, context: Context, samples: int) -> list[str]:
+        """Choose layers and calibrate them; return lines that say what was chosen."""
+        hints = context.task.slim_hints(model)
+        config = self.config.completed(hints.qat)
+        assert config.observer is not None
+        choice, plan = choose_layers_and_grids(context.task, model, config)
+        if config.balance:
+            # what a student is compared in stays as it was
+            taught = hints.distill_points if context.teachers else ()
+            kept = [point.layer for point in taught if point.output == "feature"]
+            count = balance(model, context.task.input_spec(), context.inputs(samples), kept)
+            _log.info("qat: evened out activations, %d groups of channels were rescaled", count)
+        images = context.inputs(samples)
+        made = apply_quantization(model, choice, config.rounding, images, config.observer, plan)
+        if config.reconstruct:
+            few = few_of_one_size(context.inputs(samples))
+            fitted = reconstruct(model, made.layers, plan.norms, few)
+            _log.info("qat: fitted %d layers to what they made in float", fitted)
+        return summary(made)

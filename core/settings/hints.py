@@ -26,8 +26,8 @@ class QatBudget:
 
 
 @dataclass(frozen=True)
-class PtqHints:
-    """Settings of quantization without training where the user gives none; see `PtqConfig`.
+class QuantHints:
+    """Settings of quantization where the user gives none; see `PtqConfig` and `QatConfig`.
 
     Attributes:
         observer: Observer that sets the grids of activations.
@@ -44,9 +44,18 @@ class PtqHints:
 
 @dataclass(frozen=True)
 class SlimHints:
-    """Hints of a task for compressing its model; layers are globs on dotted paths."""
+    """Hints of a task for compressing its model; layers are globs on dotted paths.
+
+    Attributes:
+        distill_points: Layers whose outputs a student may imitate.
+        never_prune: Layers whose channels stay.
+        never_quantize: Layers that stay in float.
+        ptq: Settings of quantization after training.
+        qat: Settings of the start of quantization-aware training.
+    """
 
     distill_points: tuple[DistillPoint, ...] = ()
     never_prune: tuple[str, ...] = ()
     never_quantize: tuple[str, ...] = ()
-    ptq: PtqHints = PtqHints()
+    ptq: QuantHints = QuantHints()
+    qat: QuantHints = QuantHints("avg")

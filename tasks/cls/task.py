@@ -21,8 +21,8 @@ from core.task import (
     Forward,
     Losses,
     Outputs,
-    PtqHints,
     QatBudget,
+    QuantHints,
     Sample,
     SampleView,
     SlimHints,
@@ -119,7 +119,7 @@ class Task:
         return SlimHints(
             distill_points=tuple(points),
             never_prune=anatomy.classifiers,
-            ptq=PtqHints(zero_points=True, reconstruct=True),
+            ptq=QuantHints(zero_points=True, reconstruct=True),
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:

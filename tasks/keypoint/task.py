@@ -23,8 +23,8 @@ from core.task import (
     Forward,
     Losses,
     Outputs,
-    PtqHints,
     QatBudget,
+    QuantHints,
     Sample,
     SampleView,
     SlimHints,
@@ -105,7 +105,8 @@ class Task:
             ),
             never_prune=("final_conv",),
             # few pixels say where a joint is, and they are the largest, so nothing is clipped
-            ptq=PtqHints("abs_max", zero_points=True, balance=True, reconstruct=True),
+            ptq=QuantHints("abs_max", zero_points=True, balance=True, reconstruct=True),
+            qat=QuantHints("abs_max", zero_points=True, balance=True, reconstruct=True),
         )
 
     def deploy_model(self, model: Layer, ending: str) -> Layer:

@@ -9,6 +9,7 @@ import pytest
 import trislim
 from tests.docs.reader import Reader
 from tests.drawn_folders import NAMES, draw_figures, draw_masks
+from tests.wrong_kernels import needs_right_kernels
 
 SEGMENTATION = (
     *("model.name=FastSCNN", "model.arguments={enable_auxiliary_loss: false}", "loss.coef=[1.0]"),
@@ -22,6 +23,7 @@ CITIES = ("train/aachen/a_000001", "train/ulm/u_000002", "val/bonn/b_000003")
 KEYPOINT = ("model.backbone=MobileNetV1_x0_25", "data.input_size=[64,32]")
 
 
+@needs_right_kernels
 @pytest.mark.chain
 def test_segmentation(tmp_path: Path) -> None:
     reader = Reader(tmp_path, {"look/config.yml": SEGMENTATION})

@@ -12,7 +12,7 @@ from scipy.special import softmax
 
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge
-from core.task import PtqHints, build_task
+from core.task import QuantHints, build_task
 from core.training.run import read_run
 from tasks.cls.models import list_backbones
 
@@ -148,7 +148,7 @@ def test_hints_name_the_classifier(tmp_path):
     hints = task.slim_hints(task.build_model())
     assert hints.never_prune == ("fc",)
     assert hints.never_quantize == ()
-    assert hints.ptq == PtqHints(zero_points=True, reconstruct=True)
+    assert hints.ptq == QuantHints(zero_points=True, reconstruct=True)
     assert [(p.layer, p.output) for p in hints.distill_points] == [
         ("fc", "class_logits"),
         ("last_second_conv", "feature"),

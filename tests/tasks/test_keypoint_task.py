@@ -14,7 +14,7 @@ from core.errors import ConfigError, DataError
 from core.export.package import export
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, read, to_mapping
-from core.task import Box, PtqHints, build_task
+from core.task import Box, QuantHints, build_task
 from core.training.evaluation import eager_forward
 from core.training.run import read_run
 from tasks.keypoint import Config, Task
@@ -222,7 +222,8 @@ def test_hints_name_layers_that_exist(network):
     ]
     assert set(hints.never_prune) <= set(layers)
     assert (task.qat_budget.learning_rate_scale, task.qat_budget.epochs_scale) == (0.2, 0.25)
-    assert hints.ptq == PtqHints("abs_max", zero_points=True, balance=True, reconstruct=True)
+    everything = QuantHints("abs_max", zero_points=True, balance=True, reconstruct=True)
+    assert hints.ptq == hints.qat == everything
 
 
 def test_a_box_brings_the_points_to_its_place():

@@ -42,6 +42,7 @@ from core.targets.names import DEFAULT_TARGET
 from core.targets.presets import PRESETS
 from core.task import build_task
 from core.workflows.comparison_table import MeasuredMetric, MeasureMetric
+from tests.wrong_kernels import needs_right_kernels
 
 pytestmark = pytest.mark.int8
 
@@ -241,6 +242,7 @@ def test_weights_for_processors_with_vnni(
             assert each.relative < 1e-5
 
 
+@needs_right_kernels
 def test_files_for_vnni_where_there_is_none(
     models: Models,
     tmp_path: Path,

@@ -91,6 +91,22 @@ def test_the_float_model_answers_as_before(model: Fused) -> None:
     assert shares[1] < 12
 
 
+def test_layers_that_are_kept_answer_as_before(model: Fused) -> None:
+    """Their channels tie those that are added to them; others are scaled all the same."""
+    before, weights = _of_coarse(model), model.pointwise[0].weight.numpy()
+    assert balance(model, SPECS, pictures(), kept=["coarse", "nowhere"]) > 0
+    np.testing.assert_array_equal(_of_coarse(model), before)
+    assert (model.pointwise[0].weight.numpy() != weights).any()
+
+
+def _of_coarse(model: Fused) -> np.ndarray:
+    seen: list[np.ndarray] = []
+    handle = model.coarse.register_forward_post_hook(lambda *call: seen.append(call[2].numpy()))
+    answers(model, pictures())
+    handle.remove()
+    return np.concatenate(seen)
+
+
 @pytest.mark.parametrize("observer", ["abs_max", "mse"])
 def test_rounding_loses_less(observer: ObserverKind) -> None:
     errors = []

@@ -24,7 +24,7 @@ from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_aft
 from core.quant.selection import select_with_hints
 from core.quant.sites import float_sites, scales_of
 from core.settings.config import merge, read
-from core.task import PtqHints, SlimHints, Task, build_task
+from core.task import QuantHints, SlimHints, Task, build_task
 from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import Checkpoints
@@ -316,7 +316,7 @@ def test_reconstruction_brings_outputs_nearer_to_float(
 def test_what_is_not_given_is_as_the_task_hints(
     task: Task, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hints = PtqHints("abs_max", zero_points=True, balance=True, reconstruct=True)
+    hints = QuantHints("abs_max", zero_points=True, balance=True, reconstruct=True)
     found = PtqConfig(target="openvino").completed(hints)
     assert (found.observer, found.zero_points) == ("abs_max", True)
     assert (found.balance, found.reconstruct) == (True, True)
@@ -324,7 +324,7 @@ def test_what_is_not_given_is_as_the_task_hints(
     assert not PtqConfig(weight_quantize_type="abs_max").completed(hints).reconstruct
     given = PtqConfig("kl", target="openvino", zero_points=False, balance=False, reconstruct=False)
     assert given.completed(hints) == given
-    plain = PtqConfig().completed(PtqHints())
+    plain = PtqConfig().completed(QuantHints())
     assert (plain.observer, plain.zero_points) == ("mse", False)
     assert (plain.balance, plain.reconstruct) == (False, False)
 

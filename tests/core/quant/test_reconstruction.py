@@ -8,6 +8,7 @@ import pytest
 from paddle import nn
 
 from core.errors import DataError
+from core.quant import reconstruction
 from core.quant.adaptive_rounding import fit_weight
 from core.quant.layers import quantize, quantized_layers
 from core.quant.quantizers import Rounding
@@ -196,6 +197,18 @@ def test_what_is_fitted_and_what_is_not():
     assert np.square(model(batches[1][0]).numpy() - exact).mean() < off
     hooks = [layer._forward_post_hooks for layer in model.sublayers(include_self=True)]
     assert not any(hooks)
+
+
+@pytest.mark.parametrize(("most", "fitted"), [(4, {"vectors.bias", "up.bias"}), (5, None)])
+def test_layers_of_very_many_inputs_keep_their_weights(monkeypatch, most, fitted):
+    monkeypatch.setattr(reconstruction, "MOST_INPUTS", most)
+    model = randomize(Shared(), spread=0.1)
+    batches = [images(12)]
+    quantized(model, batches, bits=4)
+    before = {name: value.numpy() for name, value in model.state_dict().items()}
+    reconstruct(model, ["twice", "up", "vectors"], {}, batches)
+    changed = {n for n, value in model.state_dict().items() if (value.numpy() != before[n]).any()}
+    assert changed == (fitted or {"vectors.weight", "vectors.bias", "up.bias"})
 
 
 def test_without_images():

@@ -12,6 +12,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from outside import toy
 from paddle import nn
 
 from core.errors import ConfigError, DataError, UserError
@@ -26,6 +27,7 @@ from core.quant.selection import LayerSelection, select_layers, summary
 from core.quant.sites import float_sites, on_grids, scales_of
 from core.quant.strategy import Qat
 from core.settings.config import merge, read
+from core.settings.hints import QuantHints, SlimHints
 from core.task import build_task
 from core.training import checkpoint
 from core.training.engine import Engine
@@ -54,6 +56,7 @@ TYPES = [
     {"quantize_outputs": "all", "target": "tensorrt"},
     {"target": "onnxruntime", "activation_preprocess_type": "PACT"},
     {"target": "openvino", "zero_points": True, "activation_quantize_type": "range_abs_max"},
+    {"balance": True, "reconstruct": True, "weight_bits": 5},
 ]
 
 
@@ -181,6 +184,39 @@ def test_one_grid_for_a_weight_is_that_of_the_folded_weight(settings: Any) -> No
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * top)
 
 
+HINTS = QuantHints("abs_max", zero_points=True, balance=True, reconstruct=True)
+
+
+def test_what_is_not_given_is_as_the_task_hints() -> None:
+    found = QatConfig(target="openvino").completed(HINTS)
+    assert (found.observer, found.zero_points) == ("abs_max", True)
+    assert (found.balance, found.reconstruct) == (True, True)
+    assert not QatConfig(target="paddle").completed(HINTS).zero_points
+    pact = QatConfig(target="openvino", activation_preprocess_type="PACT").completed(HINTS)
+    assert not pact.zero_points
+    assert not QatConfig(weight_quantize_type="abs_max").completed(HINTS).reconstruct
+    plain = QatConfig().completed(SlimHints().qat)
+    assert (plain.observer, plain.zero_points) == ("avg", False)
+    assert (plain.balance, plain.reconstruct) == (False, False)
+
+
+def test_training_starts_where_quantization_after_training_ends(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    calls: list[Any] = []
+    few = {"weight_bits": 3, "target": "openvino"}
+    for name, hints in (("plain", SlimHints()), ("hinted", SlimHints(qat=HINTS))):
+        monkeypatch.setattr(toy.Task, "slim_hints", lambda self, model, hints=hints: hints)
+        caplog.clear()
+        train(settings, tmp_path / name, qat(**few))
+        calls.append(caplog.text)
+    assert "evened out" not in calls[0]
+    assert "fitted" not in calls[0]
+    assert "qat: evened out activations" in calls[1]
+    assert "qat: fitted 2 layers to what they made in float" in calls[1]
+
+
 def test_what_stays_in_float_has_a_reason() -> None:
     class Own(nn.Conv2D):
         pass
@@ -233,6 +269,10 @@ def test_what_stays_in_float_has_a_reason() -> None:
         (
             {"zero_points": True, "target": "openvino", "activation_preprocess_type": "PACT"},
             "zero_points: PACT clips both ends alike",
+        ),
+        (
+            {"reconstruct": True, "weight_quantize_type": "abs_max"},
+            "reconstruct: expected weight_quantize_type channel_wise_abs_max, got abs_max",
         ),
     ],
 )

@@ -38,6 +38,7 @@ from core.targets.processors import Limit, largest_of_even, weight_limits, with_
 from core.task import Task, build_task
 from core.training import checkpoint
 from core.workflows.comparison_table import ComparisonRow, MeasuredMetric, check_metrics
+from tests.wrong_kernels import needs_right_kernels
 
 pytestmark = pytest.mark.int8
 
@@ -171,6 +172,7 @@ def test_a_layer_that_differs_is_named(
     assert not (tmp_path / "out").exists()
 
 
+@needs_right_kernels
 @pytest.mark.parametrize("wrong", ["depthwise", "project", "head"])
 def test_the_first_layer_that_drifts_is_named(
     task: Task, model: Layer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
@@ -257,6 +259,7 @@ def test_paddle_rounds_nothing_but_what_the_table_says(name: str, tmp_path: Path
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
+@needs_right_kernels
 @pytest.mark.parametrize(
     ("target", "binding"),
     [

@@ -27,6 +27,7 @@ from core.targets.names import BACKENDS
 from core.targets.presets import PRESETS
 from core.task import Task, build_task
 from tests.networks.residual import network, quantized
+from tests.wrong_kernels import needs_right_kernels
 
 pytestmark = pytest.mark.int8
 
@@ -196,6 +197,7 @@ def test_onnx_runtime_computes_every_convolution_in_int8(task: Task, tmp_path: P
     assert kinds["all"].count("QLinearAdd") == 2
 
 
+@needs_right_kernels
 def test_the_output_that_drifts_is_named(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ from tests.networks.compared_layers import (
     randomize,
     wrong,
 )
+from tests.wrong_kernels import needs_right_kernels
 
 pytestmark = pytest.mark.int8
 
@@ -79,6 +80,7 @@ def test_the_deepest_layer_of_a_net_that_rounds_badly(
     assert wrong(found) == {(backend, "last") for backend in BACKENDS}
 
 
+@needs_right_kernels
 def test_an_export_with_a_wrong_file_names_the_layer_and_rejects_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def distort(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.n
     monkeypatch.setattr(parity, "run", run)
 
 
+@needs_right_kernels
 def test_right_layers_that_make_a_drifting_whole_are_warned_about(
     whole: Callable[[], list[Any]], monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
