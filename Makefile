@@ -35,10 +35,11 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The second run computes int8 as a processor without VNNI does, in ONNX Runtime as well where a C
-# compiler and objdump are installed.
+# Tests wait now and then, so there is one process more than a small machine has cores. The second
+# run computes int8 as a processor without VNNI does, in ONNX Runtime as well where a C compiler and
+# objdump are installed.
 unit: install
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 3 --dist loadscope
 	$(BIN)/python -m benchmarks.processor.without_vnni --allow_cap \
 	  $(BIN)/python -m pytest -n 2 --dist loadscope -m int8
 

@@ -60,6 +60,9 @@ class QatConfig(StrategyConfig):
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"processors": "vnni", "balance": False, "reconstruct": False}
     )
+    OPEN: ClassVar[frozenset[str]] = frozenset(
+        {"observer", "zero_points", "balance", "reconstruct"}
+    )
 
     weight_quantize_type: WeightType = "channel_wise_abs_max"
     activation_quantize_type: Literal[

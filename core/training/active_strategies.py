@@ -204,9 +204,11 @@ class ActiveStrategies:
 
     def _check_same_recipe(self, saved: list[dict[str, Any]]) -> None:
         for position, (said, new) in enumerate(zip(saved, self._described())):
-            old = _before_they_existed(self._recipe.steps[position].config) | said
+            config = self._recipe.steps[position].config
+            old = _before_they_existed(config) | said
             for key in sorted(old.keys() | new.keys()):
-                if old.get(key) != new.get(key):
+                left_open = key in config.OPEN and new.get(key) is None
+                if old.get(key) != new.get(key) and not left_open:
                     raise ConfigError(
                         f"strategies.{position}.{key}: the run to resume has {old.get(key)!r}, "
                         f"got {new.get(key)!r}"
