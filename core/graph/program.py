@@ -299,9 +299,9 @@ def _check_types(graph: Graph) -> None:
 
 
 def _passes_on(op: Any) -> bool:
-    return bool(
-        op.type == "dropout" and attribute(op, "dropout_implementation") == "upscale_in_train"
-    )
+    if op.type != "dropout" or not attribute(op, "is_test", False):
+        return False
+    return bool(attribute(op, "dropout_implementation") == "upscale_in_train")
 
 
 def _clip(op: Any) -> None:

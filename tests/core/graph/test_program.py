@@ -186,6 +186,8 @@ class Dropouts(nn.Layer):
 
 def test_dropout_that_passes_values_on_is_left_out(tmp_path):
     layer = randomize(Dropouts())
+    specs = [InputSpec([None, 4], "float32", "image")]
+    assert kinds(Graph.from_trace(trace(layer, specs, training=True))).count("dropout") == 4
     graph = build(layer, (1, 4))
     assert kinds(graph).count("dropout") == 1
     assert graph.made["passing"] == graph.made["linear"] == "passed"
