@@ -83,12 +83,12 @@ class StrategyConfig:
     strategy has by itself, 1 for most), and `optimizer` takes the place of the run's.
 
     `BEFORE` holds what a key meant before it existed, where that is not its default: runs of then
-    are resumed by it. `OPEN` holds keys whose null leaves the choice to the task; with null a run
-    goes on that was begun with a choice of its own.
+    are resumed by it. `OPEN` holds keys whose null leaves the choice to the task, with what was the
+    default before there was null: with null, runs of then are resumed, too.
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    OPEN: ClassVar[frozenset[str]] = frozenset()
+    OPEN: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     start_epoch: int = 0
     end_epoch: int | None = None

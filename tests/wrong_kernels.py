@@ -12,4 +12,6 @@ from core.targets.instructions import why_not_as_written
 
 _WHY = why_not_as_written("onnxruntime", "any")
 
-needs_right_kernels = pytest.mark.skipif(bool(_WHY), reason=f"{_WHY}; later Pythons have it")
+needs_right_kernels = pytest.mark.skipif(
+    bool(_WHY), reason=f"{_WHY}; Python 3.11 and later install it"
+)

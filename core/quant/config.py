@@ -60,8 +60,8 @@ class QatConfig(StrategyConfig):
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"processors": "vnni", "balance": False, "reconstruct": False}
     )
-    OPEN: ClassVar[frozenset[str]] = frozenset(
-        {"observer", "zero_points", "balance", "reconstruct"}
+    OPEN: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"observer": "avg", "zero_points": False, "balance": False, "reconstruct": False}
     )
 
     weight_quantize_type: WeightType = "channel_wise_abs_max"

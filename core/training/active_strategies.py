@@ -207,8 +207,8 @@ class ActiveStrategies:
             config = self._recipe.steps[position].config
             old = _before_they_existed(config) | said
             for key in sorted(old.keys() | new.keys()):
-                left_open = key in config.OPEN and new.get(key) is None
-                if old.get(key) != new.get(key) and not left_open:
+                default_then = new.get(key) is None and old.get(key) == config.OPEN.get(key)
+                if old.get(key) != new.get(key) and not default_then:
                     raise ConfigError(
                         f"strategies.{position}.{key}: the run to resume has {old.get(key)!r}, "
                         f"got {new.get(key)!r}"

@@ -62,7 +62,7 @@ def test_a_run_of_before_trains_on(settings: dict[str, Any], tmp_path: Path) -> 
     steps[1] |= {"processors": "vnni", "balance": True}
     with pytest.raises(ConfigError, match=r"\.balance: .* has False, got True"):
         train(settings, tmp_path / "slim", *steps, resume=True)
-    del steps[1]["balance"]  # whatever the run began with
+    del steps[1]["balance"]  # as before there was null
     engine = train(settings, tmp_path / "slim", *steps, resume=True)
     assert engine.epoch == 6
     assert [kind for kind, _ in checkpoint.load_description(OLD / "slim/latest").edits] == [

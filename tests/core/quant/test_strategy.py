@@ -20,7 +20,7 @@ from core.network.weights import load_arrays
 from core.quant.apply import apply_quantization
 from core.quant.config import QatConfig
 from core.quant.grid_plan import GridPlan, plan_grids
-from core.quant.layers import quantized_layers
+from core.quant.layers import quantized_layers, weights_held
 from core.quant.outputs import rounded_outputs
 from core.quant.quantizers import Rounding
 from core.quant.selection import LayerSelection, select_layers, summary
@@ -215,6 +215,27 @@ def test_training_starts_where_quantization_after_training_ends(
     assert "fitted" not in calls[0]
     assert "qat: evened out activations" in calls[1]
     assert "qat: fitted 2 layers to what they made in float" in calls[1]
+
+
+def test_a_choice_of_the_recipe_cannot_be_left_open_later(settings: Any, tmp_path: Path) -> None:
+    train(settings, tmp_path / "a", qat(balance=True), hooks=[StopAfter(1)])
+    with pytest.raises(ConfigError, match=r"\.balance: the run to resume has True, got None"):
+        train(settings, tmp_path / "a", qat(), resume=True)
+
+
+def test_held_weights_are_rounded_once_and_anew_afterwards() -> None:
+    model, x = nn.Sequential(nn.Conv2D(3, 4, 1)), paddle.randn([1, 3, 4, 4])
+    choice = select_layers(model, Rounding(), ("Conv2D",), ())
+    apply_quantization(model, choice, Rounding(), [[x]], "abs_max", GridPlan())
+    model.eval()
+    layer = quantized_layers(model)["0"]
+    before = model(x).numpy()
+    with weights_held(model):
+        np.testing.assert_array_equal(model(x).numpy(), before)
+        assert layer.rounded_weight() is layer.rounded_weight()
+    layer.weight.set_value(layer.weight.numpy() * 2)
+    assert layer.rounded_weight() is not layer.rounded_weight()
+    assert np.abs(model(x).numpy() - before).max() > 0
 
 
 def test_what_stays_in_float_has_a_reason() -> None:
