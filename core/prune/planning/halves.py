@@ -7,6 +7,7 @@ OpenVINO: networks of many shuffles then run slower than they did whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,16 @@ from core.prune.structure.labels import Array
 NEVER = -1  # rank of a label that may not go
 
 
+def share_of(ratio: float, size: int) -> int:
+    """Return how many of `size` channels a share is, rounded down."""
+    return math.floor(size * ratio + 1e-9)
+
+
+def may_go(size: int, max_ratio: float) -> int:
+    """Return how many of a layer's channels may go: one stays at least."""
+    return min(size - 1, share_of(max_ratio, size))
+
+
 class EvenHalves:
     """Evens out masks of kept channels.
 
@@ -24,16 +35,20 @@ class EvenHalves:
         analysis: Analysis of the model.
         orders: Per group, positions of the units that may go, least important first.
         most: Per group, how many may go.
+        max_ratio: No layer of a group loses a larger share.
     """
 
-    def __init__(self, analysis: Analysis, orders: Sequence[Array], most: Sequence[int]) -> None:
+    def __init__(
+        self, analysis: Analysis, orders: Sequence[Array], most: Sequence[int], max_ratio: float
+    ) -> None:
         self._rank = np.full(analysis.count, NEVER)
         sets, least = [np.zeros(0, np.int64)], [0]  # of each set so many labels stay at least
         for group, order, count in zip(analysis.groups, orders, most):
             if count:
                 self._rank[group.units[order]] = np.arange(len(order))
                 sets += [group.units, *(group.units[part] for part in group.keep_one)]
-                least += [len(group) - count, *(1 for _ in group.keep_one)]
+                least.append(len(group) - count)
+                least += [len(part) - may_go(len(part), max_ratio) for part in group.keep_one]
         self._members, sizes = np.concatenate(sets), [len(labels) for labels in sets]
         self._owners, self._least = np.repeat(np.arange(len(sets)), sizes), np.array(least)
         by_label = np.argsort(self._members, kind="stable")

@@ -11,7 +11,7 @@ import numpy as np
 
 from core.errors import ConfigError
 from core.network.layers import match
-from core.prune.planning.halves import EvenHalves
+from core.prune.planning.halves import EvenHalves, may_go, share_of
 from core.prune.structure.analysis import Analysis, Group
 from core.prune.structure.labels import Array
 from core.settings.config import suggest
@@ -20,6 +20,7 @@ MaskCost = Callable[[Array], float]  # cost of a mask of kept labels
 _log = logging.getLogger(__name__)
 EXACT = 0.0005  # share of the whole that is not worth moving a channel for
 CLOSE = 0.01  # share of the whole by which a plan may miss its limit
+LEVELS = 100  # shares at which the layers of a group are compared
 
 
 class Ranking:
@@ -29,7 +30,7 @@ class Ranking:
         analysis: Analysis of the model.
         scores: Importance of every unit, per group.
         round_to: Kept channels per group are a multiple of it, or all.
-        max_ratio: No group loses a larger share of its channels.
+        max_ratio: No group, and no layer in it, loses a larger share of its channels.
         chosen: Positions of the groups that may be cut; None means all.
         even_halves: The second input of a channel shuffle keeps as many channels as the first, if
             it can, whatever its own share and `round_to` say.
@@ -47,13 +48,13 @@ class Ranking:
         self.analysis, self.scores, self.round_to = analysis, list(scores), round_to
         groups = analysis.groups
         self.chosen = list(range(len(groups)) if chosen is None else chosen)
-        self.orders = [_order(group, score) for group, score in zip(groups, scores)]
+        self.orders = [_order(group, score, max_ratio) for group, score in zip(groups, scores)]
         self.steps = [
             _steps(len(group), len(order), round_to, max_ratio) if index in self.chosen else [0]
             for index, (group, order) in enumerate(zip(groups, self.orders))
         ]
         most = [steps[-1] for steps in self.steps]
-        self._halves = EvenHalves(analysis, self.orders, most) if even_halves else None
+        self._halves = EvenHalves(analysis, self.orders, most, max_ratio) if even_halves else None
 
     def nearest(self, group: int, removed: float) -> int:
         """Return the allowed number of channels to remove that is closest."""
@@ -79,23 +80,41 @@ class Ranking:
         return mask
 
 
-def _order(group: Group, score: Array) -> Array:
-    """Return units by importance, least first, without those that must stay."""
+def _order(group: Group, score: Array, max_ratio: float) -> Array:
+    """Return units in the order in which they go, without those that must stay.
+
+    That is by importance, least first. Where layers make or read only some of the group's channels
+    (`keep_one`), as around channel shuffles, all of them lose the same share at every point of the
+    order, as far as it goes: scores of different layers cannot be compared, and the layers of a
+    network would otherwise go one after the other.
+    """
     order = np.argsort(score, kind="stable")
-    holds = [set(part.tolist()) for part in group.keep_one] + [set(range(len(group)))]
-    left = [len(part) for part in holds]
-    can_go = []
-    for unit in order.tolist():
-        mine = [index for index, part in enumerate(holds) if unit in part]
-        if all(left[index] > 1 for index in mine):
-            can_go.append(unit)
-            for index in mine:
-                left[index] -= 1
+    if not group.keep_one:
+        return order[: max(len(group) - 1, 0)]
+    parts = [*group.keep_one, np.arange(len(group))]
+    most = [may_go(len(part), max_ratio) for part in parts]
+    parts_of: list[list[int]] = [[] for _ in range(len(group))]
+    for index, part in enumerate(parts):
+        for unit in part.tolist():
+            parts_of[unit].append(index)
+    can_go: list[int] = []
+    lost, left = [0] * len(parts), order.tolist()
+    for level in range(1, LEVELS + 1):
+        room = [min(limit, share_of(level / LEVELS, len(p))) for limit, p in zip(most, parts)]
+        stay = []
+        for unit in left:
+            if all(lost[part] < room[part] for part in parts_of[unit]):
+                can_go.append(unit)
+                for part in parts_of[unit]:
+                    lost[part] += 1
+            else:
+                stay.append(unit)
+        left = stay
     return np.array(can_go, dtype=np.int64)
 
 
 def _steps(size: int, can_go: int, round_to: int, max_ratio: float) -> list[int]:
-    most = min(can_go, math.floor(size * max_ratio + 1e-9))
+    most = min(can_go, share_of(max_ratio, size))
     return [n for n in range(most + 1) if n == 0 or (size - n) % round_to == 0]
 
 
