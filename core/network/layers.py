@@ -54,7 +54,12 @@ def get(model: Layer, path: str) -> Layer:
     Raises:
         ConfigError: There is none.
     """
-    layers = dict(model.named_sublayers())
+    found: Layer | None = model
+    for name in path.split("."):
+        found = None if found is None else found._sub_layers.get(name)
+    if found is not None:
+        return found
+    layers = dict(model.named_sublayers())  # names may hold dots
     if path not in layers:
         raise ConfigError(f"{path}: the model has no such layer{suggest(path, list(layers))}")
     return layers[path]

@@ -97,7 +97,7 @@ def _can_be_fitted(layer: Layer) -> bool:
 def _fitted(
     model: Layer, samples: Mapping[str, list[np.ndarray]], shifted: Collection[str]
 ) -> Iterator[None]:
-    """Let the first run of each sampled layer fit its weight and answer with it.
+    """Let each sampled layer fit its weight before it runs for the first time.
 
     Args:
         model: Holds the layers.
@@ -106,28 +106,16 @@ def _fitted(
     """
     left = dict(samples)
 
-    def listen(path: str) -> list[Any]:
-        keywords: dict[str, Any] = {}
+    def listen(path: str) -> Any:
+        def fit(layer: QuantizedLayer, inputs: Sequence[Any], keywords: dict[str, Any]) -> None:
+            if path in left:
+                wanted = np.concatenate(left.pop(path))
+                (x,) = (*inputs, *keywords.values())
+                _fit(layer, path, layer.rounded_input(x), wanted, path in shifted)
 
-        def note(_layer: Layer, _inputs: object, given: dict[str, Any]) -> None:
-            keywords.update(given)
+        return get(model, path).register_forward_pre_hook(fit, with_kwargs=True)
 
-        def fit(layer: QuantizedLayer, inputs: Sequence[Any], _output: Tensor) -> Tensor | None:
-            if path not in left:
-                return None
-            wanted = np.concatenate(left.pop(path))
-            (x,) = (*inputs, *keywords.values())
-            _fit(layer, path, layer.rounded_input(x), wanted, path in shifted)
-            corrected: Tensor = layer(x)
-            return corrected
-
-        layer = get(model, path)
-        return [
-            layer.register_forward_pre_hook(note, with_kwargs=True),
-            layer.register_forward_post_hook(fit),
-        ]
-
-    handles = [handle for path in samples for handle in listen(path)]
+    handles = [listen(path) for path in samples]
     try:
         yield
     finally:
