@@ -56,8 +56,10 @@ class PruneConfig(StrategyConfig):
         sensitivities_file: JSON to store sensitivities in; measurements that it holds are reused.
         backend: Runtime to measure latency in.
         threads: Threads of that runtime.
-        calibration_samples: Training images for batch norm statistics and `taylor`; 0 leaves the
-            statistics as they are.
+        calibration_samples: Training images for batch norm statistics, `taylor` and `reconstruct`;
+            0 leaves the statistics as they are.
+        reconstruct: After a cut, fit weights and biases layer by layer to what the layers made
+            before it, see `core.prune.reconstruction`, on up to 128 of these images.
     """
 
     target_ratio: float | None = None
@@ -84,6 +86,7 @@ class PruneConfig(StrategyConfig):
     backend: Backend = "onnxruntime"
     threads: int = 1
     calibration_samples: int = 256
+    reconstruct: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,7 +131,8 @@ class PruneConfig(StrategyConfig):
             raise ValueError(f"search_temperature: expected > 0, got {self.search_temperature}")
         if not 0 < self.eval_rate <= 1:
             raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
-        if self.calibration_samples < (1 if self.criterion == "taylor" else 0):
+        needed = self.criterion == "taylor" or self.reconstruct
+        if self.calibration_samples < (1 if needed else 0):
             raise ValueError(f"calibration_samples: too few, got {self.calibration_samples}")
 
     def _check_shares_and_window(self) -> None:

@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from paddle import Tensor
 from paddle.nn import Layer
 
 from core.network.batch_norms import reestimate
+from core.network.folded_norms import unfold_norms
+from core.network.layer_fitting import few_of_one_size
 from core.prune.config import PruneConfig
 from core.prune.cut import ChannelEdit, apply_edit
 from core.prune.planner import Planner
 from core.prune.planning import plan
 from core.prune.planning.sensitivity import Sensitivity
 from core.prune.pruner import Pruner, build_pruner
+from core.prune.reconstruction import mend, note
 from core.prune.report import layer_table
 from core.strategy import Context, Phase, Record, Strategy, StrategyConfig
 from core.training.measurements import load, metric_of, render
@@ -138,13 +142,23 @@ class Prune(Strategy):
 
     def _cut(self) -> None:
         config, model = self.config, self._model
+        samples = config.calibration_samples
+        if samples:
+            unfold_norms(model, lambda: self._context.inputs(samples))
         pruner = self._prepare(self._context, model)
         step = len(self._cuts)
         planner = Planner(config, self._context, model, pruner, step, self._start)
+        few: list[list[Tensor]] = []
+        if config.reconstruct:
+            few = few_of_one_size(self._context.inputs(samples))
+            before = note(self._context.task, model, few)
         cut = planner.cut()
         self._cuts.append(cut.edit.to_record())
         _log.info("pruned\n%s", render(layer_table(cut)))
         planner.tell(cut)
-        if config.calibration_samples:
-            count = reestimate(model, self._context.inputs(config.calibration_samples))
+        if config.reconstruct:
+            count = mend(model, cut.edit, before, few)
+            _log.info("fitted %d layers to what they made before the cut", count)
+        elif samples:
+            count = reestimate(model, self._context.inputs(samples))
             _log.info("estimated the statistics of %d batch norms anew", count)

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from core.network.layer_fitting import least_squares
 from core.quant.weight_grid import free_steps, quantize_weight
 from core.targets.processors import HIGHEST, PAIR, Limit
 
-_DAMPING = 0.01  # share of the inputs' mean square that keeps a weight where it was, at least
 _SAME = 1e-4  # share of the largest magnitude, which is 127 steps or fewer
 _BLOCK = 128  # columns whose influence on those behind them is summed up at once
 
@@ -39,15 +39,8 @@ def fit_weight(
         Values [groups, outputs, inputs of a group] that rounding to nearest leaves as they are. A
         row for which no such values are found is not rounded.
     """
-    samples, _, count = inputs.shape
-    by_group = np.ascontiguousarray(inputs.transpose(1, 2, 0), np.float64)  # [groups, K, samples]
-    power = by_group @ by_group.transpose(0, 2, 1) / samples
-    mean_square = np.trace(power, axis1=1, axis2=2) / count
-    damping = np.maximum(mean_square, 1e-12) * max(_DAMPING, count / samples)
-    power += damping[:, None, None] * np.eye(count)
-    missed = wanted.transpose(1, 0, 2) - by_group.transpose(0, 2, 1) @ weight.transpose(0, 2, 1)
-    change = np.linalg.solve(power, by_group @ missed / samples)
-    return round_weight(weight + change.transpose(0, 2, 1), power, limit, bits)
+    fitted, power = least_squares(weight, inputs, wanted)
+    return round_weight(fitted, power, limit, bits)
 
 
 def round_weight(weight: np.ndarray, power: np.ndarray, limit: Limit, bits: int = 8) -> np.ndarray:

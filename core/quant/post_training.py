@@ -18,9 +18,10 @@ from paddle.nn import Layer
 
 from core.errors import CheckpointError, ConfigError
 from core.network.batch_norms import reestimate
+from core.network.bias_correction import bias_places, correct_biases, output_means
+from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
-from core.quant.bias_correction import bias_places, correct_biases, output_means
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import choose_layers_and_grids
@@ -40,11 +41,6 @@ _log = logging.getLogger(__name__)
 
 
 ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
-
-# What layers make in float and on grids is of the same images, so the difference is known well from
-# few. They pass through the model at once, so that large images are fewer.
-IMAGES_TO_CORRECT = 128
-VALUES_TO_CORRECT = 2**24
 
 CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
@@ -203,21 +199,6 @@ def _correct_biases(
     correct_biases(model, wanted, few)
     count = sum(int(inputs[0].shape[0]) for inputs in few)
     _log.info("ptq: corrected the biases of %d layers on %d images", len(wanted), count)
-
-
-def few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
-    """Return batches [N, C, H, W] of the size of the first, as many as may pass at once."""
-    few: list[list[Tensor]] = []
-    images = values = 0
-    for inputs in batches:
-        if few and [t.shape[1:] for t in inputs] != [t.shape[1:] for t in few[0]]:
-            continue
-        few.append(list(inputs))
-        images += int(inputs[0].shape[0])
-        values += sum(int(tensor.size) for tensor in inputs)
-        if images >= IMAGES_TO_CORRECT or values >= VALUES_TO_CORRECT:
-            break
-    return few
 
 
 class _Count:

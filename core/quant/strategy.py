@@ -10,11 +10,11 @@ from paddle.nn import Layer
 
 from core.errors import ConfigError
 from core.network.batch_norms import is_batch_norm
+from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization, record_of, replay_quantization
 from core.quant.balance import balance
 from core.quant.config import QatConfig
 from core.quant.grid_plan import choose_layers_and_grids
-from core.quant.post_training import few_of_one_size
 from core.quant.quantizers import TINY
 from core.quant.reconstruction import reconstruct
 from core.quant.selection import select_with_hints, summary

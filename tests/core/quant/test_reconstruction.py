@@ -8,11 +8,12 @@ import pytest
 from paddle import nn
 
 from core.errors import DataError
-from core.quant import reconstruction
+from core.network import layer_fitting
+from core.network.layer_fitting import PLACES
 from core.quant.adaptive_rounding import fit_weight
 from core.quant.layers import quantize, quantized_layers
 from core.quant.quantizers import Rounding
-from core.quant.reconstruction import PLACES, reconstruct
+from core.quant.reconstruction import reconstruct
 from tests.networks.equalized import Depthwise, randomize
 
 NORMS = {f"{name}.0": f"{name}.1" for name in ("stem", "expand", "depthwise")}
@@ -201,7 +202,7 @@ def test_what_is_fitted_and_what_is_not():
 
 @pytest.mark.parametrize(("most", "fitted"), [(4, {"vectors.bias", "up.bias"}), (5, None)])
 def test_layers_of_very_many_inputs_keep_their_weights(monkeypatch, most, fitted):
-    monkeypatch.setattr(reconstruction, "MOST_INPUTS", most)
+    monkeypatch.setattr(layer_fitting, "MOST_INPUTS", most)
     model = randomize(Shared(), spread=0.1)
     batches = [images(12)]
     quantized(model, batches, bits=4)

@@ -11,7 +11,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from core.errors import ConfigError, DataError
-from core.quant.bias_correction import bias_places, correct_biases, output_means
+from core.network.bias_correction import bias_places, correct_biases, output_means
 from tests.networks.equalized import Depthwise, randomize
 
 

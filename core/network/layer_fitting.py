@@ -1,0 +1,273 @@
+"""Fit layers, one after the other, so that they make what they made before a network was changed.
+
+A layer whose inputs are no longer what they were, as channels are gone or values are rounded, gets
+the weight that comes nearest to its former outputs (least squares), and a bias that gives them
+their former means. No labels are read. It takes one pass of the network before the change and one
+after it, in which each layer is mended before those behind it run:
+
+    before = note_outputs(model, paths, norms, batches)
+    ...  # change the model
+    fit_layers(model, before, fit, batches)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.nn import Layer
+
+from core.network.bias_correction import TensorBatches, bias_places, correct_biases, output_means
+from core.network.layers import get
+
+PLACES = 128  # places of a map that are sampled; neighbours tell little more
+MOST_INPUTS = 8192  # to an output; the matrix of their products has the square of it
+
+# The same images are seen before the change and after it, so few tell the difference well. They
+# pass through the model at once, so that large images are fewer.
+IMAGES = 128
+VALUES = 2**24
+
+_DAMPING = 0.01  # share of the inputs' mean square that keeps a weight where it was, at least
+
+Solve = Callable[[Layer, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What layers made.
+
+    Attributes:
+        samples: Of weights to fit: outputs at some places, [samples, C], by path.
+        means: Of biases to correct: mean output [C], by path of the layer or norm that has it.
+        shifted: Layers whose biases are corrected, so that their means do not matter.
+    """
+
+    samples: Mapping[str, np.ndarray]
+    means: Mapping[str, np.ndarray]
+    shifted: frozenset[str]
+
+    def of_channels(self, kept: Mapping[str, Sequence[int]]) -> Outputs:
+        """Return those of the channels that layers and norms keep; all where none are named."""
+        return replace(
+            self,
+            samples={p: v[:, kept[p]] if p in kept else v for p, v in self.samples.items()},
+            means={p: v[kept[p]] if p in kept else v for p, v in self.means.items()},
+        )
+
+
+def note_outputs(
+    model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: TensorBatches
+) -> Outputs:
+    """Run a model and note what layers make.
+
+    Transposed convolutions, layers that run several times, those that share their weight, and those
+    that read more than `MOST_INPUTS` values for an output are left out. Only biases that
+    `bias_places` finds are corrected.
+
+    Args:
+        model: Runs in evaluation mode.
+        paths: Convolutions and linear layers.
+        norms: Path of the batch norm that alone reads a layer's output, by the layer's path.
+        batches: Inputs of the model, [N, C, H, W] each, all of one size.
+
+    Raises:
+        DataError: No batches, or outputs that are not finite; names the layer.
+    """
+    places = bias_places(model, paths, norms)
+    with _sampled(model, paths, len(batches)) as samples:
+        means = output_means(model, places, batches)
+    return Outputs(
+        samples={path: np.concatenate(found) for path, found in samples.items()},
+        means=means,
+        shifted=frozenset(path for path in paths if {path, norms.get(path)} & means.keys()),
+    )
+
+
+def fit_layers(
+    model: Layer,
+    before: Outputs,
+    batches: TensorBatches,
+    solve: Solve,
+    read: Callable[[Layer, Tensor], Tensor] = lambda _layer, x: x,
+) -> int:
+    """Fit weights and biases of layers to what they made, in place.
+
+    Args:
+        model: The changed model.
+        before: What its layers made, of the channels that they still have.
+        batches: The same inputs; all pass at once.
+        solve: Returns the weight of a layer, [groups, outputs, inputs of a group] with kernels
+            unrolled into inputs, from the layer, the weight that it has, inputs [samples, groups,
+            inputs of a group] and wanted outputs without bias [samples, groups, outputs].
+        read: Returns what a layer multiplies for what it is given.
+
+    Returns:
+        How many weights were fitted.
+    """
+    left = dict(before.samples)
+
+    def listen(path: str) -> Any:
+        def fit(layer: Layer, inputs: Sequence[Any], keywords: dict[str, Any]) -> None:
+            if path in left:
+                (x,) = (*inputs, *keywords.values())
+                wanted, centred = left.pop(path), path in before.shifted
+                _fit(layer, path, read(layer, x), wanted, centred, solve)
+
+        return get(model, path).register_forward_pre_hook(fit, with_kwargs=True)
+
+    handles = [listen(path) for path in before.samples]
+    try:
+        correct_biases(model, before.means, batches)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return len(before.samples) - len(left)
+
+
+def least_squares(
+    weight: np.ndarray, inputs: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weight whose products with inputs are nearest to the wanted outputs.
+
+    The fewer samples there are for each value of a row, the nearer it stays to what it was.
+
+    Args:
+        weight: Weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
+        inputs: Inputs of the layer, [samples, groups, inputs of a group].
+        wanted: Outputs it should have without its bias, [samples, groups, outputs].
+
+    Returns:
+        The weight, and the mean products of inputs with each other [groups, inputs, inputs],
+        damped, which are positive definite.
+    """
+    samples, _, count = inputs.shape
+    by_group = np.ascontiguousarray(inputs.transpose(1, 2, 0), np.float64)  # [groups, K, samples]
+    power = by_group @ by_group.transpose(0, 2, 1) / samples
+    mean_square = np.trace(power, axis1=1, axis2=2) / count
+    damping = np.maximum(mean_square, 1e-12) * max(_DAMPING, count / samples)
+    power += damping[:, None, None] * np.eye(count)
+    missed = wanted.transpose(1, 0, 2) - by_group.transpose(0, 2, 1) @ weight.transpose(0, 2, 1)
+    change = np.linalg.solve(power, by_group @ missed / samples)
+    return weight + change.transpose(0, 2, 1), power
+
+
+def few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Return batches [N, C, H, W] of the size of the first, as many as may pass at once."""
+    few: list[list[Tensor]] = []
+    images = values = 0
+    for inputs in batches:
+        if few and [t.shape[1:] for t in inputs] != [t.shape[1:] for t in few[0]]:
+            continue
+        few.append(list(inputs))
+        images += int(inputs[0].shape[0])
+        values += sum(int(tensor.size) for tensor in inputs)
+        if images >= IMAGES or values >= VALUES:
+            break
+    return few
+
+
+@contextlib.contextmanager
+def _sampled(
+    model: Layer, paths: Sequence[str], batches: int
+) -> Iterator[dict[str, list[np.ndarray]]]:
+    """Collect samples of the outputs of layers, [samples, C], a batch at a time.
+
+    When the context is left, those are gone that belong to layers which ran several times in a
+    batch.
+    """
+    samples: dict[str, list[np.ndarray]] = {}
+
+    def listen(path: str) -> Any:
+        def note(layer: Layer, _inputs: object, output: Tensor) -> None:
+            samples.setdefault(path, []).append(_at_places(layer, path, output))
+
+        return get(model, path).register_forward_post_hook(note)
+
+    owners = Counter(
+        id(each) for layer in model.sublayers() for each in layer._parameters.values()
+    )
+    handles = [listen(path) for path in paths if _can_be_fitted(get(model, path), owners)]
+    try:
+        yield samples
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path in [path for path, found in samples.items() if len(found) != batches]:
+        del samples[path]
+
+
+def _can_be_fitted(layer: Layer, owners: Mapping[int, int]) -> bool:
+    if not isinstance(layer, (nn.Conv2D, nn.Linear)):
+        return False
+    outputs = int(layer.weight.shape[1 if isinstance(layer, nn.Linear) else 0])
+    return int(layer.weight.size) // outputs <= MOST_INPUTS and owners[id(layer.weight)] == 1
+
+
+def _fit(
+    layer: Layer, path: str, x: Tensor, wanted: np.ndarray, centred: bool, solve: Solve
+) -> None:
+    """Fit the weight of a layer that reads x to samples of wanted outputs [samples, C]."""
+    value = layer.weight.numpy()
+    linear = isinstance(layer, nn.Linear)
+    groups = 1 if linear else layer._groups
+    rows = (value.T if linear else value).astype(np.float64)
+    rows = rows.reshape(groups, rows.shape[0] // groups, -1)
+    inputs = _read_at_places(layer, path, x).reshape(len(wanted), groups, -1)
+    if layer.bias is not None:
+        wanted = wanted - layer.bias.numpy().ravel()
+    if centred:
+        inputs, wanted = (each - each.mean(0, dtype=np.float64) for each in (inputs, wanted))
+    rows = solve(layer, rows, inputs, wanted.reshape(len(wanted), groups, -1))
+    fitted = rows[0].T if linear else rows.reshape(value.shape)
+    layer.weight.set_value(fitted.astype(value.dtype))
+
+
+def _read_at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
+    """Return the inputs of the outputs that `_at_places` returns, [samples, groups x K]."""
+    if not isinstance(layer, nn.Conv2D):
+        return _at_places(layer, path, x)
+    size = list(layer._kernel_size)
+    if size == [1, 1] and set(np.ravel(layer._stride)) == {1}:
+        return _at_places(layer, path, x)
+    channels, kernel = int(x.shape[1]), int(np.prod(size))
+    pick = paddle.eye(kernel).reshape([kernel, 1, *size]).tile([channels, 1, 1, 1])
+    padding = layer._padding
+    if layer._padding_mode != "zeros":
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer._padding_mode)
+        padding = 0
+    found = []
+    for image in x.split(x.shape[0]):  # one by one, as the picked values are many
+        picked = F.conv2d(
+            image, pick, None, layer._stride, padding, layer._dilation, groups=channels
+        )
+        found.append(_at_places(layer, path, picked))
+    return np.concatenate(found)
+
+
+def _at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
+    """Return some places of a map, the same ones in all images, [samples, C].
+
+    Args:
+        layer: Layer that reads or makes the map.
+        path: Path of the layer; each has its own places.
+        x: Map [N, C, H, W], or [N, ..., C] of a linear layer.
+    """
+    values: np.ndarray = x.numpy()
+    if isinstance(layer, nn.Linear):
+        values = values.reshape(len(values), -1, values.shape[-1])
+    else:
+        values = values.reshape(*values.shape[:2], -1).swapaxes(1, 2)
+    count = values.shape[1]
+    if count > PLACES:
+        rng = np.random.default_rng(zlib.crc32(path.encode()))
+        values = values[:, np.sort(rng.choice(count, PLACES, replace=False))]
+    return values.reshape(-1, values.shape[2])
