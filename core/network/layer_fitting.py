@@ -192,9 +192,7 @@ def _sampled(
 
         return get(model, path).register_forward_post_hook(note)
 
-    owners = Counter(
-        id(each) for layer in model.sublayers() for each in layer._parameters.values()
-    )
+    owners = Counter(id(each) for layer in model.sublayers() for each in layer._parameters.values())
     handles = [listen(path) for path in paths if _can_be_fitted(get(model, path), owners)]
     try:
         yield samples

@@ -40,7 +40,9 @@ def note(task: Task, model: Layer, batches: TensorBatches) -> Outputs:
     with evaluation_mode(model):
         graph = trace_graph(task.deploy_model(model, "raw"), task.input_spec(), model)
     pairs = {_owner(weight): _owner(scale) for weight, scale in folded_norms(graph).items()}
-    norms = {path: norm for path, norm in pairs.items() if norm in layers and is_batch_norm(layers[norm])}
+    norms = {
+        path: norm for path, norm in pairs.items() if norm in layers and is_batch_norm(layers[norm])
+    }
     return note_outputs(model, paths, norms, batches)
 
 

@@ -15,6 +15,8 @@ from outside import toy
 
 import trislim
 from core.errors import CheckpointError, ConfigError, DataError, ExportError
+from core.network.batch_norms import is_batch_norm
+from core.network.layers import get
 from core.settings.config import to_mapping
 from core.task import build_task
 from core.training import checkpoint
@@ -107,6 +109,19 @@ def test_a_made_model_is_saved_and_loaded(model: trislim.Model, tmp_path: Path) 
     assert again.parameters == made.parameters
     image = picture(tmp_path / "float")
     assert plain(again.predict(image)) == plain(made.predict(image))
+
+
+def test_norms_that_were_folded_away_survive_a_cut(model: trislim.Model) -> None:
+    """They get statistics before the cut, with the scale that undoes them, not after it."""
+    path = next(p for p, layer in model.network.named_sublayers() if is_batch_norm(layer))
+    norm = get(model.network, path)
+    for tensor, value in ((norm.weight, 1.0), (norm.bias, 0.3), (norm._mean, 0.0)):
+        tensor.set_value(paddle.full_like(tensor, value))
+    norm._variance.set_value(paddle.ones_like(norm._variance) - norm._epsilon)
+    cut = get(model.prune(0.3).network, path)
+    factors = cut.weight.numpy() / np.sqrt(cut._variance.numpy() + cut._epsilon)
+    np.testing.assert_allclose(factors, 1, atol=0.2)
+    assert abs(cut._variance.numpy() - 1).min() > 0.5
 
 
 def test_what_is_there_is_replaced_if_so_wanted(model: trislim.Model, tmp_path: Path) -> None:

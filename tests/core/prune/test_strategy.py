@@ -78,9 +78,13 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
         [prune(criterion="taylor"), {"kind": LISTEN}],
         [prune(criterion="random", num_steps=3, allocation="search", search_steps=2)],
         [prune(target_ratio=0.2), prune(target_ratio=0.2, start_epoch=2)],
+        [prune(reconstruct=True, num_steps=2)],
         [prune(), {"kind": "outside.strategies:Round", "start_epoch": 2}],
     ],
-    ids=["one", "steps", "taylor+listen", "random search in steps", "twice", "then a grid"],
+    ids=[
+        *("one", "steps", "taylor+listen", "random search in steps", "twice", "reconstruct"),
+        "then a grid",
+    ],
 )
 def test_resume_is_exact(settings: Any, tmp_path: Path, strategies: Any) -> None:
     straight = train(settings, tmp_path / "straight", *strategies)
@@ -280,6 +284,7 @@ def test_search_leaves_statistics_alone_and_never_ends_worse(
         ({"eval_rate": 0.0}, "eval_rate: expected 0 < eval_rate <= 1"),
         ({"delta_rate": 1.0}, "delta_rate: expected 0 < ratio < 1"),
         ({"criterion": "taylor", "calibration_samples": 0}, "calibration_samples: too few"),
+        ({"reconstruct": True, "calibration_samples": 0}, "calibration_samples: too few"),
         ({"target_ratio": None, "pruned_ratio": {"*": 2.0}}, r"pruned_ratio.\*: expected 0 <"),
         ({"target_ratio": None, "pruned_ratio": 0.5, "num_steps": 2}, "pruned_ratio: says by"),
         (
