@@ -15,7 +15,6 @@ from core.errors import ConfigError
 from core.quant.choices import WeightType
 from core.runtimes.formats import find_files
 from core.settings.config import load_yaml, read
-from core.settings.hints import ObserverKind
 from core.settings.optimizer_config import (
     MOST_DECAY,
     MOST_MOMENTUM,
@@ -32,6 +31,7 @@ OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose"
 # operators of linear layers in programs of Paddle before 2.1; files name both
 LINEAR: Mapping[str, str] = MappingProxyType({"matmul": "matmul_v2", "mul": "matmul_v2"})
 LossKind = Literal["l2", "soft_label"]
+StaticObserver = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]  # PaddleSlim's
 RATE, BATCH = 0.015, 32  # a rate that fits this batch; both grow and shrink together
 _log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class StaticPtqConfig(OperatorChoice):
         percentile: Share of the values within, of `percentile` (its `hist`).
     """
 
-    observer: ObserverKind = "mse"
+    observer: StaticObserver = "mse"
     percentile: float = 0.9999
 
     def __post_init__(self) -> None:

@@ -10,10 +10,10 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import ConfigError, DataError
-from core.quant.calibration import run_through
+from core.quant.calibration import run_back, run_through
 from core.quant.grid_plan import GridPlan
 from core.quant.layers import QuantizedLayer, quantize, quantized_layers, restore_float
-from core.quant.observers import build_observer
+from core.quant.observers import OBSERVERS, build_observer
 from core.quant.outputs import output_readers, restore_output, round_output, rounded_outputs
 from core.quant.quantizers import ActivationQuantizer, Rounding
 from core.quant.selection import LayerSelection, _some
@@ -109,8 +109,9 @@ def _calibrate(
     quantizers = rounded_by(model)
     for quantizer, sites in quantizers:
         quantizer.observer = build_observer(kind, layer_of(sites[0]))
+    run = run_back if OBSERVERS[kind].reads_gradients else run_through
     try:
-        run_through(model, batches)
+        run(model, batches)
         for quantizer, sites in quantizers:
             seen, quantizer.observer = quantizer.observer, None
             assert seen is not None

@@ -11,8 +11,9 @@ import numpy as np
 import paddle
 from paddle import Tensor
 from paddle.nn import Layer
+from paddle.utils import flatten
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.network.modes import evaluation_mode
 from core.runtimes.predict_images import list_images
 from core.settings.progress import progress as shown
@@ -21,6 +22,7 @@ from core.training.images import image_channels, read_image, stack
 from core.training.loader import Loader
 
 BATCH = 8
+VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
 
 
 class Calibration:
@@ -175,3 +177,52 @@ def run_through(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:
             empty = False
     if empty:
         raise DataError("calibration: no data")
+
+
+def run_back(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:
+    """Run calibration batches as `run_through`, and random mixtures of the outputs back.
+
+    Hooks on activations see gradients of sums of all outputs, each with a random sign: the mean of
+    their squares is the sum of the squared gradients of all outputs. Parameters get none.
+
+    Raises:
+        ConfigError: The outputs have no gradients.
+        DataError: There are no batches.
+    """
+    frozen = [(each, each.stop_gradient) for each in model.parameters()]
+    signs = np.random.default_rng(0)
+    empty = True
+    try:
+        for parameter, _ in frozen:
+            parameter.stop_gradient = True
+        with evaluation_mode(model), paddle.enable_grad():
+            for inputs in batches:
+                for few in _parts(inputs):
+                    _back_once(model, few, signs)
+                empty = False
+    finally:
+        for parameter, stopped in frozen:
+            parameter.stop_gradient = stopped
+    if empty:
+        raise DataError("calibration: no data")
+
+
+def _parts(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield a batch in parts that are small enough, without gradients of what made them."""
+    count = int(inputs[0].shape[0])
+    each = max(1, VALUES_BACK * count // sum(int(tensor.size) for tensor in inputs))
+    for first in range(0, count, each):
+        part = [tensor[first : first + each].detach() for tensor in inputs]
+        for tensor in part:
+            tensor.stop_gradient = not tensor.is_floating_point()
+        yield part
+
+
+def _back_once(model: Layer, inputs: Sequence[Tensor], signs: np.random.Generator) -> None:
+    made = [each for each in flatten(model(*inputs)) if isinstance(each, Tensor)]
+    outputs = [each for each in made if not each.stop_gradient]
+    if not outputs:
+        raise ConfigError("observer: output_mse wants gradients, and the outputs have none")
+    chosen = [signs.choice(np.array([-1, 1], "float32"), each.shape) for each in outputs]
+    mixture = [paddle.to_tensor(sign).astype(each.dtype) for sign, each in zip(chosen, outputs)]
+    paddle.autograd.backward(outputs, mixture)

@@ -36,7 +36,12 @@ class Observer:
 
     Args:
         name: Path of the layer that reads the tensor; errors begin with it.
+
+    Attributes:
+        reads_gradients: Whether it wants gradients of what it sees, see `run_back`.
     """
+
+    reads_gradients = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -157,8 +162,16 @@ class Histogram:
         """Return the counts [BINS] of both signs together, by magnitude."""
         return np.asarray(self.counts[BINS:] + self.counts[BINS - 1 :: -1])
 
-    def add(self, values: np.ndarray, largest: float) -> None:
-        """Count values of any shape, whose largest magnitude is known."""
+    def add(
+        self, values: np.ndarray, largest: float, weights: np.ndarray | None = None
+    ) -> None:
+        """Count values of any shape, whose largest magnitude is known.
+
+        Args:
+            values: Values.
+            largest: Their largest magnitude.
+            weights: What each of them counts, of the same shape; one if not given.
+        """
         # frexp: largest < 2 ** exponent
         needed = math.frexp(max(largest, SMALLEST))[1] - int(math.log2(BINS))
         if self._exponent is None:
@@ -168,11 +181,15 @@ class Histogram:
             self.counts = np.pad(halves, BINS // 2)
             self._exponent += 1
         zeros = int(np.count_nonzero(values == 0))
+        self.zeros += zeros
         bins = np.floor(values.ravel() * np.float32(2.0**-self._exponent)).astype(np.int32)
         bins += BINS
-        self.counts += np.bincount(bins, minlength=2 * BINS)
-        self.counts[BINS] -= zeros
-        self.zeros += zeros
+        if weights is None:
+            self.counts += np.bincount(bins, minlength=2 * BINS)
+            self.counts[BINS] -= zeros
+        else:
+            weights = np.where(values == 0, 0, weights).ravel()
+            self.counts = self.counts + np.bincount(bins, weights, 2 * BINS)
 
 
 class HistogramObserver(Observer):
@@ -321,6 +338,32 @@ class SquaredErrorObserver(_ErrorObserver):
     power = 2
 
 
+class OutputErrorObserver(SquaredErrorObserver):
+    """The range of the smallest mean squared error of the network's outputs, to first order.
+
+    The error of each value counts as the square of its gradient. Where those are of random mixtures
+    of the outputs, of mean zero and variance one, that is the mean square of what the outputs change
+    by, if errors are independent of each other (as the Fisher information in Li et al., "BRECQ",
+    ICLR 2021). Values whose gradient is not known count one each.
+    """
+
+    reads_gradients = True
+
+    def _observe(self, x: Any, largest: float) -> None:
+        if not isinstance(x, paddle.Tensor) or x.stop_gradient:
+            super()._observe(x, largest)
+            return
+        values = x.numpy()
+
+        def weigh(gradient: paddle.Tensor) -> None:
+            weights = np.square(gradient.numpy(), dtype=np.float64)
+            if not np.isfinite(weights).all():
+                raise DataError(f"{self.name}: gradients are not finite")
+            self.histogram.add(values, largest, weights)
+
+        x.register_hook(weigh)
+
+
 class EarthMoverObserver(_ErrorObserver):
     """The range of the smallest earth mover's distance between the values and their rounded selves.
 
@@ -339,6 +382,7 @@ OBSERVERS: Mapping[str, type[Observer]] = MappingProxyType(
         "kl": EntropyObserver,
         "mse": SquaredErrorObserver,
         "emd": EarthMoverObserver,
+        "output_mse": OutputErrorObserver,
     }
 )
 

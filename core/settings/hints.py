@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
+ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd", "output_mse"]
 
 
 @dataclass(frozen=True)
