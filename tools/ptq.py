@@ -5,6 +5,7 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
 def read_configs(arguments: argparse.Namespace) -> list[Any]:
     """Return the settings, one for each observer to try; refuse what would fail at the end."""
     from core.act import static_ptq
-    from core.act.config import StaticPtqConfig
+    from core.act.config import STATIC_OBSERVERS, StaticPtqConfig
     from core.export.files import check_formats
     from core.export.rejected import check_rejected_folder
     from core.quant.post_training import PtqConfig
@@ -59,12 +60,14 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
         check_licence(arguments.card)
     check_formats(arguments.format)
     kind: type[Any] = PtqConfig
+    known: Sequence[str] = choices.OBSERVERS
     names, observer = ["weight_quantize_type", "never_quantize", "processors"], arguments.observer
     files = leading_format(arguments.format)
     given = {"target": arguments.target or (DEFAULT_TARGET if files == "onnx" else files)}
     if arguments.model_dir:
         static_ptq.refuse_options(vars(arguments))
-        kind, given, observer = StaticPtqConfig, {}, observer or choices.OBSERVER
+        kind, given, known = StaticPtqConfig, {}, STATIC_OBSERVERS
+        observer = observer or choices.OBSERVER
     else:
         names += ["quantize_outputs", *choices.STEPS]
     source = arguments.weights or arguments.model_dir
@@ -72,7 +75,7 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
     check_rejected_folder(arguments.save_dir)
     asked = {name: getattr(arguments, name) for name in names}
     given |= {name: value for name, value in asked.items() if value is not None}
-    return ptq.read_each(kind, given, observer)
+    return ptq.read_each(kind, given, observer, known)
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[Task, Layer | Source]:

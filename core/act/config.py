@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from core.act.refused import refuse, without_idle
 from core.errors import ConfigError
@@ -31,7 +31,9 @@ OP_TYPES: tuple[OpType, ...] = ("conv2d", "depthwise_conv2d", "conv2d_transpose"
 # operators of linear layers in programs of Paddle before 2.1; files name both
 LINEAR: Mapping[str, str] = MappingProxyType({"matmul": "matmul_v2", "mul": "matmul_v2"})
 LossKind = Literal["l2", "soft_label"]
-StaticObserver = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]  # PaddleSlim's
+# those that PaddleSlim has
+StaticObserver = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd"]
+STATIC_OBSERVERS: tuple[StaticObserver, ...] = get_args(StaticObserver)
 RATE, BATCH = 0.015, 32  # a rate that fits this batch; both grow and shrink together
 _log = logging.getLogger(__name__)
 

@@ -162,9 +162,7 @@ class Histogram:
         """Return the counts [BINS] of both signs together, by magnitude."""
         return np.asarray(self.counts[BINS:] + self.counts[BINS - 1 :: -1])
 
-    def add(
-        self, values: np.ndarray, largest: float, weights: np.ndarray | None = None
-    ) -> None:
+    def add(self, values: np.ndarray, largest: float, weights: np.ndarray | None = None) -> None:
         """Count values of any shape, whose largest magnitude is known.
 
         Args:
@@ -342,9 +340,9 @@ class OutputErrorObserver(SquaredErrorObserver):
     """The range of the smallest mean squared error of the network's outputs, to first order.
 
     The error of each value counts as the square of its gradient. Where those are of random mixtures
-    of the outputs, of mean zero and variance one, that is the mean square of what the outputs change
-    by, if errors are independent of each other (as the Fisher information in Li et al., "BRECQ",
-    ICLR 2021). Values whose gradient is not known count one each.
+    of the outputs, of mean zero and variance one, that is the mean square of what the outputs
+    change by, if errors are independent of each other (as the Fisher information in Li et al.,
+    "BRECQ", ICLR 2021). Values whose gradient is not known count one each.
     """
 
     reads_gradients = True
@@ -357,11 +355,14 @@ class OutputErrorObserver(SquaredErrorObserver):
 
         def weigh(gradient: paddle.Tensor) -> None:
             weights = np.square(gradient.numpy(), dtype=np.float64)
-            if not np.isfinite(weights).all():
-                raise DataError(f"{self.name}: gradients are not finite")
             self.histogram.add(values, largest, weights)
 
         x.register_hook(weigh)
+
+    def _absmax(self, whole: Grid) -> float:
+        if not np.isfinite(self.histogram.counts).all():  # told here: Paddle hides errors of hooks
+            raise DataError(f"{self.name}: expected finite gradients, got some that are not")
+        return super()._absmax(whole)
 
 
 class EarthMoverObserver(_ErrorObserver):

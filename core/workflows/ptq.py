@@ -122,13 +122,18 @@ def check_comparison(configs: Sequence[object], validation: Validation) -> None:
         raise ConfigError("observer: all compares by the metric, which cannot be measured")
 
 
-def read_each(kind: type[T], settings: Mapping[str, Any], observer: str | None) -> list[T]:
-    """Read settings with an observer, or with each of them for `all`; None: as the task hints.
+def read_each(
+    kind: type[T],
+    settings: Mapping[str, Any],
+    observer: str | None,
+    known: Sequence[str] = OBSERVERS,
+) -> list[T]:
+    """Read settings with an observer, or with each known one for `all`; None: as the task hints.
 
     Raises:
         ConfigError: A value is wrong.
     """
-    wanted = OBSERVERS if observer == "all" else [observer]
+    wanted = known if observer == "all" else [observer]
     return [read(kind, {**settings, "observer": each}) for each in wanted]
 
 

@@ -222,7 +222,7 @@ def test_hints_name_layers_that_exist(network):
     ]
     assert set(hints.never_prune) <= set(layers)
     assert (task.qat_budget.learning_rate_scale, task.qat_budget.epochs_scale) == (0.2, 0.25)
-    everything = QuantHints("abs_max", zero_points=True, balance=True, reconstruct=True)
+    everything = QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True)
     assert hints.ptq == hints.qat == everything
 
 

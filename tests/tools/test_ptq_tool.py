@@ -13,6 +13,7 @@ import paddle
 import pytest
 from outside import toy
 
+from core.act.config import STATIC_OBSERVERS
 from core.export.files import FILES
 from core.export.rejected import REASON
 from core.network.layers import get
@@ -102,7 +103,7 @@ def test_all_observers_in_one_table(call: Call, weights: Path, tmp_path: Path) -
         if "quantized, " in line:
             cells = [cell.strip() for cell in line.split("│")]
             found[cells[1].removeprefix("quantized, ")] = float(cells[2])
-    assert list(found) == ["abs_max", "avg", "percentile", "kl", "mse", "emd"]
+    assert list(found) == [*STATIC_OBSERVERS, "output_mse"]
     best = last_line(said).partition(":")[0].removeprefix("written, calibrated with ")
     assert found[best] == min(found.values())  # an error: lower is better
     description = json.loads((tmp_path / "out" / "model" / "model.json").read_text())

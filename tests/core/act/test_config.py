@@ -156,6 +156,8 @@ def test_static_settings() -> None:
     ]
     with pytest.raises(ConfigError, match="percentile: expected above 0, up to 1, got 2"):
         read(StaticPtqConfig, {"percentile": 2.0})
+    with pytest.raises(ConfigError, match=r"observer: expected one of abs_max, .*'output_mse'"):
+        read(StaticPtqConfig, {"observer": "output_mse"})  # which needs the network's code
 
 
 @pytest.mark.parametrize("path", sorted(REFUSED))

@@ -25,9 +25,7 @@ TASK: Any = SimpleNamespace(deploy_model=lambda model, _ending: model, input_spe
 
 def images(count: int, seed: int) -> list[list[paddle.Tensor]]:
     rng = np.random.default_rng(seed)
-    return [
-        [paddle.to_tensor(rng.normal(0.3, 1, [count, 3, 6, 6]), "float32")] for _ in range(2)
-    ]
+    return [[paddle.to_tensor(rng.normal(0.3, 1, [count, 3, 6, 6]), "float32")] for _ in range(2)]
 
 
 def edit_without(model: nn.Layer, weight: str, gone: list[int]) -> ChannelEdit:

@@ -21,7 +21,7 @@ from core.quant.observers import (
     build_observer,
 )
 
-HISTOGRAMS = ("percentile", "kl", "mse", "emd")
+HISTOGRAMS = ("percentile", "kl", "mse", "emd", "output_mse")
 GRIDS = [(8, True), (8, False), (4, True), (4, False), (2, True), (2, False)]
 
 
@@ -111,6 +111,41 @@ def test_mse_finds_the_range_of_the_smallest_squared_error(bits, signed, seed):
     assert any(math.isclose(got, each, rel_tol=1e-9) for each in tried)
     if bits < 8:
         assert error(got) < error(largest)  # clipping pays
+
+
+@pytest.mark.parametrize(("bits", "signed"), GRIDS)
+def test_output_mse_weighs_errors_with_squared_gradients(bits, signed):
+    values = sample(signed)
+    gradients = np.random.default_rng(1).normal(size=values.shape).astype(np.float32)
+    gradients *= np.where(np.abs(values) > 2, 30.0, 1.0)  # what is large matters
+    observer = build_observer("output_mse", "conv")
+    for part, gradient in zip(np.split(values, 4), np.split(gradients, 4)):
+        tensor = paddle.to_tensor(part, stop_gradient=False)
+        observer.observe(tensor)
+        (tensor * paddle.to_tensor(gradient)).sum().backward()
+    got = observer.absmax(bits, signed)
+
+    def error(absmax):
+        return np.sqrt(np.mean((gradients * (values - rounded(values, absmax, bits, signed))) ** 2))
+
+    largest = float(np.abs(values).max())
+    tried = [largest * 2 ** (-step / 32) for step in range(32 * 12)]
+    slack = width(largest) * np.sqrt(np.mean(gradients**2))
+    assert error(got) <= min(map(error, tried)) + slack
+    assert any(np.isclose(got, each, rtol=1e-9) for each in tried)
+    assert got >= observe("mse", values).absmax(bits, signed)
+    if bits == 4:
+        assert got > observe("mse", values).absmax(bits, signed)
+
+
+def test_gradients_that_are_not_finite_are_refused():
+    observer = build_observer("output_mse", "stage1.conv")
+    tensor = paddle.to_tensor([1.0, 2.0], stop_gradient=False)
+    observer.observe(tensor)
+    (tensor * paddle.to_tensor([1.0, float("inf")])).sum().backward()
+    for ask in (observer.absmax, lambda bits, _signed: observer.ends(bits)):
+        with pytest.raises(DataError, match=r"stage1\.conv: expected finite gradients"):
+            ask(8, True)
 
 
 @pytest.mark.parametrize(("bits", "signed"), GRIDS)
