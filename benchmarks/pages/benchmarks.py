@@ -11,7 +11,7 @@ from benchmarks.pages import cells
 from benchmarks.pages.int8 import INT8, WITHOUT_VNNI, int8
 from benchmarks.pages.onednn import onednn
 from benchmarks.pages.processors import processors
-from benchmarks.pages.prune import pruning
+from benchmarks.pages.prune import pruning, untrained
 from benchmarks.pages.qat import qat_networks, qat_steps
 from benchmarks.pages.rewrites import rewrites
 
@@ -82,6 +82,7 @@ def page() -> Iterator[str]:
             yield ""
             yield from (_circumstances(title, task, entry) for task, entry in entries.items())
     yield from pruning(load("prune"))
+    yield from untrained(load("pruned_untrained"))
     yield from qat_steps(load("qat_step"))
     yield from qat_networks(load("qat_networks"))
     yield from int8(load("int8"), INT8)

@@ -117,3 +117,32 @@ def _circumstances(entry: Entry) -> str:
         f"- Pruning: {cells.machine(entry['environment'])}, ONNX Runtime {version}, revision "
         f"{entry['revision']}, {entry['date']}."
     )
+
+
+UNTRAINED = """
+### Before any training
+
+Written by `python -m benchmarks.measure.pruned_untrained`: trained networks right after a cut (L1
+norm, the same share of every layer), with nothing mended, with new statistics of batch norms (the
+default), and with layers fitted to what they made before (`reconstruct: true`), on the same images
+of the training split. Seconds: processor time of the cut and of what mends it.
+
+| network, metric | whole | removed MACs | not mended | statistics | s | fitted | s |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+
+
+def untrained(entries: Mapping[str, Entry]) -> Iterator[str]:
+    """Yield the lines about networks right after a cut; none if nothing was measured."""
+    if not entries:
+        return
+    yield UNTRAINED
+    for network, entry in entries.items():
+        for ratio, cut in entry["cuts"].items():
+            columns = [f"{network}, {entry['metric']}", f"{entry['whole']:.4f}"]
+            columns += [f"{float(ratio):.0%}", f"{cut['none']['value']:.4f}"]
+            for remedy in ("statistics", "fitted"):
+                columns += [f"{cut[remedy]['value']:.4f}", f"{cut[remedy]['seconds']:.0f}"]
+            yield f"| {' | '.join(columns)} |"
+    yield ""
+    for network, entry in entries.items():
+        yield f"- {network}: revision {entry['revision']}. {cells.measured_on(entry)}"

@@ -28,7 +28,8 @@ from paddle.nn import Layer
 from core.network.bias_correction import TensorBatches, bias_places, correct_biases, output_means
 from core.network.layers import get
 
-PLACES = 128  # places of a map that are sampled; neighbours tell little more
+PLACES = 128  # places of a map that are sampled; neighbours tell little more ...
+SAMPLED = 2**28  # ... and fewer where all layers together make more than so many values (1 GB)
 MOST_INPUTS = 8192  # to an output; the matrix of their products has the square of it
 
 # The same images are seen before the change and after it, so few tell the difference well. They
@@ -46,11 +47,13 @@ class Outputs:
     """What layers made.
 
     Attributes:
-        samples: Of weights to fit: outputs at some places, [samples, C], by path.
+        places: How many places of a map are sampled at most.
+        samples: Of weights to fit: outputs at these places, [samples, C], by path.
         means: Of biases to correct: mean output [C], by path of the layer or norm that has it.
         shifted: Layers whose biases are corrected, so that their means do not matter.
     """
 
+    places: int
     samples: Mapping[str, np.ndarray]
     means: Mapping[str, np.ndarray]
     shifted: frozenset[str]
@@ -82,10 +85,14 @@ def note_outputs(
     Raises:
         DataError: No batches, or outputs that are not finite; names the layer.
     """
-    places = bias_places(model, paths, norms)
-    with _sampled(model, paths, len(batches)) as samples:
-        means = output_means(model, places, batches)
+    fitted = _that_can_be_fitted(model, paths)
+    images = sum(int(inputs[0].shape[0]) for inputs in batches)
+    values = images * sum(_channels(get(model, path)) for path in fitted)
+    places = max(1, min(PLACES, SAMPLED // max(values, 1)))
+    with _sampled(model, fitted, places, len(batches)) as samples:
+        means = output_means(model, bias_places(model, paths, norms), batches)
     return Outputs(
+        places=places,
         samples={path: np.concatenate(found) for path, found in samples.items()},
         means=means,
         shifted=frozenset(path for path in paths if {path, norms.get(path)} & means.keys()),
@@ -113,14 +120,14 @@ def fit_layers(
     Returns:
         How many weights were fitted.
     """
-    left = dict(before.samples)
+    left, places = dict(before.samples), before.places
 
     def listen(path: str) -> Any:
         def fit(layer: Layer, inputs: Sequence[Any], keywords: dict[str, Any]) -> None:
             if path in left:
                 (x,) = (*inputs, *keywords.values())
-                wanted, centred = left.pop(path), path in before.shifted
-                _fit(layer, path, read(layer, x), wanted, centred, solve)
+                seen = _read_at_places(layer, path, read(layer, x), places)
+                _fit(layer, seen, left.pop(path), path in before.shifted, solve)
 
         return get(model, path).register_forward_pre_hook(fit, with_kwargs=True)
 
@@ -177,7 +184,7 @@ def few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
 
 @contextlib.contextmanager
 def _sampled(
-    model: Layer, paths: Sequence[str], batches: int
+    model: Layer, paths: Sequence[str], places: int, batches: int
 ) -> Iterator[dict[str, list[np.ndarray]]]:
     """Collect samples of the outputs of layers, [samples, C], a batch at a time.
 
@@ -188,12 +195,11 @@ def _sampled(
 
     def listen(path: str) -> Any:
         def note(layer: Layer, _inputs: object, output: Tensor) -> None:
-            samples.setdefault(path, []).append(_at_places(layer, path, output))
+            samples.setdefault(path, []).append(_at_places(layer, path, output, places))
 
         return get(model, path).register_forward_post_hook(note)
 
-    owners = Counter(id(each) for layer in model.sublayers() for each in layer._parameters.values())
-    handles = [listen(path) for path in paths if _can_be_fitted(get(model, path), owners)]
+    handles = [listen(path) for path in paths]
     try:
         yield samples
     finally:
@@ -203,23 +209,29 @@ def _sampled(
         del samples[path]
 
 
-def _can_be_fitted(layer: Layer, owners: Mapping[int, int]) -> bool:
-    if not isinstance(layer, (nn.Conv2D, nn.Linear)):
-        return False
-    outputs = int(layer.weight.shape[1 if isinstance(layer, nn.Linear) else 0])
-    return int(layer.weight.size) // outputs <= MOST_INPUTS and owners[id(layer.weight)] == 1
+def _that_can_be_fitted(model: Layer, paths: Sequence[str]) -> list[str]:
+    owners = Counter(id(each) for layer in model.sublayers() for each in layer._parameters.values())
+
+    def fits(layer: Layer) -> bool:
+        if not isinstance(layer, (nn.Conv2D, nn.Linear)) or owners[id(layer.weight)] > 1:
+            return False
+        return int(layer.weight.size) // _channels(layer) <= MOST_INPUTS
+
+    return [path for path in paths if fits(get(model, path))]
 
 
-def _fit(
-    layer: Layer, path: str, x: Tensor, wanted: np.ndarray, centred: bool, solve: Solve
-) -> None:
-    """Fit the weight of a layer that reads x to samples of wanted outputs [samples, C]."""
+def _channels(layer: Layer) -> int:
+    return int(layer.weight.shape[1 if isinstance(layer, nn.Linear) else 0])
+
+
+def _fit(layer: Layer, inputs: np.ndarray, wanted: np.ndarray, centred: bool, solve: Solve) -> None:
+    """Fit the weight of a layer that reads [samples, groups x K] to outputs [samples, C]."""
     value = layer.weight.numpy()
     linear = isinstance(layer, nn.Linear)
     groups = 1 if linear else layer._groups
     rows = (value.T if linear else value).astype(np.float64)
     rows = rows.reshape(groups, rows.shape[0] // groups, -1)
-    inputs = _read_at_places(layer, path, x).reshape(len(wanted), groups, -1)
+    inputs = inputs.reshape(len(wanted), groups, -1)
     if layer.bias is not None:
         wanted = wanted - layer.bias.numpy().ravel()
     if centred:
@@ -229,13 +241,13 @@ def _fit(
     layer.weight.set_value(fitted.astype(value.dtype))
 
 
-def _read_at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
+def _read_at_places(layer: Layer, path: str, x: Tensor, places: int) -> np.ndarray:
     """Return the inputs of the outputs that `_at_places` returns, [samples, groups x K]."""
     if not isinstance(layer, nn.Conv2D):
-        return _at_places(layer, path, x)
+        return _at_places(layer, path, x, places)
     size = list(layer._kernel_size)
     if size == [1, 1] and set(np.ravel(layer._stride)) == {1}:
-        return _at_places(layer, path, x)
+        return _at_places(layer, path, x, places)
     channels, kernel = int(x.shape[1]), int(np.prod(size))
     pick = paddle.eye(kernel).reshape([kernel, 1, *size]).tile([channels, 1, 1, 1])
     padding = layer._padding
@@ -247,17 +259,18 @@ def _read_at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
         picked = F.conv2d(
             image, pick, None, layer._stride, padding, layer._dilation, groups=channels
         )
-        found.append(_at_places(layer, path, picked))
+        found.append(_at_places(layer, path, picked, places))
     return np.concatenate(found)
 
 
-def _at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
+def _at_places(layer: Layer, path: str, x: Tensor, places: int) -> np.ndarray:
     """Return some places of a map, the same ones in all images, [samples, C].
 
     Args:
         layer: Layer that reads or makes the map.
         path: Path of the layer; each has its own places.
         x: Map [N, C, H, W], or [N, ..., C] of a linear layer.
+        places: How many.
     """
     values: np.ndarray = x.numpy()
     if isinstance(layer, nn.Linear):
@@ -265,7 +278,7 @@ def _at_places(layer: Layer, path: str, x: Tensor) -> np.ndarray:
     else:
         values = values.reshape(*values.shape[:2], -1).swapaxes(1, 2)
     count = values.shape[1]
-    if count > PLACES:
+    if count > places:
         rng = np.random.default_rng(zlib.crc32(path.encode()))
-        values = values[:, np.sort(rng.choice(count, PLACES, replace=False))]
+        values = values[:, np.sort(rng.choice(count, places, replace=False))]
     return values.reshape(-1, values.shape[2])

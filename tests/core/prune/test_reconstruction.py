@@ -12,6 +12,7 @@ from paddle import nn
 from paddle.static import InputSpec
 
 from core.errors import DataError
+from core.network import layer_fitting
 from core.network.batch_norms import reestimate
 from core.prune.cut import ChannelEdit, apply_edit, plan_edit
 from core.prune.reconstruction import mend, note
@@ -109,6 +110,18 @@ def test_other_images_are_answered_more_as_by_the_whole_network() -> None:
             reestimate(model, data)
         errors[fitted] = np.square(answer(model, others) - whole).mean()
     assert errors[True] < 0.7 * errors[False]
+
+
+def test_places_are_fewer_where_layers_make_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data = randomize(Depthwise()), images(10, 1)
+    made = 6 + 12 + 12 + 6 + 4  # values of all layers at a place
+    for values, places in ((2**28, 36), (20 * made * 7 + 1, 7), (1, 1)):
+        monkeypatch.setattr(layer_fitting, "SAMPLED", values)
+        before = note(TASK, model, data)
+        assert {len(each) for each in before.samples.values()} == {20 * places}
+    edit = edit_without(model, "expand.0.weight", [0, 3])
+    apply_edit(model, edit)
+    assert mend(model, edit, before, data) == 5
 
 
 def test_shared_weights_and_layers_that_run_twice_stay() -> None:
