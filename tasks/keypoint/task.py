@@ -40,10 +40,13 @@ from tasks.keypoint.drawing import draw_box, draw_skeleton
 from tasks.keypoint.losses import heatmap_loss
 from tasks.keypoint.metrics import KeypointMetric
 from tasks.keypoint.models import build_network, published_url
+from tasks.keypoint.models.lite_hrnet import LiteHRNet
 from tasks.keypoint.synthetic import ensure_data
 from tasks.keypoint.transforms import Normaliser, affine, apply, crop, frame_box, invert
 
 ENDINGS = ("raw", "points")
+# layers of Lite-HRNet in which rounding costs the most heatmap, and int8 saves the least time
+IN_FLOAT = ("backbone.stem*", "backbone.transition*", "backbone.head_layer*", "final_conv")
 
 
 class Task:
@@ -104,6 +107,7 @@ class Task:
                 DistillPoint(features, "feature"),
             ),
             never_prune=("final_conv",),
+            never_quantize=IN_FLOAT if isinstance(layers.get("backbone"), LiteHRNet) else (),
             # few pixels say where a joint is: what they depend on counts, not what is frequent
             ptq=QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True),
             qat=QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True),

@@ -12,6 +12,8 @@ from paddle import nn
 
 from core.errors import ConfigError, DataError
 from core.export.package import export
+from core.quant.post_training import PtqConfig
+from core.quant.selection import select_with_hints
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, read, to_mapping
 from core.task import Box, QuantHints, build_task
@@ -224,6 +226,17 @@ def test_hints_name_layers_that_exist(network):
     assert (task.qat_budget.learning_rate_scale, task.qat_budget.epochs_scale) == (0.2, 0.25)
     everything = QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True)
     assert hints.ptq == hints.qat == everything
+    assert not hints.never_quantize
+
+
+def test_layers_of_lite_hrnet_that_stay_in_float():
+    task = build()
+    model = task.build_model()
+    choice = select_with_hints(task, model, PtqConfig())
+    inside = {path.split(".")[1] for path in choice.layers}
+    assert inside == {"stage0", "stage1", "stage2"}
+    floats = {path.split(".")[1] for path in choice.left if path.startswith("backbone.")}
+    assert floats == {"stem", "transition0", "transition1", "transition2", "head_layer"}
 
 
 def test_a_box_brings_the_points_to_its_place():
