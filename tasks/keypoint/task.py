@@ -45,7 +45,7 @@ from tasks.keypoint.synthetic import ensure_data
 from tasks.keypoint.transforms import Normaliser, affine, apply, crop, frame_box, invert
 
 ENDINGS = ("raw", "points")
-# layers of Lite-HRNet in which rounding costs the most heatmap, and int8 saves the least time
+# layers of Lite-HRNet in which rounding costs the heatmaps most
 IN_FLOAT = ("backbone.stem*", "backbone.transition*", "backbone.head_layer*", "final_conv")
 
 
