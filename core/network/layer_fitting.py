@@ -43,7 +43,7 @@ Solve = Callable[[Layer, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Outputs:
+class NotedOutputs:
     """What layers made.
 
     Attributes:
@@ -58,7 +58,7 @@ class Outputs:
     means: Mapping[str, np.ndarray]
     shifted: frozenset[str]
 
-    def of_channels(self, kept: Mapping[str, Sequence[int]]) -> Outputs:
+    def of_channels(self, kept: Mapping[str, Sequence[int]]) -> NotedOutputs:
         """Return those of the channels that layers and norms keep; all where none are named."""
         return replace(
             self,
@@ -69,7 +69,7 @@ class Outputs:
 
 def note_outputs(
     model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: TensorBatches
-) -> Outputs:
+) -> NotedOutputs:
     """Run a model and note what layers make.
 
     Transposed convolutions, layers that run several times, those that share their weight, and those
@@ -91,7 +91,7 @@ def note_outputs(
     places = max(1, min(PLACES, SAMPLED // max(values, 1)))
     with _sampled(model, fitted, places, len(batches)) as samples:
         means = output_means(model, bias_places(model, paths, norms), batches)
-    return Outputs(
+    return NotedOutputs(
         places=places,
         samples={path: np.concatenate(found) for path, found in samples.items()},
         means=means,
@@ -101,7 +101,7 @@ def note_outputs(
 
 def fit_layers(
     model: Layer,
-    before: Outputs,
+    before: NotedOutputs,
     batches: TensorBatches,
     solve: Solve,
     read: Callable[[Layer, Tensor], Tensor] = lambda _layer, x: x,
@@ -150,7 +150,7 @@ def least_squares(
     Args:
         weight: Weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
         inputs: Inputs of the layer, [samples, groups, inputs of a group].
-        wanted: Outputs it should have without its bias, [samples, groups, outputs].
+        wanted: NotedOutputs it should have without its bias, [samples, groups, outputs].
 
     Returns:
         The weight, and the mean products of inputs with each other [groups, inputs, inputs],

@@ -18,13 +18,13 @@ from core.graph.batch_norm_folding import folded_norms
 from core.graph.free_batch import trace_graph
 from core.network.batch_norms import is_batch_norm
 from core.network.bias_correction import TensorBatches
-from core.network.layer_fitting import Outputs, fit_layers, least_squares, note_outputs
+from core.network.layer_fitting import NotedOutputs, fit_layers, least_squares, note_outputs
 from core.network.modes import evaluation_mode
 from core.prune.cut import ChannelEdit
 from core.task import Task
 
 
-def note(task: Task, model: Layer, batches: TensorBatches) -> Outputs:
+def note(task: Task, model: Layer, batches: TensorBatches) -> NotedOutputs:
     """Run a model before its cut and note what its layers make.
 
     Args:
@@ -46,7 +46,7 @@ def note(task: Task, model: Layer, batches: TensorBatches) -> Outputs:
     return note_outputs(model, paths, norms, batches)
 
 
-def mend(model: Layer, edit: ChannelEdit, before: Outputs, batches: TensorBatches) -> int:
+def mend(model: Layer, edit: ChannelEdit, before: NotedOutputs, batches: TensorBatches) -> int:
     """Fit the layers of a cut model, in place; return how many.
 
     Args:
