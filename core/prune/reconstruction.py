@@ -53,7 +53,7 @@ def mend(model: Layer, edit: ChannelEdit, before: NotedOutputs, batches: TensorB
         model: Cut.
         edit: The cut.
         before: What `note` returned.
-        batches: The same inputs.
+        batches: The same inputs, [N, C, H, W] each.
     """
     kept: dict[str, Sequence[int]] = {}
     for path, layer in model.named_sublayers():

@@ -180,7 +180,7 @@ def run_through(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:
 
 
 def run_back(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:
-    """Run calibration batches as `run_through`, and random mixtures of the outputs back.
+    """Run calibration batches [N, C, H, W] as `run_through`, and mixtures of the outputs back.
 
     Hooks on activations see gradients of sums of all outputs, each with a random sign: the mean of
     their squares is the sum of the squared gradients of all outputs. Parameters get none.
