@@ -149,14 +149,14 @@ class Prune(Strategy):
         step = len(self._cuts)
         planner = Planner(config, self._context, model, pruner, step, self._start)
         few: list[list[Tensor]] = []
-        if config.fits_layers:
+        if config.reconstruct:
             few = few_of_one_size(self._context.inputs(samples))
             before = note(self._context.task, model, few)
         cut = planner.cut()
         self._cuts.append(cut.edit.to_record())
         _log.info("pruned\n%s", render(layer_table(cut)))
         planner.tell(cut)
-        if config.fits_layers:
+        if config.reconstruct:
             count = mend(model, cut.edit, before, few)
             _log.info("fitted %d layers to what they made before the cut", count)
         elif samples:
