@@ -1,6 +1,6 @@
 """What is left of a trained network right after a cut, before any training, with each remedy.
 
-    python -m benchmarks.measure.pruned_untrained CONFIG WEIGHTS -o data.root=ROOT \\
+    python -m benchmarks.measure.pruned_untrained NAME CONFIG WEIGHTS -o data.root=ROOT \\
         --ratios 0.05 0.15 0.3
 
 `trislim.load(...).prune(ratio)` cuts the network as `configs/slim/prune.yml` does it (L1 norm, the
@@ -16,6 +16,8 @@ import core.settings.startup  # isort: skip  # noqa: F401
 
 import argparse
 import datetime
+import shlex
+import sys
 import time
 from typing import Any
 
@@ -77,7 +79,8 @@ def main() -> None:
     assert isinstance(model, trislim.Model)
     loaded = {"revision": revision(), "environment": environment()}
     entry = measure(model, arguments.ratios, arguments.batch_size)
-    entry |= {**loaded, "date": datetime.date.today().isoformat(), "samples": SAMPLES}
+    words = ["python -m benchmarks.measure.pruned_untrained", *map(shlex.quote, sys.argv[1:])]
+    entry |= {**loaded, "date": datetime.date.today().isoformat(), "command": " ".join(words)}
     record("pruned_untrained", {arguments.name: entry}, page)
 
 

@@ -125,7 +125,8 @@ UNTRAINED = """
 Written by `python -m benchmarks.measure.pruned_untrained`: trained networks right after a cut (L1
 norm, the same share of every layer), with nothing mended, with new statistics of batch norms (the
 default), and with layers fitted to what they made before (`reconstruct: true`), on the same images
-of the training split. Seconds: processor time of the cut and of what mends it.
+of the training split, without labels; that of squeezenet1_1_imagenet_sample is its validation
+split, as it has no other. Seconds: processor time of the cut and of what mends it.
 
 | network, metric | whole | removed MACs | not mended | statistics | s | fitted | s |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
@@ -146,3 +147,6 @@ def untrained(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield ""
     for network, entry in entries.items():
         yield f"- {network}: revision {entry['revision']}. {cells.measured_on(entry)}"
+    yield "\n```"
+    yield from (entry["command"] for entry in entries.values())
+    yield "```"

@@ -7,7 +7,7 @@ after it, in which each layer is mended before those behind it run:
 
     before = note_outputs(model, paths, norms, batches)
     ...  # change the model
-    fit_layers(model, before, fit, batches)
+    fit_layers(model, before, batches, solve)
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def least_squares(
     Args:
         weight: Weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
         inputs: Inputs of the layer, [samples, groups, inputs of a group].
-        wanted: NotedOutputs it should have without its bias, [samples, groups, outputs].
+        wanted: Outputs it should have without its bias, [samples, groups, outputs].
 
     Returns:
         The weight, and the mean products of inputs with each other [groups, inputs, inputs],

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paddle import Tensor
 from paddle.nn import Layer
 
 from core.network.batch_norms import reestimate
@@ -148,15 +147,13 @@ class Prune(Strategy):
         pruner = self._prepare(self._context, model)
         step = len(self._cuts)
         planner = Planner(config, self._context, model, pruner, step, self._start)
-        few: list[list[Tensor]] = []
-        if config.reconstruct:
-            few = few_of_one_size(self._context.inputs(samples))
-            before = note(self._context.task, model, few)
+        few = few_of_one_size(self._context.inputs(samples)) if config.reconstruct else []
+        before = note(self._context.task, model, few) if config.reconstruct else None
         cut = planner.cut()
         self._cuts.append(cut.edit.to_record())
         _log.info("pruned\n%s", render(layer_table(cut)))
         planner.tell(cut)
-        if config.reconstruct:
+        if before is not None:
             count = mend(model, cut.edit, before, few)
             _log.info("fitted %d layers to what they made before the cut", count)
         elif samples:

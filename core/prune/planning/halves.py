@@ -7,25 +7,15 @@ OpenVINO: networks of many shuffles then run slower than they did whole.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from core.prune.planning.limits import may_go
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
 
 NEVER = -1  # rank of a label that may not go
-
-
-def share_of(ratio: float, size: int) -> int:
-    """Return how many of `size` channels a share is, rounded down."""
-    return math.floor(size * ratio + 1e-9)
-
-
-def may_go(size: int, max_ratio: float) -> int:
-    """Return how many of a layer's channels may go: one stays at least."""
-    return min(size - 1, share_of(max_ratio, size))
 
 
 class EvenHalves:

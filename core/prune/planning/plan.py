@@ -11,7 +11,8 @@ import numpy as np
 
 from core.errors import ConfigError
 from core.network.layers import match
-from core.prune.planning.halves import EvenHalves, may_go, share_of
+from core.prune.planning.halves import EvenHalves
+from core.prune.planning.limits import may_go, share_of
 from core.prune.structure.analysis import Analysis, Group
 from core.prune.structure.labels import Array
 from core.settings.config import suggest

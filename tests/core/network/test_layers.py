@@ -35,6 +35,11 @@ def test_globs_keep_the_order_of_the_names_and_name_what_matches_nothing() -> No
         match(["haed"], names, "never")
 
 
+def test_names_with_dots_are_found() -> None:
+    model = nn.Sequential(("block", nn.Sequential(("conv.1", nn.Linear(2, 3)))))
+    assert get(model, "block.conv.1").weight.shape == [2, 3]
+
+
 def test_a_path_that_is_not_there_is_named() -> None:
     assert get(Net(), "norm").__class__ is nn.BatchNorm2D
     with pytest.raises(ConfigError, match=r"^nrom: the model has no such layer"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from paddle import nn
 from paddle.static import InputSpec
 
-from core.prune.planning.halves import may_go
+from core.prune.planning.limits import may_go
 from core.prune.planning.plan import Ranking
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
