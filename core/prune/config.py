@@ -38,8 +38,9 @@ class PruneConfig(StrategyConfig):
             sensitivity, one ranking of all channels, or shares found by simulated annealing.
         criterion: Measure of the importance of a channel.
         aggregate: How the scores of several producers of the same channels are combined.
-        round_to: Channels per group are a multiple of it afterwards, or as many as before; with a
-            target, both inputs of a channel shuffle keep equal numbers instead where they can.
+        round_to: Channels per group are a multiple of it afterwards, or as many as before; around
+            channel shuffles, those of every layer, if the widths allow that. With a target, both
+            inputs of a shuffle keep equal numbers instead where they can.
         max_ratio: No layer loses a larger share of its channels in one cut.
         pruned_params: Globs or regular expressions: only channels that such weights make.
         never_prune: Globs of layers that keep their output channels, beside those of the task.

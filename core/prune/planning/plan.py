@@ -30,7 +30,8 @@ class Ranking:
     Args:
         analysis: Analysis of the model.
         scores: Importance of every unit, per group.
-        round_to: Kept channels per group are a multiple of it, or all.
+        round_to: Kept channels per group, and where they can be per layer in it, are a multiple of
+            it, or all.
         max_ratio: No group, and no layer in it, loses a larger share of its channels.
         chosen: Positions of the groups that may be cut; None means all.
         even_halves: The second input of a channel shuffle keeps as many channels as the first, if
@@ -49,10 +50,10 @@ class Ranking:
         self.analysis, self.scores, self.round_to = analysis, list(scores), round_to
         groups = analysis.groups
         self.chosen = list(range(len(groups)) if chosen is None else chosen)
-        self.orders = [_order(group, score, max_ratio) for group, score in zip(groups, scores)]
+        found = [_order(group, score, round_to, max_ratio) for group, score in zip(groups, scores)]
+        self.orders = [order for order, _ in found]
         self.steps = [
-            _steps(len(group), len(order), round_to, max_ratio) if index in self.chosen else [0]
-            for index, (group, order) in enumerate(zip(groups, self.orders))
+            steps if index in self.chosen else [0] for index, (_, steps) in enumerate(found)
         ]
         most = [steps[-1] for steps in self.steps]
         self._halves = EvenHalves(analysis, self.orders, most, max_ratio) if even_halves else None
@@ -81,20 +82,33 @@ class Ranking:
         return mask
 
 
-def _order(group: Group, score: Array, max_ratio: float) -> Array:
-    """Return units in the order in which they go, without those that must stay.
+def _order(group: Group, score: Array, round_to: int, max_ratio: float) -> tuple[Array, list[int]]:
+    """Return units in the order in which they go, least important first, and how many may go.
 
-    That is by importance, least first. Where layers make or read only some of the group's channels
-    (`keep_one`), as around channel shuffles, all of them lose the same share at every point of the
-    order, as far as it goes: scores of different layers cannot be compared, and the layers of a
-    network would otherwise go one after the other.
+    Layers around channel shuffles make or read only parts of a group (`keep_one`). All parts lose
+    the same share at every point of the order, as far as it goes: scores of different layers cannot
+    be compared, and the layers of a network would otherwise go one after the other. So many may go
+    that each part keeps a multiple of `round_to`, or, if that is never so, the whole group.
     """
-    order = np.argsort(score, kind="stable")
-    if not group.keep_one:
-        return order[: max(len(group) - 1, 0)]
     parts = [*group.keep_one, np.arange(len(group))]
+    order = _evenly(np.argsort(score, kind="stable"), parts, max_ratio)
+    gone = np.zeros(len(group), bool)
+    of_group, of_parts = [0], [0]
+    for count, unit in enumerate(order.tolist(), 1):
+        gone[unit] = True
+        if (len(group) - count) % round_to == 0:
+            of_group.append(count)
+            if all(_is_round(gone[part], round_to) for part in parts):
+                of_parts.append(count)
+    return order, of_parts if len(of_parts) > 1 else of_group
+
+
+def _evenly(order: Array, parts: Sequence[Array], max_ratio: float) -> Array:
+    """Return an order of units in which all parts lose the same share, without those that stay."""
     most = [may_go(len(part), max_ratio) for part in parts]
-    parts_of: list[list[int]] = [[] for _ in range(len(group))]
+    if len(parts) == 1:
+        return order[: most[0]]
+    parts_of: list[list[int]] = [[] for _ in order]
     for index, part in enumerate(parts):
         for unit in part.tolist():
             parts_of[unit].append(index)
@@ -114,9 +128,8 @@ def _order(group: Group, score: Array, max_ratio: float) -> Array:
     return np.array(can_go, dtype=np.int64)
 
 
-def _steps(size: int, can_go: int, round_to: int, max_ratio: float) -> list[int]:
-    most = min(can_go, share_of(max_ratio, size))
-    return [n for n in range(most + 1) if n == 0 or (size - n) % round_to == 0]
+def _is_round(gone: Array, round_to: int) -> bool:
+    return not gone.any() or int((~gone).sum()) % round_to == 0
 
 
 def choose_groups(analysis: Analysis, patterns: Sequence[str], key: str) -> list[int]:

@@ -285,27 +285,50 @@ def test_patterns_are_globs_or_expressions_and_a_miss_is_an_error(analysis: Anal
         choose_groups(analysis, ["alnoe.weight"], "pruned_params")
 
 
-def test_units_that_must_stay_are_not_in_the_order() -> None:
+def analysis_of_split(parts: list[int]) -> Analysis:
+    """Analyse a network in which two layers read parts of the channels of a third."""
+
     class Halves(nn.Layer):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.split = nn.Conv2D(3, 6, 1), ChannelSplit([2, 4])
-            self.left, self.right = nn.Conv2D(2, 3, 1), nn.Conv2D(4, 3, 1)
+            self.conv, self.split = nn.Conv2D(3, sum(parts), 1), ChannelSplit(parts)
+            self.left, self.right = (nn.Conv2D(part, 3, 1) for part in parts)
 
         def forward(self, x: paddle.Tensor) -> paddle.Tensor:
             left, right = self.split(self.conv(x))
             return self.left(left) + self.right(right)
 
     paddle.seed(0)
-    network = Halves()
-    found = analyze(network, [InputSpec([1, 3, 4, 4], "float32", "x")])
-    [group] = found.groups
+    return analyze(Halves(), [InputSpec([1, 3, 4, 4], "float32", "x")])
+
+
+def test_units_that_must_stay_are_not_in_the_order() -> None:
+    found = analysis_of_split([2, 4])
     ranking = Ranking(found, [np.arange(6.0)], max_ratio=1.0)
     # each part loses the same share, and its last unit stays
     assert ranking.orders[0].tolist() == [2, 0, 3, 4]
     kept = found.weights["conv.weight"][0]
     assert np.flatnonzero(ranking.keep([4])[kept]).tolist() == [1, 5]
-    assert len(group) == 6
+    assert [len(group) for group in found.groups] == [6]
+
+
+@pytest.mark.parametrize(
+    ("parts", "steps"),
+    [
+        ([8, 8], [0, 8]),  # 4 of each
+        ([8, 16], [0, 12]),  # not 4 of the second alone
+        ([5, 11], [0, 4]),  # to 4 and 8
+        ([3, 13], [0, 4, 8, 12]),  # the first part never
+    ],
+)
+def test_every_layer_of_a_group_is_rounded_if_it_can(parts: list[int], steps: list[int]) -> None:
+    found = analysis_of_split(parts)
+    scores = [np.random.default_rng(0).random(sum(parts))]
+    ranking = Ranking(found, scores, round_to=4)
+    assert ranking.steps == [steps]
+    mask = ranking.keep([steps[1]])
+    kept = [int(mask[found.weights[name][1]].sum()) for name in ("left.weight", "right.weight")]
+    assert parts[0] == 3 or all(count % 4 == 0 for count in kept)
 
 
 def test_taylor_ranks_frozen_layers_by_their_weights(
