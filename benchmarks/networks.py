@@ -24,7 +24,7 @@ ROOT = DOCS.parent
 
 CLASSIFIERS = (
     *("MobileNetV1", "MobileNetV3_small_x1_0", "MobileNetV3_large_x1_0", "PPLCNet_x1_0"),
-    *("PPLCNet_x2_5", "ResNet18_vd", "ResNet50_vd", "SqueezeNet1_1"),
+    *("PPLCNet_x2_5", "ResNet18_vd", "ResNet50_vd", "SqueezeNet1_1", "ShuffleNetV2_x1_0"),
 )
 
 CONFIGS = (
@@ -38,10 +38,9 @@ CONFIGS = (
     "keypoint/hrnet_w32_256x192",
     "keypoint/lite_hrnet_18_256x192_coco",
     "keypoint/lite_hrnet_30_256x192_coco",
+    "keypoint/tinypose_128x96",
+    "keypoint/tinypose_256x192",
 )
-
-# that shuffle channels, beside those among the others
-SHUFFLING = ("ShuffleNetV2_x1_0", "keypoint/tinypose_128x96", "keypoint/tinypose_256x192")
 
 NETWORKS = (*CLASSIFIERS, *(name.partition("/")[2] for name in CONFIGS))
 SEG_SIZE = [512, 256]  # width, height
@@ -53,12 +52,11 @@ PSP_SIZE = [576, 288]
 
 def build(network: str) -> tuple[Task, Layer]:
     """Build a network with the same random weights every time."""
-    if network in (*CLASSIFIERS, *SHUFFLING):
+    if network in CLASSIFIERS:
         model = {"name": network, "num_classes": 1000}
         task = build_task("cls", {"model": model, "data": {"root": ""}})
     else:
-        known = (*CONFIGS, *SHUFFLING)
-        (config,) = (name for name in known if name.endswith(f"/{network}"))
+        (config,) = (name for name in CONFIGS if name.endswith(f"/{network}"))
         changes: Entry = {"model": {"pretrained": None}, "data": {"root": "nowhere"}}
         if config.startswith("seg/"):
             changes["data"]["size"] = PSP_SIZE if network.startswith("psp") else SEG_SIZE

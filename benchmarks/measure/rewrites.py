@@ -28,7 +28,6 @@ from paddle.static import InputSpec
 from benchmarks.comparison import record
 from benchmarks.measure.command import revision
 from benchmarks.measure.int8 import take_turns
-from benchmarks.networks import SHUFFLING
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import Run, prepare
 from core.export.traced_model import ExportSettings, TracedModel, trace_for_export
@@ -41,7 +40,7 @@ from core.task import Task
 
 Entry = dict[str, Any]
 NETWORKS = (
-    *(name.rpartition("/")[2] for name in SHUFFLING),
+    *("ShuffleNetV2_x1_0", "tinypose_128x96", "tinypose_256x192"),
     *("lite_hrnet_18_256x192_coco", "lite_hrnet_30_256x192_coco"),
     *("bisenetv2_cityscapes_1024x2048", "pp_liteseg_stdc1_cityscapes_1024x512"),
 )
