@@ -39,17 +39,17 @@ def fit_weight(
         Values [groups, outputs, inputs of a group] that rounding to nearest leaves as they are. A
         row for which no such values are found is not rounded.
     """
-    fitted, power = least_squares(weight, inputs, wanted)
-    return round_weight(fitted, power, limit, bits)
+    fitted, lower = least_squares(weight, inputs, wanted)
+    return round_weight(fitted, lower, limit, bits)
 
 
-def round_weight(weight: np.ndarray, power: np.ndarray, limit: Limit, bits: int = 8) -> np.ndarray:
+def round_weight(weight: np.ndarray, lower: np.ndarray, limit: Limit, bits: int = 8) -> np.ndarray:
     """Round a weight to its grid so that the squares of its products with inputs change least.
 
     Args:
         weight: Float weight [groups, outputs, inputs of a group].
-        power: Mean products of the inputs of each group with each other, [groups, K, K], positive
-            definite.
+        lower: The `factor` of the mean products of the inputs of each group with each other,
+            [groups, K, K].
         limit: Limit on the steps that the weight may take.
         bits: 2 to 8.
 
@@ -63,23 +63,22 @@ def round_weight(weight: np.ndarray, power: np.ndarray, limit: Limit, bits: int 
         each.reshape(groups, outputs) for each in (found.step, found.low, found.high)
     )
     nearest, held = found.nearest.reshape(shape), found.held.reshape(shape)
-    # power = lower^T lower, so that row k of `lower` does not see the columns behind k
-    flipped = np.linalg.cholesky(power[:, ::-1, ::-1])
-    lower = np.ascontiguousarray(flipped[:, ::-1, ::-1].transpose(0, 2, 1))  # else no BLAS
+    loss = np.zeros((groups, outputs))  # mean square of each output's change
     rounded, off = np.empty(shape), np.zeros(shape)  # off: weight less rounded weight
     for start in range(0, count, _BLOCK):
         block = slice(start, min(start + _BLOCK, count))
         before = off[:, :, :start] @ lower[:, block, :start].transpose(0, 2, 1)
         for k in range(block.start, block.stop):
             inside = np.einsum("gok,gk->go", off[:, :, start:k], lower[:, k, start:k])
-            taken_back = (before[:, :, k - start] + inside) / lower[:, k, k][:, None]
-            best = (weight[:, :, k] + taken_back) / step
+            moved, own = before[:, :, k - start] + inside, lower[:, k, k][:, None]
+            best = (weight[:, :, k] + moved / own) / step
             best = found.stride * np.rint(best / found.stride).clip(low, high)
             best = np.where(held[:, :, k], nearest[:, :, k], best)
             rounded[:, :, k] = best * step
             off[:, :, k] = weight[:, :, k] - rounded[:, :, k]
+            loss += (moved + off[:, :, k] * own) ** 2
     plain = nearest * step[..., None]
-    better = _loss(weight - rounded, lower) < _loss(weight - plain, lower)
+    better = loss < (((weight - plain) @ lower.transpose(0, 2, 1)) ** 2).sum(axis=2)
     rounded = np.where(better[..., None], rounded, plain)
     kept = np.ones((groups, outputs), bool) if bits < 8 else _stays(rounded, limit)
     return np.where(kept[..., None], rounded, weight)
@@ -94,8 +93,3 @@ def _stays(rounded: np.ndarray, limit: Limit) -> np.ndarray:
         again = np.where(np.abs(steps) == HIGHEST, again * (PAIR / HIGHEST), again)
     near = np.abs(again - rows) <= _SAME * np.abs(rows).max(axis=1, keepdims=True)
     return np.asarray(near.all(axis=1).reshape(rounded.shape[:2]))
-
-
-def _loss(off: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """Return the mean square of each output's change by a change of the weight, [groups, O]."""
-    return np.asarray(((off @ lower.transpose(0, 2, 1)) ** 2).sum(axis=2))

@@ -166,11 +166,12 @@ def _left_beside_largest(rows: np.ndarray, nearest: np.ndarray, held: np.ndarray
 
     Two whose sum is what the grid follows from are held both.
     """
-    order, every = np.argsort(rows, axis=1), np.arange(len(rows))
-    largest = nearest[every, order[:, -1]].clip(min=0)
-    held[every, order[:, -1]] = True
+    every = np.arange(len(rows))
+    two = np.argpartition(rows, range(-min(2, rows.shape[1]), 0), axis=1)[:, -2:]
+    largest = nearest[every, two[:, -1]].clip(min=0)
+    held[every, two[:, -1]] = True
     if rows.shape[1] > 1:
-        second = order[:, -2]
+        second = two[:, 0]
         held[every, second] |= largest + nearest[every, second].clip(min=0) >= PAIR
     return np.asarray(PAIR - largest)
 
