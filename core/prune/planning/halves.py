@@ -45,7 +45,11 @@ class EvenHalves:
         bounds = np.searchsorted(self._members[by_label], np.arange(analysis.count + 1))
         self._sets_of = np.split(self._owners[by_label], bounds[1:-1])
         pairs = [moved.inputs for moved in analysis.rearrangements if not moved.parts]
-        self._pairs = [(one, two) for one, two in pairs if len(one) == len(two)]
+        self._pairs = [
+            (first, second[np.argsort(self._rank[second], kind="stable")])
+            for first, second in pairs
+            if len(first) == len(second)
+        ]
 
     def even_out(self, mask: Array) -> None:
         """Change a mask [labels] of what is kept, in the order in which the network runs.
@@ -56,9 +60,8 @@ class EvenHalves:
         """
         inside = np.bincount(self._owners, mask[self._members], len(self._least))
         spare = inside.astype(np.int64) - self._least
-        for first, second in self._pairs:
-            missing = int(mask[first].sum()) - int(mask[second].sum())
-            by_rank = second[np.argsort(self._rank[second], kind="stable")]
+        for first, by_rank in self._pairs:
+            missing = np.count_nonzero(mask[first]) - np.count_nonzero(mask[by_rank])
             if missing > 0:
                 for label in by_rank[~mask[by_rank]][-missing:]:
                     mask[label] = True
