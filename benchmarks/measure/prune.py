@@ -50,6 +50,7 @@ from core.runtimes.latency_table import clock_for, shortest_ms
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml
 from core.settings.processes import last_words
+from core.targets.names import Backend
 from core.task import Task
 from core.training import checkpoint
 
@@ -57,6 +58,11 @@ Entry = dict[str, Any]
 TARGETS = (0.3, 0.5)  # shares of the MACs
 CHANNELS = 0.5  # share of the channels of every layer, beside PaddleSlim
 TIME_LIMIT = 1500
+MS: dict[Backend, str] = {
+    "onnxruntime": "ms",
+    "openvino": "openvino_ms",
+    "paddle": "paddle_ms",
+}
 
 
 def main() -> None:
@@ -236,16 +242,17 @@ def _counts(made: Exported) -> Entry:
 def _time_all(
     folder: Path, specs: Sequence[InputSpec], whole: Entry, cuts: dict[str, Entry]
 ) -> None:
-    """Let the exported networks take turns in ONNX Runtime, on one thread."""
+    """Let the exported networks take turns in each runtime, on one thread."""
     image = np.random.default_rng(0).normal(size=specs[0].shape).astype("float32")
     entries = {"whole": whole, **{key: cut for key, cut in cuts.items() if "macs" in cut}}
-    runs = [
-        partial(load_predictor(folder / name, "onnxruntime", threads=1).run, image)
-        for name in entries
-    ]
-    times = shortest_ms(runs, clock_for(1), least_runs=15, least_seconds=1.0)
-    for entry, milliseconds in zip(entries.values(), times):
-        entry["ms"] = milliseconds
+    for backend, key in MS.items():
+        runs = [
+            partial(load_predictor(folder / name, backend, threads=1).run, image)
+            for name in entries
+        ]
+        times = shortest_ms(runs, clock_for(1), least_runs=15, least_seconds=1.0)
+        for entry, milliseconds in zip(entries.values(), times):
+            entry[key] = milliseconds
 
 
 def measure_channels(network: str, folder: Path) -> Entry:

@@ -19,12 +19,13 @@ find the layers that must stay (where it shows -, it is within "seconds"). "Remo
 the exported network. Parameters and checkpoint: before -> after. "Works": a step of training with
 the task's loss moves the weights; the checkpoint, restored from its path alone, answers bit for bit
 the same; the export is within 1e-4 of the eager model in Paddle Inference, ONNX Runtime and
-OpenVINO, the largest difference is shown. Latency: ONNX Runtime, one thread, the shortest of runs
-that take turns, by the processor's clock; the ratio is to the whole network.
+OpenVINO, the largest difference is shown. Latency: milliseconds on one thread, the shortest of runs
+that take turns, by the processor's clock, and the ratio to the whole network; "-" where a runtime
+was not yet measured.
 
 | network, input | M MACs | asked | removed | seconds | hints | M parameters | checkpoint MB \
-| works | ms | ratio |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: |"""
+| works | ONNX Runtime | OpenVINO | Paddle Inference |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | ---: |"""
 BESIDE = """
 ### Beside PaddleSlim 2.6.0
 
@@ -47,7 +48,7 @@ def pruning(entries: Mapping[str, Entry]) -> Iterator[str]:
     yield PRUNING
     for network, entry in entries.items():
         if "error" in entry:
-            yield f"| {network} | failed: {entry['error']} |{' |' * 9}"
+            yield f"| {network} | failed: {entry['error']} |{' |' * 10}"
             continue
         for asked, cut in entry["cuts"].items():
             yield _row(network, entry, float(asked), cut)
@@ -77,10 +78,15 @@ def _row(network: str, entry: Entry, asked: float, cut: Entry) -> str:
         _pair(whole, cut, "parameters"),
         _pair(whole, cut, "checkpoint_bytes"),
         works,
-        f"{whole['ms']:.2f} -> {cut['ms']:.2f}" if "ms" in cut else "-",
-        f"**{cut['ms'] / whole['ms']:.2f}**" if "ms" in cut else "-",
+        *(_latency(whole, cut, key) for key in ("ms", "openvino_ms", "paddle_ms")),
     ]
     return f"| {' | '.join(columns)} |"
+
+
+def _latency(whole: Entry, cut: Entry, key: str) -> str:
+    if key not in cut:
+        return "-"
+    return f"{whole[key]:.2f} -> {cut[key]:.2f}, **{cut[key] / whole[key]:.2f}**"
 
 
 def _pair(whole: Entry, cut: Entry, key: str) -> str:

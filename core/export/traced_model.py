@@ -226,7 +226,8 @@ def trace_for_export(
     _log.info("traced %d operators, folded %d batch norms", len(graph.operators), folded)
     if settings.rewritten:
         rounded = {graph.made.get(path) for path in rounded_outputs(model)}
-        graph = rewrite(graph, {name for name in rounded if name is not None})
+        kept = {name for name in rounded if name is not None}
+        graph = rewrite(graph, kept, for_int8=bool(quantized_layers(model)))
     graph = pad_last_axes(gather_uneven_resizing(graph))
     int8 = None
     if quantized_layers(model):

@@ -67,16 +67,19 @@ class _Finder:
         return Move((source,), order, tuple(chain))
 
     def selection(self, last: Any) -> Move | None:
-        """Return the flattening, joining and selecting that end in an operator."""
+        """Return the flattening, joining and selecting that end in an operator.
+
+        Where one map is selected from, nothing is joined.
+        """
         chosen = self._only_maker(only(last.inputs, "X"), "index_select")
         if last.type != "reshape2" or chosen is None or attribute(chosen, "dim") != 1:
             return None
-        join = self._only_maker(only(chosen.inputs, "X"), "concat")
-        order = self._constant(only(chosen.inputs, "Index"))
-        if join is None or order is None or attribute(join, "axis") != 1:
+        rows, order = only(chosen.inputs, "X"), self._constant(only(chosen.inputs, "Index"))
+        join = self._only_maker(rows, "concat")
+        if order is None or (join is not None and attribute(join, "axis") != 1):
             return None
-        kind = "flatten_contiguous_range"
-        flat = [self._only_maker(name, kind) for name in names_of(join.inputs)]
+        names = names_of(join.inputs) if join is not None else [rows]
+        flat = [self._only_maker(name, "flatten_contiguous_range") for name in names]
         sources = [only(op.inputs, "X") for op in flat if op is not None]
         size = self._graph.shape(only(last.outputs, "Out"))[2:]
         maps = [self._graph.shape(name) for name in sources]
@@ -85,7 +88,8 @@ class _Finder:
             return None
         if any(len(each) != 4 or each[2:] != size for each in maps):
             return None
-        return Move(tuple(sources), order, (*flat, join, chosen, last))
+        between = [join, chosen] if join is not None else [chosen]
+        return Move(tuple(sources), order, (*flat, *between, last))
 
     def _only_maker(self, name: str, kind: str) -> Any | None:
         """Return the operator of a kind that makes a tensor which is read once."""
