@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
 
 from core.prune.choices import Aggregate, Criterion
 from core.settings.ranges import check_range
@@ -61,8 +63,10 @@ class PruneConfig(StrategyConfig):
             0 leaves the statistics as they are.
         reconstruct: After a cut, fit weights and biases layer by layer to what the layers made
             before it, see `core.prune.reconstruction`, on up to 128 of these images; else batch
-            norms get new statistics.
+            norms get new statistics. null: if there are images.
     """
+
+    BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({"reconstruct": False})
 
     target_ratio: float | None = None
     target_parameters_ratio: float | None = None
@@ -88,13 +92,18 @@ class PruneConfig(StrategyConfig):
     backend: Backend = "onnxruntime"
     threads: int = 1
     calibration_samples: int = 256
-    reconstruct: bool = False
+    reconstruct: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_target()
         self._check_ranges()
         self._check_shares_and_window()
+
+    @property
+    def fits_layers(self) -> bool:
+        """Tell whether layers are fitted after a cut."""
+        return self.calibration_samples > 0 if self.reconstruct is None else self.reconstruct
 
     def _check_target(self) -> None:
         """Refuse anything but one target, or a target out of its range."""
@@ -133,7 +142,7 @@ class PruneConfig(StrategyConfig):
             raise ValueError(f"search_temperature: expected > 0, got {self.search_temperature}")
         if not 0 < self.eval_rate <= 1:
             raise ValueError(f"eval_rate: expected 0 < eval_rate <= 1, got {self.eval_rate}")
-        needed = self.criterion == "taylor" or self.reconstruct
+        needed = self.criterion == "taylor" or bool(self.reconstruct)
         if self.calibration_samples < (1 if needed else 0):
             raise ValueError(f"calibration_samples: too few, got {self.calibration_samples}")
 

@@ -147,8 +147,8 @@ class Prune(Strategy):
         pruner = self._prepare(self._context, model)
         step = len(self._cuts)
         planner = Planner(config, self._context, model, pruner, step, self._start)
-        few = few_of_one_size(self._context.inputs(samples)) if config.reconstruct else []
-        before = note(self._context.task, model, few) if config.reconstruct else None
+        few = few_of_one_size(self._context.inputs(samples)) if config.fits_layers else []
+        before = note(self._context.task, model, few) if config.fits_layers else None
         cut = planner.cut()
         self._cuts.append(cut.edit.to_record())
         _log.info("pruned\n%s", render(layer_table(cut)))
