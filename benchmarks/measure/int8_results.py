@@ -60,7 +60,8 @@ def measure(runs: Sequence[Path], count: int, command_of: Any) -> dict[str, Any]
     """Export each, measure every file in every runtime, and time all in turns.
 
     Args:
-        runs: Folders of trainings; the first is the one in float.
+        runs: Folders of trainings; the first is the one in float, or holds published weights as
+            `best_model`.
         count: Images for calibration.
         command_of: Returns how a run was started, from its log.
     """
@@ -89,7 +90,8 @@ def measure(runs: Sequence[Path], count: int, command_of: Any) -> dict[str, Any]
                 where = Path(place, run.name)
                 folders[run.name], rows[run.name] = _export(own, quantized, where)
         for run in runs:
-            rows[run.name]["command"] = command_of(run / "train.log")
+            if (run / "train.log").is_file():  # not where weights are published
+                rows[run.name]["command"] = command_of(run / "train.log")
         for backend in BACKENDS:
             readable = {name: f for name, f in folders.items() if backend in rows[name]["metrics"]}
             times = shortest_of_each(list(readable.values()), backend)
