@@ -4,8 +4,8 @@
         --ratios 0.05 0.15 0.3
 
 `trislim.load(...).prune(ratio)` cuts the network as `configs/slim/prune.yml` does it (L1 norm, the
-same share of every layer). Then batch norms get new statistics (`reconstruct: false`), or layers are
-fitted to what they made before, which is the default; both see the same images of the training
+same share of every layer). Then batch norms get new statistics (`reconstruct: false`), or layers
+are fitted to what they made before, which is the default; both see the same images of the training
 split. The network then answers the validation split. Writes docs/benchmarks/pruned_untrained.json
 and docs/benchmarks.md.
 """

@@ -131,8 +131,8 @@ UNTRAINED = """
 Written by `python -m benchmarks.measure.pruned_untrained`: trained networks right after a cut (L1
 norm, the same share of every layer), with nothing mended, with new statistics of batch norms
 (`reconstruct: false`), and with layers fitted to what they made before (the default), on the same
-images of the training split, without labels; that of squeezenet1_1_imagenet_sample is its validation
-split, as it has no other. Seconds: processor time of the cut and of what mends it.
+images of the training split, without labels; that of squeezenet1_1_imagenet_sample is its
+validation split, as it has no other. Seconds: processor time of the cut and of what mends it.
 
 | network, metric | whole | removed MACs | not mended | statistics | s | fitted | s |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
