@@ -62,7 +62,7 @@ def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
     if not quantized_layers(model):
         [config] = ptq.read_each(PtqConfig, {"target": arguments.target}, arguments.observer)
         images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
-        quantize_after_training(task, model, images, config)
+        quantize_after_training(task, model, images, config, progress=True)
     console = cli.wide_console()
     if arguments.speed_control:
         found = measure_speed(task, model, arguments.target)

@@ -28,6 +28,7 @@ from scipy import linalg
 
 from core.network.bias_correction import TensorBatches, bias_places, correct_biases, output_means
 from core.network.layers import get
+from core.settings.progress import counting
 
 PLACES = 128  # places of a map that are sampled; neighbours tell little more ...
 SAMPLED = 2**28  # ... and fewer where all layers together make more than so many values (1 GB)
@@ -106,6 +107,7 @@ def fit_layers(
     batches: TensorBatches,
     solve: Solve,
     read: Callable[[Layer, Tensor], Tensor] = lambda _layer, x: x,
+    progress: bool = False,
 ) -> int:
     """Fit weights and biases of layers to what they made, in place.
 
@@ -117,27 +119,30 @@ def fit_layers(
             unrolled into inputs, from the layer, the weight that it has, inputs [samples, groups,
             inputs of a group] and wanted outputs without bias [samples, groups, outputs].
         read: Returns what a layer multiplies for what it is given.
+        progress: Show how many layers are fitted.
 
     Returns:
         How many weights were fitted.
     """
     left, places = dict(before.samples), before.places
 
-    def listen(path: str) -> Any:
+    def listen(path: str, count: Callable[[int], None]) -> Any:
         def fit(layer: Layer, inputs: Sequence[Any], keywords: dict[str, Any]) -> None:
             if path in left:
                 (x,) = (*inputs, *keywords.values())
                 seen = _read_at_places(layer, path, read(layer, x), places)
                 _fit(layer, seen, left.pop(path), path in before.shifted, solve)
+                count(1)
 
         return get(model, path).register_forward_pre_hook(fit, with_kwargs=True)
 
-    handles = [listen(path) for path in before.samples]
-    try:
-        correct_biases(model, before.means, batches)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with counting("fit", len(left), "layer", hidden=not progress) as count:
+        handles = [listen(path, count) for path in before.samples]
+        try:
+            correct_biases(model, before.means, batches)
+        finally:
+            for handle in handles:
+                handle.remove()
     return len(before.samples) - len(left)
 
 

@@ -120,7 +120,11 @@ class PtqConfig:
 
 
 def quantize_after_training(
-    task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig
+    task: Task,
+    model: Layer,
+    batches: CalibrationBatches,
+    config: PtqConfig,
+    progress: bool = False,
 ) -> LayerSelection:
     """Quantize a trained model in place.
 
@@ -133,6 +137,7 @@ def quantize_after_training(
         batches: Returns the calibration data from its beginning: inputs of the model without
             labels, [N, C, H, W] for images.
         config: Settings of the quantization.
+        progress: Show how far the reconstruction is.
 
     Returns:
         The quantized layers, and why the others were not quantized.
@@ -159,7 +164,8 @@ def quantize_after_training(
         )
     _log.info("%s", "\n".join(summary(made)))
     if config.reconstruct:
-        fitted = reconstruct(model, made.layers, plan.norms, few_of_one_size(batches()))
+        few = few_of_one_size(batches())
+        fitted = reconstruct(model, made.layers, plan.norms, few, progress)
         _log.info("ptq: fitted %d layers to what they made in float", fitted)
     elif config.bias_correction:
         _correct_biases(model, made.layers, plan.norms, batches)

@@ -21,7 +21,11 @@ from core.quant.sites import float_sites
 
 
 def reconstruct(
-    model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: TensorBatches
+    model: Layer,
+    paths: Sequence[str],
+    norms: Mapping[str, str],
+    batches: TensorBatches,
+    progress: bool = False,
 ) -> int:
     """Fit weights and biases of quantized layers to their float outputs, in place.
 
@@ -30,6 +34,7 @@ def reconstruct(
         paths: Its quantized layers; `note_outputs` tells which keep their weights.
         norms: Path of the batch norm that alone reads a layer's output, by the layer's path.
         batches: Inputs of the model, [N, C, H, W] each, all of one size; all pass at once.
+        progress: Show how many layers are fitted.
 
     Returns:
         How many weights were fitted.
@@ -39,7 +44,9 @@ def reconstruct(
     """
     with float_sites(model):
         wanted = note_outputs(model, paths, norms, batches)
-    return fit_layers(model, wanted, batches, _solve, lambda layer, x: layer.rounded_input(x))
+    return fit_layers(
+        model, wanted, batches, _solve, lambda layer, x: layer.rounded_input(x), progress
+    )
 
 
 def _solve(layer: Any, rows: np.ndarray, inputs: np.ndarray, wanted: np.ndarray) -> np.ndarray:

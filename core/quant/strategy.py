@@ -175,6 +175,6 @@ class Qat(Strategy):
         made = apply_quantization(model, choice, config.rounding, images, config.observer, plan)
         if config.reconstruct:
             few = few_of_one_size(context.inputs(samples))
-            fitted = reconstruct(model, made.layers, plan.norms, few)
+            fitted = reconstruct(model, made.layers, plan.norms, few, progress=True)
             _log.info("qat: fitted %d layers to what they made in float", fitted)
         return summary(made)

@@ -103,7 +103,7 @@ def quantize_best(
     for config in configs:
         _, model = checkpoint.restore(weights, validation.task)
         begin = time.monotonic()
-        quantize_after_training(validation.task, model, batches, config)
+        quantize_after_training(validation.task, model, batches, config, progress=True)
         seconds = time.monotonic() - begin
         metric = validation.measure(model)
         rows.append(ComparisonRow(f"quantized, {config.observer}", metric, seconds))

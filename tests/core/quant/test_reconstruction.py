@@ -14,6 +14,7 @@ from core.quant.adaptive_rounding import fit_weight
 from core.quant.layers import quantize, quantized_layers
 from core.quant.quantizers import Rounding
 from core.quant.reconstruction import reconstruct
+from core.settings import progress
 from tests.networks.equalized import Depthwise, randomize
 
 NORMS = {f"{name}.0": f"{name}.1" for name in ("stem", "expand", "depthwise")}
@@ -129,6 +130,17 @@ def test_weights_and_biases_are_those_of_loops():
     for place in ("stem.1", "expand.1", "depthwise.1", "project", "head"):
         means = (each[place].mean((0, 2, 3)) for each in (made, exact))
         np.testing.assert_allclose(*means, atol=2e-5 * np.abs(exact[place]).max())
+
+
+def test_progress_is_shown_if_asked_for(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
+    caplog.set_level("INFO")
+    batch = images(4)
+    reconstruct(quantized(randomize(Depthwise()), [batch]), LAYERS, NORMS, [batch])
+    assert "fit: " not in caplog.text
+    model = quantized(randomize(Depthwise()), [batch])
+    reconstruct(model, LAYERS, NORMS, [batch], progress=True)
+    assert "fit: 4 of 5, left" in caplog.text
 
 
 @pytest.mark.parametrize("bits", [4, 8])
