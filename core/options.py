@@ -6,6 +6,7 @@ Nothing here needs Paddle, so that `--help` and a typing error are answered at o
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -257,6 +258,17 @@ def share(text: str) -> float:
         value = 0.0
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0, up to 1, got {text!r}")
+    return value
+
+
+def score(text: str) -> float:
+    """Read a score, any number, as the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
     return value
 
 

@@ -42,9 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--boxes", type=Path, metavar="JSON_OR_DIR", help=text)
     text = "leave out boxes with a lower score (default: 0.5)"
-    parser.add_argument("--box_threshold", type=float, default=0.5, metavar="SCORE", help=text)
+    parser.add_argument(
+        "--box_threshold", type=options.score, default=0.5, metavar="SCORE", help=text
+    )
     text = "classes and joints with a lower score are not found (default: the task's)"
-    parser.add_argument("--threshold", type=float, metavar="SCORE", help=text)
+    parser.add_argument("--threshold", type=options.score, metavar="SCORE", help=text)
     text = "stop after so many frames of a video or a camera (default: all)"
     parser.add_argument("--max_frames", type=options.positive, metavar="N", help=text)
     options.add_backend_argument(parser)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 from paddle.nn import Layer
 
-from core.errors import ConfigError
+from core.errors import ConfigError, DataError
 from core.runtimes.predictor import Predictor
 from core.task import Arrays, Box, BoxTask, Finding, Forward, PaletteTask, Task, TellingTask
 
@@ -41,22 +41,38 @@ class ImageModel:
                 f"--threshold: what the task {self.task.name} predicts has no scores; leave it out"
             )
 
-    def predict(self, image: np.ndarray, boxes: Sequence[Box] | None = None) -> dict[str, Any]:
+    def predict(
+        self,
+        image: np.ndarray,
+        boxes: Sequence[Box] | None = None,
+        leave_out: Callable[[DataError], object] | None = None,
+    ) -> dict[str, Any]:
         """Return what the model says of an RGB image [H, W, 3], as the task's plain values.
 
         Args:
             image: The whole image.
             boxes: Parts of it. The answer then has `boxes`, a list with `box` and the values of
                 each; None asks for the image as a whole.
+            leave_out: Is told of each box outside of the image, which then has no answer; None
+                raises.
+
+        Raises:
+            DataError: A box lies outside of the image, or the image is too small.
         """
         if boxes is None:
             return self._answer(image, None)
         found = []
         for box in boxes:
+            try:
+                answer = self._answer(image, box)
+            except DataError as error:
+                if leave_out is None:
+                    raise
+                leave_out(error)
+                continue
             values = asdict(box)
             score = values.pop("score")
-            placed = {"box": list(values.values()), "box_score": score}
-            found.append({**placed, **self._answer(image, box)})
+            found.append({"box": list(values.values()), "box_score": score, **answer})
         return {"boxes": found}
 
     def _answer(self, image: np.ndarray, box: Box | None) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _predict_all(
     unsure = 0
     for plan, image in seen:
         try:
-            prediction = model.predict(image, plan.boxes)
+            prediction = model.predict(image, plan.boxes, warn_of_box(plan.name.as_posix()))
         except DataError as error:
             raise DataError(f"{root / plan.name}: {error}") from error
         outputs.write(plan.picture, model.draw(as_rgb(image), prediction)[..., ::-1])
@@ -150,6 +150,15 @@ def tell_of_unsure(unsure: int, count: int, what: str) -> None:
         )
 
 
+def warn_of_box(where: str) -> Callable[[DataError], None]:
+    """Return what says in the log that a box is left out.
+
+    Args:
+        where: Picture or frame that the box is in.
+    """
+    return lambda error: _log.warning("%s: a box is left out: %s", where, error)
+
+
 def check_boxes(boxes: Sequence[Sequence[Box] | None], names: Sequence[Path]) -> None:
     """Refuse boxes that all belong to other pictures.
 
@@ -160,7 +169,8 @@ def check_boxes(boxes: Sequence[Sequence[Box] | None], names: Sequence[Path]) ->
         return
     raise DataError(
         f"--boxes: none of them belongs to a picture, of {len(names)} like {names[0].as_posix()}; "
-        "image_id must be the picture's name or the number in it, or the file have COCO's 'images'"
+        "image_id must be its name or the number in it, or the file have COCO's 'images', "
+        "or in a folder a JSON file have the picture's name"
     )
 
 

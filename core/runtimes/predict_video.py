@@ -14,7 +14,13 @@ import numpy as np
 
 from core.errors import DataError, FileError
 from core.runtimes.image_model import ImageModel
-from core.runtimes.predict_images import Tell, check_apart, tell_of_unsure, write_predictions
+from core.runtimes.predict_images import (
+    Tell,
+    check_apart,
+    tell_of_unsure,
+    warn_of_box,
+    write_predictions,
+)
 from core.settings.files import drafting
 from core.task import BoxesOf
 
@@ -200,7 +206,7 @@ def _predict_frames(
         for number, frame in enumerate(steps(frames, frames.count)):
             boxes = None if boxes_of is None else boxes_of(Path(str(number)))
             boxed += bool(boxes)
-            prediction = model.predict(frame, boxes)
+            prediction = model.predict(frame, boxes, warn_of_box(f"frame {number}"))
             video.add(model.draw(frame, prediction))
             finding = model.describe(prediction)
             unsure += finding.unsure

@@ -35,6 +35,9 @@ class PictureBoxes:
         self._boxes.update(alone)
         self._boxes.update(boxes)
 
+    def __bool__(self) -> bool:
+        return bool(self._boxes)
+
     def __call__(self, picture: Path) -> list[Box]:
         keys: list[Key] = [picture.as_posix(), picture.name, picture.stem]
         if picture.stem.isdecimal():  # 000000000139.jpg is COCO's image 139
@@ -74,13 +77,16 @@ def read_boxes(path: Path, category: str | int | None, least_score: float) -> Bo
         least_score: Boxes of a lower score are left out.
 
     Raises:
-        DataError: A file is missing or broken.
+        DataError: A file is missing or broken, or the one file has no box that is left.
     """
     if path.is_dir():
         if not any(path.rglob("*.json")):
             raise DataError(f"{path}: holds no JSON files with the boxes of a picture each")
         return FolderBoxes(path, category, least_score)
-    return read_file(path, category, least_score)
+    boxes = read_file(path, category, least_score)
+    if not boxes:
+        raise DataError(f"{path}: holds no boxes of persons, or all were left out, as the log says")
+    return boxes
 
 
 def read_file(path: Path, category: str | int | None, least_score: float) -> PictureBoxes:

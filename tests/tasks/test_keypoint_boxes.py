@@ -78,6 +78,15 @@ def test_others_and_low_scores_are_left_out_and_counted(tmp_path, caplog):
     assert found(tmp_path, content, "1.jpg", category=18) == [SURE]
 
 
+@pytest.mark.parametrize("content", [[], [{"bbox": SIDES, "score": 0.4}], {"annotations": []}])
+def test_a_file_without_boxes_is_named(tmp_path, content):
+    with pytest.raises(DataError, match=r"boxes.json: holds no boxes of persons, or all were left"):
+        found(tmp_path, content, "1.jpg")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "boxes.json").rename(tmp_path / "folder" / "1.json")
+    assert read_boxes(tmp_path / "folder", None, 0.5)(Path("1.jpg")) == []
+
+
 @pytest.mark.parametrize(
     ("categories", "wanted", "count"),
     [

@@ -115,6 +115,7 @@ def test_a_checkpoint_predicts_without_an_export(call, weights, tmp_path):
     assert len(found["frames"]) == 2
     for words, message in (
         (("--threshold", "0.5"), "error: --threshold: what the task outside.toy predicts has no"),
+        (("--threshold", "nan"), "argument --threshold: expected a number, got 'nan'"),
         (("--boxes", "b.json"), "error: --boxes: the task outside.toy answers for whole images"),
         (("--camera", "-1"), "expected a whole number, 0 or more, got '-1'"),
         (("--model_dir", "out"), "argument --model_dir: not allowed with argument --weights"),

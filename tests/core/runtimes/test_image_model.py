@@ -30,6 +30,8 @@ class Parts:
         return lambda name: []
 
     def preprocess(self, image, box=None):
+        if box and box.x >= image.shape[1]:
+            raise DataError("the box lies outside")
         part = image if box is None else image[int(box.y) :, int(box.x) :]
         return {"image": part.astype(np.float32)}, None
 
@@ -79,6 +81,16 @@ def test_each_box_has_an_answer(parts):
     low = parts.predict(image, boxes[1:])
     assert parts.describe(low) == Finding("1 box\n  [3, 10, 27, 10]: level 30", unsure=True)
     assert parts.describe(parts.predict(image, [])) == Finding("no boxes")
+
+
+def test_a_box_outside_has_no_answer(parts):
+    boxes = [Box(30, 0, 5, 5), Box(0, 0, 30, 20)]
+    with pytest.raises(DataError, match="lies outside"):
+        parts.predict(IMAGE, boxes)
+    told = []
+    prediction = parts.predict(IMAGE, boxes, told.append)
+    assert [each["box"] for each in prediction["boxes"]] == [[0, 0, 30, 20]]
+    assert [str(error) for error in told] == ["the box lies outside"]
 
 
 def test_boxes_and_thresholds_of_tasks_that_have_none(toy):

@@ -16,6 +16,7 @@ from core.errors import ConfigError, DataError
 from core.runtimes.image_model import ImageModel, exported_model
 from core.runtimes.predict_images import drawn_pictures, list_images, predict_files
 from core.runtimes.predictor import load_predictor
+from core.task import Box
 from core.workflows.opening import exported_task
 
 
@@ -51,6 +52,23 @@ def test_prediction_on_a_folder(toy, tmp_path):
         predict_files(model, images / "broken.jpg", tmp_path / "out")
     with pytest.raises(DataError, match=r"notes.txt/x: cannot be written"):
         predict_files(model, images / "a.png", images / "notes.txt" / "x")
+
+
+def test_a_box_outside_does_not_end_the_run(toy, tmp_path, monkeypatch, caplog):
+    def predict(self, image, boxes, leave_out):
+        leave_out(DataError("the box lies outside"))
+        return {"boxes": []}
+
+    monkeypatch.setattr(ImageModel, "predict", predict)
+    draw_levels(tmp_path / "images", {"a.png": 1, "b.png": 2})
+    predict_files(
+        load_model(toy), tmp_path / "images", tmp_path / "out", lambda name: [Box(9, 9, 1, 1)]
+    )
+    assert "b.png: a box is left out: the box lies outside" in caplog.text
+    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == [
+        "a.png",
+        "b.png",
+    ]
 
 
 def test_an_output_that_nobody_reads_is_no_file(toy, tmp_path):

@@ -95,7 +95,7 @@ def test_what_was_seen_until_ctrl_c_is_written(model, clip, tmp_path):
 def test_boxes_belong_to_frames_by_number(model, clip, tmp_path, monkeypatch, caplog):
     asked = []
     monkeypatch.setattr(
-        type(model), "predict", lambda self, image, boxes: asked.append(boxes) or {}
+        type(model), "predict", lambda self, image, boxes, leave_out: asked.append(boxes) or {}
     )
     monkeypatch.setattr(type(model), "draw", lambda self, image, prediction: image)
     box = Box(1, 2, 3, 4)
@@ -105,6 +105,19 @@ def test_boxes_belong_to_frames_by_number(model, clip, tmp_path, monkeypatch, ca
     assert "--boxes" not in caplog.text
     predict_video(model, Frames(clip, 4), tmp_path / "out", lambda name: [])
     assert "--boxes: none of them is in a frame" in caplog.text
+
+
+def test_a_box_outside_does_not_end_the_video(model, clip, tmp_path, monkeypatch, caplog):
+    def predict(self, image, boxes, leave_out):
+        for _ in boxes:
+            leave_out(DataError("the box lies outside"))
+        return {"boxes": []}
+
+    monkeypatch.setattr(type(model), "predict", predict)
+    boxes = {Path("2"): [Box(1, 2, 3, 4)]}
+    predict_video(model, Frames(clip, 4), tmp_path / "out", lambda name: boxes.get(name, []))
+    assert "frame 2: a box is left out: the box lies outside" in caplog.text
+    assert len(values_of(tmp_path / "out")) == 4
 
 
 def test_a_full_disk_is_noticed(model, clip, tmp_path, monkeypatch):
