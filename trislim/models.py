@@ -35,7 +35,7 @@ from core.settings.config import read
 from core.settings.files import present, scratch
 from core.strategy import Context
 from core.targets.names import DEFAULT_TARGET, USUAL_FORMATS, Backend, Format
-from core.task import Batch, Task
+from core.task import Batch, Box, Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate, measure, validation_loader
 from core.training.images import as_rgb, image_channels, read_image, with_channel_axis
@@ -49,6 +49,7 @@ from core.workflows.training import prepare
 BATCH = 16  # pictures at a time, for statistics
 Picture = str | Path | np.ndarray
 Prediction = dict[str, Any]
+Sides = Sequence[float]  # of a box in pixels: x, y, width, height
 
 
 class Answering(ABC):
@@ -60,22 +61,34 @@ class Answering(ABC):
 
     task: Task
 
-    def predict(self, image: Picture) -> Prediction:
+    def predict(self, image: Picture, boxes: Sequence[Sides] | None = None) -> Prediction:
         """Return what the model says of a picture.
 
-        Raises:
-            DataError: It cannot be read, or has other channels than the model takes.
-        """
-        return self._for_images().predict(self._pixels(image))
+        Args:
+            image: The picture.
+            boxes: Persons in it, for a keypoint model: the prediction then has `boxes`, a list with
+                the values of each. None takes the whole picture for the box of one person.
 
-    def draw(self, image: Picture) -> np.ndarray:
+        Raises:
+            ConfigError: There are boxes, but the task answers for whole pictures only.
+            DataError: It cannot be read, or has other channels than the model takes, or a box is
+                none or lies outside of it.
+        """
+        return self._for_images().predict(self._pixels(image), _read_boxes(boxes))
+
+    def draw(self, image: Picture, boxes: Sequence[Sides] | None = None) -> np.ndarray:
         """Return a picture with what the model says of it, RGB [H, W, 3] uint8.
 
+        Args:
+            image: The picture.
+            boxes: As of `predict`.
+
         Raises:
+            ConfigError: As `predict`.
             DataError: As `predict`.
         """
         pixels, model = self._pixels(image), self._for_images()
-        return model.draw(as_rgb(pixels), model.predict(pixels))
+        return model.draw(as_rgb(pixels), model.predict(pixels, _read_boxes(boxes)))
 
     @abstractmethod
     def _for_images(self) -> ImageModel:
@@ -347,6 +360,18 @@ def train(
     made = load(training.save_dir / "best_model")
     assert isinstance(made, Model)  # a training writes checkpoints
     return made
+
+
+def _read_boxes(boxes: Sequence[Sides] | None) -> list[Box] | None:
+    if boxes is None:
+        return None
+    found = []
+    for number, sides in enumerate(boxes):
+        values = np.asarray(sides)
+        if values.shape != (4,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise DataError(f"boxes[{number}]: expected x, y, width, height, got {sides!r}")
+        found.append(Box(*map(float, values)))
+    return found
 
 
 def _context(task: Task, folder: Path) -> Context:

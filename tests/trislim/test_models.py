@@ -173,6 +173,28 @@ def test_pictures_have_the_channels_that_the_model_takes(channels: int, tmp_path
         assert made.predict(values[..., 0]) == made.predict(values)
 
 
+def test_boxes_say_where_the_persons_are(model: trislim.Model) -> None:
+    network = {"name": "upsampling", "backbone": "PPLCNet_x0_25"}
+    task = build_task(
+        "keypoint", {"model": network, "data": {"root": "none", "input_size": [64, 64]}}
+    )
+    people = trislim.Model(task, task.build_model())
+    image = np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)
+    whole, part = people.predict(image, boxes=[(0, 0, 90, 80), np.array([40, 10, 30, 60])])["boxes"]
+    assert whole["keypoints"] == people.predict(image)["keypoints"] != part["keypoints"]
+    assert part["box"] == [40, 10, 30, 60]
+    assert people.predict(image, boxes=[]) == {"boxes": []}
+    drawn = people.draw(image, boxes=[[40, 10, 30, 60]])
+    assert (drawn[10, 40:70] == 255).all()  # upper side of the box
+    for wrong in ([1, 2, 3], [1, 2, 3, np.nan], "abcd"):
+        with pytest.raises(DataError, match=r"^boxes\[1\]: expected x, y, width, height, got"):
+            people.predict(image, boxes=[(0, 0, 90, 80), wrong])
+    with pytest.raises(DataError, match=r"90x80, and the box \[90, 0, 5, 5\] lies outside of it"):
+        people.predict(image, boxes=[(90, 0, 5, 5)])
+    with pytest.raises(ConfigError, match=r"^--boxes: the task outside.toy answers for whole"):
+        model.predict(image, boxes=[(0, 0, 90, 80)])
+
+
 def test_settings_and_other_data(weights: Path, tmp_path: Path) -> None:
     other = trislim.load(weights, overrides=[f"data.root={tmp_path / 'other'}"])
     assert to_mapping(other.task.config)["data"]["root"] == str(tmp_path / "other")
