@@ -62,7 +62,7 @@ def mend(model: Layer, edit: ChannelEdit, before: NotedOutputs, batches: TensorB
             positions = edit.kept.get(name, {}).get(axis if name.endswith("weight") else 0)
             if positions is not None:
                 kept[path] = positions
-    return fit_layers(model, before.of_channels(kept), batches, _solve)
+    return fit_layers(model, before.of_channels(kept), batches, _solve, progress=True)
 
 
 def _solve(_layer: Layer, rows: np.ndarray, inputs: np.ndarray, wanted: np.ndarray) -> np.ndarray:
