@@ -83,8 +83,8 @@ class StrategyConfig:
     strategy has by itself, 1 for most), and `optimizer` takes the place of the run's.
 
     `BEFORE` holds what a key meant before it existed, where that is not its default: runs of then
-    are resumed by it. `OPEN` holds keys whose null leaves the choice to the task, with what was the
-    default before there was null: with null, runs of then are resumed, too.
+    are resumed by it. `OPEN` holds keys whose null leaves the choice open, mostly to the task, with
+    what was the default before there was null: with null, runs of then are resumed, too.
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({})

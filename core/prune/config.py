@@ -67,6 +67,7 @@ class PruneConfig(StrategyConfig):
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType({"reconstruct": False})
+    OPEN: ClassVar[Mapping[str, Any]] = MappingProxyType({"reconstruct": False})
 
     target_ratio: float | None = None
     target_parameters_ratio: float | None = None
