@@ -130,6 +130,23 @@ class Residual(nn.Layer):
         return self.chain.head(x)
 
 
+class Irregular(nn.Layer):
+    """Units whose shuffles keep an order that pruning left, so that something must be selected."""
+
+    def __init__(self, channels: int = CHANNELS, units: int = 4) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2D(3, channels, 1), nn.Conv2D(channels, 4, 1)
+        self.units = nn.Sequential(*(ShuffleUnit(channels) for _ in range(units)))
+        rng = np.random.default_rng(0)
+        for layer in self.units.sublayers():
+            if isinstance(layer, ChannelShuffle):
+                layer.order = rng.permutation(channels).tolist()
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        return self.head(F.relu(self.units(x)) + x)
+
+
 def traced(model: nn.Layer, size: int = SIZE) -> Graph:
     """Return the graph of a network with random weights that reads images [N, 3, size, size]."""
     rng = np.random.default_rng(0)

@@ -5,41 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paddle import Tensor, nn
 
 from core.graph import selected_channels
 from core.graph.channel_shuffles import dissolve_shuffles
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
 from core.graph.selected_channels import MOST, select_by_convolutions
-from core.network.channels import ChannelShuffle
-from tests.networks.shuffled import CHANNELS, MOVES, Shuffled, ShuffleUnit, run, traced
+from tests.networks.shuffled import CHANNELS, MOVES, Irregular, Shuffled, run, traced
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("graphs")
-
-
-class Irregular(nn.Layer):
-    """Units whose shuffles keep an order that pruning left, so that something must be selected."""
-
-    def __init__(self, channels: int = CHANNELS, units: int = 4) -> None:
-        super().__init__()
-        self.stem, self.head = nn.Conv2D(3, channels, 1), nn.Conv2D(channels, 4, 1)
-        self.units = nn.Sequential(*(ShuffleUnit(channels) for _ in range(units)))
-        rng = np.random.default_rng(0)
-        for layer in self.units.sublayers():
-            if isinstance(layer, ChannelShuffle):
-                layer.order = rng.permutation(channels).tolist()
-
-    def forward(self, image: Tensor) -> Tensor:
-        x = self.stem(image)
-        return self.head(paddle.nn.functional.relu(self.units(x)) + x)
 
 
 def count(graph: Graph, kind: str) -> int:

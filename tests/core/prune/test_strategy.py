@@ -78,11 +78,11 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
         [prune(criterion="taylor"), {"kind": LISTEN}],
         [prune(criterion="random", num_steps=3, allocation="search", search_steps=2)],
         [prune(target_ratio=0.2), prune(target_ratio=0.2, start_epoch=2)],
-        [prune(reconstruct=True, num_steps=2)],
+        [prune(reconstruct=False, num_steps=2)],
         [prune(), {"kind": "outside.strategies:Round", "start_epoch": 2}],
     ],
     ids=[
-        *("one", "steps", "taylor+listen", "random search in steps", "twice", "reconstruct"),
+        *("one", "steps", "taylor+listen", "random search in steps", "twice", "statistics"),
         "then a grid",
     ],
 )
@@ -95,6 +95,24 @@ def test_resume_is_exact(settings: Any, tmp_path: Path, strategies: Any) -> None
         assert straight.windows.edits() == resumed.windows.edits()
         for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):
             assert arrays(tmp_path / "straight", name) == arrays(folder, name)
+
+
+@pytest.mark.parametrize(
+    ("choices", "said"),
+    [
+        ({}, "fitted 2 layers to what they made before the cut"),
+        ({"reconstruct": False}, "estimated the statistics of 1 batch norms anew"),
+        ({"calibration_samples": 0}, ""),
+    ],
+)
+def test_what_mends_a_cut(
+    settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, choices: Any, said: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    train(settings, tmp_path / "run", prune(**choices))
+    told = [words for words in ("fitted", "estimated") if words in caplog.text]
+    assert told == said.split()[:1]
+    assert said in caplog.text
 
 
 def test_steps_together_reach_the_target(settings: Any, tmp_path: Path) -> None:

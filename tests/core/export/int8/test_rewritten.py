@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+from paddle.static import InputSpec
 
 from core.export import parity
 from core.export.files import MODEL, ONNX, PARAMS
 from core.export.int8.exporter import Int8Exporter
 from core.export.int8.layerwise import LIMIT
+from core.export.traced_model import ExportSettings, trace_for_export
 from core.graph.channel_orders import WeightOrder
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
@@ -29,7 +32,7 @@ from tests.networks.compared_layers import (
     randomize,
     wrong,
 )
-from tests.networks.shuffled import Residual
+from tests.networks.shuffled import Irregular, Residual
 
 pytestmark = pytest.mark.int8
 # a shuffle, of which no shuffle is left, and what it is added to
@@ -56,6 +59,20 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_each_layer_is_that_of_the_model(files: Files) -> None:
     _, made, folder = files
     found = differences(made, folder / "rewritten")
+    assert {each.runtime for each in found} == set(BACKENDS)
+    assert max(each.relative for each in found) < LIMIT
+
+
+def test_channels_are_selected_from_rows(tmp_path: Path) -> None:
+    """A convolution for that, as in float files, would have no grid, and Paddle asks for one."""
+    model = quantized(randomize(Irregular()))
+    task: Any = None  # is only kept
+    specs = [InputSpec([None, 3, 12, 12], "float32", "image")]
+    made = trace_for_export(task, model, model, specs, False, ExportSettings(target="openvino"))
+    assert any(op.type == "index_select" for op in made.graph.operators)
+    assert made.quantized is not None
+    made.quantized.write(tmp_path, KINDS)
+    found = differences(made.quantized, tmp_path)
     assert {each.runtime for each in found} == set(BACKENDS)
     assert max(each.relative for each in found) < LIMIT
 
