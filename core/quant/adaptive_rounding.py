@@ -15,7 +15,7 @@ import numpy as np
 
 from core.network.layer_fitting import least_squares
 from core.quant.weight_grid import free_steps, quantize_weight
-from core.targets.processors import HIGHEST, PAIR, Limit
+from core.targets.processors import HIGHEST, MIDDLE, Limit
 
 _SAME = 1e-4  # share of the largest magnitude, which is 127 steps or fewer
 _BLOCK = 128  # columns whose influence on those behind them is summed up at once
@@ -90,6 +90,6 @@ def _stays(rounded: np.ndarray, limit: Limit) -> np.ndarray:
     steps, ends = quantize_weight(rows.astype(np.float32), 0, limit)
     again = steps * (ends[:, None].astype(np.float64) / HIGHEST)
     if limit == "even":
-        again = np.where(np.abs(steps) == HIGHEST, again * (PAIR / HIGHEST), again)
+        again = np.where(np.abs(steps) == HIGHEST, again * (MIDDLE / HIGHEST), again)
     near = np.abs(again - rows) <= _SAME * np.abs(rows).max(axis=1, keepdims=True)
     return np.asarray(near.all(axis=1).reshape(rounded.shape[:2]))

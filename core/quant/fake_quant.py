@@ -18,7 +18,7 @@ from paddle.autograd import PyLayer
 
 from core.quant.scales import highest_step, lowest_step
 from core.quant.weight_grid import limit_weight
-from core.targets.processors import PAIR, Limit
+from core.targets.processors import MIDDLE, Limit
 
 HALF_TO_EVEN = 0
 INFINITE = float(np.finfo(np.float32).max)
@@ -94,7 +94,7 @@ def fake_quantize_weight(weight: Tensor, bits: int, axis: int | None) -> Tensor:
 
 
 def fake_quantize_limited_weight(
-    weight: Tensor, axis: int | None, limit: Limit, per_channel: bool, largest: int = PAIR
+    weight: Tensor, axis: int | None, limit: Limit, per_channel: bool, largest: float = MIDDLE
 ) -> Tensor:
     """Round a weight to the 8 bits of a limited grid; the gradient goes straight through.
 

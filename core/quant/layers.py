@@ -23,7 +23,7 @@ from core.network.batch_norms import is_batch_norm
 from core.network.layers import LayerReference, get
 from core.quant.fake_quant import fake_quantize_limited_weight, fake_quantize_weight
 from core.quant.quantizers import ActivationQuantizer, Rounding
-from core.targets.processors import PAIR, Limit
+from core.targets.processors import MIDDLE, Limit
 
 QUANTIZER = "input_quantizer"
 
@@ -50,7 +50,7 @@ class QuantizedLayer(Layer):
     bypassed: bool = False
     requantized_per_channel: bool = False
     limit: Limit = "none"
-    largest: int = PAIR
+    largest: float = MIDDLE
     norm: LayerReference[Layer] | None = None
     shared_quantizer: LayerReference[ActivationQuantizer] | None = None
     held: list[Tensor] | None = None

@@ -22,7 +22,7 @@ from core.quant.outputs import (
 )
 from core.quant.quantizers import ActivationQuantizer
 from core.quant.scales import Grid, LayerScales, OutputScales
-from core.targets.processors import PAIR, Limit
+from core.targets.processors import MIDDLE, Limit
 
 
 def sites_of(model: Layer) -> dict[str, QuantizedLayer | ActivationQuantizer]:
@@ -89,7 +89,7 @@ def on_grids(
     unsigned: Container[str],
     requantized_per_channel: Container[str] = (),
     limits: Mapping[str, Limit] | None = None,
-    largest: int = PAIR,
+    largest: float = MIDDLE,
 ) -> Iterator[None]:
     """Put the sites on the grids of a target's files while the context is open.
 

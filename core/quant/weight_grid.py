@@ -14,7 +14,8 @@ which of them a weight may take; each is as tight as its rule allows:
   output channel to a largest magnitude of 127 when it loads a file. Without VNNI it then halves the
   weights of layers that read signed bytes, and rounds half to even: even steps stay what they are,
   and 63.5 becomes 64, so that 127 stands for 128. With VNNI it halves nothing. What 127 stands for
-  is the only thing in which processors differ.
+  is the only thing in which processors differ. The largest magnitude is put in between (`MIDDLE`), so
+  that either is half a step off; rounding to even steps moves the other weights by up to a whole one.
 
 Weights of fewer than 8 bits need no limit: 63 + 63 is below 128, and files do not hold them.
 """
@@ -29,11 +30,11 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from core.targets.processors import HIGHEST, PAIR, Limit
+from core.targets.processors import HIGHEST, MIDDLE, PAIR, Limit
 
 LIMITS: tuple[Limit, ...] = get_args(Limit)
 
-_HALVED = 64  # steps to either side once they are halved
+_MOST_EVEN = 63  # even steps to either side, beside the largest magnitude
 # Of the sum of a pair in absmax: a sum below 128, in float32 too, is never rounded to more than 128
 _PAIR_SHARE = np.float32(HIGHEST / PAIR * (1 + 1e-6))
 _BLOCK = 64  # weights of which the largest is found first
@@ -70,13 +71,17 @@ def quantize_weight(
     absmax[absmax == 0] = 1
     scales = broadcast(absmax, weight.ndim, axis).astype(np.float64)
     if limit == "even":
-        steps = np.clip(2 * np.rint(weight * _HALVED / scales), -HIGHEST, HIGHEST)
-        return steps.astype(np.int8), _survive_loading(absmax * np.float32(HIGHEST / PAIR))
+        steps = np.clip(2 * np.rint(weight * (MIDDLE / 2) / scales), -HIGHEST, HIGHEST)
+        return steps.astype(np.int8), _survive_loading(absmax * np.float32(HIGHEST / MIDDLE))
     return np.rint(weight.astype(np.float64) * HIGHEST / scales).astype(np.int8), absmax
 
 
 def limit_weight(
-    weight: Tensor, axis: int | None, limit: Limit, per_channel: bool = True, largest: int = PAIR
+    weight: Tensor,
+    axis: int | None,
+    limit: Limit,
+    per_channel: bool = True,
+    largest: float = MIDDLE,
 ) -> Tensor:
     """Return the values of `quantize_weight` in eager mode, without a gradient.
 
@@ -86,7 +91,7 @@ def limit_weight(
         limit: Limit on the steps that the weight may take.
         per_channel: Whether each output channel has a scale; it needs an axis.
         largest: Value of step 127 of an even grid: 128 where the processor halves weights, 127
-            where it does not.
+            where it does not; in between for both.
     """
     if limit == "even" and not per_channel:
         weight = limit_weight(weight, axis, "none", per_channel=False)
@@ -103,11 +108,10 @@ def limit_weight(
         absmax = absmax.max(keepdim=True)
     absmax = paddle.where(absmax == 0, paddle.ones_like(absmax), absmax)
     absmax = absmax.reshape([-1 if each == axis else 1 for each in range(weight.ndim)])
-    count = _HALVED if limit == "even" else HIGHEST
+    count = MIDDLE / 2 if limit == "even" else HIGHEST
     steps = paddle.round(weight * (count / absmax))  # half to even
     if limit == "even":
-        end = _HALVED * largest / PAIR
-        steps = steps.clip(-end, end)
+        steps = steps.clip(-largest / 2, largest / 2)
     limited: Tensor = steps * (absmax / count)
     return limited
 
@@ -150,10 +154,10 @@ def free_steps(rows: np.ndarray, limit: Limit, bits: int = 8) -> FreeSteps:
     else:
         steps, ends = quantize_weight(rows, 0, limit)
         nearest, end = steps.astype(np.float64), ends.astype(np.float64)
-        stride, most = (2, _HALVED) if limit == "even" else (1, HIGHEST)
+        stride, most = (2, _MOST_EVEN) if limit == "even" else (1, HIGHEST)
         if limit == "even":
-            nearest = np.where(np.abs(nearest) == HIGHEST, np.sign(nearest) * PAIR, nearest)
-    held = np.abs(nearest) == most * stride
+            nearest = np.where(np.abs(nearest) == HIGHEST, np.sign(nearest) * MIDDLE, nearest)
+    held = np.abs(nearest) >= highest
     low, high = np.full(len(rows), -most), np.full(len(rows), most)
     if limit == "pair_sum" and bits == 8:
         high = _left_beside_largest(rows, nearest, held).clip(max=most)

@@ -22,7 +22,7 @@ from core.graph.trace import trace
 from core.quant.scales import Grid, LayerScales
 from core.runtimes.predictor import load_predictor
 from core.targets.instructions import multiplies_int8_exactly
-from core.targets.processors import weight_limits, with_signed_bytes
+from core.targets.processors import MIDDLE, weight_limits, with_signed_bytes
 
 SHAPE = (2, 8, 12, 10)
 
@@ -121,9 +121,9 @@ def rounded_weight(weight, axis, limit="none", channels=None):
 
 
 def evened(weight, axis):
-    """Round to 64 steps per channel, as oneDNN holds them; the largest as this machine has it."""
+    """Round to even steps per channel; the largest as this machine has it."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    step = np.abs(weight.astype("float64")).max(axis=others, keepdims=True) / 64
+    step = np.abs(weight.astype("float64")).max(axis=others, keepdims=True) / (MIDDLE / 2)
     step[step == 0] = 1
     end = 63.5 if multiplies_int8_exactly("paddle") else 64
     return (np.clip(np.rint(weight / step), -end, end) * step).astype("float32")

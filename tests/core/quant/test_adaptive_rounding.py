@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.network.layer_fitting import factor
 from core.quant.adaptive_rounding import fit_weight, round_weight
 from core.quant.weight_grid import LIMITS, quantize_weight
-from core.targets.processors import HIGHEST, PAIR
+from core.targets.processors import HIGHEST, MIDDLE, PAIR
 
 LIMITED = pytest.mark.parametrize("limit", LIMITS)
 
@@ -36,7 +36,7 @@ def power_of(inputs):
 def nearest(row, limit):
     """Round a row [K] to nearest; return values and the value of a step."""
     steps, ends = quantize_weight(row[None], 0, limit)
-    values = np.where(np.abs(steps) == HIGHEST, np.sign(steps) * np.float32(PAIR), steps)
+    values = np.where(np.abs(steps) == HIGHEST, np.sign(steps) * np.float32(MIDDLE), steps)
     return (values if limit == "even" else steps)[0] * (ends[0] / HIGHEST), ends[0] / HIGHEST
 
 
@@ -102,7 +102,7 @@ def test_files_round_to_the_same_steps_and_no_pair_overflows(limit, data):
     rows = made.reshape(-1, count)
     steps, ends = quantize_weight(rows.astype(np.float32), 0, limit)
     for row, step, end in zip(rows, steps.astype(int), ends):
-        again = np.where(np.abs(step) == HIGHEST, np.sign(step) * PAIR, step)
+        again = np.where(np.abs(step) == HIGHEST, np.sign(step) * MIDDLE, step)
         again = (again if limit == "even" else step) * (float(end) / HIGHEST)
         np.testing.assert_allclose(again, row, atol=1e-5 * max(np.abs(row).max(), 1e-30))
     if limit == "pair_sum" and count > 1:

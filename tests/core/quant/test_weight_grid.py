@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from core.quant.fake_quant import fake_quantize_limited_weight
 from core.quant.weight_grid import _survive_loading, limit_weight, quantize_weight
+from core.targets.processors import MIDDLE
 
 SHAPES = {(16, 8, 3, 3): 0, (24, 10): 1, (12, 6, 2, 2): 1, (5, 1, 1, 1): 0, (6, 192, 1, 1): 0}
 LIMITS = ("none", "pair_sum", "even")
@@ -123,7 +124,7 @@ def test_even_steps_survive_halving(weight):
         halved, np.where(np.abs(steps) == 127, steps + np.sign(steps), steps)
     )
     top = np.abs(weight).max(1)
-    np.testing.assert_allclose(np.where(top > 0, absmax * 128 / 127, top), top, rtol=1e-4)
+    np.testing.assert_allclose(np.where(top > 0, absmax * MIDDLE / 127, top), top, rtol=1e-4)
 
 
 @pytest.mark.parametrize("per_channel", [True, False])
@@ -143,9 +144,23 @@ def test_eager_weights_are_those_of_files(shape, limit, per_channel):
 def test_the_largest_even_step_stands_for_what_a_processor_makes_of_it():
     weight = paddle.to_tensor([[0.5, -1.0, 0.26]])
     whole = limit_weight(weight, 0, "even", largest=127).numpy()
-    halved = limit_weight(weight, 0, "even").numpy()
-    np.testing.assert_allclose(whole, [[0.5, -63.5 / 64, 17 / 64]], rtol=1e-6)
-    np.testing.assert_allclose(halved, [[0.5, -1.0, 17 / 64]], rtol=1e-6)
+    halved = limit_weight(weight, 0, "even", largest=128).numpy()
+    others = [64 / MIDDLE, 34 / MIDDLE]
+    np.testing.assert_allclose(whole[0], [others[0], -127 / MIDDLE, others[1]], rtol=1e-6)
+    np.testing.assert_allclose(halved[0], [others[0], -128 / MIDDLE, others[1]], rtol=1e-6)
+    between = limit_weight(weight, 0, "even").numpy()
+    np.testing.assert_allclose(between[0], [others[0], -1.0, others[1]], rtol=1e-6)
+
+
+def test_no_processor_moves_a_weight_by_more_than_a_step():
+    weight = np.random.default_rng(0).normal(size=(16, 8, 3, 3)).astype("float32")
+    step = np.abs(weight).max((1, 2, 3), keepdims=True) / MIDDLE
+    for largest in (127, 128):
+        found = limit_weight(paddle.to_tensor(weight), 0, "even", largest=largest).numpy()
+        off = np.abs(found - weight) / step
+        assert off.max() <= 1 + 1e-4
+        top = np.abs(weight) == np.abs(weight).max((1, 2, 3), keepdims=True)
+        np.testing.assert_allclose(off[top], 0.5, rtol=1e-2)
 
 
 def test_gradients_go_straight_through():

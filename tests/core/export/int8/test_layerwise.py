@@ -33,6 +33,7 @@ from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
 from core.targets.names import BACKENDS, Backend, Format
 from core.targets.presets import PRESETS
+from core.targets.processors import MIDDLE
 from core.task import build_task
 from tests.networks.compared_layers import (
     CORRUPTIONS,
@@ -247,7 +248,7 @@ def test_ties_of_even_steps_that_folding_moves_are_no_differences(tmp_path: Path
     """A norm folded in other arithmetic moves weights by 3e-6 of themselves, as in PPLCNet."""
     model = randomize(Net())
     weight = model.grouped.weight.numpy()
-    odd = ((np.arange(weight[0].size) % 62 * 2 + 1) / 128).astype("float32")
+    odd = ((np.arange(weight[0].size) % 62 * 2 + 1) / MIDDLE).astype("float32")
     for channel, scale in zip(weight, np.linspace(0.3, 3, len(weight), dtype="float32")):
         channel.reshape(-1)[:] = scale * odd * np.float32(1 - 2e-6)  # below the middle
         channel.reshape(-1)[0] = scale
@@ -260,13 +261,13 @@ def test_ties_of_even_steps_that_folding_moves_are_no_differences(tmp_path: Path
 
 
 def test_ties_with_the_highest_even_step_are_no_differences(tmp_path: Path) -> None:
-    """127 of 128 steps lie between the even steps 126 and 128; the second is stored as 127."""
+    """127 steps lie between 126 and the highest even step, which is stored as 127."""
     model = randomize(Net())
     weight = model.grouped.weight.numpy() / 1e3
     moved = weight.copy()
     for values, factor in ((weight, 1 - 2e-6), (moved, 1 + 2e-6)):  # below the middle, and above it
         values.reshape(len(values), -1)[:, 0] = 1
-        values.reshape(len(values), -1)[:, 1] = -127 / 128 * factor
+        values.reshape(len(values), -1)[:, 1] = -127 / MIDDLE * factor
     model.grouped.weight.set_value(weight)
     prepared(quantized(model)).write(tmp_path, KINDS)
     stored = Graph.from_files(tmp_path / MODEL, tmp_path / PARAMS).weights["grouped.weight"]
