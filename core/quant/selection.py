@@ -13,6 +13,7 @@ from core.errors import ConfigError
 from core.network.layers import match
 from core.quant.layers import why_not
 from core.quant.quantizers import Rounding
+from core.targets.names import Target
 from core.task import Task
 
 CANDIDATES = (nn.Conv2D, nn.Conv2DTranspose, nn.Linear)
@@ -30,6 +31,9 @@ class SelectionSettings(Protocol):
 
     @property
     def never_quantize(self) -> Sequence[str]: ...
+
+    @property
+    def target(self) -> Target: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def select_with_hints(task: Task, model: Layer, config: SelectionSettings) -> La
     """
     rounding, kinds = config.rounding, config.quantizable_layer_type
     own = select_layers(model, rounding, kinds, config.never_quantize)
-    hints = task.slim_hints(model).never_quantize
+    hinted = task.slim_hints(model)
+    hints = (*hinted.never_quantize, *hinted.never_quantize_for.get(config.target, ()))
     if not hints:
         return own
     spared = select_layers(model, rounding, kinds, hints, "never_quantize (task)")

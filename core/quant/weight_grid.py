@@ -14,8 +14,9 @@ which of them a weight may take; each is as tight as its rule allows:
   output channel to a largest magnitude of 127 when it loads a file. Without VNNI it then halves the
   weights of layers that read signed bytes, and rounds half to even: even steps stay what they are,
   and 63.5 becomes 64, so that 127 stands for 128. With VNNI it halves nothing. What 127 stands for
-  is the only thing in which processors differ. The largest magnitude is put in between (`MIDDLE`), so
-  that either is half a step off; rounding to even steps moves the other weights by up to a whole one.
+  is the only thing in which processors differ. The largest magnitude is put in between, at
+  `MIDDLE`, so that either is half a step off; rounding to even steps moves the other weights by up
+  to a whole one.
 
 Weights of fewer than 8 bits need no limit: 63 + 63 is below 128, and files do not hold them.
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd", "output_mse"]
@@ -50,6 +51,7 @@ class SlimHints:
         distill_points: Layers whose outputs a student may imitate.
         never_prune: Layers whose channels stay.
         never_quantize: Layers that stay in float.
+        never_quantize_for: Layers that stay in float as well, by target (`core.targets.names`).
         ptq: Settings of quantization after training.
         qat: Settings of the start of quantization-aware training.
     """
@@ -57,5 +59,6 @@ class SlimHints:
     distill_points: tuple[DistillPoint, ...] = ()
     never_prune: tuple[str, ...] = ()
     never_quantize: tuple[str, ...] = ()
+    never_quantize_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ptq: QuantHints = QuantHints()
     qat: QuantHints = QuantHints("avg")

@@ -25,7 +25,7 @@ BY_ONEDNN = ("paddle", "openvino")  # targets whose kernels for int8 are those o
 Limit = Literal["none", "pair_sum", "even"]
 HIGHEST = 127  # highest step of weights, whose grid is symmetric: -128 is not used
 PAIR = 128  # largest sum of two steps
-# Steps that the highest of an even grid stands for: between 127 and 128, which processors make of it.
+# Steps that the highest of an even grid stands for, between the 127 and 128 of processors.
 # 7 x 4663 / 256: no step of a grid of 127 is a tie between two even ones.
 MIDDLE = 127.50390625
 _WRONG_CHANNELS = range(16, 64)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
@@ -47,6 +47,15 @@ from tasks.keypoint.transforms import Normaliser, affine, apply, crop, frame_box
 ENDINGS = ("raw", "points")
 # layers of Lite-HRNet in which rounding costs the heatmaps most
 IN_FLOAT = ("backbone.stem*", "backbone.transition*", "backbone.head_layer*", "final_conv")
+
+
+def depthwise_layers(model: Layer) -> tuple[str, ...]:
+    """Return the paths of the convolutions that have one channel in each group."""
+    return tuple(
+        path
+        for path, layer in model.named_sublayers()
+        if isinstance(layer, nn.Conv2D) and layer.weight.shape[1] == 1 < layer.weight.shape[0]
+    )
 
 
 class Task:
@@ -101,13 +110,17 @@ class Task:
     def slim_hints(self, model: Layer) -> SlimHints:
         layers = dict(model.named_children())
         features = "decoder" if "decoder" in layers else "backbone"
+        light = isinstance(layers.get("backbone"), LiteHRNet)
         return SlimHints(
             distill_points=(
                 DistillPoint("final_conv", "heatmap"),
                 DistillPoint(features, "feature"),
             ),
             never_prune=("final_conv",),
-            never_quantize=IN_FLOAT if isinstance(layers.get("backbone"), LiteHRNet) else (),
+            never_quantize=IN_FLOAT if light else (),
+            # files for Paddle have 7 bits for activations and weights; those of depthwise layers
+            # are few, and no faster in int8
+            never_quantize_for={"paddle": depthwise_layers(model)} if light else {},
             # few pixels say where a joint is: what they depend on counts, not what is frequent
             ptq=QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True),
             qat=QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True),

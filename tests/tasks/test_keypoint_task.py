@@ -232,11 +232,16 @@ def test_hints_name_layers_that_exist(network):
 def test_layers_of_lite_hrnet_that_stay_in_float():
     task = build()
     model = task.build_model()
-    choice = select_with_hints(task, model, PtqConfig())
+    choice = select_with_hints(task, model, PtqConfig(target="openvino"))
     inside = {path.split(".")[1] for path in choice.layers}
     assert inside == {"stage0", "stage1", "stage2"}
     floats = {path.split(".")[1] for path in choice.left if path.startswith("backbone.")}
     assert floats == {"stem", "transition0", "transition1", "transition2", "head_layer"}
+    layers = dict(model.named_sublayers())
+    groups = {path: layers[path].weight.shape[1] for path in choice.layers}
+    for_paddle = select_with_hints(task, model, PtqConfig(target="paddle")).layers
+    assert set(for_paddle) == {path for path, channels in groups.items() if channels > 1}
+    assert 0 < len(for_paddle) < len(groups)
 
 
 def test_a_box_brings_the_points_to_its_place():

@@ -9,8 +9,8 @@ magnifies what it is given. The file is refused where, besides, nothing of the m
 a constant would be as near to what the model answers, or what it answers to another image.
 
 Few values make a coin toss of that: of 4 images with 2 probabilities each, a file that agrees over
-160 images was refused every other time. So as many images are taken as tell the two apart, and what
-a softmax makes is compared by its logits.
+160 images was refused every other time. So as many images are taken as tell the two apart, where
+there are too few for that nothing is refused, and what a softmax makes is compared by its logits.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_aft
 from core.quant.selection import select_with_hints
 from core.quant.sites import float_sites, scales_of
 from core.settings.config import merge, read
+from core.targets.names import TARGETS
 from core.task import QuantHints, SlimHints, Task, build_task
 from core.training import checkpoint
 from core.training.engine import Engine
@@ -252,6 +253,17 @@ def test_hints_of_the_task_count(task: Task, monkeypatch: pytest.MonkeyPatch) ->
     assert made.left == {"head": "never_quantize (task)"}
     with pytest.raises(ConfigError, match=r"^never_quantize: no layer is left to quantize"):
         select_with_hints(task, task.build_model(), PtqConfig(never_quantize=("conv",)))
+
+
+def test_hints_for_a_target_hold_for_it_alone(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    hints = SlimHints(never_quantize_for={"paddle": ("head",)})
+    monkeypatch.setattr(toy.Task, "slim_hints", lambda self, model: hints)
+    found = {
+        target: select_with_hints(task, task.build_model(), PtqConfig(target=target)).layers
+        for target in TARGETS
+    }
+    assert found.pop("paddle") == ("conv",)
+    assert set(found.values()) == {("conv", "head")}
 
 
 @pytest.mark.parametrize("name", ["conv.weight", "norm._variance", "head.bias"])
