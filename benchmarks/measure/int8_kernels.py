@@ -24,8 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from core.runtimes.predictor import openvino_settings
 from core.targets.instructions import processor
 
-CHANNELS = (4, 8, 12, 16, 20, 24, 32, 40, 48, 56, 60, 64, 72, 96, 128)
-OUTPUTS, MAPS, STRIDES = (16, 64), (8, 14, 24, 56), (1, 2, 4, 8)
+CHANNELS = (4, 8, 12, 16, 20, 24, 32, 40, 48, 56, 60, 64, 72, 96, 128, 160, 192)
+GROUPS, OUTPUTS, MAPS, STRIDES = (1, 1, 2, 4), (16, 64), (8, 14, 24, 56), (1, 2, 4, 8)
 KERNELS = (
     *((n, n) for n in range(1, 9)),
     *((10, 10), (1, 4), (4, 1), (1, 8), (8, 1), (2, 4), (4, 3), (4, 8), (6, 5)),
@@ -34,14 +34,17 @@ ZERO_POINTS = (0, 126)
 STEP, WEIGHT_STEP = 0.02, 0.01
 WRONG = 0.01  # of the largest answer; what is rounded otherwise is a tenth of that at most
 
+Key = tuple[str, int, int, tuple[int, int]]  # kind, groups, channels of a group, kernel
+
 
 @dataclass(frozen=True)
 class Shape:
     """A layer, its map and its grid."""
 
     kind: str
-    channels: int
-    outputs: int
+    groups: int
+    channels: int  # of a group
+    outputs: int  # of a group
     side: int
     kernel: tuple[int, int]
     stride: int
@@ -56,8 +59,10 @@ def draw(rng: np.random.Generator) -> Shape:
         padding = [(0, 0), (kernel[0] // 2, kernel[1] // 2)][rng.integers(2)]
         side = int(rng.choice(MAPS))
         if all(side + 2 * pad >= size for pad, size in zip(padding, kernel)):
+            kind = ("Conv", "ConvTranspose")[rng.integers(2)]
             return Shape(
-                ("Conv", "ConvTranspose")[rng.integers(2)],
+                kind,
+                int(rng.choice(GROUPS)) if kind == "Conv" else 1,
                 int(rng.choice(CHANNELS)),
                 int(rng.choice(OUTPUTS)),
                 side,
@@ -70,18 +75,23 @@ def draw(rng: np.random.Generator) -> Shape:
 
 def network(shape: Shape, rng: np.random.Generator) -> bytes:
     """Return the ONNX model of a layer."""
-    sizes = shape.outputs, shape.channels
+    outputs = shape.outputs * shape.groups
+    sizes = outputs, shape.channels
     axis = 0 if shape.kind == "Conv" else 1
     weight = rng.integers(-60, 60, (*(sizes if axis == 0 else sizes[::-1]), *shape.kernel))
     constants = {
         "step": np.float32(STEP),
         "zero": np.uint8(shape.zero_point),
         "weight": weight.astype(np.int8),
-        "weight_step": np.full(shape.outputs, WEIGHT_STEP, np.float32),
-        "weight_zero": np.zeros(shape.outputs, np.int8),
-        "bias": rng.random(shape.outputs, np.float32),
+        "weight_step": np.full(outputs, WEIGHT_STEP, np.float32),
+        "weight_zero": np.zeros(outputs, np.int8),
+        "bias": rng.random(outputs, np.float32),
     }
-    how = {"strides": [shape.stride] * 2, "pads": [*shape.padding, *shape.padding]}
+    how = {
+        "strides": [shape.stride] * 2,
+        "pads": [*shape.padding, *shape.padding],
+        "group": shape.groups,
+    }
     weights = ["weight", "weight_step", "weight_zero"]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["steps"]),
@@ -91,7 +101,10 @@ def network(shape: Shape, rng: np.random.Generator) -> bytes:
     ]
     ports = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
-        for name, dims in (("x", ["n", shape.channels, shape.side, shape.side]), ("y", None))
+        for name, dims in (
+            ("x", ["n", shape.groups * shape.channels, shape.side, shape.side]),
+            ("y", None),
+        )
     ]
     stored = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
     graph = helper.make_graph(nodes, "layer", ports[:1], ports[1:], stored)
@@ -103,7 +116,9 @@ def network(shape: Shape, rng: np.random.Generator) -> bytes:
 def difference(shape: Shape, rng: np.random.Generator) -> float:
     """Return the largest difference, relative to the largest answer."""
     content = network(shape, rng)
-    x = rng.standard_normal((2, shape.channels, shape.side, shape.side)).astype(np.float32)
+    x = rng.standard_normal((2, shape.groups * shape.channels, shape.side, shape.side)).astype(
+        np.float32
+    )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
@@ -122,17 +137,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng, end = np.random.default_rng(arguments.seed), time.monotonic() + arguments.seconds
-    tried: Counter[tuple[str, int, tuple[int, int]]] = Counter()
-    wrong: Counter[tuple[str, int, tuple[int, int]]] = Counter()
+    tried: Counter[Key] = Counter()
+    wrong: Counter[Key] = Counter()
     while time.monotonic() < end:
         shape = draw(rng)
-        key = shape.kind, shape.channels, shape.kernel
+        key = shape.kind, shape.groups, shape.channels, shape.kernel
         tried[key] += 1
         wrong[key] += difference(shape, rng) > WRONG
-    for kind, channels, kernel in sorted(key for key, count in wrong.items() if count):
-        key = kind, channels, kernel
+    for key in sorted(key for key, count in wrong.items() if count):
+        kind, groups, channels, kernel = key
         size = "x".join(map(str, kernel))
-        print(f"{kind} of {channels} channels, {size}: {wrong[key]} of {tried[key]} wrong")
+        found = f"{wrong[key]} of {tried[key]} wrong"
+        print(f"{kind} of {groups} x {channels} channels, {size}: {found}")
     name, instructions = processor()
     print(f"{sum(wrong.values())} of {sum(tried.values())} wrong; {name}, {instructions}")
 

@@ -28,7 +28,8 @@ PAIR = 128  # largest sum of two steps
 # Steps that the highest of an even grid stands for, between the 127 and 128 of processors.
 # 7 x 4663 / 256: no step of a grid of 127 is a tie between two even ones.
 MIDDLE = 127.50390625
-_WRONG_CHANNELS = range(16, 64)
+_WRONG_CHANNELS = range(16, 64)  # of kernels of an even size
+_AMX_CHANNELS = 64  # int8 channels in a row of a tile
 
 
 _ENDS = MappingProxyType({"relu": 3e38, "relu6": 6.0})
@@ -114,10 +115,13 @@ def slow_without_dot_products(graph: Graph) -> dict[str, str]:
 def wrong_with_amx(graph: Graph) -> dict[str, str]:
     """Return the convolutions that oneDNN computes wrongly in int8 on processors with AMX.
 
-    Of 16 to 63 channels, with kernels of an even size from 4 on, as where attention reduces its
-    keys. Which of them are wrong depends on map and stride in no simple way; measured with OpenVINO
-    2026.4 by `benchmarks.measure.int8_kernels`. Paddle Inference 3.1 computes some of them wrongly,
-    too.
+    - Of 16 to 63 channels, with kernels of an even size from 4 on, as where attention reduces its
+      keys. Which of them are wrong depends on map and stride in no simple way. Paddle Inference 3.1
+      computes some of them wrongly, too.
+    - Grouped ones of 1x1 whose groups have more than 64 channels that are no multiple of 64, as in
+      RepVGG and MicroNet: all of stride 1, in Paddle Inference, too.
+
+    Measured with OpenVINO 2026.4 by `benchmarks.measure.int8_kernels`.
 
     Returns:
         Reason by weight.
@@ -125,10 +129,15 @@ def wrong_with_amx(graph: Graph) -> dict[str, str]:
     found = {}
     for op, _, weight in layers_of(graph):
         shape = graph.shape(weight)
-        if op.type != "conv2d" or shape[1] not in _WRONG_CHANNELS:
+        if op.type not in ("conv2d", "depthwise_conv2d"):
             continue
-        if any(size >= 4 and size % 2 == 0 for size in shape[2:]):
-            kernels = f"kernels of {shape[2]}x{shape[3]} on {shape[1]} channels"
+        channels, grouped = shape[1], attribute(op, "groups", 1) > 1
+        even = any(size >= 4 and size % 2 == 0 for size in shape[2:])
+        rest = channels > _AMX_CHANNELS and channels % _AMX_CHANNELS != 0
+        points = grouped and shape[2:] == (1, 1)
+        if (even and channels in _WRONG_CHANNELS) or (points and rest):
+            kernels = f"kernels of {shape[2]}x{shape[3]} on {channels} channels"
+            kernels = f"groups with {kernels}" if points else kernels
             found[COPY.sub("", weight)] = (
                 f"oneDNN computes {kernels} wrongly in int8 on processors with AMX"
             )

@@ -107,6 +107,28 @@ def test_what_is_wrong_with_amx_stays_in_float(
         assert found["patches"].startswith("oneDNN computes kernels of 4x4 on 32 channels wrongly")
 
 
+class Groups(Layer):
+    """Grouped convolutions of 1x1, of which oneDNN computes one wrongly on processors with AMX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.right = nn.Conv2D(3, 144, 1)
+        self.wrong, self.wide = nn.Conv2D(144, 256, 1, groups=2), nn.Conv2D(256, 64, 1, groups=2)
+        self.few, self.kernels = nn.Conv2D(64, 144, 1, groups=2), nn.Conv2D(144, 4, 3, groups=2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.kernels(self.few(self.wide(self.wrong(self.right(F.relu(image))))))
+
+
+@pytest.mark.parametrize("target", ["paddle", "openvino", "onnxruntime"])
+def test_groups_that_are_wrong_with_amx_stay_in_float(task: Task, target: Target) -> None:
+    layers = ("right", "wrong", "wide", "few", "kernels")
+    found = plan_grids(task, Groups(), target, layers, "none", processors="vnni").in_float
+    told = "oneDNN computes groups with kernels of 1x1 on 72 channels wrongly in int8 on"
+    assert found.keys() == {"wrong"}
+    assert found["wrong"].startswith(told)
+
+
 def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> None:
     class Shortcut(Layer):
         def __init__(self) -> None:
