@@ -114,13 +114,11 @@ def plan_grids(
     """
     with evaluation_mode(model):
         graph = trace_graph(task.deploy_model(model, "raw"), task.input_spec(), model)
-    reasons: dict[str, str] = {}
+    reasons = {} if target == "lite" else wrong_with_amx(graph)
     if target == "paddle" and processors == "any":
         graph = with_signed_bytes(graph)
     if target in BY_ONEDNN and processors == "any":
         reasons |= slow_without_dot_products(graph)
-    if target != "lite":
-        reasons |= wrong_with_amx(graph)
     found = {_layer(weight): why for weight, why in reasons.items()}
     in_float = {path: found[path] for path in layers if path in found}
     layers = [path for path in layers if path not in in_float]
