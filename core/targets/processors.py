@@ -8,6 +8,7 @@ a runtime, and so does whether int8 is of use there at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -112,18 +113,7 @@ def slow_without_dot_products(graph: Graph) -> dict[str, str]:
 
 
 def wrong_with_amx(graph: Graph) -> dict[str, str]:
-    """Return the convolutions that oneDNN computes wrongly in int8 on processors with AMX.
-
-    - Of 16 to 63 channels, with kernels of an even size from 4 on, as where attention reduces its
-      keys. Which of them are wrong depends on map and stride in no simple way. Paddle Inference 3.1
-      computes some of them wrongly, too.
-    - Grouped ones of 1x1 whose groups have more than 64 channels that are no multiple of 64, as in
-      RepVGG and MicroNet: all of stride 1, in Paddle Inference, too.
-    - Other grouped ones, but depthwise ones, of data that may be negative: with kernels of an even
-      size from 4 on, and with groups of fewer than 32 channels, unless these are 4, 8 or 12. There
-      it is OpenVINO that is wrong, one in five times.
-
-    Measured with OpenVINO 2026.4 by `benchmarks.measure.int8_kernels`.
+    """Return the convolutions that oneDNN may compute wrongly in int8 on processors with AMX.
 
     Returns:
         Reason by weight.
@@ -133,22 +123,45 @@ def wrong_with_amx(graph: Graph) -> dict[str, str]:
         shape = graph.shape(weight)
         if op.type not in ("conv2d", "depthwise_conv2d") or _is_depthwise(op, shape):
             continue
-        channels, grouped = shape[1], attribute(op, "groups", 1) > 1
-        even = any(size >= 4 and size % 2 == 0 for size in shape[2:])
-        if not grouped:
-            wrong = even and 16 <= channels < _TILE
-        elif shape[2:] == (1, 1):
-            wrong = channels > _TILE and channels % _TILE != 0
-        else:
-            few = channels < 32 and channels not in (4, 8, 12)
-            wrong = (even or few) and source not in clipped
-        if wrong:
-            kernels = f"kernels of {shape[2]}x{shape[3]} on {channels} channels"
-            kernels = f"groups with {kernels}" if grouped else kernels
+        groups, (channels, *kernel) = attribute(op, "groups", 1), shape[1:]
+        if may_be_wrong_with_amx(groups, channels, kernel, source not in clipped):
+            kernels = f"kernels of {'x'.join(map(str, kernel))} on {channels} channels"
+            kernels = f"groups with {kernels}" if groups > 1 else kernels
             found[COPY.sub("", weight)] = (
                 f"oneDNN computes {kernels} wrongly in int8 on processors with AMX"
             )
     return found
+
+
+def may_be_wrong_with_amx(groups: int, channels: int, kernel: Sequence[int], signed: bool) -> bool:
+    """Tell whether oneDNN computes some convolutions of this kind wrongly with AMX.
+
+    These are convolutions
+
+    - with kernels of an even size from 4 on, of groups or of 16 to 63 channels, as where attention
+      reduces its keys. Which of them are wrong depends on map and stride in no simple way. Paddle
+      Inference 3.1 computes some of them wrongly, too.
+    - of groups with 1x1 kernels and more than 64 channels that are no multiple of 64, as in RepVGG
+      and MicroNet. Paddle Inference computes them wrongly, too.
+    - of other groups with fewer than 32 channels, unless these are 4, 8 or 12 and the kernel is at
+      most 5x5, of data that may be negative.
+
+    Measured with OpenVINO 2026.4 by `benchmarks.measure.int8_kernels`.
+
+    Args:
+        groups: Number of groups; of a convolution that is not depthwise.
+        channels: Input channels of a group.
+        kernel: Sizes of the kernel.
+        signed: Whether the data may be negative, so that they have a zero point in OpenVINO.
+    """
+    if any(size >= 4 and size % 2 == 0 for size in kernel):
+        return groups > 1 or 16 <= channels < _TILE
+    if groups == 1:
+        return False
+    if max(kernel) == 1:
+        return channels > _TILE and channels % _TILE != 0
+    right = channels >= 32 or (channels in (4, 8, 12) and max(kernel) <= 5)
+    return signed and not right
 
 
 def _is_depthwise(op: Any, shape: tuple[int, ...]) -> bool:

@@ -118,8 +118,8 @@ class Task:
             ),
             never_prune=("final_conv",),
             never_quantize=IN_FLOAT if light else (),
-            # files for Paddle have 7 bits for activations and weights; those of depthwise layers
-            # are few, and no faster in int8
+            # files for Paddle have 7 bits for activations and weights, by which depthwise layers
+            # lose most; they hold few weights, and with VNNI int8 makes them slower there
             never_quantize_for={"paddle": depthwise_layers(model)} if light else {},
             # few pixels say where a joint is: what they depend on counts, not what is frequent
             ptq=QuantHints("output_mse", zero_points=True, balance=True, reconstruct=True),

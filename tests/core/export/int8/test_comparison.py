@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,14 @@ def test_nothing_is_left_where_a_constant_is_as_near(
     wanted = [{"y": np.asarray(part)} for part in (values[:2], values[2:])]
     difference = parity.Difference("paddle", "y", off, None, 0.0, 0.0)
     assert nothing_left(difference, wanted, OutputKinds(decided)) is not left
+
+
+def test_a_few_values_that_are_not_clear_refuse_nothing() -> None:
+    for size, left in ((10, True), (100, False)):  # of two images
+        wanted = [{"a": np.random.default_rng(0).normal(size=(2, size)).astype("float32")}]
+        difference = parity.Difference("paddle", "a", 2.0, None, 0.1, 0.15, enough=False)
+        assert nothing_left(difference, wanted, OutputKinds()) is not left
+        assert nothing_left(replace(difference, enough=True), wanted, OutputKinds())
 
 
 def test_nothing_is_left_where_the_answer_to_another_image_is_as_near() -> None:
