@@ -9,10 +9,23 @@ from benchmarks.measure import int8_kernels
 from benchmarks.measure.int8_kernels import WRONG, Shape, difference, draw
 
 
+def _small(kind: str) -> Shape:
+    return Shape(
+        kind=kind,
+        groups=1,
+        channels=4,
+        outputs=16,
+        side=8,
+        kernel=(3, 3),
+        stride=1,
+        padding=(1, 1),
+        zero_point=126,
+    )
+
+
 @pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
 def test_a_small_kernel_is_right_everywhere(kind: str) -> None:
-    shape = Shape(kind, 4, 16, 8, (3, 3), 1, (1, 1), 126)
-    assert difference(shape, np.random.default_rng(0)) < WRONG
+    assert difference(_small(kind), np.random.default_rng(0)) < WRONG
 
 
 def test_a_wrong_answer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,8 +36,7 @@ def test_a_wrong_answer_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda feeds: [2 * compiled(feeds)[0]]
 
     monkeypatch.setattr(int8_kernels.openvino.Core, "compile_model", other)
-    shape = Shape("Conv", 4, 16, 8, (3, 3), 1, (1, 1), 126)
-    assert difference(shape, np.random.default_rng(0)) > WRONG
+    assert difference(_small("Conv"), np.random.default_rng(0)) > WRONG
 
 
 def test_kernels_fit_into_their_maps() -> None:
