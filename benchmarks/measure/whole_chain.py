@@ -6,8 +6,12 @@
 FLOAT_RUN is the folder of a finished training, or a file of published weights. For each ratio
 `tools/train.py --slim distill_prune_qat` removes that share of the float network's MACs and trains
 under the float network. Called again, it goes on with a training that was interrupted, and takes
-one that is finished. All files take turns in OpenVINO. Figures go to
-docs/results/chain_<name>.json; `benchmarks/measure/results.py` puts them on the page.
+one that is finished. Every file answers the validation split, and others that are named, in its
+runtime on this processor and as on one without VNNI (`benchmarks.processor.without_vnni`):
+
+        --also lsp data.val_annotations=FILE data.val_images=FOLDER
+
+Figures go to docs/results/chain_<name>.json; `benchmarks/measure/results.py` puts them on the page.
 """
 
 from __future__ import annotations
@@ -27,22 +31,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from paddle.nn import Layer
 
-from benchmarks.comparison import command, training_seconds
+from benchmarks.comparison import THREADS, command, training_seconds
 from benchmarks.measure.command import revision
 from benchmarks.measure.compare_runs import shortest_of_each
 from benchmarks.pages.cells import measured_on
+from benchmarks.processor import without_vnni
 from core import cli, options
-from core.export.package import Exported, export
+from core.export.package import export
 from core.quant.calibration import training_images
 from core.quant.layers import quantized_layers
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.environment import environment
+from core.runtimes.formats import format_of
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, merge, parse_overrides, read
-from core.targets.names import Backend
-from core.task import Task
+from core.targets.instructions import multiplies_int8_exactly
+from core.targets.names import BACKENDS, Backend
 from core.training import checkpoint
 from core.training.evaluation import evaluate, validation_loader
 from core.training.run import read_run
@@ -52,7 +57,13 @@ RESULTS = ROOT / "docs" / "results"
 RECIPE = "distill_prune_qat"
 AFTER = "int8, not pruned (after training)"
 RUNTIME: Backend = "openvino"
+MEASURE = "--measure"
+VALIDATION = "validation"  # the split of the config
+PROCESSOR_WORDS = {"vnni": "with VNNI", "avx2": "without"}
+FILES_OF = {"paddle": ("model.pdmodel", "model.pdiparams"), "onnx": ("model.onnx",)}
 Row = dict[str, Any]
+Settings = dict[str, Any]
+Files = dict[str, dict[str, str]]  # folders by row and runtime
 
 
 def train(config: Path, start: Path, folder: Path, ratio: float, overrides: Sequence[str]) -> None:
@@ -75,32 +86,39 @@ def train(config: Path, start: Path, folder: Path, ratio: float, overrides: Sequ
     subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
-def measure(runs: Mapping[str, Path], count: int) -> dict[str, Any]:
-    """Export the runs, measure what OpenVINO answers, and time all files in turns.
+def measure(
+    runs: Mapping[str, Path], splits: Mapping[str, Settings], count: int, work_dir: Path
+) -> dict[str, Any]:
+    """Export the runs, and measure every file in its runtime on both kinds of processor.
 
     Args:
         runs: Folders with a `best_model` by name; the first is the float network, from which one
-            more file is made by quantization after training.
-        count: Images that this is calibrated on.
+            more row is made by quantization after training, for each runtime by itself.
+        splits: Configs of the float network by the name of the set that they validate on.
+        count: Images that quantization after training is calibrated on.
+        work_dir: Folder for copies of libraries that see no VNNI.
     """
     rows: dict[str, Row] = {}
-    folders: dict[str, Path] = {}
+    files: Files = {}
     with tempfile.TemporaryDirectory() as place:
         for number, (name, run) in enumerate(runs.items()):
-            logging.info("measuring %s", name)
-            task, model = checkpoint.restore(run / "best_model")
-            made, row = _measure(task, model, Path(place, str(number)))
-            folders[name], rows[name] = made.folder, row | _told(run)
+            logging.info("exporting %s", name)
+            rows[name] = _told(run)
+            folder = Path(place, str(number))
+            files[name] = export_all(run, folder, rows[name])
             if number == 0:
-                images = training_images(task, count)
-                settings = read(PtqConfig, {"target": RUNTIME})
-                quantize_after_training(task, model, images, settings)
-                made, row = _measure(task, model, Path(place, "after"))
-                folders[AFTER], rows[AFTER] = made.folder, row
-        for name, shortest in zip(folders, shortest_of_each(list(folders.values()), RUNTIME)):
-            rows[name]["milliseconds"] = shortest
+                rows[AFTER] = {}
+                files[AFTER] = export_all(run, Path(place, "after"), rows[AFTER], count)
+        here = all(map(multiplies_int8_exactly, BACKENDS))
+        kinds = {"vnni": {}, "avx2": without_vnni.variables(work_dir)} if here else {"avx2": {}}
+        measured = {
+            kind: measure_elsewhere(files, splits, variables, Path(place))
+            for kind, variables in kinds.items()
+        }
+    task = read_run(next(iter(splits.values()))).task
     return {
         "chain": rows,
+        "measured": measured,
         "network": task.config.model.name,
         "metric": task.build_metric().primary,
         "calibration_images": count,
@@ -110,29 +128,74 @@ def measure(runs: Mapping[str, Path], count: int) -> dict[str, Any]:
     }
 
 
-def _measure(task: Task, model: Layer, folder: Path) -> tuple[Exported, Row]:
-    made = export(task, model, folder, ("onnx",), target=RUNTIME)
-    metric = evaluate(task, load_predictor(folder, RUNTIME).run, validation_loader(task))
-    report = made.description.report
-    assert report is not None
-    return made, {
-        "value": metric.compute()[metric.primary],
-        "bytes": made.file_bytes["model.onnx"],
-        "macs": report.macs,
-        "parameters": report.parameters,
-        "input": list(report.input_shapes[0]),
-        "quantized": len(quantized_layers(model)),
-    }
+def export_all(run: Path, folder: Path, row: Row, count: int = 0) -> dict[str, str]:
+    """Export a run for each runtime; return the folders, and tell its row of size and cost.
+
+    Args:
+        run: Folder with a `best_model`.
+        folder: New folder for the exports.
+        row: What is told of the run; gets `bytes` by runtime, `macs`, `parameters`, `input` and
+            `quantized`, how many layers are.
+        count: Images to quantize with after training, for each runtime by itself; 0: as it is.
+    """
+    made: dict[str, str] = {}
+    row["bytes"] = {}
+    for backend in BACKENDS:
+        task, model = checkpoint.restore(run / "best_model")
+        if count:
+            settings = read(PtqConfig, {"target": backend})
+            quantize_after_training(task, model, training_images(task, count), settings)
+        target: Backend = "onnxruntime" if backend == "onnxruntime" else "openvino"
+        exported = export(task, model, folder / backend, (format_of(backend),), target=target)
+        made[backend] = str(exported.folder)
+        names = FILES_OF[format_of(backend)]
+        row["bytes"][backend] = sum(exported.file_bytes[name] for name in names)
+        report = exported.description.report
+        assert report is not None
+        row |= {"macs": report.macs, "parameters": report.parameters}
+        row |= {"input": list(report.input_shapes[0]), "quantized": len(quantized_layers(model))}
+    return made
 
 
-def adopt(config: Path, weights: Path, folder: Path, overrides: Sequence[str]) -> None:
+def measure_elsewhere(
+    files: Files, splits: Mapping[str, Settings], variables: dict[str, str], place: Path
+) -> dict[str, Any]:
+    """Let a process with such variables measure all files."""
+    asked, answered = place / "asked.json", place / "answered.json"
+    asked.write_text(json.dumps({"files": files, "splits": splits}), encoding="utf-8")
+    words = [sys.executable, "-m", "benchmarks.measure.whole_chain", MEASURE]
+    words += [str(asked), str(answered)]
+    subprocess.run(words, env=os.environ | variables | THREADS, cwd=ROOT, check=True)
+    found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
+    return found
+
+
+def measure_here(asked: Path, answered: Path) -> None:
+    """Measure what a file asks for on the processor that this process sees."""
+    question = json.loads(asked.read_text(encoding="utf-8"))
+    files: Files = question["files"]
+    found: dict[str, dict[str, Any]] = {name: {"values": {}, "ms": {}} for name in files}
+    for split, settings in question["splits"].items():
+        task = read_run(settings).task
+        for name, folders in files.items():
+            found[name]["values"][split] = {}
+            for backend in BACKENDS:
+                run = load_predictor(Path(folders[backend]), backend).run
+                metric = evaluate(task, run, validation_loader(task))
+                found[name]["values"][split][backend] = metric.compute()[metric.primary]
+    for backend in BACKENDS:
+        times = shortest_of_each([Path(each[backend]) for each in files.values()], backend)
+        for name, shortest in zip(files, times):
+            found[name]["ms"][backend] = shortest
+    answered.write_text(json.dumps(found), encoding="utf-8")
+
+
+def adopt(settings: Settings, weights: Path, folder: Path) -> None:
     """Make `best_model` of published weights and their config, as a training leaves it.
 
     Raises:
         CheckpointError: The weights do not fit.
     """
-    own = [each for each in overrides if not each.startswith("strategies.")]  # of the recipe
-    settings = merge(load_yaml(config), parse_overrides(own))
     task, model = checkpoint.restore(weights, read_run(settings).task)
     checkpoint.save(folder / "best_model", checkpoint.describe(task), model.state_dict())
 
@@ -152,36 +215,60 @@ def _told(run: Path) -> Row:
 def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     """Yield the lines about one network."""
     rows: dict[str, Row] = entry["chain"]
-    first, metric = next(iter(rows.values())), entry["metric"]
-    shape = "x".join(map(str, first["input"]))
+    measured: dict[str, dict[str, Any]] = entry["measured"]
+    first, metric = next(iter(rows)), entry["metric"]
+    shape = "x".join(map(str, rows[first]["input"]))
+    kinds = [kind for kind in PROCESSOR_WORDS if kind in measured]
+    splits = list(measured[kinds[0]][first]["values"])
     yield f"\n## Pruned, distilled, quantized: {name.removeprefix('chain_')}\n"
     yield (
         f"{entry['network']} at {shape}, {metric}. The first row is the float network, from which "
-        "the others start and under which they are trained. Figures are of the ONNX files in "
-        "OpenVINO; in brackets: points (hundredths) against the float file, and how many times "
-        "smaller and faster a file is. ms are the shortest of 50 runs that take turns, one thread, "
-        "by the processor's clock; minutes are wall time of training on a busy machine. "
-        f"{entry['calibration_images']} images for calibration after training.\n"
+        "the others start and under which they are trained. Minutes are wall time of training on a "
+        f"busy machine. {entry['calibration_images']} images for calibration after training, for "
+        "each runtime by itself.\n"
     )
-    yield f"| | epochs | minutes | {metric} | M MACs | M parameters | KB | ms |"
-    yield "| --- |" + " ---: |" * 7
+    yield "| | epochs | minutes | M MACs | M parameters |"
+    yield "| --- |" + " ---: |" * 4
     for label, row in rows.items():
-        trained = "minutes" in row
-        cells = [str(row["epochs"]), f"{row['minutes']:.0f}"] if trained else ["", ""]
-        cells.append(f"{row['value']:.4f}")
-        cells += [f"{row['macs'] / 1e6:.1f}", f"{row['parameters'] / 1e6:.3f}"]
-        cells += [f"{row['bytes'] / 1000:,.0f}", f"{row['milliseconds']:.2f}"]
-        if row is not first:
-            cells[2] += f" ({100 * (row['value'] - first['value']):+.2f})"
-            for place, key in ((-2, "bytes"), (-1, "milliseconds")):
-                cells[place] += f" ({first[key] / row[key]:.1f}x)"
-        yield f"| {label} | {' | '.join(cells)} |"
+        trained = [str(row["epochs"]), f"{row['minutes']:.0f}"] if "minutes" in row else ["", ""]
+        cost = [f"{row['macs'] / 1e6:.1f}", f"{row['parameters'] / 1e6:.3f}"]
+        yield f"| {label} | {' | '.join([*trained, *cost])} |"
+    words = " / ".join(PROCESSOR_WORDS[kind] for kind in kinds)
+    yield (
+        f"\nThe files, {words}; in brackets: points (hundredths) against the float file in the "
+        "same runtime, and how many times smaller and faster a file is. ms are the shortest of 50 "
+        "runs that take turns, one thread, by the processor's clock.\n"
+    )
+    yield f"| | runtime | KB | {' | '.join(f'{metric}, {split}' for split in splits)} | ms |"
+    yield "| --- | --- |" + " ---: |" * (len(splits) + 2)
+    for label, row in rows.items():
+        for backend in row["bytes"]:
+            cells = [f"{row['bytes'][backend] / 1000:,.0f}"]
+            if label != first:
+                cells[0] += f" ({rows[first]['bytes'][backend] / row['bytes'][backend]:.1f}x)"
+            for split in splits:
+                values = [measured[kind][label]["values"][split][backend] for kind in kinds]
+                exact = [measured[kind][first]["values"][split][backend] for kind in kinds]
+                cells.append(" / ".join(f"{value:.4f}" for value in values))
+                if label != first:
+                    lost = " / ".join(f"{100 * (v - e):+.2f}" for v, e in zip(values, exact))
+                    cells[-1] += f" ({lost})"
+            times = [measured[kind][label]["ms"][backend] for kind in kinds]
+            whole = [measured[kind][first]["ms"][backend] for kind in kinds]
+            cells.append(" / ".join(f"{time:.2f}" for time in times))
+            if label != first:
+                faster = " / ".join(f"{w / t:.1f}x" for w, t in zip(whole, times))
+                cells[-1] += f" ({faster})"
+            yield f"| {label} | {backend} | {' | '.join(cells)} |"
     yield f"\n{measured_on(entry)}\n\n```"
     yield from (row["command"] for row in rows.values() if "command" in row)
     yield "```"
 
 
 def main() -> None:
+    if sys.argv[1:2] == [MEASURE]:
+        measure_here(*map(Path, sys.argv[2:]))
+        return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -193,18 +280,25 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="for the trainings")
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.3], metavar="SHARE")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
+    help_ = "one more set to validate on: its name, and what to change in the config"
+    parser.add_argument("--also", action="append", default=[], nargs="+", metavar="X", help=help_)
     parser.add_argument("--num_calib", type=options.positive, default=256)
     arguments = parser.parse_args()
     work, start = arguments.work_dir.resolve(), arguments.float_run.resolve()
+    own = [each for each in arguments.override if not each.startswith("strategies.")]  # the recipe
+    settings = merge(load_yaml(arguments.config), parse_overrides(own))
+    splits = {VALIDATION: settings}
+    for name, *changes in arguments.also:
+        splits[name] = merge(settings, parse_overrides(changes))
     if start.is_file():
         weights, start = start, work / f"{arguments.name}_float"
-        adopt(arguments.config, weights, start, arguments.override)
+        adopt(settings, weights, start)
     runs = {"float": start}
     for ratio in arguments.ratios:
         folder = work / f"{arguments.name}_{100 * ratio:.0f}"
         train(arguments.config, start, folder, ratio, arguments.override)
         runs[f"int8, {ratio:.0%} of the MACs pruned"] = folder
-    entry = measure(runs, arguments.num_calib)
+    entry = measure(runs, splits, arguments.num_calib, work)
     content = json.dumps(entry, indent=1) + "\n"
     (RESULTS / f"chain_{arguments.name}.json").write_text(content, encoding="utf-8")
 
