@@ -35,13 +35,14 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Tests wait now and then, so there is one process more than a small machine has cores. The second
-# run computes int8 as a processor without VNNI does, in ONNX Runtime as well where a C compiler and
-# objdump are installed.
+# Tests wait now and then, so there is one process more than a small machine has cores. Files are
+# begun in order, as those with few tests, which would be begun last otherwise, are the longest. The
+# second run computes int8 as a processor without VNNI does, in ONNX Runtime as well where a C
+# compiler and objdump are installed.
 unit: install
-	$(BIN)/python -m pytest -n 3 --dist loadscope
+	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 	$(BIN)/python -m benchmarks.processor.without_vnni --allow_cap \
-	  $(BIN)/python -m pytest -n 2 --dist loadscope -m int8
+	  $(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m int8
 
 # Contracts, mixed precision, batch norms and trainings in two processes on a GPU, where there is one.
 test-gpu: install
