@@ -20,6 +20,7 @@ from core.targets.presets import Preset
 from core.targets.processors import HIGHEST, Limit
 
 NO_BIAS = np.float32(1e-30)
+MADE_INT8_BY_ONNXRUNTIME = ("Conv", "ConvTranspose", "Gemm")  # see `_OnnxWriter._read_in_float`
 
 
 def quantize_onnx(
@@ -122,6 +123,15 @@ def _axis(node: NodeProto, weight: str, shape: Sequence[int], needed: bool) -> i
     return 1
 
 
+def _count_inputs(node: NodeProto, shape: Sequence[int]) -> int:
+    """Return how many channels a layer reads, from the shape of its weight."""
+    if node.op_type == "Conv":
+        return shape[1] * _attribute(node, "group", 1)
+    if node.op_type == "Gemm" and _attribute(node, "transB", 0):
+        return shape[1]
+    return shape[0]
+
+
 def _attribute(node: NodeProto, name: str, default: int) -> int:
     return next((int(each.i) for each in node.attribute if each.name == name), default)
 
@@ -173,6 +183,7 @@ class _OnnxWriter:
         nodes: Nodes in the order in which they run.
         initializers: By name, without floats that are int8 now.
         rounded: Name of the rounded values of each quantized tensor.
+        stored: Steps of rounded values, their scale and their zero point, by name of the values.
         dequantized: Name of the float values of each int8 weight.
         steps: Step of the products that a linear layer adds up, by name of its sums.
     """
@@ -185,6 +196,7 @@ class _OnnxWriter:
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     rounded: dict[tuple[str, Grid], str] = field(default_factory=dict)
+    stored: dict[str, list[str]] = field(default_factory=dict)
     dequantized: dict[str, str] = field(default_factory=dict)
     steps: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -202,6 +214,8 @@ class _OnnxWriter:
             node.input[1] = self._dequantize_bias(*node.input)
         if layer is not None and node.op_type == "Conv":
             self._fill_bias(node, layer)
+        if layer is None and node.op_type in MADE_INT8_BY_ONNXRUNTIME:
+            node.input[0] = self._read_in_float(node)
         for index, name in enumerate(node.input):
             if name in self.layers:
                 node.input[index] = self._dequantize_weight(name)
@@ -224,6 +238,27 @@ class _OnnxWriter:
         """Return the name of a tensor as all its readers get it."""
         return self._quantize(tensor, self.outputs[tensor]) if tensor in self.outputs else tensor
 
+    def _read_in_float(self, node: NodeProto) -> str:
+        """Return the name of the input of a node as a layer reads it whose weight stays in float.
+
+        ONNX Runtime rounds such a weight, on one grid for the whole layer, where the layer stands
+        between a DequantizeLinear with one scale and a QuantizeLinear (`WeightBiasQuantization`,
+        since version 1.21). So it reads rounded values with their scale once for each channel.
+        """
+        name, weight = str(node.input[0]), self.weights.get(node.input[1])
+        if name not in self.stored or weight is None or not _is_layer(node, weight.dims):
+            return name
+        steps, scale, zero_point = self.stored[name]
+        own = f"{name}@channels"
+        if own not in self.stored:
+            self.stored[own] = [steps]
+            for single in (scale, zero_point):
+                value = numpy_helper.to_array(self.initializers[single])
+                values = np.full(_count_inputs(node, weight.dims), value)
+                self.stored[own].append(self._constant(f"{own}@{single}", values))
+            self._node("DequantizeLinear", self.stored[own], own, axis=1)
+        return own
+
     def _quantize(self, tensor: str, grid: Grid) -> str:
         """Return the name of a tensor's values rounded to a grid; they are computed once."""
         if self.opened.get(tensor) == grid:
@@ -241,6 +276,7 @@ class _OnnxWriter:
             ]
             self._node("QuantizeLinear", [tensor, *inputs], steps)
             self.rounded[key] = self._node("DequantizeLinear", [steps, *inputs], f"{stem}@float")
+            self.stored[self.rounded[key]] = [steps, *inputs]
         return self.rounded[key]
 
     def _dequantize_weight(self, name: str) -> str:

@@ -188,3 +188,51 @@ def test_max_pooling_reads_what_is_rounded_where_nobody_else_does():
     assert quantized(("Sigmoid", ["r"])) == ["p"]
     assert quantized(layer, (1.0, 1.0), ("y", "z", "r")) == ["p"]
     assert quantized(layer, (1.0, 1.0), rounded=["r"]) == ["p", "r"]
+
+
+FLOAT_LAYERS = {  # kind, shape of the weight, attributes
+    "convolution": ("Conv", (8, 4, 3, 3), {"pads": [1] * 4}),
+    "groups": ("Conv", (8, 2, 3, 3), {"pads": [1] * 4, "group": 2}),
+    "depthwise": ("Conv", (4, 1, 3, 3), {"pads": [1] * 4, "group": 4}),
+    "transposed": ("ConvTranspose", (4, 8, 2, 2), {"strides": [2, 2]}),
+    "linear": ("Gemm", (4, 8), {}),
+    "linear, transposed": ("Gemm", (8, 4), {"transB": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", FLOAT_LAYERS)
+def test_a_layer_between_rounded_values_keeps_its_float_weight(kind):
+    """ONNX Runtime would round it with one scale, by which one large value silences the others."""
+    operator, shape, attributes = FLOAT_LAYERS[kind]
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape).astype("float32")
+    weight.flat[0] = 500
+    count = shape[0] if operator == "Conv" or attributes.get("transB") else shape[1]
+    nodes = [
+        helper.make_node("Relu", ["image"], ["a"]),
+        helper.make_node(operator, ["a", "w", "b"], ["c"], **attributes),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Sigmoid", ["d"], ["y"]),
+    ]
+    floats, sides = onnx.TensorProto.FLOAT, [] if operator == "Gemm" else [5, 5]
+    free = [None] * (2 + len(sides))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("image", floats, [None, 4, *sides])],
+        [helper.make_tensor_value_info("y", floats, free)],
+        [
+            numpy_helper.from_array(weight, "w"),
+            numpy_helper.from_array(rng.normal(size=count).astype("float32"), "b"),
+        ],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    grid = Grid(2.0, signed=False)
+    made = quantize_onnx(proto, [], PRESETS["onnxruntime"], {"a": grid, "d": grid})
+    x = rng.normal(size=(3, 4, *sides)).astype("float32")
+    wanted = run_onnxruntime(made, x, plain=True)
+    assert np.ptp(wanted["y"]) > 0.3
+    for found in (run_onnxruntime(made, x), run_openvino(made, x)):
+        # a value in a hundred may be rounded to the other side, by a step
+        assert np.mean(np.abs(found["y"] - wanted["y"]) > 1e-5) < 0.01
+        assert np.abs(found["y"] - wanted["y"]).max() < grid.step
