@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import ConfigError, UserError
+from core.errors import ConfigError, FileError, UserError
 from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.processes import own_command
 from core.settings.signals import WORDS, number_of, raising
@@ -72,9 +72,17 @@ def _is_error(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
+def _check_current_folder() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise FileError("the current folder is not there any more; change to another") from error
+
+
 def _status_of(main: Callable[[], int | None]) -> int:
     """Call a tool's main; print what the user has to know of how it ended."""
     try:
+        _check_current_folder()
         status = main() or 0
         sys.stdout.flush()
         return status

@@ -14,6 +14,7 @@ from typing import Any
 import paddle
 import pytest
 
+from core.settings.download import CACHE
 from tests.device import DEVICE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,14 @@ for _number, _default in (
 def _device() -> None:
     """Let tests run on a CPU, and those marked `gpu` where `make test-gpu` says."""
     paddle.set_device(DEVICE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is fetched and remembered out of the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -96,10 +96,13 @@ class Answering(ABC):
 
     def _pixels(self, image: Picture) -> np.ndarray:
         channels = image_channels(self.task)
-        if not isinstance(image, np.ndarray):
+        if isinstance(image, (str, Path)):
             return read_image(str(image), channels)
+        if not isinstance(image, np.ndarray):
+            kind = type(image).__name__
+            raise DataError(f"image: expected a path or an array [height, width, C], got {kind}")
         pixels = with_channel_axis(image)
-        if pixels.shape[2:] != (channels,) or pixels.dtype != np.uint8:
+        if pixels.shape[2:] != (channels,) or pixels.dtype != np.uint8 or not pixels.size:
             shape = f"{list(image.shape)} {image.dtype}"
             raise DataError(f"image: expected [height, width, {channels}] uint8, got {shape}")
         return pixels
@@ -143,6 +146,8 @@ class Model(Answering):
         Raises:
             DataError: The data cannot be read.
         """
+        _check_share(share)
+        _check_count("batch_size", batch_size)
         loader = validation_loader(self.task, batch_size)
         return measure(self.task, loader, self.network, share)
 
@@ -165,6 +170,7 @@ class Model(Answering):
             ConfigError: An unknown setting, or the model is quantized already.
             DataError: The pictures cannot be read.
         """
+        _check_count("count", count)
         config = read(PtqConfig, {"target": target, **settings})
         folder = None if images is None else Path(images)
         made = self._copy()
@@ -196,7 +202,15 @@ class Model(Answering):
         return replace(made, edits=(*self.edits, ("prune", record))) if record else made
 
     def save(self, folder: str | Path) -> Path:
-        """Write the model as a checkpoint, which describes itself; return its folder."""
+        """Write the model as a checkpoint, which describes itself; return its folder.
+
+        Args:
+            folder: A new folder, or one with a checkpoint, which is replaced.
+
+        Raises:
+            FileError: The folder holds other things, or cannot be written.
+        """
+        checkpoint.check_folder(Path(folder))
         about = checkpoint.describe(self.task, self.edits, self.epoch)
         checkpoint.save(Path(folder), about, self.network.state_dict())
         return Path(folder)
@@ -271,6 +285,8 @@ class ExportedModel(Answering):
         Raises:
             DataError: The data cannot be read.
         """
+        _check_share(share)
+        _check_count("batch_size", batch_size)
         loader = validation_loader(self.task, batch_size).share(share)
         return evaluate(self.task, self.predictor.run, loader).compute()
 
@@ -362,12 +378,25 @@ def train(
     return made
 
 
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ConfigError(f"share: expected a number above 0, up to 1, got {share!r}")
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{name}: expected a whole number, 1 or more, got {value!r}")
+
+
 def _read_boxes(boxes: Sequence[Sides] | None) -> list[Box] | None:
     if boxes is None:
         return None
     found = []
     for number, sides in enumerate(boxes):
-        values = np.asarray(sides)
+        try:
+            values = np.asarray(sides)
+        except ValueError:  # lists of several lengths in it
+            values = np.empty(0)
         if values.shape != (4,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
             raise DataError(f"boxes[{number}]: expected x, y, width, height, got {sides!r}")
         found.append(Box(*map(float, values)))

@@ -28,13 +28,15 @@ from core.export.traced_model import ExportSettings, TracedModel, trace_for_expo
 from core.graph import cost
 from core.network.modes import evaluation_mode
 from core.runtimes.description import DeployDescription, write_description
-from core.runtimes.formats import is_installed, read_format
+from core.runtimes.formats import find_files, is_installed, read_format
 from core.runtimes.predictor import Predictor, load_predictor
+from core.runtimes.survived import remember
 from core.settings.files import scratch
 from core.settings.processes import ending_children
 from core.settings.progress import progress
 from core.targets.names import BACKENDS, DEFAULT_TARGET, FORMATS, Format
 from core.task import Task
+from core.training.image_settings import MOST_SIDE
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +161,9 @@ def _write_and_compare(traced: TracedModel, folder: Path, formats: Sequence[Form
             _log.info("export: waiting for Paddle Lite's converter")
             float_bytes |= traced.add_lite(converting, folder)
         drop_sources(folder, formats)
+        for each in predictors:
+            if read_format(each.backend, formats) is not None:
+                remember(each.backend, find_files(folder, each.backend))
         description = write_description(description, folder)  # again: of the files there now
         sizes = cost.size_bytes(sorted(folder.iterdir()))
         float_bytes = {name: count for name, count in float_bytes.items() if name in sizes}
@@ -172,10 +177,14 @@ def _specs(task: Task, input_shape: Sequence[int] | None) -> list[InputSpec]:
     first = specs[0]
     shape = [-1, *input_shape] if len(input_shape) == len(first.shape) - 1 else list(input_shape)
     known = [-1 if size is None else int(size) for size in first.shape]
+    if not all(isinstance(size, int) for size in shape):
+        raise ExportError(f"input_shape: expected whole numbers, got {list(input_shape)}")
     if len(shape) != len(known) or shape[1] != known[1] or any(s < 1 and s != -1 for s in shape):
         raise ExportError(
             f"input_shape: expected a shape like {known} (-1: free), got {list(input_shape)}"
         )
+    if max(shape) > MOST_SIDE:
+        raise ExportError(f"input_shape: expected {MOST_SIDE} at most, got {list(input_shape)}")
     if any(k not in (-1, s) for k, s in zip(known, shape)):
         _log.warning("input_shape: the task's settings prepare images of %s, not %s", known, shape)
     return [InputSpec(shape, first.dtype, first.name), *specs[1:]]
@@ -188,7 +197,7 @@ def open_predictors(folder: Path, formats: Sequence[Format]) -> list[Predictor]:
         if read_format(backend, formats) is None:
             continue
         if is_installed(backend):
-            predictors.append(load_predictor(folder, backend))
+            predictors.append(load_predictor(folder, backend, own=True))
         else:
             _log.warning("%s is not installed: the export is not compared in it", backend)
     return predictors

@@ -24,7 +24,7 @@ from core.runtimes.formats import find_files, readable_backends
 from core.runtimes.memory import peak_memory_mb
 from core.runtimes.operator_times import OperatorTime, measure_operators
 from core.runtimes.ports import as_fed
-from core.runtimes.predictor import Predictor, load_predictor, try_out
+from core.runtimes.predictor import Predictor, load_predictor, try_out_once
 from core.settings.files import present, write_text
 from core.targets.names import Backend
 
@@ -256,6 +256,6 @@ def _program(entry: _Entry) -> Graph | None:
         return None
     if files[0].suffix == ".json":
         return None
-    if entry.predictor.backend != "paddle" and not entry.predictor.description.vouches_for(files):
-        try_out(entry.folder, "paddle", files[0])  # it is run to be counted
+    if entry.predictor.backend != "paddle":
+        try_out_once(entry.folder, "paddle", files)  # it is run to be counted
     return Graph.from_files(files[0], files[1])

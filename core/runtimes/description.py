@@ -19,11 +19,11 @@ Everything in it is plain, so that other programs can read it; we read it back s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from core.errors import ConfigError, ExportError
@@ -107,10 +107,6 @@ class DeployDescription:
     quantization: Quantization | None = None
     files: dict[str, str] = field(default_factory=dict)
 
-    def vouches_for(self, files: Sequence[Path]) -> bool:
-        """Tell whether the digests of these files are known; `read_description` compared them."""
-        return bool(self.digest) and all(file.name in self.files for file in files)
-
     def check_whole(self, folder: str | Path) -> None:
         """Refuse a model whose outputs say nothing of the task.
 
@@ -149,11 +145,16 @@ def read_description(folder: Path) -> DeployDescription | None:
     content = load_one_yaml(path)
     version = content.get("format_version")
     if version != FORMAT_VERSION:
-        raise ExportError(f"{path}: format_version {version}, expected {FORMAT_VERSION}")
+        raise ExportError(f"{path}: format_version {version!r}, expected {FORMAT_VERSION}")
     try:
         description = read(DeployDescription, content)
     except ConfigError as error:
         raise ExportError(f"{path}: {error}") from error
+    for port in (*description.inputs, *description.outputs):
+        try:
+            np.dtype(port.dtype or "float32")
+        except TypeError as error:
+            raise ExportError(f"{path}: {port.name}: no dtype {port.dtype!r}") from error
     try:
         if description.digest and not is_sealed(path.read_bytes(), description.digest):
             raise ExportError(

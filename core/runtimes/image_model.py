@@ -14,6 +14,7 @@ from paddle.nn import Layer
 from core.errors import ConfigError, DataError
 from core.runtimes.predictor import Predictor
 from core.task import Arrays, Box, BoxTask, Finding, Forward, PaletteTask, Task, TellingTask
+from core.training.evaluation import count_not_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,8 @@ class ImageModel:
                 raises.
 
         Raises:
-            DataError: A box lies outside of the image, or the image is too small.
+            DataError: A box lies outside of the image, the image is too small, or the model answers
+                with NaN.
         """
         if boxes is None:
             return self._answer(image, None)
@@ -82,7 +84,10 @@ class ImageModel:
             sample, info = self.task.preprocess(image, box)
         else:
             raise ConfigError(f"--boxes: the task {self.task.name} answers for whole images only")
-        return self.task.postprocess(self.run(*[sample[name][None] for name in self.inputs]), info)
+        outputs = self.run(*[sample[name][None] for name in self.inputs])
+        if count_not_numbers(outputs):
+            raise DataError("the model answers with NaN")
+        return self.task.postprocess(outputs, info)
 
     def draw(self, image: np.ndarray, prediction: dict[str, Any]) -> np.ndarray:
         """Return the RGB image [H, W, 3] with the prediction drawn on it, box by box."""

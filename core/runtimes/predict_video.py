@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from core.task import BoxesOf
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 CODEC, CONTAINER = "mp4v", ".mp4"  # which OpenCV's wheels can write everywhere
 TIMED_FRAMES = 10  # frames of a camera that tell how many the model can follow each second
+LAST_CAMERA = 2**31 - 1
 SLOWEST, FASTEST = 1.0, 240.0  # frames each second of a video that is written
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,10 @@ class Frames:
     def __post_init__(self) -> None:
         if isinstance(self.source, Path) and not self.source.is_file():
             raise DataError(f"{self.source}: no such file")
+        if isinstance(self.source, Path):
+            _check_name(self.source)
+        elif self.source > LAST_CAMERA:
+            raise DataError(f"{self.name}: OpenCV cannot open it")
         given = str(self.source) if isinstance(self.source, Path) else self.source
         self._capture = cv2.VideoCapture(given)
         if not self._capture.isOpened():
@@ -94,8 +100,19 @@ class Frames:
         self._capture.release()
 
 
+def _check_name(path: Path) -> None:
+    """Refuse a name that is no UTF-8: OpenCV ends the process over it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path)
+        raise DataError(f"{name!r}: the name is no UTF-8, as OpenCV expects; rename it") from error
+
+
 class _VideoFile:
     """A video that grows frame by frame; without a rate it takes that of its first frames.
+
+    All frames get the size of the first.
 
     Args:
         path: Path of the file.
@@ -105,11 +122,16 @@ class _VideoFile:
     def __init__(self, path: Path, rate: float | None) -> None:
         self._path, self._rate = path, rate
         self._writer: Any = None
+        self._size: tuple[int, int] | None = None
         self._waiting: list[np.ndarray] = []
         self._begin = time.monotonic()
         self.frames = 0
 
     def add(self, frame: np.ndarray) -> None:
+        if self._size is None:
+            self._size = frame.shape[1], frame.shape[0]
+        if frame.shape[1::-1] != self._size:  # videos may change their size on the way
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         self._waiting.append(np.ascontiguousarray(frame[..., ::-1]))
         self.frames += 1
         if self._rate is not None or len(self._waiting) >= TIMED_FRAMES:
@@ -125,9 +147,8 @@ class _VideoFile:
         if self._writer is None:
             seconds = max(time.monotonic() - self._begin, 1e-3)
             rate = self._rate or float(np.clip(self.frames / seconds, SLOWEST, FASTEST))
-            height, width = self._waiting[0].shape[:2]
             code = cv2.VideoWriter.fourcc(*CODEC)
-            self._writer = cv2.VideoWriter(str(self._path), code, rate, (width, height))
+            self._writer = cv2.VideoWriter(str(self._path), code, rate, self._size)
             if not self._writer.isOpened():
                 raise OSError(None, f"OpenCV cannot write a {CODEC} video", str(self._path))
         for frame in self._waiting:
@@ -170,6 +191,7 @@ def predict_video(
     """
     name = frames.source.stem if isinstance(frames.source, Path) else f"camera_{frames.source}"
     target = save_dir / f"{name}{CONTAINER}"
+    _check_name(target.absolute())
     if isinstance(frames.source, Path):
         check_apart([frames.source], [Path(frames.source.name)], frames.source, save_dir)
     model.tell_of_boxes(boxes_of is not None)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
 from core.runtimes.openvino_models import name_of, openvino_core
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
+from core.runtimes.survived import is_known, remember
 from core.settings.config import suggest
 from core.settings.files import present
 from core.settings.processes import last_words, run_module
@@ -34,6 +35,7 @@ from core.targets.names import BACKENDS, Backend, Format
 from core.task import Arrays
 
 TRIAL_SECONDS = 600.0
+MOST_THREADS = 1024  # asked for tens of thousands, runtimes start them, and hardly come back
 UNUSABLE = 3  # status of `core.runtimes.trial` that says in its last line why
 
 _BATCH_NORM_PASSES = (
@@ -68,6 +70,8 @@ class Predictor(ABC):
     def __init__(
         self, description: DeployDescription | None, inputs: list[str], outputs: list[str]
     ) -> None:
+        if not outputs:
+            raise ExportError("the model has no outputs")
         self._alone = threading.Lock()
         self._called: dict[str, str] = {}  # outputs that are called otherwise than in the file
         self.description = description or described(inputs, outputs, {})
@@ -100,6 +104,9 @@ class Predictor(ABC):
                 found = self._run(fed)
             except Exception as error:  # each runtime has exceptions of its own
                 raise ExportError(f"{self.backend} cannot run the model: {_said(error)}") from error
+        for name in self._outputs:
+            if not isinstance(found[name], np.ndarray):
+                raise ExportError(f"output {name}: expected a tensor, got a sequence or a map")
         return {self._called.get(name, name): found[name] for name in self._outputs}
 
     def answer_with(self, output: str, name: str) -> None:
@@ -132,8 +139,8 @@ def load_predictor(
 ) -> Predictor:
     """Load an exported model from its folder.
 
-    A damaged program can end the process that a runtime opens it in. So one whose digests are not
-    in a `deploy.yml` is opened and run in a process of its own first.
+    A damaged program can end the process that a runtime opens it in. So it is opened and run in a
+    process of its own first, unless it was before (`core.runtimes.survived`).
 
     Args:
         model_dir: Folder with `model.pdmodel` and `model.pdiparams`, or Paddle's other names for
@@ -157,8 +164,8 @@ def load_predictor(
         raise ExportError(f"{backend}: not installed; run: pip install {backend}")
     files = find_files(folder, backend)
     description = read_description(folder)
-    if not own and not (description and description.vouches_for(files)):
-        try_out(folder, backend, files[0])
+    if not own:
+        try_out_once(folder, backend, files)
     try:
         with _LOADING:
             predictor = _open(backend, files, description, threads)
@@ -183,6 +190,13 @@ def _check_call(folder: Path, backend: Backend | None, threads: int) -> None:
         raise ExportError(f"backend: no backend {backend!r}{suggest(backend, BACKENDS)}")
     if threads < 1:
         raise ExportError(f"threads: expected 1 or more, got {threads}")
+    if threads > MOST_THREADS:
+        raise ExportError(f"threads: expected {MOST_THREADS} at most, got {threads}")
+    try:
+        str(folder.resolve()).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(folder)
+        raise ExportError(f"{name!r}: the path is no UTF-8, as runtimes expect") from error
     check_present(folder)
 
 
@@ -210,6 +224,21 @@ def load_as_written(folder: Path, kind: Format) -> Predictor:
         return _PlainProgram(find_files(folder, "paddle"), description)
     (file,) = find_files(folder, "onnxruntime")
     return _OnnxRuntime(file, description, 1, optimized=False)
+
+
+def try_out_once(folder: Path, backend: Backend, files: Sequence[Path]) -> None:
+    """Open and run a model in a process of its own, unless that went well before.
+
+    Raises:
+        ExportError: As `try_out`.
+    """
+    try:
+        if is_known(backend, files):
+            return
+    except OSError as error:
+        raise ExportError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    try_out(folder, backend, files[0])
+    remember(backend, files)
 
 
 def try_out(folder: Path, backend: Backend, file: Path) -> None:

@@ -66,7 +66,9 @@ def check_files(files: Sequence[Path]) -> tuple[LayerCheck, ...]:
         model = onnx.load(str(file))
     except OSError as error:
         raise ExportError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except (DecodeError, ValueError, onnx.checker.ValidationError) as error:
+    except onnx.checker.ValidationError as error:  # of weights that lie in files of their own
+        raise ExportError(f"{file}: {' '.join(str(error).split())}") from error
+    except (DecodeError, ValueError) as error:
         raise ExportError(f"{file}: not an ONNX model") from error
     if not model.graph.node:
         raise ExportError(f"{file}: not an ONNX model")

@@ -18,7 +18,7 @@ from typing import Any
 
 from paddle.nn import Layer
 
-from core.errors import CheckpointError, ConfigError, UserError
+from core.errors import CheckpointError, ConfigError, FileError, UserError
 from core.network.weights import (
     MOST_BYTES,
     SAFETENSORS,
@@ -32,7 +32,7 @@ from core.network.weights import (
 from core.settings.config import read, to_mapping
 from core.settings.digests import UNSEALED, changed_file, digests_of, is_sealed, seal
 from core.settings.download import cache_folder, fetch, file_name, is_url
-from core.settings.files import present, replacing
+from core.settings.files import check_replaceable, present, replacing
 from core.strategy import recorded_strategy
 from core.task import Task, build_recorded_task
 
@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 WEIGHTS, DESCRIPTION, TRAINING = "model.safetensors", "model.json", "training.safetensors"
 FOR_PADDLE, OLD_TRAINING = "model.pdparams", "training.pdopt"
+PARTS = (WEIGHTS, DESCRIPTION, TRAINING, FOR_PADDLE, OLD_TRAINING)
 SUFFIXES = (SAFETENSORS, ".pdparams")  # of weights files
 RecordedEdit = tuple[str, dict[str, Any]]  # kind of strategy, its record
 
@@ -81,6 +82,23 @@ def describe(
     # in one order, whether a record was just made or comes from the file of an interrupted run
     ordered = [(kind, json.loads(json.dumps(record, sort_keys=True))) for kind, record in edits]
     return CheckpointDescription(task.name, settings, ordered, epoch, dict(metrics))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that a checkpoint must not replace, as it would take away what is no part.
+
+    Hidden files are none of the user's: file managers and notebooks leave them.
+
+    Raises:
+        FileError: Names what the folder holds, or it is something else than a folder.
+    """
+    check_replaceable(folder)
+    for path in sorted(folder.glob("*")):
+        if path.name not in PARTS and not path.name.startswith("."):
+            raise FileError(
+                f"{folder}: holds {path.name}, which is no part of a checkpoint; name another "
+                "folder, or move it away"
+            )
 
 
 def save(

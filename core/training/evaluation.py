@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from core.settings.progress import progress as shown
 from core.task import Arrays, Forward, Metric, Task
 from core.training.distributed import gather
 from core.training.loader import Loader
+
+_log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -74,16 +77,31 @@ def evaluate(
     metric = task.build_metric()
     metric.reset()
     hidden = not progress or loader.rank > 0
+    images = silent = 0
     for batch in shown(loader.epoch(), what, len(loader), "batch", hidden):
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         outputs = task.infer(run, arrays)
+        images += len(next(iter(arrays.values())))
+        silent += count_not_numbers(outputs)
         metric.update(outputs, arrays)
         for watcher in watchers:
             watcher.after_batch(outputs, arrays)
+    if silent:
+        _log.warning("%d of %d images: the model answers with NaN", silent, images)
     states = gather(metric.state())
     if len(states) > 1:
         metric.merge(states)
     return metric
+
+
+def count_not_numbers(outputs: Arrays) -> int:
+    """Return of how many images outputs [N, ...] have a NaN."""
+    found = [
+        np.isnan(values).reshape(len(values), -1).any(axis=1)
+        for values in outputs.values()
+        if values.dtype.kind == "f"
+    ]
+    return int(np.any(found, axis=0).sum()) if found else 0
 
 
 def measure(task: Task, loader: Loader, model: Layer, share: float = 1.0) -> dict[str, float]:

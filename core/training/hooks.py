@@ -136,7 +136,7 @@ class SaveFolder(Hook):
         tidy(folder)
         try:
             for name in ("latest", "best_model"):
-                check_replaceable(folder / name)
+                checkpoint.check_folder(folder / name)
             if engine.epoch == 0:
                 remove_folder(folder / "latest")
             text = yaml.safe_dump(dict(self._settings), sort_keys=False)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Color = tuple[int, int, int]
+SMALLEST = 1.0  # size of a font in pixels
 # in the names of files of fonts that have letters which matplotlib's lacks
 _WIDE = ("cjk", "sourcehan", "wqy", "hei", "song", "simsun", "ming", "ukai", "gothic", "nanum")
 _WIDE_TOO = ("fallback", "malgun", "pingfang", "unicode", "unifont", "notosans", "freesans")
@@ -56,10 +57,12 @@ def write(
         image: It is not changed.
         text: What to write.
         place: Left end and top of the line, in pixels.
-        size: Of the font, in pixels.
+        size: Of the font, in pixels; less than one writes nothing.
         color: RGB.
         rim: Width of a black line around the letters, in pixels.
     """
+    if size < SMALLEST:
+        return image.copy()
     drawn = Image.fromarray(image)
     pen = ImageDraw.Draw(drawn)
     pen.text(place, text, color, font(text, size), stroke_width=rim, stroke_fill=(0, 0, 0))

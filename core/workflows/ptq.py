@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from paddle.nn import Layer
 
 from core.errors import ConfigError
+from core.export import files as export_files
 from core.export.files import WAYS_OUT
 from core.export.package import Exported, write_export
 from core.export.traced_model import ExportSettings
@@ -152,6 +153,8 @@ def check_folder(folder: Path, weights: str | Path, overwrite: bool = False) -> 
     foreign = sorted(path.name for path in folder.glob("*") if path.name not in (MODEL, INT8))
     if foreign or (folder.exists() and not folder.is_dir()):
         raise ConfigError(f"save_dir: {folder} is no folder of this tool: {foreign or 'a file'}")
+    checkpoint.check_folder(folder / MODEL)
+    export_files.check_folder(folder / INT8, overwrite=True)
     source = Path(weights).resolve()
     if folder.resolve() in (source, *source.parents):
         raise ConfigError(f"save_dir: {folder} holds the weights themselves; name another folder")

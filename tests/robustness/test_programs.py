@@ -18,7 +18,9 @@ from core.errors import ExportError
 from core.export.package import export
 from core.graph.program import Graph
 from core.runtimes import predictor as predictors
+from core.runtimes.description import read_description, write_description
 from core.runtimes.predictor import load_predictor
+from core.settings.download import CACHE
 from core.task import build_task
 from tests.robustness.conftest import one_line
 
@@ -34,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stranger(exported: Path, tmp_path: Path) -> Path:
-    """The files without the description that vouches for them."""
+    """The files without their description."""
     for path in exported.glob("model.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
@@ -114,7 +116,7 @@ def test_a_damaged_onnx_file_ends_in_one_line(stranger: Path, backend: Any) -> N
 
 
 def test_a_stranger_s_program_is_tried_once_and_ours_never(
-    exported: Path, stranger: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Path, stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, ...]] = []
     run = predictors.run_module
@@ -127,15 +129,30 @@ def test_a_stranger_s_program_is_tried_once_and_ours_never(
     image = np.ones((1, 3, 8, 8), "float32")
     ours = load_predictor(exported).run(image)
     assert not started
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))  # as on another machine
     theirs = load_predictor(stranger).run(image)
     assert started == [("core.runtimes.trial", str(stranger), "paddle")]
     np.testing.assert_array_equal(*ours.values(), *theirs.values())
-    # a description without digests vouches for nothing, nor does one that leaves a file out
-    text = (exported / "deploy.yml").read_text()
-    lines = [line for line in text.splitlines() if not line.startswith("digest:")]
-    (stranger / "deploy.yml").write_text("\n".join(lines))
+    load_predictor(stranger)
+    assert len(started) == 1
+    # digests do not vouch for a program: whoever changes it can change them, too
+    weights = bytearray((stranger / "model.pdiparams").read_bytes())
+    weights[-1] ^= 1
+    (stranger / "model.pdiparams").write_bytes(weights)
+    description = read_description(exported)
+    assert description is not None
+    write_description(description, stranger)
     load_predictor(stranger)
     assert len(started) == 2
+
+
+def test_where_nothing_can_be_remembered(
+    stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
+    image = np.ones((1, 3, 8, 8), "float32")
+    assert load_predictor(stranger, "onnxruntime").run(image)
 
 
 def mutations(folder: Path, count: int) -> Iterator[None]:

@@ -91,6 +91,24 @@ def test_what_is_in_the_way_is_one_line_at_the_start(
     assert not (tmp_path / "out" / LOCK).exists()
 
 
+@pytest.mark.parametrize("name", ["latest", "best_model"])
+def test_what_a_user_keeps_beside_a_checkpoint_stays(
+    train: Train, tmp_path: Path, name: str
+) -> None:
+    train()
+    mine = tmp_path / "out" / name / "notes.txt"
+    mine.write_text("mine")
+    with one_line() as said:
+        train(overwrite=True)
+    assert said == [
+        f"{mine.parent}: holds notes.txt, which is no part of a checkpoint; name another folder, "
+        "or move it away"
+    ]
+    assert mine.read_text() == "mine"
+    mine.rename(mine.parent / ".hidden")  # as file managers leave them
+    train(overwrite=True)
+
+
 def test_a_config_that_is_a_file_is_replaced(train: Train, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.yml").write_text("of before")

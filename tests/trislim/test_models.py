@@ -14,7 +14,7 @@ import pytest
 from outside import toy
 
 import trislim
-from core.errors import CheckpointError, ConfigError, DataError, ExportError
+from core.errors import CheckpointError, ConfigError, DataError, ExportError, FileError
 from core.network.batch_norms import is_batch_norm
 from core.network.layers import get
 from core.settings.config import to_mapping
@@ -241,3 +241,42 @@ def test_training_from_a_script(tmp_path: Path) -> None:
     assert trislim.train(settings, **run, resume=True).epoch == made.epoch
     assert made.epoch == 1
     assert (tmp_path / "run" / "latest").is_dir()
+
+
+@pytest.mark.parametrize("place", ["photos", ".", ""])
+def test_saving_takes_nothing_else_away(
+    model: trislim.Model, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "1.jpg").write_text("mine")
+    monkeypatch.chdir(tmp_path if place == "photos" else photos)
+    with pytest.raises(FileError, match=r"is the current folder|holds 1\.jpg, which is no part of"):
+        model.save(place)
+    assert (photos / "1.jpg").read_text() == "mine"
+    (photos / "1.jpg").unlink()
+    monkeypatch.chdir(tmp_path)
+    (photos / ".DS_Store").touch()
+    assert trislim.load(model.save(photos)).parameters == model.parameters
+    assert trislim.load(model.save(photos)).parameters == model.parameters
+
+
+def test_arguments_that_mean_nothing(model: trislim.Model, tmp_path: Path) -> None:
+    for share in (0, 2, float("nan")):
+        with pytest.raises(ConfigError, match=r"^share: expected a number above 0, up to 1"):
+            model.evaluate(share=share)
+    for batch_size in (0, -1, 1.5):
+        with pytest.raises(ConfigError, match=r"^batch_size: expected a whole number, 1 or more"):
+            model.evaluate(batch_size=batch_size)
+    for count in (0, -1, float("nan")):
+        with pytest.raises(ConfigError, match=r"^count: expected a whole number, 1 or more"):
+            model.quantize(tmp_path / "data", count=count)
+    with pytest.raises(
+        DataError, match=r"^image: expected \[height, width, 3\] uint8, got \[0, 8, 3"
+    ):
+        model.predict(np.zeros((0, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"^image: expected a path or an array .*, got list"):
+        model.predict([1, 2])
+    for shape in ([3, 8.5, 8], [3, 10**9, 8], [10**20, 3, 8, 8]):
+        with pytest.raises(ExportError, match=r"^input_shape: expected"):
+            model.export(tmp_path / "out", input_shape=shape)

@@ -12,6 +12,8 @@ from core.errors import ConfigError, DataError
 from core.runtimes.image_model import ImageModel, eager_model
 from core.runtimes.predict_images import check_boxes
 from core.task import Box, Finding, build_task
+from core.training.evaluation import evaluate
+from core.training.loader import Loader
 
 IMAGE = np.full((20, 30, 3), 90, np.uint8)
 
@@ -117,3 +119,25 @@ def test_boxes_of_other_pictures_are_refused(tmp_path):
     check_boxes([[], [Box(0, 0, 1, 1)]], names)
     with pytest.raises(DataError, match=r"^--boxes: none of them belongs to a picture, of 2 like"):
         check_boxes([[], []], names)
+
+
+def test_a_model_that_answers_with_nan(parts):
+    model = replace(parts, run=lambda image: {"level": np.array([np.nan], np.float32)})
+    with pytest.raises(DataError, match=r"^the model answers with NaN"):
+        model.predict(IMAGE)
+
+
+def test_an_evaluation_counts_answers_with_nan(toy, caplog):
+    toy = build_task(
+        "outside.toy", {"data": {"root": toy.config.data.root}, "synthetic": {"val_images": 5}}
+    )
+    seen = []
+
+    def run(image):
+        answers = np.zeros((len(image), 1), np.float32)
+        answers[0] = np.nan if seen else 0
+        seen.append(image)
+        return {"level": answers}
+
+    evaluate(toy, run, Loader(toy.build_dataset("val"), batch_size=2, train=False))
+    assert "2 of 5 images: the model answers with NaN" in caplog.messages

@@ -206,3 +206,34 @@ def test_a_camera_is_written_as_fast_as_the_model_follows(model, tmp_path, monke
     assert frames._capture.released
     with pytest.raises(DataError, match=r"^camera 7: OpenCV cannot open it"):
         Frames(7)
+
+
+def test_names_that_end_opencv_are_refused(model, clip, tmp_path):
+    name = os.fsdecode(b"\xff.avi")
+    try:
+        clip.rename(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(DataError, match=r"xff\.avi': the name is no UTF-8"):
+        Frames(tmp_path / name)
+    (tmp_path / name).rename(clip)
+    with pytest.raises(DataError, match=r"the name is no UTF-8"):
+        predict_video(model, Frames(clip), tmp_path / os.fsdecode(b"out\xff"))
+    assert {each.name for each in tmp_path.iterdir()} == {"clip.avi"}
+    with pytest.raises(DataError, match=r"^camera 99999999999: OpenCV cannot open it"):
+        Frames(99999999999)
+
+
+def test_frames_that_change_their_size_get_that_of_the_first(model, clip, tmp_path):
+    class Growing:
+        source, rate, name, count = clip, 4.0, "clip", 3
+
+        def __iter__(self):
+            for number in range(3):
+                yield np.full((SIDES[1] + 8 * number, SIDES[0] + 6 * number, 3), 90, np.uint8)
+
+        def close(self): ...
+
+    video = predict_video(model, Growing(), tmp_path / "out")
+    frames, _ = read_video(video)
+    assert [frame.shape for frame in frames] == [(*SIDES[::-1], 3)] * 3

@@ -131,6 +131,8 @@ def test_what_cannot_be_loaded(bare, toy, tmp_path):
         load_predictor(toy, "padle")
     with pytest.raises(ExportError, match=r"^threads: expected 1 or more"):
         load_predictor(toy, threads=0)
+    with pytest.raises(ExportError, match=r"^threads: expected 1024 at most, got 40000"):
+        load_predictor(toy, threads=40000)
     for name in ("model.pdmodel", "model.pdiparams", "model.onnx"):
         (tmp_path / name).write_bytes((bare / name).read_bytes())
     (tmp_path / "model.onnx").write_bytes(b"not onnx")

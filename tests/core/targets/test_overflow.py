@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -76,3 +77,12 @@ def test_openvino_is_wrong_where_the_checker_says_so_and_nowhere_else(tmp_path: 
         assert wrong == (CAPPED and check.verdict is Verdict.OVERFLOW), (layer, check)
     over = sum(check.verdict is Verdict.OVERFLOW for check in checks)
     assert 10 < over < 35  # the draw is worth something
+
+
+def test_weights_that_lie_elsewhere_and_are_gone(tmp_path: Path) -> None:
+    model = integers("QLinearConv", 65)
+    onnx.save(model, str(tmp_path / "a.onnx"), save_as_external_data=True, size_threshold=0)
+    (extra,) = (each for each in tmp_path.iterdir() if each.name != "a.onnx")
+    extra.unlink()
+    with pytest.raises(ExportError, match=rf"a\.onnx: .*{extra.name}"):
+        check_files([tmp_path / "a.onnx"])
