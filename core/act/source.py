@@ -129,7 +129,8 @@ class Source:
             else:
                 chosen.append(place)
         if not chosen:
-            raise ConfigError(f"{key}: no layer of {self.folder} is left to quantize")
+            where = f"{key}: " if kept else ""
+            raise ConfigError(f"{where}no layer of {self.folder} is left to quantize")
         return chosen
 
     def table(
@@ -237,6 +238,9 @@ def open_source(
     rounding = next((op.type for op in graph.operators if "quantize" in op.type), None)
     if rounding:
         raise ExportError(f"{folder}: is quantized already ({rounding}); give the float model")
+    for name, ports in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+        if not ports:
+            raise ExportError(f"{files[0]}: has no {name}")
     graph.check_finite()
     try:
         folded = fold_batch_norms(graph)

@@ -155,6 +155,18 @@ def test_where_nothing_can_be_remembered(
     assert load_predictor(stranger, "onnxruntime").run(image)
 
 
+@pytest.mark.parametrize(("kind", "ports"), [("feed", "inputs"), ("fetch", "outputs")])
+def test_a_program_without_inputs_or_outputs(stranger: Path, kind: str, ports: str) -> None:
+    made = program(stranger)
+    kept = [op for op in made.blocks[0].ops if op.type != kind]
+    del made.blocks[0].ops[:]
+    made.blocks[0].ops.extend(kept)
+    (stranger / "model.pdmodel").write_bytes(made.SerializeToString())
+    with one_line() as said:
+        open_source(stranger)
+    assert ports in said[0]
+
+
 def mutations(folder: Path, count: int) -> Iterator[None]:
     """Damage the program or its weights in the folder, again and again."""
     model, params = folder / "model.pdmodel", folder / "model.pdiparams"
