@@ -28,7 +28,7 @@ from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.benchmark import BenchmarkRow, Protocol, benchmark
 from core.runtimes.description import DESCRIPTION
 from core.runtimes.foreign import fit_output
-from core.runtimes.formats import find_files, formats_in
+from core.runtimes.formats import find_files, formats_in, is_model_file
 from core.runtimes.image_model import ImageModel, eager_model, exported_model
 from core.runtimes.predictor import Predictor, load_predictor
 from core.settings.config import read
@@ -172,7 +172,7 @@ class Model(Answering):
         """
         _check_count("count", count)
         config = read(PtqConfig, {"target": target, **settings})
-        folder = None if images is None else Path(images)
+        folder = None if images is None else _path("images", images)
         made = self._copy()
         batches = calibration_images(self.task, folder, count)
         quantize_after_training(self.task, made.network, batches, config)
@@ -190,8 +190,10 @@ class Model(Answering):
                 `target_parameters_ratio=0.5`; `calibration_samples=0` needs no training data.
 
         Raises:
-            ConfigError: An unknown or wrong setting.
+            ConfigError: An unknown or wrong setting, or the model is quantized already.
         """
+        if self.quantized:
+            raise ConfigError("prune: the model is quantized; prune it first, then quantize")
         target = {} if ratio is None else {"target_ratio": ratio}
         strategy = Prune(read(PruneConfig, {**target, **settings}))
         made = self._copy()
@@ -210,7 +212,7 @@ class Model(Answering):
         Raises:
             FileError: The folder holds other things, or cannot be written.
         """
-        checkpoint.check_folder(Path(folder))
+        checkpoint.check_folder(_path("folder", folder))
         about = checkpoint.describe(self.task, self.edits, self.epoch)
         checkpoint.save(Path(folder), about, self.network.state_dict())
         return Path(folder)
@@ -236,6 +238,7 @@ class Model(Answering):
             ExportError: Not exportable, a runtime answers differently, or the folder holds an
                 export and may not be overwritten.
         """
+        folder = _path("folder", folder)
         kinds = USUAL_FORMATS if formats is None else formats
         export(
             *(self.task, self.network, folder, kinds, ending, input_shape),
@@ -327,8 +330,8 @@ def load(
         UserError: There is none, or it is not whole.
     """
     paddle.set_device(pick_device("auto"))
-    place = present(Path(path))
-    if (place / DESCRIPTION).is_file() or formats_in(place):
+    place = present(_path("path", path))
+    if (place / DESCRIPTION).is_file() or formats_in(place) or is_model_file(place):
         predictor = load_predictor(place, backend)
         about = predictor.description
         task = exported_task(place, about, about.inputs, config, overrides)
@@ -376,6 +379,14 @@ def train(
     made = load(training.save_dir / "best_model")
     assert isinstance(made, Model)  # a training writes checkpoints
     return made
+
+
+def _path(name: str, value: str | Path) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise ConfigError(f"{name}: expected a path, got {type(value).__name__}")
+    if "\0" in str(value):
+        raise ConfigError(f"{name}: expected a path, got {value!r}")
+    return Path(value)
 
 
 def _check_share(share: float) -> None:

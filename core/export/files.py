@@ -25,6 +25,7 @@ FILES: Mapping[Format, tuple[str, ...]] = MappingProxyType(
 )
 
 WAYS_OUT = "name another folder (--save_dir), or replace it (--overwrite)"
+CHECKPOINT = "model.json"  # of `core.training.checkpoint`
 _OURS = (MODEL, PARAMS, ONNX, *OPENVINO, LITE, DESCRIPTION)
 
 
@@ -80,10 +81,15 @@ def check_folder(folder: Path, overwrite: bool = False) -> None:
         overwrite: An earlier export may be replaced.
 
     Raises:
-        ExportError: It is a file, holds other things than an export, or an earlier export.
+        ExportError: It is a file, lies in a checkpoint, holds other things than an export, or an
+            earlier export.
     """
     if folder.exists() and not folder.is_dir():
         raise ExportError(f"{folder}: expected a folder, it is a file")
+    if (folder.parent / CHECKPOINT).is_file():
+        raise ExportError(
+            f"{folder}: lies in a checkpoint, which is replaced as a whole; choose another folder"
+        )
     foreign = sorted(
         path.name for path in folder.glob("*") if path.name not in _OURS and not is_card(path)
     )

@@ -14,6 +14,7 @@ from core.targets.names import BACKENDS, FORMATS, Backend, Format
 
 _PROGRAM_SUFFIXES = (".pdmodel", ".json")  # programs of Paddle's old IR, and of PIR, Paddle 3's own
 # of files that are named in place of their folder
+TWINS = {".pdmodel": ".pdiparams", ".xml": ".bin"}  # files that come in pairs
 MODEL_SUFFIXES = (".onnx", *_PROGRAM_SUFFIXES, ".xml")
 # the names that Paddle's tools of different years give their files
 _PADDLE_NAMES = (
@@ -90,6 +91,9 @@ def check_present(path: Path) -> None:
     if not path.is_dir() and not is_model_file(path):
         kind = "file" if path.suffix in MODEL_SUFFIXES else "folder"
         raise ExportError(f"{path}: no such {kind} of an exported model")
+    twin = TWINS.get(path.suffix) if path.is_file() else None
+    if twin is not None and not path.with_suffix(twin).is_file():
+        raise ExportError(f"{path.with_suffix(twin)}: no such file, and {path.name} needs it")
 
 
 def readable_backends(folder: Path) -> tuple[Backend, ...]:

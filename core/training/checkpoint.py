@@ -144,6 +144,9 @@ def weights_path(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    inside = [name for name in ("best_model", "latest") if (path / name / DESCRIPTION).is_file()]
+    if inside:
+        raise CheckpointError(f"{path}: is the folder of a training; name {path / inside[0]}")
     raise CheckpointError(f"{path}: no such weights file")
 
 

@@ -46,7 +46,7 @@ def chosen_task(
     Returns:
         None if neither says what task it is.
     """
-    if config:
+    if config is not None:
         settings, translation, rest = read_config(config, overrides)
         if translation is not None:
             settings.pop("device", None)  # it is meant for training

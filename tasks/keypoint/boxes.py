@@ -101,7 +101,12 @@ def read_file(path: Path, category: str | int | None, least_score: float) -> Pic
     if isinstance(content, dict) and "annotations" in content:
         entries, key = content["annotations"], "annotations"
         categories = content.get("categories", [])
-        files = dict(_named(path, content.get("images", [])))
+        for known, name in _named(path, content.get("images", [])):
+            if files.setdefault(known, name) != name:
+                raise DataError(
+                    f"{path}: images: the id {shown(known)} is of {shown(files[known])} and of "
+                    f"{shown(name)}"
+                )
     if not isinstance(entries, list) or not isinstance(categories, list):
         raise DataError(f"{path}: expected a list of boxes, or a COCO file with 'annotations'")
     wanted = _person(path, categories, category)
@@ -152,7 +157,10 @@ def _named(path: Path, images: Any) -> Iterable[tuple[int | str, str]]:
             raise DataError(f"{where}: expected 'id' and 'file_name'")
         if not (is_id(image["id"]) or isinstance(image["id"], str)):
             raise DataError(f"{where}: id: expected a number or a name, got {shown(image['id'])}")
-        yield image["id"], str(image["file_name"])
+        if not isinstance(image["file_name"], str):
+            name = shown(image["file_name"])
+            raise DataError(f"{where}: file_name: expected a name, got {name}")
+        yield image["id"], image["file_name"]
 
 
 def _person(path: Path, categories: list[Any], wanted: str | int | None) -> int:

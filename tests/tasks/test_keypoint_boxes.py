@@ -63,6 +63,22 @@ def test_annotations_name_their_images(tmp_path):
     assert found(tmp_path, content, "7.png") == []
 
 
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (
+            [{"id": 1, "file_name": "a"}, {"id": 1, "file_name": "b"}],
+            r"the id 1 is of 'a' and of 'b'",
+        ),
+        ([{"id": 1, "file_name": 3}], r"images\[0\]: file_name: expected a name, got 3"),
+    ],
+)
+def test_pictures_that_are_named_wrongly(tmp_path, images, said):
+    content = {"images": images, "annotations": [{"image_id": 1, "bbox": SIDES}]}
+    with pytest.raises(DataError, match=said):
+        found(tmp_path, content, "a")
+
+
 def test_others_and_low_scores_are_left_out_and_counted(tmp_path, caplog):
     scored = [(1, 0.9), (1, 0.0), (1, 0.49), (18, 0.9)]
     content = [

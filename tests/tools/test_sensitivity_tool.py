@@ -104,6 +104,12 @@ def test_a_broken_file_and_a_folder_that_cannot_be_written(weights: Path, tmp_pa
     done = call(*words, tmp_path)
     assert done.returncode == 2
     assert "sensitivities.json: not a file of sensitivities" in done.stderr
+    curve = '{"a": {"ratios": [0.5], "losses": [NaN]}}'
+    entry = f'{{"fingerprint": "f", "metric": "m", "baseline": 1, "curves": {curve}}}'
+    (tmp_path / "sensitivities.json").write_text(f'{{"format": 1, "measurements": [{entry}]}}')
+    done = call(*words, tmp_path)
+    assert done.returncode == 2
+    assert "losses: expected a number for each ratio, got [nan]" in done.stderr
     done = call(*words, "/proc/nowhere")
     assert done.returncode == 2
     assert "cannot be written" in done.stderr

@@ -280,3 +280,26 @@ def test_arguments_that_mean_nothing(model: trislim.Model, tmp_path: Path) -> No
     for shape in ([3, 8.5, 8], [3, 10**9, 8], [10**20, 3, 8, 8]):
         with pytest.raises(ExportError, match=r"^input_shape: expected"):
             model.export(tmp_path / "out", input_shape=shape)
+    with pytest.raises(ConfigError, match=r"^prune: the model is quantized; prune it first"):
+        model.quantize(tmp_path / "data", count=2).prune(0.3)
+    with pytest.raises(ConfigError, match=r"^folder: expected a path, got int"):
+        model.export(3)
+    for path in ("a\0b", None):
+        with pytest.raises(ConfigError, match=r"^path: expected a path, got"):
+            trislim.load(path)
+
+
+def test_the_folder_of_a_training_names_its_checkpoint(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    weights.rename(tmp_path / "run" / "best_model")
+    with pytest.raises(
+        CheckpointError, match=r"run: is the folder of a training; name .*best_model"
+    ):
+        trislim.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("a.xml", "a.bin"), ("a.pdmodel", "a.pdiparams")])
+def test_a_file_that_needs_another(tmp_path: Path, name: str, missing: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ExportError, match=rf"{missing}: no such file, and {name} needs it"):
+        trislim.load(tmp_path / name)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from paddle.nn import Layer
 from rich.table import Table
 
+from core.errors import DataError
 from core.prune.choices import Criterion
 from core.prune.cut import cut_for_now, plan_edit
 from core.prune.planning.criteria import score, training_gradients
@@ -33,6 +34,10 @@ class Curve:
 
     ratios: tuple[float, ...]
     losses: tuple[float, ...]  # share of the metric that is lost; below 0 it became better
+
+    def __post_init__(self) -> None:
+        if len(self.losses) != len(self.ratios) or not np.isfinite(self.losses).all():
+            raise ValueError(f"losses: expected a number for each ratio, got {list(self.losses)}")
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ def measure(
     missing = [index for index in wanted if not _covers(found.curves.get(names[index]), ratios)]
     for index in progress(missing, "sensitivity", unit="group"):
         losses = _measure_group(model, ranking, index, sorted(ratios), meter, found.baseline)
+        if not np.isfinite(losses).all():
+            raise DataError(f"sensitivity: {meter.metric} is no number without {names[index]}")
         found.curves[names[index]] = Curve(tuple(sorted(ratios)), tuple(losses))
         store.save(found)
     reused = len(wanted) - len(missing)

@@ -23,6 +23,7 @@ from core.runtimes.predictor import load_predictor
 from core.settings.config import to_mapping
 from core.targets.names import BACKENDS
 from core.task import build_task
+from core.training import checkpoint
 from core.workflows.opening import exported_task
 from tests.networks.shuffled import Residual
 
@@ -257,6 +258,9 @@ def test_a_folder_with_other_files_is_refused(task, model, tmp_path):
     with pytest.raises(ExportError, match=r"thesis.tex: expected a folder, it is a file"):
         export(task, model, tmp_path / "out" / "thesis.tex")
     assert left(tmp_path / "out") == ["thesis.tex"]
+    checkpoint.save(tmp_path / "best", checkpoint.describe(task), model.state_dict())
+    with pytest.raises(ExportError, match=r"best/files: lies in a checkpoint"):
+        export(task, model, tmp_path / "best" / "files")
 
 
 def test_a_place_that_cannot_be_written(task, model, tmp_path):
