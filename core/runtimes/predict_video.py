@@ -147,6 +147,7 @@ class _VideoFile:
         if self._writer is None:
             seconds = max(time.monotonic() - self._begin, 1e-3)
             rate = self._rate or float(np.clip(self.frames / seconds, SLOWEST, FASTEST))
+            rate = round(rate, 2)  # MPEG-4 has no finer fractions of large numbers
             code = cv2.VideoWriter.fourcc(*CODEC)
             self._writer = cv2.VideoWriter(str(self._path), code, rate, self._size)
             if not self._writer.isOpened():

@@ -76,17 +76,12 @@ def check_replaceable(folder: Path) -> None:
     """Refuse what cannot be replaced by a folder.
 
     Raises:
-        FileError: It is there, and is no folder, a place where a file system is mounted, or the
-            current folder, which a process cannot change for another one.
+        FileError: It is there, and is no folder or a place where a file system is mounted.
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise FileError(f"{folder}: expected a folder, it is something else; move it away")
     if os.path.ismount(folder):
         raise FileError(f"{folder}: is a mounted file system; name a folder in it")
-    with contextlib.suppress(FileNotFoundError):  # the current folder was removed
-        here = Path.cwd()
-        if Path(os.path.realpath(folder)) in (here, *here.parents):
-            raise FileError(f"{folder}: is the current folder or around it; name a folder in it")
 
 
 def present(folder: Path) -> Path:

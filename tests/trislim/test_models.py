@@ -251,7 +251,7 @@ def test_saving_takes_nothing_else_away(
     photos.mkdir()
     (photos / "1.jpg").write_text("mine")
     monkeypatch.chdir(tmp_path if place == "photos" else photos)
-    with pytest.raises(FileError, match=r"is the current folder|holds 1\.jpg, which is no part of"):
+    with pytest.raises(FileError, match=r"holds 1\.jpg, which is no part of"):
         model.save(place)
     assert (photos / "1.jpg").read_text() == "mine"
     (photos / "1.jpg").unlink()

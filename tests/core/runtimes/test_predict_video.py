@@ -224,6 +224,14 @@ def test_names_that_end_opencv_are_refused(model, clip, tmp_path):
         Frames(99999999999)
 
 
+@pytest.mark.parametrize("rate", [1.0013, 29.97003, 123.4567, 239.9876])
+def test_any_rate_can_be_written(model, clip, tmp_path, rate):
+    frames = Frames(clip)
+    frames.rate = rate
+    _, found = read_video(predict_video(model, frames, tmp_path / "out"))
+    assert found == pytest.approx(rate, abs=0.006)
+
+
 def test_frames_that_change_their_size_get_that_of_the_first(model, clip, tmp_path):
     class Growing:
         source, rate, name, count = clip, 4.0, "clip", 3
