@@ -24,7 +24,8 @@ from core.runtimes.formats import find_files, readable_backends
 from core.runtimes.memory import peak_memory_mb
 from core.runtimes.operator_times import OperatorTime, measure_operators
 from core.runtimes.ports import as_fed
-from core.runtimes.predictor import Predictor, load_predictor, try_out_once
+from core.runtimes.predictor import Predictor, load_predictor
+from core.runtimes.survived import try_out_once
 from core.settings.files import present, write_text
 from core.targets.names import Backend
 

@@ -6,11 +6,10 @@ import contextlib
 import importlib
 import logging
 import os
-import subprocess
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,13 @@ from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
 from core.runtimes.openvino_models import name_of, openvino_core
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
-from core.runtimes.survived import is_known, remember
+from core.runtimes.survived import try_out_once
 from core.settings.config import suggest
 from core.settings.files import present
-from core.settings.processes import last_words, run_module
 from core.targets.names import BACKENDS, Backend, Format
 from core.task import Arrays
 
-TRIAL_SECONDS = 600.0
 MOST_THREADS = 1024  # asked for tens of thousands, runtimes start them, and hardly come back
-UNUSABLE = 3  # status of `core.runtimes.trial` that says in its last line why
 
 _BATCH_NORM_PASSES = (
     "conv_bn_fuse_pass",
@@ -224,49 +220,6 @@ def load_as_written(folder: Path, kind: Format) -> Predictor:
         return _PlainProgram(find_files(folder, "paddle"), description)
     (file,) = find_files(folder, "onnxruntime")
     return _OnnxRuntime(file, description, 1, optimized=False)
-
-
-def try_out_once(folder: Path, backend: Backend, files: Sequence[Path]) -> None:
-    """Open and run a model in a process of its own, unless that went well before.
-
-    Raises:
-        ExportError: As `try_out`.
-    """
-    try:
-        if is_known(backend, files):
-            return
-    except OSError as error:
-        raise ExportError(f"{error.filename}: cannot be read: {error.strerror}") from error
-    try_out(folder, backend, files[0])
-    remember(backend, files)
-
-
-def try_out(folder: Path, backend: Backend, file: Path) -> None:
-    """Open and run a model in a process of its own.
-
-    Args:
-        folder: Folder of the model.
-        backend: Runtime.
-        file: Named in the message.
-
-    Raises:
-        ExportError: The runtime refuses it, or its process was killed or went on for ever.
-    """
-    where = str(folder.resolve())
-    try:
-        done = run_module("core.runtimes.trial", where, backend, seconds=TRIAL_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(
-            f"{file}: {backend} cannot load it: not done after {TRIAL_SECONDS:g} s"
-        ) from error
-    if done.returncode == 0:
-        return
-    if done.returncode == UNUSABLE:
-        said = done.stdout.strip().rpartition("\n")[2]
-        raise ExportError(said.replace(str(folder.resolve()), str(folder)))
-    raise ExportError(
-        f"{file}: {backend} cannot load it: the process that tried it out ended: {last_words(done)}"
-    )
 
 
 def openvino_settings(threads: int) -> dict[str, str | int]:

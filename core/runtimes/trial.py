@@ -16,7 +16,8 @@ import numpy as np
 
 from core.errors import UserError
 from core.runtimes.description import Port
-from core.runtimes.predictor import UNUSABLE, load_predictor
+from core.runtimes.predictor import load_predictor
+from core.runtimes.survived import UNUSABLE
 
 _SIDE = 224  # where a size is free: what most networks can take
 

@@ -82,7 +82,7 @@ def evaluate(
         arrays = {name: tensor.numpy() for name, tensor in batch.items()}
         outputs = task.infer(run, arrays)
         images += len(next(iter(arrays.values())))
-        silent += count_not_numbers(outputs)
+        silent += _count_with_nan(outputs)
         metric.update(outputs, arrays)
         for watcher in watchers:
             watcher.after_batch(outputs, arrays)
@@ -94,7 +94,7 @@ def evaluate(
     return metric
 
 
-def count_not_numbers(outputs: Arrays) -> int:
+def _count_with_nan(outputs: Arrays) -> int:
     """Return of how many images outputs [N, ...] have a NaN."""
     found = [
         np.isnan(values).reshape(len(values), -1).any(axis=1)

@@ -17,7 +17,7 @@ from core.act.source import open_source
 from core.errors import ExportError
 from core.export.package import export
 from core.graph.program import Graph
-from core.runtimes import predictor as predictors
+from core.runtimes import survived
 from core.runtimes.description import read_description, write_description
 from core.runtimes.predictor import load_predictor
 from core.settings.download import CACHE
@@ -97,7 +97,7 @@ def test_a_damaged_program_ends_in_one_line(stranger: Path, damage: Any, reason:
 def test_a_program_that_is_opened_for_ever_ends(
     stranger: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictors, "TRIAL_SECONDS", 6.0)
+    monkeypatch.setattr(survived, "TRIAL_SECONDS", 6.0)
     made = program(stranger)
     own_child(made)
     (stranger / "model.pdmodel").write_bytes(made.SerializePartialToString())
@@ -119,13 +119,13 @@ def test_a_stranger_s_program_is_tried_once_and_ours_never(
     exported: Path, stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[tuple[str, ...]] = []
-    run = predictors.run_module
+    run = survived.run_module
 
     def count(*arguments: str, seconds: float) -> Any:
         started.append(arguments)
         return run(*arguments, seconds=seconds)
 
-    monkeypatch.setattr(predictors, "run_module", count)
+    monkeypatch.setattr(survived, "run_module", count)
     image = np.ones((1, 3, 8, 8), "float32")
     ours = load_predictor(exported).run(image)
     assert not started

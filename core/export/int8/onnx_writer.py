@@ -243,7 +243,8 @@ class _OnnxWriter:
 
         ONNX Runtime rounds such a weight, on one grid for the whole layer, where the layer stands
         between a DequantizeLinear with one scale and a QuantizeLinear (`WeightBiasQuantization`,
-        since version 1.21). So it reads rounded values with their scale once for each channel.
+        since version 1.21). So it reads rounded values with their scale once for each channel; for
+        a single channel that is one scale still.
         """
         name, weight = str(node.input[0]), self.weights.get(node.input[1])
         if name not in self.stored or weight is None or not _is_layer(node, weight.dims):

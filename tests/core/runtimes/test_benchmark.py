@@ -57,7 +57,7 @@ def test_benchmark_runs_in_turn_and_compares_with_the_first(toy, tmp_path, monke
 
 def test_benchmark_of_models_from_elsewhere(bare, monkeypatch):
     # models are opened here alone, which is faster
-    monkeypatch.setattr("core.runtimes.predictor.try_out", lambda *given: None)
+    monkeypatch.setattr("core.runtimes.survived.try_out", lambda *given: None)
     rows = benchmark([bare], Protocol(memory=False, warmup=0, runs=1, batch_size=2))
     assert [row.backend for row in rows] == list(BACKENDS)  # sizes come from the files
     once = Protocol(memory=False, warmup=0, runs=1, output="sum")

@@ -106,7 +106,7 @@ def test_paddle_inference_tells_nothing(tmp_path: Path) -> None:
 def test_a_benchmark_measures_them_if_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.runtimes.predictor.try_out", lambda *given: None)
+    monkeypatch.setattr("core.runtimes.survived.try_out", lambda *given: None)
     file = write_model(tmp_path / "model.onnx", False)
     protocol = Protocol(memory=False, warmup=0, runs=1, operators=True, threads=2)
     for row in benchmark([file], protocol):
