@@ -48,9 +48,10 @@ unit: install
 test-gpu: install
 	$(BIN)/python -m tests.on_gpu
 
-# The wheel at work, in a new environment of each other Python that is found on this machine.
+# The wheel at work, in a new environment of each other Python that is found on this machine; but for
+# some: make chain BUT="3.10 3.12"
 chain: install
-	$(BIN)/python tests/chain.py --but $(VERSION)
+	$(BIN)/python tests/chain.py --but $(VERSION) $(BUT)
 
 # Every row of the model zoo from end to end on drawn data: train, slim, export, evaluate, report.
 # Some rows: make zoo-smoke ROWS="hrnet_w32 gcnet_qat"
