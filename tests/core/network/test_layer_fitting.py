@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import paddle
 import pytest
+from paddle import nn
 
-from core.network.layer_fitting import _DAMPING, factor, least_squares
+from core.network.layer_fitting import (
+    _DAMPING,
+    _at_places,
+    _read_at_places,
+    factor,
+    least_squares,
+)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
@@ -42,3 +50,31 @@ def test_inputs_of_zeros_leave_a_weight_as_it_is() -> None:
     inputs, wanted = np.zeros((9, 1, 4), np.float32), np.ones((9, 1, 3), np.float32)
     found, _ = least_squares(weight, inputs, wanted)
     np.testing.assert_allclose(found, weight, rtol=1e-6)
+
+
+CONVOLUTIONS = {
+    "plain": {"kernel_size": 3, "padding": 1},
+    "point by point": {"kernel_size": 1},
+    "every second point": {"kernel_size": 1, "stride": 2},
+    "depthwise": {"kernel_size": 5, "padding": 2, "stride": 2, "groups": 6, "out_channels": 12},
+    "groups": {"kernel_size": (1, 3), "padding": (0, 1), "groups": 2},
+    "reflected": {"kernel_size": 3, "padding": 2, "dilation": 2, "padding_mode": "reflect"},
+    "same": {"kernel_size": 4, "padding": "SAME", "stride": (2, 1)},
+    "valid": {"kernel_size": 3, "padding": "VALID", "dilation": (1, 2)},
+    "four sides": {"kernel_size": 3, "padding": [0, 1, 2, 3]},
+}
+
+
+@pytest.mark.parametrize("places", [7, 10_000])
+@pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS.keys())
+def test_what_a_convolution_reads_times_its_weight_is_what_it_makes(options, places) -> None:
+    paddle.seed(0)
+    layer = nn.Conv2D(6, bias_attr=False, **{"out_channels": 4, **options})
+    x = paddle.randn([3, 6, 11, 9])
+    read = _read_at_places(layer, "a.layer", x, places)
+    groups = layer._groups
+    rows = layer.weight.numpy().reshape(groups, layer.weight.shape[0] // groups, -1)
+    made = np.einsum("sgk,gok->sgo", read.reshape(len(read), groups, -1), rows)
+    wanted = _at_places(layer, "a.layer", layer(x), places)
+    assert len(wanted) == 3 * min(places, int(np.prod(layer(x).shape[2:])))
+    np.testing.assert_allclose(made.reshape(wanted.shape), wanted, atol=1e-5)
