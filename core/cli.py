@@ -41,12 +41,15 @@ MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
 UNREAD = 141  # status of a process that SIGPIPE ends
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
+# nor are these, where a path is named: no permission, too long, a loop of links, a broken disk
+_BARRED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call a tool's main and leave the process with its status.
 
-    A `UserError` is printed as one line on standard error (status 2), so is a disk that is full.
+    A `UserError` is printed as one line on standard error (status 2), so is a disk that is full and
+    a path that the system bars.
     Ctrl-C is a short word (status 130), so are SIGTERM (143) and SIGHUP (129), even while libraries
     are loaded. Nothing is said where nobody reads it (status 141), as behind `| head`. Anything
     else is a defect of ours and keeps its traceback.
@@ -108,6 +111,8 @@ def _told(error: BaseException) -> str:
     """Return the line of an error that is the user's to mend; empty if it is none."""
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'a file or the output'}: cannot be written: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _BARRED and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
     return str(error) if isinstance(error, UserError) else ""

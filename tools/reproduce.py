@@ -64,8 +64,9 @@ def main() -> int:
     def tell(name: str, text: str) -> None:
         print(f"{name}: {cli.printable(text)}", flush=True)
 
-    results, failures = zoo.reproduce(arguments.jobs, arguments.launch, tell)
-    page = write_report(results, failures, zoo.folder)
+    with zoo.held():
+        results, failures = zoo.reproduce(arguments.jobs, arguments.launch, tell)
+        page = write_report(results, failures, zoo.folder)
     print(f"{len(results)} of {len(rows)} rows reproduced; report: {page}")
     used = os.times()  # time of all processes that were started
     print(f"processor time: {(used.children_user + used.children_system) / 60:.1f} minutes")

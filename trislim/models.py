@@ -194,6 +194,11 @@ class Model(Answering):
         """
         if self.quantized:
             raise ConfigError("prune: the model is quantized; prune it first, then quantize")
+        for name in ("num_steps", "every_epochs", "start_epoch", "end_epoch"):
+            if name in settings:
+                raise ConfigError(f"{name}: prunes in a training; here all is cut at once")
+        if ratio is not None and "target_ratio" in settings:
+            raise ConfigError("target_ratio: is what ratio says, too; give one of them")
         target = {} if ratio is None else {"target_ratio": ratio}
         strategy = Prune(read(PruneConfig, {**target, **settings}))
         made = self._copy()

@@ -20,6 +20,7 @@ from core.task import Arrays, Batch, Dataset
 
 log = logging.getLogger(__name__)
 
+_DIGEST = "sha256"  # name of the digest of a file beside its answers
 PROBES, DRAWS = 3, 8  # samples, and how often each is drawn to find out whether it varies
 
 
@@ -27,8 +28,8 @@ class AnswerCache:
     """Keeps the answers to single samples, one file each.
 
     The name of a file is a digest of the sample, so an answer can never belong to another picture.
-    Files are written aside and renamed; one that cannot be read (the zip format has a checksum) is
-    made anew.
+    Files are written aside and renamed, and hold a digest; one that cannot be read, or whose digest
+    is of other answers, is made anew.
 
     Args:
         folder: Folder of the files of one teacher and set of layers.
@@ -73,7 +74,10 @@ class AnswerCache:
     def _read(self, file: Path) -> Arrays | None:
         try:
             with np.load(file, allow_pickle=False) as content:
-                return {key: content[key] for key in content.files}
+                arrays = {key: content[key] for key in content.files}
+            if arrays.pop(_DIGEST).tobytes() != _digest(arrays):
+                raise ValueError("its digest is of other answers")
+            return arrays
         except FileNotFoundError:
             return None
         except (OSError, ValueError, zipfile.BadZipFile, KeyError, EOFError) as error:
@@ -82,9 +86,17 @@ class AnswerCache:
 
     def _write(self, file: Path, arrays: Arrays) -> None:
         packed = io.BytesIO()
-        named: dict[str, Any] = dict(arrays)  # numpy 2 types the keywords of savez as flags too
+        named: dict[str, Any] = {**arrays, _DIGEST: np.frombuffer(_digest(arrays), np.uint8)}
+        # numpy 2 types the keywords of savez as flags too
         np.savez(packed, **named)
         write_bytes(file, packed.getvalue())
+
+
+def _digest(arrays: Arrays) -> bytes:
+    digest = hashlib.sha256()
+    for key, value in arrays.items():
+        digest.update(f"{key} {value.dtype.str} {value.shape} ".encode() + value.tobytes())
+    return digest.digest()
 
 
 def check_not_random(dataset: Dataset) -> None:

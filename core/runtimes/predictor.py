@@ -189,7 +189,7 @@ def _check_call(folder: Path, backend: Backend | None, threads: int) -> None:
     if threads > MOST_THREADS:
         raise ExportError(f"threads: expected {MOST_THREADS} at most, got {threads}")
     try:
-        str(folder.resolve()).encode()
+        os.path.realpath(folder).encode()
     except UnicodeEncodeError as error:
         name = os.fsencode(folder)
         raise ExportError(f"{name!r}: the path is no UTF-8, as runtimes expect") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -122,8 +123,8 @@ def run_steps(
 ) -> None:
     """Run the steps that are not done; print what each does and how long it took.
 
-    An interrupted training is resumed; what another key has made is removed first. What a step says
-    goes to `logs/` beside its output.
+    An interrupted training is resumed; what another key has made is removed first, but nothing that
+    no step is known to have made. What a step says goes to `logs/` beside its output.
 
     Args:
         steps: Steps in their order.
@@ -146,7 +147,7 @@ def run_steps(
             if step.training and cache.was_begun(step) and (step.output / "latest").is_dir():
                 words.append("--resume")
             else:
-                _remove(step.output)
+                _remove_own(step, cache)
             cache.note(step, None)
             tell(f"{step.name}: python tools/{shlex.join(words)}")
             begin = time.monotonic()
@@ -177,8 +178,17 @@ def collect(
         folders = [exported(home, model) for model, home in homes.items()]
         changes = read_changes(places.row / COMPRESSED, *folders)
     benchmark = _json(places.row / BENCHMARK)
-    names = {str(exported(home, model)): model for model, home in homes.items()}
-    rows = [{**each, "model": names[each["model"]], "times_ms": None} for each in benchmark["rows"]]
+    # by the last part of their paths: all may have been moved since
+    names = {exported(home, model).name: model for model, home in homes.items()}
+    try:
+        rows = [
+            {**each, "model": names[Path(each["model"]).name], "times_ms": None}
+            for each in benchmark["rows"]
+        ]
+        measured_on = benchmark["environment"]
+    except (KeyError, TypeError) as error:
+        file = places.row / BENCHMARK
+        raise FileError(f"{file}: is not what benchmark writes; remove it") from error
     result = ZooResult(
         name=name,
         scale=scale,
@@ -197,7 +207,7 @@ def collect(
         trainings={model: str(home / model) for model, home in homes.items()},
         pictures={model: str(pictures_file(home, model)) for model, home in homes.items()},
         changes=changes,
-        environment=benchmark["environment"],
+        environment=measured_on,
         date=datetime.date.today().isoformat(),
     )
     write_text(places.row / RESULT, json.dumps(asdict(result), indent=1) + "\n")
@@ -214,7 +224,11 @@ def _run(step: ZooStep, command: Sequence[str], run: RunTool) -> None:
         raise UserError(f"{step.name}: ended with status {status}: {told} (log: {log})")
 
 
-def _remove(path: Path) -> None:
+def _remove_own(step: ZooStep, cache: StepCache) -> None:
+    """Remove what a step has made before."""
+    path = step.output
+    if os.path.lexists(path) and not cache.is_noted(step):
+        raise FileError(f"{path}: is not known to be of this step; move it, or name another folder")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

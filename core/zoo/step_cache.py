@@ -60,6 +60,10 @@ class StepCache:
         known = _read(step.home).get(step.name, {})
         return known.get("key") == self.key(step) and known.get("seconds") is None
 
+    def is_noted(self, step: ZooStep) -> bool:
+        """Tell whether a step was ever begun, with any key."""
+        return step.name in _read(step.home)
+
     def seconds(self, step: ZooStep) -> float | None:
         """Return how long a step took the last time, if it was ever done."""
         value = _read(step.home).get(step.name, {}).get("took")
@@ -82,9 +86,16 @@ def _read(home: Path) -> dict[str, dict[str, Any]]:
         return {}
     except (OSError, ValueError) as error:
         raise FileError(f"{file}: cannot be read: {error}; remove it") from error
-    if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
+    if not isinstance(content, dict) or not all(map(_is_state, content.values())):
         raise FileError(f"{file}: is not what reproduce writes; remove it")
     return content
+
+
+def _is_state(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    times = (value.get("seconds"), value.get("took"))
+    return all(each is None or type(each) in (int, float) for each in times)
 
 
 def code_digest(folders: Iterable[Path]) -> str:

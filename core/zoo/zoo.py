@@ -15,9 +15,11 @@ import paddle
 import psutil
 from rich.table import Table
 
-from core.errors import UserError
+from core.errors import FileError, UserError
 from core.settings.config import load_yaml
+from core.settings.files import sibling
 from core.settings.home import CONFIGS
+from core.settings.locks import Lock
 from core.training.checkpoint import locate
 from core.training.run import read_run
 from core.zoo.cards import write_cards
@@ -118,6 +120,20 @@ class Zoo:
                 yield server.run
         else:
             yield run_tool
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from reproducing into the same folder meanwhile.
+
+        Raises:
+            FileError: One does already, or the folder cannot be made.
+        """
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        with Lock(sibling(self.folder, "lock"), self.folder):
+            yield
 
     def reproduce(
         self, jobs: int, launch: Sequence[str], tell: TellRow

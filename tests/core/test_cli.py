@@ -215,6 +215,17 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(capsys, number) -> None:
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP])
+def test_a_path_that_the_system_bars_is_one_line_wherever_it_is_met(capsys, number) -> None:
+    def main() -> None:
+        raise OSError(number, os.strerror(number), "some/file")
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: some/file: {os.strerror(number)}\n"
+
+
 def test_other_errors_of_the_system_keep_their_traceback() -> None:
     def main() -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import UserError
+from core.errors import FileError, UserError
 from core.settings.config import read
 from core.zoo import reproduction
 from core.zoo.changes import Changes, LayerChange
@@ -104,6 +104,35 @@ def test_a_row_runs_once_and_its_figures_are_kept(
         f"demo, compressed in {each}" for each in ("paddle", "onnxruntime", "openvino")
     ]
     assert {(file.size_mb, file.latency_ms, file.drop) for file in files} == {(1.0, 2.0, 0.0)}
+
+
+def test_what_no_step_has_made_stays(plan: Plan, places: ZooPlaces, tools: Path) -> None:
+    steps = plan(make_row())
+    own = steps[0].output / "of a user.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("precious")
+    with pytest.raises(FileError, match=r"is not known to be of this step; move it, or name"):
+        run(steps, places, tools)
+    assert own.read_text() == "precious"
+    assert calls(tools) == []
+
+
+def test_figures_of_a_folder_that_was_moved(
+    plan: Plan, places: ZooPlaces, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reproduction, "read_changes", lambda *_: None)
+    row = make_row()
+    steps = plan(row)
+    run(steps, places, tools)
+    benchmark = places.row / "benchmark.json"
+    text = benchmark.read_text()
+    benchmark.write_text(text.replace(str(places.row), "/an/old/place"))
+    result = collect("demo", row, "small", steps, StepCache(places, "code"), places)
+    assert {each["model"] for each in result.benchmark} == {"float", "compressed"}
+    for spoilt in ("{}", "[]", text.replace("compressed_exported", "other")):
+        benchmark.write_text(spoilt)
+        with pytest.raises(FileError, match=r"benchmark\.json: is not what benchmark writes"):
+            collect("demo", row, "small", steps, StepCache(places, "code"), places)
 
 
 def test_a_failure_has_the_end_of_the_log_and_is_run_again(

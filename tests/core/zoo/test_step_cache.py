@@ -87,7 +87,7 @@ def test_a_moved_folder_is_still_done(tmp_path: Path, places: ZooPlaces, config:
     assert state(other, config) == [True, True]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"first": 1}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"first": 1}', '{"first": {"took": "x"}}'])
 def test_a_state_that_is_none_is_one_line(places: ZooPlaces, config: Path, text: str) -> None:
     places.row.mkdir()
     (places.row / STATE).write_text(text)

@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.zoo import zoo as module
 from core.zoo.rows import PUBLISHED
 from core.zoo.zoo import Zoo
-from tests.core.zoo.conftest import make_row
+from tests.core.zoo.conftest import ROOT, make_row
 
 
 def shown(zoo: Zoo) -> str:
@@ -55,6 +55,20 @@ def test_a_scale_that_a_row_has_not(tmp_path: Path) -> None:
     zoo = Zoo({"good": make_row(())}, "full", tmp_path, tmp_path)
     with pytest.raises(UserError, match="has no scale full; it has small"):
         zoo.plan("good")
+
+
+def test_two_processes_do_not_reproduce_into_one_folder(zoo: Zoo) -> None:
+    code = (
+        "import sys; from pathlib import Path; from core.zoo.zoo import Zoo\n"
+        "with Zoo({}, 'small', Path(), Path(sys.argv[1])).held(): print('held')"
+    )
+    command = [sys.executable, "-c", code, str(zoo.folder.parent)]
+    with zoo.held():
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert f"FileError: {zoo.folder}: in use by process" in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "held\n", done.stderr
 
 
 def test_other_rows_go_on(zoo: Zoo, monkeypatch: pytest.MonkeyPatch) -> None:
