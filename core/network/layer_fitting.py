@@ -283,30 +283,22 @@ def _read_at_places(layer: Layer, path: str, x: Tensor, places: int) -> np.ndarr
     """Return the inputs of the outputs that `_at_places` returns, [samples, groups x K]."""
     if not isinstance(layer, nn.Conv2D):
         return _at_places(layer, path, x, places)
-    if list(layer._kernel_size) == [1, 1] and set(np.ravel(layer._stride)) == {1}:
+    size = list(layer._kernel_size)
+    if size == [1, 1] and set(np.ravel(layer._stride)) == {1}:
         return _at_places(layer, path, x, places)
-    seen = _numbers_read(layer, list(x.shape[2:]))
-    seen = seen[_chosen(path, len(seen), places)].T  # [K, places]
-    picked = _gather(x.flatten(2), np.maximum(seen, 1) - 1, 2).reshape([*x.shape[:2], *seen.shape])
-    picked[:, :, seen == 0] = 0
-    return picked.transpose(0, 3, 1, 2).reshape(-1, x.shape[1] * len(seen))
-
-
-def _numbers_read(layer: Any, size: list[int]) -> np.ndarray:
-    """Return which places of a map a convolution reads for each of its outputs, [outputs, K].
-
-    Places are numbered from 1 on, row by row; 0 is a zero beyond the border.
-    """
-    numbers = paddle.arange(1, 1 + size[0] * size[1], dtype="float64").reshape([1, 1, *size])
-    kernel = int(np.prod(layer._kernel_size))
-    pick = paddle.eye(kernel, dtype="float64").reshape([kernel, 1, *layer._kernel_size])
+    channels, kernel = int(x.shape[1]), int(np.prod(size))
+    pick = paddle.eye(kernel).reshape([kernel, 1, *size]).tile([channels, 1, 1, 1])
     padding = layer._padding
     if layer._padding_mode != "zeros":
-        padded = layer._reversed_padding_repeated_twice
-        numbers, padding = F.pad(numbers, padded, mode=layer._padding_mode), 0
-    read = F.conv2d(numbers, pick, None, layer._stride, padding, layer._dilation)
-    found: np.ndarray = read.numpy().reshape(kernel, -1).T.astype(np.int64)
-    return found
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer._padding_mode)
+        padding = 0
+    found = []
+    for image in x.split(x.shape[0]):  # one by one, as the picked values are many
+        picked = F.conv2d(
+            image, pick, None, layer._stride, padding, layer._dilation, groups=channels
+        )
+        found.append(_at_places(layer, path, picked, places))
+    return np.concatenate(found)
 
 
 def _at_places(layer: Layer, path: str, x: Tensor, places: int) -> np.ndarray:
@@ -318,24 +310,13 @@ def _at_places(layer: Layer, path: str, x: Tensor, places: int) -> np.ndarray:
         x: Map [N, C, H, W], or [N, ..., C] of a linear layer.
         places: How many.
     """
+    values: np.ndarray = x.numpy()
     if isinstance(layer, nn.Linear):
-        x = x.reshape([x.shape[0], -1, x.shape[-1]])
-        values = _gather(x, _chosen(path, x.shape[1], places), 1)
+        values = values.reshape(len(values), -1, values.shape[-1])
     else:
-        x = x.flatten(2)
-        values = _gather(x, _chosen(path, x.shape[2], places), 2).swapaxes(1, 2)
+        values = values.reshape(*values.shape[:2], -1).swapaxes(1, 2)
+    count = values.shape[1]
+    if count > places:
+        rng = np.random.default_rng(zlib.crc32(path.encode()))
+        values = values[:, np.sort(rng.choice(count, places, replace=False))]
     return values.reshape(-1, values.shape[2])
-
-
-def _gather(x: Tensor, indices: np.ndarray, axis: int) -> np.ndarray:
-    """Return what is at indices of an axis; copies no more of a map than that."""
-    chosen = paddle.index_select(x, paddle.to_tensor(indices.ravel()), axis)
-    return np.asarray(chosen.numpy())
-
-
-def _chosen(path: str, count: int, places: int) -> np.ndarray:
-    """Choose some of `count` places, in order, for a layer."""
-    if count <= places:
-        return np.arange(count)
-    rng = np.random.default_rng(zlib.crc32(path.encode()))
-    return np.sort(rng.choice(count, places, replace=False))
