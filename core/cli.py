@@ -49,10 +49,9 @@ def run(main: Callable[[], int | None]) -> None:
     """Call a tool's main and leave the process with its status.
 
     A `UserError` is printed as one line on standard error (status 2), so is a disk that is full and
-    a path that the system bars.
-    Ctrl-C is a short word (status 130), so are SIGTERM (143) and SIGHUP (129), even while libraries
-    are loaded. Nothing is said where nobody reads it (status 141), as behind `| head`. Anything
-    else is a defect of ours and keeps its traceback.
+    a path that the system does not let us use. Ctrl-C is a short word (status 130), so are SIGTERM
+    (143) and SIGHUP (129), even while libraries are loaded. Nothing is said where nobody reads it
+    (status 141), as behind `| head`. Anything else is a defect of ours and keeps its traceback.
     """
     open_streams()
     logging.basicConfig(

@@ -188,6 +188,7 @@ class Model(Answering):
             ratio: Share of the multiply-accumulates to remove.
             **settings: Others of `core.prune.config.PruneConfig`, such as
                 `target_parameters_ratio=0.5`; `calibration_samples=0` needs no training data.
+                Those that say when to prune in a training are refused.
 
         Raises:
             ConfigError: An unknown or wrong setting, or the model is quantized already.
@@ -196,7 +197,7 @@ class Model(Answering):
             raise ConfigError("prune: the model is quantized; prune it first, then quantize")
         for name in ("num_steps", "every_epochs", "start_epoch", "end_epoch"):
             if name in settings:
-                raise ConfigError(f"{name}: prunes in a training; here all is cut at once")
+                raise ConfigError(f"{name}: is for pruning in a training; here all is cut at once")
         if ratio is not None and "target_ratio" in settings:
             raise ConfigError("target_ratio: is what ratio says, too; give one of them")
         target = {} if ratio is None else {"target_ratio": ratio}

@@ -86,8 +86,8 @@ class AnswerCache:
 
     def _write(self, file: Path, arrays: Arrays) -> None:
         packed = io.BytesIO()
-        named: dict[str, Any] = {**arrays, _DIGEST: np.frombuffer(_digest(arrays), np.uint8)}
         # numpy 2 types the keywords of savez as flags too
+        named: dict[str, Any] = {**arrays, _DIGEST: np.frombuffer(_digest(arrays), np.uint8)}
         np.savez(packed, **named)
         write_bytes(file, packed.getvalue())
 

@@ -124,7 +124,7 @@ def run_steps(
     """Run the steps that are not done; print what each does and how long it took.
 
     An interrupted training is resumed; what another key has made is removed first, but nothing that
-    no step is known to have made. What a step says goes to `logs/` beside its output.
+    the step itself did not write. What a step says goes to `logs/` beside its output.
 
     Args:
         steps: Steps in their order.
@@ -228,7 +228,7 @@ def _remove_own(step: ZooStep, cache: StepCache) -> None:
     """Remove what a step has made before."""
     path = step.output
     if os.path.lexists(path) and not cache.is_noted(step):
-        raise FileError(f"{path}: is not known to be of this step; move it, or name another folder")
+        raise FileError(f"{path}: was not written by this step; move it, or name another folder")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

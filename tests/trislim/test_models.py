@@ -282,7 +282,7 @@ def test_arguments_that_mean_nothing(model: trislim.Model, tmp_path: Path) -> No
             model.export(tmp_path / "out", input_shape=shape)
     with pytest.raises(ConfigError, match=r"^prune: the model is quantized; prune it first"):
         model.quantize(tmp_path / "data", count=2).prune(0.3)
-    with pytest.raises(ConfigError, match=r"^num_steps: prunes in a training; here all is cut at"):
+    with pytest.raises(ConfigError, match=r"^num_steps: is for pruning in a training; here all"):
         model.prune(0.3, num_steps=5)
     with pytest.raises(ConfigError, match=r"^target_ratio: is what ratio says, too; give one"):
         model.prune(0.3, target_ratio=0.05)

@@ -111,7 +111,7 @@ def test_what_no_step_has_made_stays(plan: Plan, places: ZooPlaces, tools: Path)
     own = steps[0].output / "of a user.txt"
     own.parent.mkdir(parents=True)
     own.write_text("precious")
-    with pytest.raises(FileError, match=r"is not known to be of this step; move it, or name"):
+    with pytest.raises(FileError, match=r"was not written by this step; move it, or name"):
         run(steps, places, tools)
     assert own.read_text() == "precious"
     assert calls(tools) == []
