@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.settings.startup  # isort: skip  # noqa: F401 - before Paddle, as in the tools
+
 import http.server
 import logging
 import signal

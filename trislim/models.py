@@ -5,17 +5,15 @@ Nothing here changes the model that it is called on: `quantize` and `prune` retu
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle.nn import Layer
 
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError
 from core.export.package import export
 from core.graph.cost import size_mb
 from core.network.weights import assign
@@ -35,77 +33,19 @@ from core.settings.config import read
 from core.settings.files import present, scratch
 from core.strategy import Context
 from core.targets.names import DEFAULT_TARGET, USUAL_FORMATS, Backend, Format
-from core.task import Batch, Box, Task
+from core.task import Batch, Task
 from core.training import checkpoint
 from core.training.evaluation import evaluate, measure, validation_loader
-from core.training.images import as_rgb, image_channels, read_image, with_channel_axis
 from core.training.loader import Loader
 from core.training.run import pick_device
 from core.workflows.opening import exported_task, restored
 from core.workflows.ptq import onnx_target
 from core.workflows.run_plan import RunFiles, read_plan
 from core.workflows.training import prepare
+from trislim.answering import Answering
+from trislim.arguments import checked
 
 BATCH = 16  # pictures at a time, for statistics
-Picture = str | Path | np.ndarray
-Prediction = dict[str, Any]
-Sides = Sequence[float]  # of a box in pixels: x, y, width, height
-
-
-class Answering(ABC):
-    """What a model says of pictures, whether it is a checkpoint or exported.
-
-    A picture is a file, or values [H, W, C] uint8 with the channels that the model takes: RGB for
-    most, of a model for grey pictures also [H, W].
-    """
-
-    task: Task
-
-    def predict(self, image: Picture, boxes: Sequence[Sides] | None = None) -> Prediction:
-        """Return what the model says of a picture.
-
-        Args:
-            image: The picture.
-            boxes: Persons in it, for a keypoint model: the prediction then has `boxes`, a list with
-                the values of each. None takes the whole picture for the box of one person.
-
-        Raises:
-            ConfigError: There are boxes, but the task answers for whole pictures only.
-            DataError: It cannot be read, or has other channels than the model takes, or a box is
-                none or lies outside of it.
-        """
-        return self._for_images().predict(self._pixels(image), _read_boxes(boxes))
-
-    def draw(self, image: Picture, boxes: Sequence[Sides] | None = None) -> np.ndarray:
-        """Return a picture with what the model says of it, RGB [H, W, 3] uint8.
-
-        Args:
-            image: The picture.
-            boxes: As of `predict`.
-
-        Raises:
-            ConfigError: As `predict`.
-            DataError: As `predict`.
-        """
-        pixels, model = self._pixels(image), self._for_images()
-        return model.draw(as_rgb(pixels), model.predict(pixels, _read_boxes(boxes)))
-
-    @abstractmethod
-    def _for_images(self) -> ImageModel:
-        """Return the model as the tools use it."""
-
-    def _pixels(self, image: Picture) -> np.ndarray:
-        channels = image_channels(self.task)
-        if isinstance(image, (str, Path)):
-            return read_image(str(image), channels)
-        if not isinstance(image, np.ndarray):
-            kind = type(image).__name__
-            raise DataError(f"image: expected a path or an array [height, width, C], got {kind}")
-        pixels = with_channel_axis(image)
-        if pixels.shape[2:] != (channels,) or pixels.dtype != np.uint8 or not pixels.size:
-            shape = f"{list(image.shape)} {image.dtype}"
-            raise DataError(f"image: expected [height, width, {channels}] uint8, got {shape}")
-        return pixels
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,6 +80,7 @@ class Model(Answering):
         """Tell whether layers of the network round to int8."""
         return bool(quantized_layers(self.network))
 
+    @checked
     def evaluate(self, share: float = 1.0, batch_size: int = 1) -> dict[str, float]:
         """Return the metrics on the validation data, or on a random share, always the same one.
 
@@ -151,6 +92,7 @@ class Model(Answering):
         loader = validation_loader(self.task, batch_size)
         return measure(self.task, loader, self.network, share)
 
+    @checked
     def quantize(
         self,
         images: str | Path | None = None,
@@ -172,13 +114,14 @@ class Model(Answering):
         """
         _check_count("count", count)
         config = read(PtqConfig, {"target": target, **settings})
-        folder = None if images is None else _path("images", images)
+        folder = None if images is None else Path(images)
         made = self._copy()
         batches = calibration_images(self.task, folder, count)
         quantize_after_training(self.task, made.network, batches, config)
         edits = (*self.edits, ("qat", record_of(made.network)))
         return replace(made, edits=edits, target=onnx_target(config.target))
 
+    @checked
     def prune(self, ratio: float | None = None, **settings: Any) -> Model:
         """Return the model without its least important channels; it then wants fine-tuning.
 
@@ -209,6 +152,7 @@ class Model(Answering):
         record = strategy.record()
         return replace(made, edits=(*self.edits, ("prune", record))) if record else made
 
+    @checked
     def save(self, folder: str | Path) -> Path:
         """Write the model as a checkpoint, which describes itself; return its folder.
 
@@ -218,11 +162,12 @@ class Model(Answering):
         Raises:
             FileError: The folder holds other things, or cannot be written.
         """
-        checkpoint.check_folder(_path("folder", folder))
+        checkpoint.check_folder(Path(folder))
         about = checkpoint.describe(self.task, self.edits, self.epoch)
         checkpoint.save(Path(folder), about, self.network.state_dict())
         return Path(folder)
 
+    @checked
     def export(
         self,
         folder: str | Path,
@@ -244,14 +189,14 @@ class Model(Answering):
             ExportError: Not exportable, a runtime answers differently, or the folder holds an
                 export and may not be overwritten.
         """
-        folder = _path("folder", folder)
+        folder = Path(folder)
         kinds = USUAL_FORMATS if formats is None else formats
         export(
             *(self.task, self.network, folder, kinds, ending, input_shape),
             target=self.target,
             overwrite=overwrite,
         )
-        return ExportedModel(Path(folder), load_predictor(folder, own=True), self.task)
+        return ExportedModel(folder, load_predictor(folder, own=True), self.task)
 
     def _for_images(self) -> ImageModel:
         return eager_model(self.task, self.network)
@@ -288,6 +233,7 @@ class ExportedModel(Answering):
         """Return the size of the files that the runtime reads; 1 MB is 10**6 bytes."""
         return size_mb(find_files(self.folder, self.predictor.backend))
 
+    @checked
     def evaluate(self, share: float = 1.0, batch_size: int = 1) -> dict[str, float]:
         """Return the metrics on the validation data, or on a random share, always the same one.
 
@@ -299,6 +245,7 @@ class ExportedModel(Answering):
         loader = validation_loader(self.task, batch_size).share(share)
         return evaluate(self.task, self.predictor.run, loader).compute()
 
+    @checked
     def benchmark(self, *others: ExportedModel, **protocol: Any) -> list[BenchmarkRow]:
         """Measure latency, size and memory in each runtime that reads the files.
 
@@ -313,6 +260,7 @@ class ExportedModel(Answering):
         return exported_model(self.task, self.predictor)
 
 
+@checked
 def load(
     path: str | Path,
     config: str | Path | None = None,
@@ -336,7 +284,7 @@ def load(
         UserError: There is none, or it is not whole.
     """
     paddle.set_device(pick_device("auto"))
-    place = present(_path("path", path))
+    place = present(Path(path))
     if (place / DESCRIPTION).is_file() or formats_in(place) or is_model_file(place):
         predictor = load_predictor(place, backend)
         about = predictor.description
@@ -355,6 +303,7 @@ def load(
     return Model(task, network, tuple(recorded.edits), recorded.epoch)
 
 
+@checked
 def train(
     config: str | Path | Mapping[str, Any],
     slim: str | None = None,
@@ -387,37 +336,14 @@ def train(
     return made
 
 
-def _path(name: str, value: str | Path) -> Path:
-    if not isinstance(value, (str, Path)):
-        raise ConfigError(f"{name}: expected a path, got {type(value).__name__}")
-    if "\0" in str(value):
-        raise ConfigError(f"{name}: expected a path, got {value!r}")
-    return Path(value)
-
-
 def _check_share(share: float) -> None:
     if not 0 < share <= 1:
         raise ConfigError(f"share: expected a number above 0, up to 1, got {share!r}")
 
 
 def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
+    if value < 1:
         raise ConfigError(f"{name}: expected a whole number, 1 or more, got {value!r}")
-
-
-def _read_boxes(boxes: Sequence[Sides] | None) -> list[Box] | None:
-    if boxes is None:
-        return None
-    found = []
-    for number, sides in enumerate(boxes):
-        try:
-            values = np.asarray(sides)
-        except ValueError:  # lists of several lengths in it
-            values = np.empty(0)
-        if values.shape != (4,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-            raise DataError(f"boxes[{number}]: expected x, y, width, height, got {sides!r}")
-        found.append(Box(*map(float, values)))
-    return found
 
 
 def _context(task: Task, folder: Path) -> Context:

@@ -1,9 +1,10 @@
 """Imported first by every tool, and by the processes they start: versions, and a quiet Paddle.
 
 It does something when it is imported: it ends the process in one line if a library is missing or of
-a wrong version (Paddle beside a wrong numpy fails with unreadable errors), and it hushes two
-warnings of Paddle: at its import, for those who compile extensions of it, and in every training,
-that batch norms keep statistics.
+a wrong version (Paddle beside a wrong numpy fails with unreadable errors), it asks for kernels that
+the processor is fast with (`core.settings.math_kernels`), and it hushes two warnings of Paddle: at
+its import, for those who compile extensions of it, and in every training, that batch norms keep
+statistics.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import warnings
 
 from core.errors import ConfigError
 from core.settings.files import scratch
+from core.settings.math_kernels import ask_for_avx2
 from core.settings.signals import ENDING, held_back, renew
 from core.settings.versions import check_versions
 
@@ -28,6 +30,7 @@ try:
 except ConfigError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(2)
+ask_for_avx2()
 for _hushed in ("No ccache found", "When training, we now always track global mean and variance"):
     warnings.filterwarnings("ignore", message=_hushed, category=UserWarning)
 
