@@ -9,7 +9,6 @@ from __future__ import annotations
 from core.settings.startup import load_paddle
 
 import argparse
-import errno
 import itertools
 import logging
 import os
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import ConfigError, FileError, UserError
+from core.errors import ConfigError, FileError, UserError, denied
 from core.settings.acceptance import Acceptance, FileFigures, judge
 from core.settings.processes import own_command
 from core.settings.signals import WORDS, number_of, raising
@@ -40,9 +39,6 @@ TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
 UNREAD = 141  # status of a process that SIGPIPE ends
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
-# nor are these, where a path is named: no permission, too long, a loop of links, a broken disk
-_BARRED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -108,10 +104,8 @@ def _status_of(main: Callable[[], int | None]) -> int:
 
 def _told(error: BaseException) -> str:
     """Return the line of an error that is the user's to mend; empty if it is none."""
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return f"{error.filename or 'a file or the output'}: cannot be written: {error.strerror}"
-    if isinstance(error, OSError) and error.errno in _BARRED and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError):
+        return denied(error)
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
     return str(error) if isinstance(error, UserError) else ""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 MOST_PROBLEMS = 12  # in one message
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no defect of ours, wherever it is met
+# nor are these, where a path is named: no permission, too long, a loop of links, a broken disk
+_BARRED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO, errno.ESTALE)
 
 
 class UserError(Exception):
@@ -52,3 +57,12 @@ class ExportError(UserError):
 
 class RejectedError(ExportError):
     """Files were written, but a check refuses them; see `core.export.rejected`."""
+
+
+def denied(error: OSError) -> str:
+    """Return the line of an error of the system that is no defect of ours; empty for others."""
+    if error.errno in _FULL:
+        return f"{error.filename or 'a file or the output'}: cannot be written: {error.strerror}"
+    if error.errno in _BARRED and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return ""

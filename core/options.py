@@ -59,7 +59,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add where a training goes, how it is told, and the flags of PaddleSeg's tools."""
     add = parser.add_argument
     text = "default: output/<task>/<config>_<recipe>; one that holds a run is refused"
-    add("--save_dir", type=Path, help=text)
+    add("--save_dir", type=path, help=text)
     earlier = parser.add_mutually_exclusive_group().add_argument
     earlier("--resume", action="store_true", help="go on from SAVE_DIR/latest")
     earlier("--overwrite", action="store_true", help="replace the run that SAVE_DIR holds")
@@ -70,7 +70,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
     add("--dry_run", action="store_true", help=text)
     text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
-    add("--save_config", type=Path, metavar="YML", help=text)
+    add("--save_config", type=path, metavar="YML", help=text)
     add_acceptance_argument(parser, "max_latency_ms")
     flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
     flags("--model_path", help="weights to start from (model.pretrained)")
@@ -93,12 +93,12 @@ def training_overrides(arguments: argparse.Namespace) -> list[str]:
 
 def add_weights_argument(parser: argparse.ArgumentParser, text: str) -> None:
     """Add the checkpoint, `--weights`, which PaddleSeg calls `--model_path`."""
-    parser.add_argument("--weights", "--model_path", type=Path, help=text)
+    parser.add_argument("--weights", "--model_path", type=path, help=text)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser, *default: Format) -> None:
     """Add where an export goes and which files it has: `--save_dir`, `--format`."""
-    parser.add_argument("--save_dir", type=Path, help="folder to write")
+    parser.add_argument("--save_dir", type=path, help="folder to write")
     text = "replace the export that SAVE_DIR holds, when the new one is right"
     parser.add_argument("--overwrite", action="store_true", help=text)
     known = f"formats to write: {', '.join(FORMATS)} (default: {','.join(default)})"
@@ -139,7 +139,7 @@ def add_output_argument(parser: argparse.ArgumentParser) -> None:
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what to calibrate on: `--images`, `--num_calib`."""
     text = "images without labels to calibrate on (default: those for training)"
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--images", type=path, metavar="FOLDER", help=text)
     text = "number of images to calibrate on (256)"
     parser.add_argument("--num_calib", type=positive, default=256, help=text)
 
@@ -210,6 +210,13 @@ def add_acceptance_argument(parser: argparse.ArgumentParser, *left_out: str) -> 
     text = f"{', '.join(names)}: print which files meet them; status 1 if none does"
     text += "; max_drop is in points, or with %% of the float metric" * ("max_drop" in names)
     parser.add_argument("--targets", type=read, metavar="A=X,B=Y", help=text)
+
+
+def path(text: str) -> Path:
+    """Read a path, as the type of an argument; an empty one would mean the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got '', as of a variable that is unset")
+    return Path(text)
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--config_path",
         required=True,
-        type=Path,
+        type=options.path,
         metavar="YML",
         help="how to compress: a file as in configs/act",
     )

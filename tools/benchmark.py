@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
         "--model_dir",
         required=True,
         nargs="+",
-        type=Path,
+        type=options.path,
         metavar="DIR",
         help="exported models: folders, or files (.onnx, .pdmodel, .json, .xml)",
     )
@@ -65,9 +65,9 @@ def parse_arguments() -> argparse.Namespace:
     text = "also measure each class of operators in ONNX Runtime and OpenVINO"
     parser.add_argument("--operators", action="store_true", help=text)
     text = "also write all figures to this file"
-    parser.add_argument("--save", type=Path, metavar="JSON", help=text)
+    parser.add_argument("--save", type=options.path, metavar="JSON", help=text)
     text = "also write report.html and report.json there: charts, classes of operators, layers"
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--report", type=options.path, metavar="FOLDER", help=text)
     options.add_acceptance_argument(parser, "max_drop")
     return cli.parse(parser)
 

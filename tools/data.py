@@ -5,7 +5,6 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli, options
@@ -31,7 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--task", metavar="NAME", help="what for: cls, seg, keypoint (default: what the data fit)"
     )
-    parser.add_argument("--save_dir", type=Path, help="folder for config, pictures and lists")
+    parser.add_argument(
+        "--save_dir", type=options.path, help="folder for config, pictures and lists"
+    )
     parser.add_argument(
         "--samples",
         type=options.positive,

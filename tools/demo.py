@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from core import cli
+from core import cli, options
 from core.errors import UserError
 from core.settings.processes import run_beside
 
@@ -85,7 +85,7 @@ def row_of(name: str, out: Path, seconds: float, backend: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--save_dir", type=Path, default=OUT, help=f"default: {OUT}")
+    parser.add_argument("--save_dir", type=options.path, default=OUT, help=f"default: {OUT}")
     text = f"replace what an earlier demo has left in SAVE_DIR, as in {OUT}"
     parser.add_argument("--overwrite", action="store_true", help=text)
     arguments = cli.parse(parser)

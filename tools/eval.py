@@ -19,11 +19,11 @@ def parse_arguments() -> argparse.Namespace:
     what.add_argument("--weights", help="checkpoint (folder or weights file); describes itself")
     what.add_argument(
         "--model_dir",
-        type=Path,
+        type=options.path,
         help="exported model: folder, or file (.onnx, .pdmodel, .json, .xml)",
     )
     text = "the exported model, and perhaps its data, that the section Global of an ACT file names"
-    what.add_argument("--config_path", type=Path, metavar="YML", help=text)
+    what.add_argument("--config_path", type=options.path, metavar="YML", help=text)
     options.add_backend_argument(parser)
     options.add_output_argument(parser)
     parser.add_argument(
@@ -33,10 +33,10 @@ def parse_arguments() -> argparse.Namespace:
         "--threads", type=options.positive, default=1, help="CPU threads (default: 1)"
     )
     parser.add_argument(
-        "--save", type=Path, metavar="JSON", help="also write the metrics to this file"
+        "--save", type=options.path, metavar="JSON", help="also write the metrics to this file"
     )
     text = "draw some samples into this file, with truth and prediction"
-    parser.add_argument("--pictures", type=Path, metavar="PNG", help=text)
+    parser.add_argument("--pictures", type=options.path, metavar="PNG", help=text)
     return cli.parse(parser)
 
 

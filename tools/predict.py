@@ -6,7 +6,6 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli, options
@@ -25,22 +24,22 @@ def parse_arguments() -> argparse.Namespace:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument(
         "--model_dir",
-        type=Path,
+        type=options.path,
         help="exported model: folder, or file (.onnx, .pdmodel, .json, .xml)",
     )
     text = "checkpoint (folder or weights file); published weights need -c"
-    model.add_argument("--weights", "--model_path", type=Path, help=text)
+    model.add_argument("--weights", "--model_path", type=options.path, help=text)
     what = parser.add_mutually_exclusive_group(required=True)
     text = "an image, a folder with images, or a video"
-    what.add_argument("--image_path", type=Path, metavar="FILE_OR_DIR", help=text)
+    what.add_argument("--image_path", type=options.path, metavar="FILE_OR_DIR", help=text)
     text = "a camera instead: its number, 0 for the first; Ctrl-C ends it"
     what.add_argument("--camera", type=options.natural, metavar="NUMBER", help=text)
     text = "folder for the pictures or the video, and predictions.json"
-    parser.add_argument("--save_dir", required=True, type=Path, help=text)
+    parser.add_argument("--save_dir", required=True, type=options.path, help=text)
     text = (
         "where to look for joints: COCO detections, or a folder with a JSON file for each picture"
     )
-    parser.add_argument("--boxes", type=Path, metavar="JSON_OR_DIR", help=text)
+    parser.add_argument("--boxes", type=options.path, metavar="JSON_OR_DIR", help=text)
     text = "leave out boxes with a lower score (default: 0.5)"
     parser.add_argument(
         "--box_threshold", type=options.score, default=0.5, metavar="SCORE", help=text

@@ -11,9 +11,8 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 import json
-from pathlib import Path
 
-from core import cli
+from core import cli, options
 
 EPILOG = """\
 exact: right on every processor. may overflow: there is data at which a pair of products is beyond
@@ -27,8 +26,12 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="exported model, or .onnx")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    parser.add_argument(
+        "model", type=options.path, metavar="MODEL_DIR", help="exported model, or .onnx"
+    )
+    parser.add_argument(
+        "--json", type=options.path, metavar="FILE", help="also write the result there"
+    )
     return cli.parse(parser)
 
 

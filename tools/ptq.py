@@ -6,7 +6,6 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import cli, options
@@ -31,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group().add_argument
     what("--weights", help="checkpoint of a float model (folder or weights file)")
     text = "exported float model, for one whose code you do not have (.pdmodel)"
-    what("--model_dir", type=Path, help=text)
+    what("--model_dir", type=options.path, help=text)
     options.add_export_arguments(parser, "paddle")
     options.add_card_argument(parser)
     options.add_rewrite_argument(parser)

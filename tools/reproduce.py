@@ -32,15 +32,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="show rows, their state and their cost")
     parser.add_argument(
         "--zoo",
-        type=Path,
+        type=options.path,
         default=CONFIGS / "zoo",
         help="folder with the rows (default: those that come with it)",
     )
     parser.add_argument(
-        "--data", type=Path, default=Path("data"), help="folder with all data sets (data)"
+        "--data", type=options.path, default=Path("data"), help="folder with all data sets (data)"
     )
     text = "for runs, files and the report (output/zoo)"
-    parser.add_argument("--save_dir", type=Path, default=Path("output/zoo"), help=text)
+    parser.add_argument("--save_dir", type=options.path, default=Path("output/zoo"), help=text)
     text = "train under paddle.distributed.launch with these arguments of it"
     parser.add_argument("--launch", type=shlex.split, default=[], metavar="ARGUMENTS", help=text)
     text = "rows that run at the same time (default: 1)"

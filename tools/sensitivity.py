@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--params", nargs="+", default=["*"], help=text)
     add("--batch_size", type=options.positive, default=1, help="images of a validation batch (1)")
     text = "for the results (output/sensitivity)"
-    add("--save_dir", type=Path, default=Path("output/sensitivity"), help=text)
+    add("--save_dir", type=options.path, default=Path("output/sensitivity"), help=text)
     return cli.parse(parser)
 
 

@@ -68,7 +68,7 @@ class Answering(ABC):
         if not isinstance(image, np.ndarray):
             kind = type(image).__name__
             raise DataError(f"image: expected a path or an array [height, width, C], got {kind}")
-        pixels = with_channel_axis(image)
+        pixels = with_channel_axis(image) if image.ndim in (2, 3) else image
         if pixels.shape[2:] != (channels,) or pixels.dtype != np.uint8 or not pixels.size:
             shape = f"{list(image.shape)} {image.dtype}"
             raise DataError(f"image: expected [height, width, {channels}] uint8, got {shape}")

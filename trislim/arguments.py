@@ -11,13 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, Union
 
-from core.errors import ConfigError
+from core.errors import ConfigError, FileError, denied
 from core.settings.conversion import suggest, typename
 from core.settings.yaml_loader import shown
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
-WORDS = {str: "a text", bool: "True or False", int: "a whole number", float: "a number"}
+LARGE = 1 << 63  # no whole number that means something here
+WORDS = {
+    str: "a text",
+    Path: "a path",
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+}
 
 
 def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
@@ -27,6 +34,7 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
 
     Raises:
         ConfigError: From the function returned: an argument of another type than is annotated.
+        FileError: From it: the disk is full, or the system does not let us use a path.
     """
     signature = inspect.signature(function)
 
@@ -43,7 +51,13 @@ def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
             else:
                 read = _read(name, hints[name], value)
             given.arguments[name] = read
-        return function(*given.args, **given.kwargs)
+        try:
+            return function(*given.args, **given.kwargs)
+        except OSError as error:
+            said = denied(error)
+            if not said:
+                raise
+            raise FileError(said) from error
 
     return call
 
@@ -90,7 +104,8 @@ def _fits(hint: Any, origin: Any, inner: tuple[Any, ...], value: Any) -> bool:
         return isinstance(value, hint) and str(value) != "" and "\0" not in str(value)
     if hint in (int, float):
         number = numbers.Integral if hint is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool)
+        sane = isinstance(value, number) and not isinstance(value, bool)
+        return sane and not (isinstance(value, numbers.Integral) and abs(int(value)) >= LARGE)
     if origin is Literal:
         return any(value is each or (type(value) is str and value == each) for each in inner)
     if origin is Sequence:

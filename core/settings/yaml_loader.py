@@ -48,6 +48,9 @@ class _Shortened(reprlib.Repr):
             return repr(value)
         return f"a whole number of {value.bit_length()} bits"
 
+    def repr_instance(self, value: object, level: int) -> str:
+        return " ".join(super().repr_instance(value, level).split())  # arrays write lines
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML with numbers like 1e-3, without repeated keys, bounded in depth and size.

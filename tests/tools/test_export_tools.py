@@ -219,6 +219,7 @@ def test_a_model_that_ends_in_layers_has_no_answers(call, weights, tmp_path, too
         ("benchmark.py", (), "error: absent: no such folder"),
         ("benchmark.py", ("--runs", "0"), "error: runs: expected 1 or more, got 0"),
         ("benchmark.py", ("--threads", "1,0"), "expected numbers of threads such as 1,all, got"),
+        ("predict.py", ("--save_dir", ""), "--save_dir: expected a path, got '', as of a variable"),
     ],
 )
 def test_other_errors_are_one_line(call, tool, arguments, message):

@@ -171,7 +171,7 @@ class Task:
 
     def deploy_model(self, model: nn.Layer, ending: str) -> nn.Layer:
         if ending != "raw":
-            raise ConfigError(f"ending: expected raw, got {ending!r}")
+            raise ConfigError(f"ending: expected raw, got {ending[:80]!r}")
         return Named(model)
 
     def preprocess(self, image: np.ndarray) -> tuple[Sample, Any]:
