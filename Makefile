@@ -56,7 +56,7 @@ chain: install
 # Every row of the model zoo from end to end on drawn data: train, slim, export, evaluate, report.
 # Some rows: make zoo-smoke ROWS="hrnet_w32 gcnet_qat"
 zoo-smoke: install
-	$(BIN)/python tools/reproduce.py --scale smoke --jobs 2 $(ROWS)
+	$(BIN)/python tools/reproduce.py --scale smoke --jobs 2 --overwrite $(ROWS)
 
 clean:
 	rm -rf output demo_data .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -124,6 +124,22 @@ def printable(text: str) -> str:
     return line if rest <= 0 else f"{line[:MOST_CHARACTERS]} ... ({rest} characters more)"
 
 
+def tell(text: str) -> None:
+    """Print lines on standard output, above a progress bar.
+
+    Raises:
+        FileError: They cannot be written.
+    """
+    from tqdm import tqdm
+
+    try:
+        tqdm.write("\n".join(map(printable, text.splitlines())))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FileError(f"standard output: cannot be written: {error.strerror}") from error
+
+
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Read the command line, then load Paddle and plugins; what needs Paddle is imported later.
 

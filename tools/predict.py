@@ -89,9 +89,6 @@ def main() -> int:
     boxes = load_boxes(arguments, model)
     skipped: list[str] = []
 
-    def tell(text: str) -> None:
-        tqdm.write("\n".join(map(cli.printable, text.splitlines())))
-
     with logging_redirect_tqdm():
         if arguments.camera is not None or is_video(arguments.image_path):
             source = arguments.camera if arguments.image_path is None else arguments.image_path
@@ -101,7 +98,7 @@ def main() -> int:
                 arguments.save_dir,
                 boxes,
                 lambda frames, count: tqdm(frames, "predict", count, unit="frame", disable=None),
-                tell,
+                cli.tell,
             )
             logging.info("written to %s", video)
         else:
@@ -111,7 +108,7 @@ def main() -> int:
                 arguments.save_dir,
                 boxes,
                 lambda files: tqdm(files, desc="predict", unit="image", disable=None),
-                tell,
+                cli.tell,
             )
     logging.info("written to %s", arguments.save_dir / PREDICTIONS)
     if skipped:

@@ -45,6 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--launch", type=shlex.split, default=[], metavar="ARGUMENTS", help=text)
     text = "rows that run at the same time (default: 1)"
     parser.add_argument("--jobs", type=options.positive, default=1, help=text)
+    text = "train anew what was trained before code, settings or data changed"
+    parser.add_argument("--overwrite", action="store_true", help=text)
     options.add_acceptance_argument(parser)
     return cli.parse(parser)
 
@@ -64,8 +66,9 @@ def main() -> int:
     def tell(name: str, text: str) -> None:
         print(f"{name}: {cli.printable(text)}", flush=True)
 
+    how = (arguments.jobs, arguments.launch, tell, arguments.overwrite)
     with zoo.held():
-        results, failures = zoo.reproduce(arguments.jobs, arguments.launch, tell)
+        results, failures = zoo.reproduce(*how)
         page = write_report(results, failures, zoo.folder)
     print(f"{len(results)} of {len(rows)} rows reproduced; report: {page}")
     used = os.times()  # time of all processes that were started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -122,7 +123,8 @@ class GlobalConfig:
         for name in ("batch_size", "calibration_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        check_range(self, 1, 1_000_000, "batch_size", "calibration_batches")
+        check_range(self, 1, 1_000_000, "batch_size")
+        check_range(self, 1, 10_000, "calibration_batches")
         check_range(self, 0, 2**32 - 1, "seed")
 
     def check_files(self) -> None:
@@ -155,6 +157,8 @@ class DistillationConfig:
 
     def __post_init__(self) -> None:
         grouped = bool(self.node) and not isinstance(self.node[0], str)
+        if grouped and not all(self.node):
+            raise ValueError(f"node: group {self.node.index(())} names no variable")
         count = len(self.node) if grouped else 1
         for name in ("loss", "alpha"):
             value = getattr(self, name)
@@ -224,6 +228,9 @@ class Decay:
                 f"values: expected {len(self.boundaries) + 1}, one more than boundaries, got "
                 f"{len(self.values)}"
             )
+        if any(first >= last for first, last in itertools.pairwise((0, *self.boundaries))):
+            rising = "steps from 1 on, each after the one before"
+            raise ValueError(f"boundaries: expected {rising}, got {list(self.boundaries)}")
         if not piecewise and (self.boundaries or self.values):
             raise ValueError("boundaries: only PiecewiseDecay has boundaries and values")
         if self.T_max is not None and self.T_max < 1:

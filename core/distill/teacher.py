@@ -64,6 +64,8 @@ def read_teacher(path: str) -> dict[str, Any]:
         ConfigError: Not readable.
     """
     settings = load_yaml(path) if Path(path).suffix in (".yml", ".yaml") else {WEIGHTS: path}
+    if SOURCE in settings:
+        raise ConfigError(f"{path}: {SOURCE}: has no meaning; the weights are {WEIGHTS}")
     return {SOURCE: path, **settings}
 
 

@@ -29,8 +29,9 @@ import yaml
 from core.errors import ConfigError, ExportError
 from core.settings.config import load_one_yaml, read, to_mapping
 from core.settings.digests import UNSEALED, changed_file, digests_of, is_sealed, seal
+from core.targets.names import EXPORT_DESCRIPTION
 
-DESCRIPTION = "deploy.yml"
+DESCRIPTION = EXPORT_DESCRIPTION
 FORMAT_VERSION = 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+EXPORT_DESCRIPTION = "deploy.yml"  # in the folder of an exported model
 Backend = Literal["paddle", "onnxruntime", "openvino"]
 Format = Literal["paddle", "onnx", "openvino", "lite"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)

@@ -33,7 +33,10 @@ from core.settings.config import read, to_mapping
 from core.settings.digests import UNSEALED, changed_file, digests_of, is_sealed, seal
 from core.settings.download import cache_folder, fetch, file_name, is_url
 from core.settings.files import check_replaceable, present, replacing
+from core.settings.ranges import check_range
+from core.settings.reading import read_json
 from core.strategy import recorded_strategy
+from core.targets.names import EXPORT_DESCRIPTION
 from core.task import Task, build_recorded_task
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,9 @@ class CheckpointDescription:
     format: int = FORMAT
     files: dict[str, str] = field(default_factory=dict)
     digest: str = ""
+
+    def __post_init__(self) -> None:
+        check_range(self, 0, 1_000_000_000, "epoch")
 
 
 def describe(
@@ -144,6 +150,10 @@ def weights_path(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if (path / EXPORT_DESCRIPTION).is_file():
+        raise CheckpointError(
+            f"{path}: is an exported model; a checkpoint or a file of weights is wanted"
+        )
     inside = [name for name in ("best_model", "latest") if (path / name / DESCRIPTION).is_file()]
     if inside:
         raise CheckpointError(f"{path}: is the folder of a training; name {path / inside[0]}")
@@ -170,11 +180,11 @@ def load_description(weights: str | Path) -> CheckpointDescription | None:
         return None
     try:
         content = path.read_bytes()
-        plain = json.loads(content)
+        plain = read_json(path, CheckpointError)
         if isinstance(plain, dict) and plain.get("format", FORMAT) != FORMAT:
             raise CheckpointError(f"{path}: format {plain['format']!r}, expected {FORMAT}")
         description = read(CheckpointDescription, plain, measured=True)
-    except (OSError, ValueError, RecursionError, ConfigError) as error:
+    except (OSError, ConfigError) as error:
         raise CheckpointError(f"{path}: not a description of a checkpoint: {error}") from error
     if description.digest and not is_sealed(content, description.digest):
         raise CheckpointError(

@@ -120,11 +120,13 @@ def run_steps(
     tell: TellLine,
     launch: Sequence[str] = (),
     run: RunTool = run_tool,
+    overwrite: bool = False,
 ) -> None:
     """Run the steps that are not done; print what each does and how long it took.
 
     An interrupted training is resumed; what another key has made is removed first, but nothing that
-    the step itself did not write. What a step says goes to `logs/` beside its output.
+    the step itself did not write, and no training unless that is asked for: it may have taken days.
+    What a step says goes to `logs/` beside its output.
 
     Args:
         steps: Steps in their order.
@@ -134,8 +136,10 @@ def run_steps(
         tell: Receives lines for people.
         launch: Arguments of `paddle.distributed.launch`, which starts the trainings then.
         run: Runs a tool.
+        overwrite: Whether trainings of another key are removed.
 
     Raises:
+        FileError: The output of a step was not written by it, or is a training of another key.
         UserError: A step failed; the message has the end of its log.
     """
     for step in steps:
@@ -147,7 +151,7 @@ def run_steps(
             if step.training and cache.was_begun(step) and (step.output / "latest").is_dir():
                 words.append("--resume")
             else:
-                _remove_own(step, cache)
+                _remove_own(step, cache, overwrite)
             cache.note(step, None)
             tell(f"{step.name}: python tools/{shlex.join(words)}")
             begin = time.monotonic()
@@ -224,11 +228,16 @@ def _run(step: ZooStep, command: Sequence[str], run: RunTool) -> None:
         raise UserError(f"{step.name}: ended with status {status}: {told} (log: {log})")
 
 
-def _remove_own(step: ZooStep, cache: StepCache) -> None:
+def _remove_own(step: ZooStep, cache: StepCache, overwrite: bool) -> None:
     """Remove what a step has made before."""
     path = step.output
     if os.path.lexists(path) and not cache.is_noted(step):
         raise FileError(f"{path}: was not written by this step; move it, or name another folder")
+    if step.training and not (overwrite or cache.was_begun(step)) and os.path.lexists(path):
+        raise FileError(
+            f"{path}: holds a training from before code, settings or data changed; give "
+            "--overwrite to train anew, or another --save_dir to keep it"
+        )
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -136,7 +136,7 @@ class Zoo:
             yield
 
     def reproduce(
-        self, jobs: int, launch: Sequence[str], tell: TellRow
+        self, jobs: int, launch: Sequence[str], tell: TellRow, overwrite: bool = False
     ) -> tuple[list[ZooResult], dict[str, str]]:
         """Run the steps that are not done; return the figures of the rows, and why others failed.
 
@@ -144,6 +144,7 @@ class Zoo:
             jobs: Rows that run at the same time.
             launch: Arguments of `paddle.distributed.launch` for trainings; none: one process.
             tell: Receives lines for people.
+            overwrite: Whether trainings that code, settings or data have outdated are removed.
         """
         plans: dict[str, PlannedRow] = {}
         results: dict[str, ZooResult] = {}
@@ -164,7 +165,8 @@ class Zoo:
         def run(name: str) -> None:
             steps, cache, places = plans[name].steps, plans[name].cache, plans[name].places
             with self._starting() as start:
-                run_steps(steps, cache, locks, TOP / "tools", partial(tell, name), launch, start)
+                told = partial(tell, name)
+                run_steps(steps, cache, locks, TOP / "tools", told, launch, start, overwrite)
             row = self.rows[name]
             result = collect(name, row, self.scale, steps, cache, places)
             write_cards(result, exported_folders(row, row.scales[self.scale], places))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import cv2
 import numpy as np
 
@@ -10,7 +12,10 @@ from core.task import Arrays, Forward
 from tasks.seg.config import EvaluationConfig, SlidingWindowConfig
 from tasks.seg.metrics import predicted_labels
 
+FILLED_UP = 4  # times as many pixels as the picture has: it takes longer than anyone wants
 SCORES = ("logits", "probabilities", "labels")  # names of the main output, by ending of the graph
+
+log = logging.getLogger(__name__)
 
 
 def infer(run: Forward, batch: Arrays, config: EvaluationConfig) -> Arrays:
@@ -85,6 +90,12 @@ def slide(run: Forward, images: np.ndarray, window: SlidingWindowConfig) -> tupl
     fill = ((0, 0), (0, 0), (0, max(crop_h - height, 0)), (0, max(crop_w - width, 0)))
     images = np.pad(images, fill)
     full_h, full_w = images.shape[2:]
+    if full_h * full_w > FILLED_UP * height * width:
+        log.warning(
+            "evaluation.sliding_window.crop: windows of %dx%d pixels are over %d times as large as "
+            "pictures; what they are filled up with takes its time, too",
+            *(crop_w, crop_h, FILLED_UP),
+        )
     tops, lefts = _starts(full_h, crop_h, step_h), _starts(full_w, crop_w, step_w)
     total = np.zeros(0, np.float32)
     count = np.zeros((full_h, full_w), np.float32)

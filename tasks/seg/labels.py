@@ -36,7 +36,7 @@ def read_label(path: str) -> np.ndarray:
     if content.startswith(PNG) and content[25:26] == bytes([GREY]):
         label = _decode_grey(content)
     else:
-        label = _decode_indices(content)
+        label = _decode_indices(content, path)
     if label is None or not label.size or not is_whole(content):
         raise DataError(f"{path}: the label map is broken or truncated")
     if label.ndim != 2:
@@ -172,12 +172,15 @@ def _decode_grey(content: bytes) -> np.ndarray | None:
     return label
 
 
-def _decode_indices(content: bytes) -> np.ndarray | None:
+def _decode_indices(content: bytes, path: str) -> np.ndarray | None:
     try:
         with Image.open(io.BytesIO(content)) as image:
+            pages = getattr(image, "n_frames", 1)
             array = np.asarray(image)
     except Exception:  # noqa: BLE001 - Pillow raises whatever a damaged file leads it to
         return None
+    if pages > 1:
+        raise DataError(f"{path}: holds {pages} pages, and a label map is one")
     if array.dtype == bool:
         array = array.astype(np.uint8)
     return array

@@ -92,6 +92,11 @@ def test_an_output_that_is_full(tmp_path: Path) -> None:
     done = run(code, tmp_path, ">/dev/full")
     said = "error: a file or the output: cannot be written: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, said)
+    # what is told in between, inside of code that blames its own files
+    code = "cli.run(lambda: [cli.tell('x' * 3000) for _ in range(9)])\n"
+    done = run(code, tmp_path, ">/dev/full")
+    said = "error: standard output: cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 @pytest.mark.parametrize("variables", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {}])

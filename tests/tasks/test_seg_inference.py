@@ -116,7 +116,7 @@ def test_windows_average_where_they_overlap(size, crop, stride):
     np.testing.assert_allclose(scores, (total / count)[:, :, :height], atol=1e-5)
 
 
-def test_an_image_smaller_than_the_window_is_filled_up():
+def test_an_image_smaller_than_the_window_is_filled_up(caplog):
     window = SlidingWindowConfig((16, 12), (8, 8))
     image = images(9, 10)
 
@@ -126,6 +126,12 @@ def test_an_image_smaller_than_the_window_is_filled_up():
 
     _, scores = inference.slide(fixed, image, window)
     assert scores.shape == (2, CLASSES, 9, 10)
+    assert not caplog.records
+    inference.slide(fixed, images(4, 11), window)
+    assert [each.getMessage() for each in caplog.records] == [
+        "evaluation.sliding_window.crop: windows of 16x12 pixels are over 4 times as large as "
+        "pictures; what they are filled up with takes its time, too"
+    ]
 
 
 def test_scales_and_flip_average_probabilities():

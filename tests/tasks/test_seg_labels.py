@@ -128,3 +128,12 @@ def test_no_flipped_bit_of_a_palette_file_changes_labels(tmp_path: Path) -> None
         except DataError:
             continue
         np.testing.assert_array_equal(found, label)
+
+
+def test_files_of_several_pages_are_no_label_maps(tmp_path: Path) -> None:
+    page = Image.fromarray(np.ones((4, 4), np.uint8))
+    page.save(tmp_path / "one.tif")
+    np.testing.assert_array_equal(read_label(str(tmp_path / "one.tif")), 1)
+    page.save(tmp_path / "two.tif", save_all=True, append_images=[page])
+    with pytest.raises(DataError, match=r"two\.tif: holds 2 pages, and a label map is one$"):
+        read_label(str(tmp_path / "two.tif"))

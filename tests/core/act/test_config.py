@@ -70,6 +70,8 @@ def test_sections_may_be_empty_and_distillation_absent() -> None:
         ({"Distillation": {"loss": "soft"}}, "Distillation.loss: expected one of l2, soft_label"),
         ({"Distillation": {"alpha": [1.0, 2.0]}}, "Distillation.alpha: expected one, got 2"),
         ({"Distillation": {"node": [["a"], ["b"]], "loss": ["l2"]}}, "each of 2 groups of nodes"),
+        ({"Distillation": {"node": [["a"], []]}}, "Distillation.node: group 1 names no variable"),
+        ({"Global": {"calibration_batches": 10**6}}, "calibration_batches: expected 1 to 10,000"),
         ({"TrainConfig": {"epochs": None}}, "TrainConfig.epochs: required, or train_iter"),
         ({"TrainConfig": {"learning_rate": "aut"}}, "did you mean 'auto'?"),
         ({"TrainConfig": {"learning_rate": -1.0}}, "TrainConfig.learning_rate: expected > 0"),
@@ -77,6 +79,21 @@ def test_sections_may_be_empty_and_distillation_absent() -> None:
         (
             {"TrainConfig": {"learning_rate": {"type": "PiecewiseDecay", "values": []}}},
             "TrainConfig.learning_rate.values: expected 1, one more than boundaries, got 0",
+        ),
+        *(
+            (
+                {
+                    "TrainConfig": {
+                        "learning_rate": {
+                            "type": "PiecewiseDecay",
+                            "boundaries": steps,
+                            "values": [0.3, 0.2, 0.1],
+                        }
+                    }
+                },
+                "learning_rate.boundaries: expected steps from 1 on, each after the one before",
+            )
+            for steps in ([20, 10], [5, 5], [-1, 3], [0, 3])
         ),
     ],
 )

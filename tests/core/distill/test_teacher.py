@@ -110,6 +110,9 @@ def test_teachers_that_cannot_be(
             Teacher({"source": "t", **settings}, student)
     with pytest.raises(ConfigError, match=r"gone\.yml: no such config file"):
         read_teacher("gone.yml")
+    (tmp_path / "sourced.yml").write_text(f"weights: {teacher}\nsource: elsewhere\n")
+    with pytest.raises(ConfigError, match=r"sourced\.yml: source: has no meaning; the weights are"):
+        read_teacher(str(tmp_path / "sourced.yml"))
 
     accepted = Teacher({"source": "t", **whole, "weights": teacher}, student)
     assert accepted.model.head.weight.shape == [6, 1]

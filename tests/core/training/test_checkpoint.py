@@ -269,9 +269,19 @@ def test_restore_needs_a_description_or_a_task(toy_settings: Any, tmp_path: Path
     save(tmp_path / "other", CheckpointDescription("cls", {}), net.state_dict())
     with pytest.raises(CheckpointError, match="weights of the task 'cls', the config is of"):
         checkpoint.restore(tmp_path / "other", task)
-    (tmp_path / "other" / "model.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not a description of a checkpoint"):
-        checkpoint.restore(tmp_path / "other")
+    for text, message in (
+        ("{", r"model\.json: not JSON: .* at line 1, column 2$"),
+        ("[1]", r"model\.json: not a description of a checkpoint: .*expected a mapping, got list"),
+        ('{"task": "a", "task": "b"}', r"model\.json: an object has the key 'task' twice$"),
+        ('{"task": "a", "settings": {}, "epoch": -1}', r"epoch: expected 0 to .*, got -1$"),
+    ):
+        (tmp_path / "other" / "model.json").write_text(text)
+        with pytest.raises(CheckpointError, match=message):
+            checkpoint.restore(tmp_path / "other")
+    (tmp_path / "deployed").mkdir()
+    (tmp_path / "deployed" / "deploy.yml").touch()
+    with pytest.raises(CheckpointError, match=r"deployed: is an exported model; a checkpoint or"):
+        checkpoint.restore(tmp_path / "deployed", task)
 
 
 def test_pretrained_from_path_url_and_true(

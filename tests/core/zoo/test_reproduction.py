@@ -164,7 +164,11 @@ def test_an_interrupted_training_is_resumed_and_another_one_removed(
     changed = plan(make_row((), float_overrides=("a=1",)))
     assert changed[0].output != steps[0].output  # of another training
     locks = {step.home: threading.Lock() for step in steps}
-    run_steps(steps, StepCache(places, "other code"), locks, tools, lambda text: None)
+    other = StepCache(places, "other code")
+    with pytest.raises(FileError, match=r": holds a training from before code, .* --overwrite"):
+        run_steps(steps, other, locks, tools, lambda text: None)
+    assert (steps[0].output / "old").exists()
+    run_steps(steps, other, locks, tools, lambda text: None, overwrite=True)
     assert not calls(tools)[len(steps)].endswith(" --resume")
     assert not (steps[0].output / "old").exists()
 
