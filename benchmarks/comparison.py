@@ -253,9 +253,9 @@ def median(measured: list[dict[str, float]], key: str) -> float:
     return statistics.median(entry[key] for entry in measured)
 
 
-def ratio(above: list[dict[str, float]], below: list[dict[str, float]]) -> str:
+def ratio(above: list[dict[str, float]], below: list[dict[str, float]], key: str = "cpu_ms") -> str:
     """Return the median of the ratios of time, turn by turn, with the smallest and the largest."""
-    values = [a["cpu_ms"] / b["cpu_ms"] for a, b in zip(above, below)]
+    values = [a[key] / b[key] for a, b in zip(above, below)]
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 

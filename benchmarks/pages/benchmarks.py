@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.comparison import load, median, ratio
 from benchmarks.pages import cells
 from benchmarks.pages.int8 import INT8, WITHOUT_VNNI, int8
+from benchmarks.pages.math_kernels import math_kernels
 from benchmarks.pages.onednn import onednn
 from benchmarks.pages.processors import processors
 from benchmarks.pages.prune import pruning, untrained
@@ -90,6 +91,7 @@ def page() -> Iterator[str]:
     yield from processors(load("processors"))
     yield from rewrites(load("rewrites"))
     yield from onednn(load("onednn_calls"))
+    yield from math_kernels(load("math_kernels"))
 
 
 def _training_row(task: str, entry: Entry) -> str:
