@@ -40,7 +40,7 @@ AGREEMENT = 0.99
 CONDITION = 10.0
 CEILING = 1e-3
 SAMPLES = 4
-AT_ONCE = 1 << 20  # values of a batch of many samples, for networks that need 3 KB for each
+AT_ONCE = 1 << 19  # values of a batch of many samples: networks with attention need 5 KB for each
 
 _DECIDING = (
     *("arg_max", "arg_min", "top_k", "top_k_v2", "argsort", "sign", "round", "floor", "ceil"),
