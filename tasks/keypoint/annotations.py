@@ -118,7 +118,8 @@ def load_annotations(
             extra=ONCE,
         )
     if odd:
-        log.warning("%s; that of the box is taken, in %d annotations", odd[0], len(odd))
+        text = "%s; that of the box is taken, in %d annotations"
+        log.warning(text, odd[0], len(odd), extra=ONCE)
     return Annotations(str(path), files, sizes, people, chosen)
 
 
@@ -206,6 +207,7 @@ def _tell_of_repeated(path: str, annotations: list[dict[str, Any]]) -> None:
         log.warning(
             "%s: %d annotations have an id that another has, first %d; all of them are read",
             *(path, len(ids) - len(counts), first),
+            extra=ONCE,
         )
 
 
@@ -223,6 +225,7 @@ def _tell_of_misfits(annotations: Annotations, persons: Persons) -> None:
             "%s: of %d of %d persons no labelled keypoint is near their box; both are expected in "
             "pixels of the image",
             *(annotations.path, lost, len(persons)),
+            extra=ONCE,
         )
     known = [p for p in annotations.people if p["image_id"] in annotations.sizes]
     cut = 0
@@ -234,6 +237,7 @@ def _tell_of_misfits(annotations: Annotations, persons: Persons) -> None:
             "%s: %d of %d boxes reach beyond their images and are cut; expected [x, y, width, "
             "height], not the corners",
             *(annotations.path, cut, len(known)),
+            extra=ONCE,
         )
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from core.errors import ConfigError
+from core.settings.told_once import ONCE
 from core.task import Arrays, Forward
 from tasks.seg.config import EvaluationConfig, SlidingWindowConfig
 from tasks.seg.metrics import predicted_labels
@@ -95,6 +96,7 @@ def slide(run: Forward, images: np.ndarray, window: SlidingWindowConfig) -> tupl
             "evaluation.sliding_window.crop: windows of %dx%d pixels are over %d times as large as "
             "pictures; what they are filled up with takes its time, too",
             *(crop_w, crop_h, FILLED_UP),
+            extra=ONCE,
         )
     tops, lefts = _starts(full_h, crop_h, step_h), _starts(full_w, crop_w, step_w)
     total = np.zeros(0, np.float32)

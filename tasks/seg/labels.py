@@ -13,6 +13,7 @@ from PIL import Image
 
 from core.errors import DataError
 from core.settings.reading import read_bytes
+from core.settings.told_once import ONCE
 from core.training.image_files import PNG, declared_size, is_whole
 from core.training.images import check_size, read_image
 from tasks.seg.annotations import has_shapes, read_annotation
@@ -151,6 +152,7 @@ def check_classes(paths: Sequence[Path], names: Sequence[str], data: DataConfig)
             "are ignored (data.ignore_index %d)",
             *(paths[0].parent, looked_at, ", ".join(missing[:10]), 100 * ignored / total),
             ignore_index,
+            extra=ONCE,
         )
 
 
