@@ -15,6 +15,7 @@ import numpy as np
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
+from core.errors import ExportError
 from core.export import lite, parity
 from core.export.files import LITE, MODEL, PARAMS, size_mb_of_files, write_files
 from core.export.int8.comparison import OutputKinds
@@ -46,6 +47,7 @@ from core.targets.names import DEFAULT_TARGET, Format
 from core.task import Arrays, Task
 from core.training.images import image_channels
 
+SIZE = 256  # of images, where networks are tried with one
 CHANNEL_NAMES = {1: "grey", 3: "RGB", 4: "RGBA"}  # by their number
 _log = logging.getLogger(__name__)
 
@@ -218,7 +220,7 @@ def trace_for_export(
     Raises:
         ExportError: The layer cannot be traced, or holds weights that are not finite.
     """
-    graph = trace_graph(layer, specs, model)
+    graph = _traced(model, layer, specs)
     counted = cost.counted_parameters(model)
     if cut:
         counted = {path: each for path, each in counted.items() if path in graph.weights}
@@ -235,6 +237,39 @@ def trace_for_export(
     parameters = sum(math.prod(each.shape) for each in counted.values())
     ending = LAYERS if cut else settings.ending
     return TracedModel(task, model, layer, specs, ending, graph, int8, settings.opset, parameters)
+
+
+def _traced(model: Layer, layer: Layer, specs: list[InputSpec]) -> Graph:
+    """Trace a layer; if it cannot be, find out whether it could with sizes that are given.
+
+    Raises:
+        ExportError: It cannot be traced.
+    """
+    try:
+        return trace_graph(layer, specs, model)
+    except ExportError as error:
+        if all(spec.shape == each.shape for spec, each in zip(specs, _sized(specs))):
+            raise
+        failure = error
+    try:
+        trace_graph(layer, _sized(specs), model)
+    except ExportError:
+        raise failure from None
+    raise ExportError(
+        f"input_shape: {type(model).__name__} computes with the height and the width of its input, "
+        f"so that they cannot be free; give numbers, such as those it was trained with ({failure})"
+    )
+
+
+def _sized(specs: Sequence[InputSpec]) -> list[InputSpec]:
+    """Return inputs whose sizes are all given, but for that of the batch."""
+    return [
+        InputSpec(
+            [spec.shape[0], *(SIZE if each in (None, -1) else each for each in spec.shape[1:])],
+            *(spec.dtype, spec.name),
+        )
+        for spec in specs
+    ]
 
 
 def ports_of(graph: Graph, names: Sequence[str]) -> tuple[Port, ...]:

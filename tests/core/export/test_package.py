@@ -104,6 +104,32 @@ def test_bad_input_shapes(task, model, tmp_path, asked):
     assert left(tmp_path) == []
 
 
+class Flattening(nn.Layer):
+    """A network that knows its numbers of rows and columns when it is written."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, image):
+        _, _, height, width = image.shape
+        if min(height, width) < 0:
+            raise ValueError("rows and columns are wanted")
+        return self.head(image.reshape([-1, 3, height * width]).mean(2))
+
+
+def test_a_network_that_computes_with_the_size_of_images(task, tmp_path):
+    model = Flattening()
+    model.eval()
+    message = (
+        r"^input_shape: Flattening computes with the height and the width of its input, so that "
+        r"they cannot be free; give numbers, .* \(Flattening: cannot be traced: ValueError: rows"
+    )
+    with pytest.raises(ExportError, match=message):
+        export(task, model, tmp_path / "out", input_shape=(-1, 3, -1, -1))
+    assert left(tmp_path) == []
+
+
 def test_bad_format_and_ending(task, model, tmp_path):
     with pytest.raises(ExportError, match=r"^format: no format 'onx' \(did you mean 'onnx'\?\)"):
         export(task, model, tmp_path / "out", ("onx",))
