@@ -123,7 +123,7 @@ def test_a_network_that_computes_with_the_size_of_images(task, tmp_path):
     model.eval()
     message = (
         r"^input_shape: Flattening computes with the height and the width of its input, so that "
-        r"they cannot be free; give numbers, .* \(Flattening: cannot be traced: ValueError: rows"
+        r"they cannot be free; give numbers, .* \(model: cannot be traced: ValueError: rows"
     )
     with pytest.raises(ExportError, match=message):
         export(task, model, tmp_path / "out", input_shape=(-1, 3, -1, -1))
