@@ -16,6 +16,7 @@ from paddle import Tensor
 from core.errors import ConfigError, TrainingError
 from core.network.folded_norms import unfold_norms
 from core.network.weights import assign, blaming, not_finite
+from core.settings.config import to_mapping
 from core.settings.metric_order import is_better
 from core.strategy import Context
 from core.task import Batch, Losses, Metric
@@ -30,7 +31,7 @@ from core.training.recipe import Recipe, ScheduledStrategy
 from core.training.run import Run, build_loader, order_settings
 from core.training.save_folder import check_free
 from core.training.schedules import learning_rate
-from core.training.training_state import check_resumed, read_training_state
+from core.training.training_state import check_resumed, check_settings, read_training_state
 
 log = logging.getLogger(__name__)
 
@@ -265,6 +266,7 @@ class Engine:
             old = state.order.get(key)
             if old != value:
                 raise ConfigError(f"{key}: the run to resume has {old}, got {value}")
+        check_settings(description.settings, to_mapping(self.task.config))
         paddle.seed(self.seed)
         self.model = self.task.build_model()
         checkpoint.replay(self.model, description.edits, str(folder / checkpoint.DESCRIPTION))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,13 @@ import numpy as np
 
 from core.errors import CheckpointError, ConfigError
 from core.settings.config import read
+from core.settings.yaml_loader import shown
+
+log = logging.getLogger(__name__)
+
+MEANING = ("data.class_names", "data.classes", "data.colors", "data.category")
+UNUSED = ("model.pretrained", "model.reinit")
+PLACES = ("data.root", "data.num_workers", "data.on_error")
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,40 @@ def read_training_state(content: Mapping[str, Any], where: str) -> TrainingState
         return read(TrainingState, content, measured=True)
     except ConfigError as error:
         raise CheckpointError(f"{where}: training cannot go on from it: {error}") from error
+
+
+def check_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare the task's settings that a run began with, with those that it goes on with.
+
+    Names of what the outputs mean must be the same. Of others that differ, a warning tells; some
+    are changed in good faith, as augmentation for the last epochs. Where data lie may change.
+
+    Args:
+        before: As a checkpoint records them; an older one may lack some.
+        now: As `core.settings.config.to_mapping` returns them.
+
+    Raises:
+        ConfigError: Classes or joints have other names, or are in another order.
+    """
+    old, new = (dict(_flat(json.loads(json.dumps(each)))) for each in (before, now))
+    changed = {key: (old[key], new[key]) for key in old.keys() & new.keys() if old[key] != new[key]}
+    for key in sorted(changed):
+        was, is_now = changed[key]
+        if key in MEANING or key.startswith("joints."):
+            raise ConfigError(f"{key}: the run to resume has {shown(was)}, got {shown(is_now)}")
+        if key in UNUSED:
+            log.warning("%s: has no effect on a run that is resumed", key)
+        elif key not in PLACES:
+            text = "%s: the run began with %s, and goes on with %s"
+            log.warning(text, key, shown(was), shown(is_now))
+
+
+def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def check_resumed(saved: Any, now: Any, where: str) -> None:
