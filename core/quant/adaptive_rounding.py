@@ -18,7 +18,7 @@ from core.quant.weight_grid import free_steps, quantize_weight
 from core.targets.processors import HIGHEST, MIDDLE, Limit
 
 _SAME = 1e-4  # share of the largest magnitude, which is 127 steps or fewer
-_BLOCK = 128  # columns whose influence on those behind them is summed up at once
+_BLOCK = 128  # inputs whose influence on those behind them is summed up at once
 
 
 def fit_weight(
@@ -58,28 +58,31 @@ def round_weight(weight: np.ndarray, lower: np.ndarray, limit: Limit, bits: int 
     """
     groups, outputs, count = weight.shape
     found = free_steps(weight.reshape(-1, count), limit, bits)
-    shape = (groups, outputs, count)
     step, low, high = (
         each.reshape(groups, outputs) for each in (found.step, found.low, found.high)
     )
-    nearest, held = found.nearest.reshape(shape), found.held.reshape(shape)
+    # [groups, inputs of a group, outputs]: what is worked on together lies together
+    columns, nearest, held = (
+        np.ascontiguousarray(each.reshape(groups, outputs, count).transpose(0, 2, 1))
+        for each in (weight, found.nearest, found.held)
+    )
     loss = np.zeros((groups, outputs))  # mean square of each output's change
-    rounded, off = np.empty(shape), np.zeros(shape)  # off: weight less rounded weight
+    rounded, off = np.empty(columns.shape), np.zeros(columns.shape)  # off: weight less rounded
     for start in range(0, count, _BLOCK):
         block = slice(start, min(start + _BLOCK, count))
-        before = off[:, :, :start] @ lower[:, block, :start].transpose(0, 2, 1)
+        before = lower[:, block, :start] @ off[:, :start]
         for k in range(block.start, block.stop):
-            inside = np.einsum("gok,gk->go", off[:, :, start:k], lower[:, k, start:k])
-            moved, own = before[:, :, k - start] + inside, lower[:, k, k][:, None]
-            best = (weight[:, :, k] + moved / own) / step
+            moved, own = before[:, k - start], lower[:, k, k][:, None]
+            if k > start:
+                moved = moved + (lower[:, k : k + 1, start:k] @ off[:, start:k])[:, 0]
+            best = (columns[:, k] + moved / own) / step
             best = found.stride * np.rint(best / found.stride).clip(low, high)
-            best = np.where(held[:, :, k], nearest[:, :, k], best)
-            rounded[:, :, k] = best * step
-            off[:, :, k] = weight[:, :, k] - rounded[:, :, k]
-            loss += (moved + off[:, :, k] * own) ** 2
-    plain = nearest * step[..., None]
-    better = loss < (((weight - plain) @ lower.transpose(0, 2, 1)) ** 2).sum(axis=2)
-    rounded = np.where(better[..., None], rounded, plain)
+            rounded[:, k] = np.where(held[:, k], nearest[:, k], best) * step
+            off[:, k] = columns[:, k] - rounded[:, k]
+            loss += (moved + off[:, k] * own) ** 2
+    plain = nearest * step[:, None]
+    better = loss < ((lower @ (columns - plain)) ** 2).sum(axis=1)
+    rounded = np.where(better[:, None], rounded, plain).transpose(0, 2, 1)
     kept = np.ones((groups, outputs), bool) if bits < 8 else _stays(rounded, limit)
     return np.where(kept[..., None], rounded, weight)
 
