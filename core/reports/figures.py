@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import core.settings.plain_matplotlib  # isort: skip  # noqa: F401 - before its parts
+
 import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator
 
+from core.settings.plain_matplotlib import plain_settings
 from core.training.charts import Row
 
 GREY = "#808080"  # can be read on white and on black
@@ -44,7 +46,7 @@ def paths_chart(paths: Sequence[ChartPath], x: str, y: str) -> str:
         x: Name of the horizontal axis, which begins at 0.
         y: Name of the vertical axis.
     """
-    with matplotlib.rc_context(STEADY):
+    with plain_settings(STEADY):
         figure, axes = _axes(x, y)
         for path in paths:
             places = [point[:2] for point in path.points]
@@ -86,7 +88,7 @@ def curve_charts(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _curves(rows: Sequence[Row], keys: Sequence[str]) -> str:
-    with matplotlib.rc_context(STEADY):
+    with plain_settings(STEADY):
         figure, axes = _axes("epoch", "")
         for number, key in enumerate(keys):
             measured = [(row["epoch"], row[key]) for row in rows if key in row]

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -54,6 +55,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             try:
                 yield partial
                 _flush_to_disk(partial)
+                partial.chmod(_mode_of(folder, 0o777))
                 _put_in_place(partial, folder)
             finally:
                 _put_back(folder)
@@ -137,7 +139,7 @@ def appearing(folder: Path) -> Iterator[Path]:
         tidy(folder.parent)
         with _held_folder(f"{sibling(folder, 'draft').name}-", folder.parent) as draft:
             yield draft
-            draft.chmod(0o755)
+            draft.chmod(_mode_of(folder, 0o777))
             if not (folder.exists() and any(folder.iterdir())):
                 draft.rename(folder)
     except OSError as error:
@@ -150,7 +152,7 @@ def scratch() -> Iterator[Path]:
     """Give a folder for temporary files, gone afterwards; those of killed processes go first.
 
     Raises:
-        FileError: It cannot be made.
+        FileError: It cannot be made, or a disk is full when something is written meanwhile.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -163,7 +165,13 @@ def scratch() -> Iterator[Path]:
             where = error.filename or "TMPDIR"
             reason = error.strerror or error
             raise FileError(f"{where}: no temporary folder can be made: {reason}") from error
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            free = _free_space(error, Path.cwd())
+            if error.filename or not free:
+                raise
+            raise FileError(f"a file cannot be written: {error.strerror}{free}") from error
 
 
 @contextlib.contextmanager
@@ -204,7 +212,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.ftruncate(descriptor, 0)
             with open(descriptor, "wb", closefd=False) as file:
                 file.write(content)
-            os.chmod(draft, 0o644)
+            os.chmod(draft, _mode_of(path, 0o666))
             os.replace(draft, path)
         except BaseException:
             draft.unlink(missing_ok=True)
@@ -318,6 +326,24 @@ def _open_draft(path: Path) -> tuple[int, Path]:
             return descriptor, draft
         os.close(descriptor)
         time.sleep(_PAUSE)
+
+
+def _mode_of(path: Path, usual: int) -> int:
+    """Return the permissions of a path, or those that the user's mask leaves to a new one."""
+    with contextlib.suppress(OSError):
+        return stat.S_IMODE(path.stat().st_mode)
+    mask = _mask_of_process()
+    if mask is None:  # asking for it sets it
+        mask = os.umask(0o077)
+        os.umask(mask)
+    return usual & ~mask
+
+
+def _mask_of_process() -> int | None:
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("Umask:")), 8)
+    return None
 
 
 def _flush_to_disk(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.settings.plain_matplotlib  # isort: skip  # noqa: F401 - before its parts
+
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator
 
+from core.settings.plain_matplotlib import plain_settings
 from core.training.lettering import drawable, font_file
 
 PANEL = (4.0, 3.0)  # inches
@@ -24,6 +27,7 @@ LONGEST_NAME = 20
 Row = Mapping[str, float]  # measurements of an epoch, by name
 
 
+@plain_settings()
 def draw_curves(rows: Sequence[Row], best_epoch: int | None) -> bytes:
     """Draw training losses, learning rate and each metric over the epochs.
 
@@ -62,6 +66,7 @@ def _plot(axes: Any, rows: Sequence[Row], key: str, label: str) -> None:
         axes.plot(*zip(*measured), marker=marker, markersize=3, label=_printable(label, "loss"))
 
 
+@plain_settings()
 def draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> bytes:
     """Draw a confusion matrix [truth, prediction] as shares of each truth."""
     count = len(matrix)

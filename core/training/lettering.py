@@ -72,6 +72,7 @@ def write(
 # matplotlib's fonts take half a second to load, so they are where a name needs them
 @functools.cache
 def _matplotlib_font() -> Path:
+    import core.settings.plain_matplotlib  # isort: skip  # noqa: F401
     import matplotlib
 
     return Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")

@@ -7,6 +7,8 @@ are not their sum, but the layers that hurt alone are the ones to leave in float
 
 from __future__ import annotations
 
+import core.settings.plain_matplotlib  # isort: skip  # noqa: F401 - before its parts
+
 import contextlib
 import io
 import json
@@ -28,6 +30,7 @@ from core.network.modes import evaluation_mode
 from core.quant.apply import record_of
 from core.quant.sites import float_sites, sites_of
 from core.settings.files import write_bytes
+from core.settings.plain_matplotlib import plain_settings
 from core.settings.progress import counting, progress
 from core.task import Task
 from core.training.loader import Loader
@@ -196,6 +199,7 @@ def measure(
     return found
 
 
+@plain_settings()
 def plot(sensitivity: QuantSensitivity, file: Path) -> None:
     """Draw a bar for each layer, the worst on top: metric lost on the left, error on the right.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from core.settings.files import scratch
+from core.settings import files
+from core.settings.files import appearing, drafting, replacing, scratch, write_text
 from tests.robustness.conftest import ROOT
 
 HEAD = "import os, sys\nfrom pathlib import Path\nfrom core import cli\n"
@@ -117,3 +120,38 @@ def test_names_that_are_no_text_are_printed(tmp_path: Path, variables: dict[str,
     assert done.stdout == "p\\udcff\n"
     assert "Logging error" not in done.stderr
     assert "see b\\udcff猫" in (tmp_path / "train.log").read_text("utf-8")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+@pytest.mark.parametrize("known", [True, False])  # what /proc tells
+def test_what_is_written_has_the_permissions_that_the_user_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    if not known:
+        monkeypatch.setattr(files, "_mask_of_process", lambda: None)
+
+    def modes() -> list[int]:
+        return [stat.S_IMODE(each.stat().st_mode) for each in sorted(tmp_path.iterdir())]
+
+    def write() -> None:
+        write_text(tmp_path / "a", "x")
+        for number, make in enumerate((replacing, appearing)):
+            with make(tmp_path / f"b{number}") as folder:
+                (folder / "file").touch()
+        with drafting(tmp_path / "c") as draft:
+            draft.touch()
+
+    before = os.umask(0o027)
+    try:
+        write()
+        assert modes() == [0o640, 0o750, 0o750, 0o640]
+        os.umask(0o002)
+        write()
+        assert modes()[:2] == [0o640, 0o750]  # which were there before
+        for each in tmp_path.iterdir():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        write()
+        assert modes() == [0o664, 0o775, 0o775, 0o664]
+        assert os.umask(before) == 0o002
+    finally:
+        os.umask(before)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import core.settings.plain_matplotlib  # isort: skip  # noqa: F401 - before its parts
+
 import io
 import logging
 import math
@@ -21,6 +23,7 @@ from core.prune.planning.criteria import score, training_gradients
 from core.prune.planning.plan import Ranking, choose_groups
 from core.prune.structure.analysis import Analysis
 from core.settings.files import write_bytes
+from core.settings.plain_matplotlib import plain_settings
 from core.settings.progress import progress
 from core.task import Task
 from core.training.measurements import MeasurementStore, Meter, fingerprint, load, save
@@ -187,6 +190,7 @@ def _measure_group(
     return losses
 
 
+@plain_settings()
 def plot(sensitivity: Sensitivity, file: Path) -> None:
     """Draw the loss of every group over the share that is cut: the darker, the more it hurts.
 
