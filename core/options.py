@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import ConfigError
@@ -16,12 +17,15 @@ from core.settings.acceptance import ACCEPTANCE_NAMES, Acceptance, read_acceptan
 from core.targets.names import (
     BACKENDS,
     DEFAULT_TARGET,
+    EXPORT_DESCRIPTION,
     FORMATS,
     ONNX_TARGETS,
     PROCESSORS,
     TARGETS,
     Format,
 )
+
+DESCRIPTIONS = (EXPORT_DESCRIPTION, "model.json")  # of exported models and of checkpoints
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:
@@ -70,7 +74,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     text = "print what would happen epoch by epoch, train nothing; status 2 if the run would fail"
     add("--dry_run", action="store_true", help=text)
     text = "write the whole run (config, recipe, teachers) as one file for -c, and train nothing"
-    add("--save_config", type=path, metavar="YML", help=text)
+    add("--save_config", type=file_ending(".yml", ".yaml"), metavar="YML", help=text)
     add_acceptance_argument(parser, "max_latency_ms")
     flags = parser.add_argument_group("of PaddleSeg's tools").add_argument
     flags("--model_path", help="weights to start from (model.pretrained)")
@@ -217,6 +221,21 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got '', as of a variable that is unset")
     return Path(text)
+
+
+def file_ending(*endings: str) -> Callable[[str], Path]:
+    """Return the type of an argument that names a file to write, which has one of these endings."""
+
+    def read(text: str) -> Path:
+        file = path(text)
+        if file.suffix.lower() not in endings:
+            wanted = f"the name of a file that ends in {' or '.join(endings)}"
+            raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
+        if file.name in DESCRIPTIONS and file.exists():
+            raise argparse.ArgumentTypeError(f"{text} is part of a model; name another file")
+        return file
+
+    return read
 
 
 def integers(text: str) -> tuple[int, ...]:

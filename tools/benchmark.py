@@ -65,7 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     text = "also measure each class of operators in ONNX Runtime and OpenVINO"
     parser.add_argument("--operators", action="store_true", help=text)
     text = "also write all figures to this file"
-    parser.add_argument("--save", type=options.path, metavar="JSON", help=text)
+    parser.add_argument("--save", type=options.file_ending(".json"), metavar="JSON", help=text)
     text = "also write report.html and report.json there: charts, classes of operators, layers"
     parser.add_argument("--report", type=options.path, metavar="FOLDER", help=text)
     options.add_acceptance_argument(parser, "max_drop")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core import cli, options
+from core.errors import FileError
 
 if TYPE_CHECKING:
     from core.training.inspection import Inspection
@@ -19,6 +21,10 @@ config_lists.yml, which reads them; training draws the same split without the li
 Exit status 1: the data cannot be trained on as they are.
 """
 SAMPLES = 8
+NAMES = (  # of what is written
+    *("config.yml", "config_lists.yml", "samples.png", "labels.txt"),
+    *("train_list.txt", "val_list.txt", "train.txt", "val.txt"),
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,10 +81,18 @@ def save(inspection: Inspection, config: str, arguments: argparse.Namespace) -> 
     import yaml
 
     from core.settings.files import write_text
+    from core.settings.written import WrittenFiles
     from core.training.contact_sheet import write_sheet
     from core.training.own_data import labelled_pictures, write_lists
 
-    folder = arguments.save_dir
+    folder, root = arguments.save_dir, Path(arguments.root)
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise FileError(
+            f"{folder}: lies in {root}, where what is written would count as data; name another "
+            "folder"
+        )
+    files = WrittenFiles(folder)
+    files.begin(NAMES)
     write_text(folder / "config.yml", config)
     pictures = labelled_pictures(inspection, arguments.root, arguments.samples)
     write_sheet(folder / "samples.png", pictures)
@@ -89,6 +103,7 @@ def save(inspection: Inspection, config: str, arguments: argparse.Namespace) -> 
         content["data"] |= lists
         write_text(folder / "config_lists.yml", yaml.safe_dump(content, sort_keys=False))
         print(f"written: the split as lists, {folder / 'config_lists.yml'} reads them")
+    files.end(NAMES)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-import json
 from pathlib import Path
 
 from core import cli, options
@@ -32,11 +31,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=options.positive, default=1, help="CPU threads (default: 1)"
     )
-    parser.add_argument(
-        "--save", type=options.path, metavar="JSON", help="also write the metrics to this file"
-    )
+    text, kind = "also write the metrics to this file", options.file_ending(".json")
+    parser.add_argument("--save", type=kind, metavar="JSON", help=text)
     text = "draw some samples into this file, with truth and prediction"
-    parser.add_argument("--pictures", type=options.path, metavar="PNG", help=text)
+    parser.add_argument("--pictures", type=options.file_ending(".png"), metavar="PNG", help=text)
     return cli.parse(parser)
 
 
@@ -46,7 +44,7 @@ def main() -> None:
 
     from core.act.config import read_act
     from core.runtimes.overflow_report import warn_of_overflow
-    from core.settings.files import write_text
+    from core.settings.written import replace_json
     from core.training.evaluation import eager_forward, evaluate, validation_loader
     from core.training.review import SamplePictures
     from core.training.run import pick_device
@@ -78,7 +76,7 @@ def main() -> None:
     for key, value in metric.compute().items():
         print(f"{key}: {value:.4f}")
     if arguments.save:
-        write_text(arguments.save, json.dumps(metric.compute(), indent=1))
+        replace_json(arguments.save, metric.compute())
     if pictures:
         pictures.write(arguments.pictures)
 

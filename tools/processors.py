@@ -10,7 +10,6 @@ from __future__ import annotations
 import core.settings.startup  # noqa: F401 - checks the versions before anything else is loaded
 
 import argparse
-import json
 
 from core import cli, options
 
@@ -29,16 +28,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "model", type=options.path, metavar="MODEL_DIR", help="exported model, or .onnx"
     )
-    parser.add_argument(
-        "--json", type=options.path, metavar="FILE", help="also write the result there"
-    )
+    kind = options.file_ending(".json")
+    parser.add_argument("--json", type=kind, metavar="FILE", help="also write the result there")
     return cli.parse(parser)
 
 
 def main() -> int:
     arguments = parse_arguments()
     from core.runtimes.overflow_report import model_files, to_json, to_table
-    from core.settings.files import write_text
+    from core.settings.written import replace_json
     from core.targets.overflow import check_files, summary
     from core.targets.pair_sums import Verdict
 
@@ -52,7 +50,7 @@ def main() -> int:
         console.print(f"{files[0]}: {summary(checks)}", soft_wrap=True)
         content.append(to_json(files, checks))
     if arguments.json:
-        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+        replace_json(arguments.json, content)
         console.print(f"written to {arguments.json}")
     return int(over)
 

@@ -260,6 +260,12 @@ def _groups(source: Source, config: ActConfig) -> list[tuple[LossKind, float, tu
             source.check_node(name, "Distillation.node")
         if loss == "soft_label":
             nodes = tuple(source.before_closing(name) for name in nodes)
+            flat = [name for name in nodes if len(source.graph.shape(name)) < 2]
+            if flat:
+                raise ConfigError(
+                    f"Distillation.node: {flat[0]} has no axis of classes, which soft_label "
+                    "compares; name other variables, or take l2"
+                )
         groups.append((loss, alpha, nodes))
     return groups
 

@@ -44,7 +44,7 @@ _KEEPING = (
 # that only say in other words what they read: no place to compare a student with its teacher
 _CLOSING = (
     *("softmax", "log_softmax", "sigmoid", "arg_max", "cast", "scale", "assign", "squeeze2"),
-    *("reshape2", "transpose2"),
+    *("reshape2", "transpose2", "reduce_max"),
 )
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ turn, so that a machine that becomes slower or faster does so for all of them.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,8 @@ from core.runtimes.operator_times import OperatorTime, measure_operators
 from core.runtimes.ports import as_fed
 from core.runtimes.predictor import Predictor, load_predictor
 from core.runtimes.survived import try_out_once
-from core.settings.files import present, write_text
+from core.settings.files import present
+from core.settings.written import replace_json
 from core.targets.names import Backend
 
 RoundSteps = Callable[[Iterable[int]], Iterable[int]]  # wraps the rounds, to show progress
@@ -151,7 +151,7 @@ def write_json(rows: Sequence[BenchmarkRow], protocol: Protocol, file: Path) -> 
         "environment": environment(),
         "rows": [asdict(row) for row in rows],
     }
-    write_text(file, json.dumps(content, indent=1) + "\n")
+    replace_json(file, content)
 
 
 def _load(folder: Path, protocol: Protocol) -> list[_Entry]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from core.errors import DataError
 from core.runtimes.image_model import ImageModel
-from core.settings.files import write_bytes
+from core.settings.written import WrittenFiles
 from core.task import Box, BoxesOf
 from core.training.image_files import SUFFIXES, list_image_files
 from core.training.images import as_rgb, image_channels, read_image
@@ -77,6 +77,7 @@ def predict_files(
     Raises:
         DataError: The one image cannot be read, there is none, no box is in these images, nothing
             can be written, or files in `save_dir` would replace or resemble images.
+        FileError: There are files in `save_dir` of names that are needed, which are not ours.
     """
     images = list_images(image_path)
     root = image_path if image_path.is_dir() else image_path.parent
@@ -87,12 +88,13 @@ def predict_files(
     model.tell_of_boxes(boxes_of is not None)
     outputs = _Outputs(save_dir, names, model.palette())
     plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
+    outputs.files.check([PREDICTIONS, *(each.picture.as_posix() for each in plan.values())])
     channels, skipped = image_channels(model.task), list[str]()
     pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         seen = ((plan[file], image) for file, image in pictures)
-        write_predictions(save_dir, _predict_all(model, seen, outputs, root, tell))
+        write_predictions(outputs.files, _predict_all(model, seen, outputs, root, tell))
     except BrokenPipeError:  # of the output, which is no file of ours
         raise
     except OSError as error:
@@ -135,11 +137,11 @@ def _predict_all(
     return results
 
 
-def write_predictions(save_dir: Path, results: dict[str, Any]) -> None:
+def write_predictions(files: WrittenFiles, results: dict[str, Any]) -> None:
     """Write `predictions.json`."""
     text = json.dumps(results, indent=1, ensure_ascii=False)
     # bytes of a file's name that are no UTF-8 become escapes, which JSON has too
-    write_bytes(save_dir / PREDICTIONS, f"{text}\n".encode("utf-8", "backslashreplace"))
+    files.write(PREDICTIONS, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def tell_of_unsure(unsure: int, count: int, what: str) -> None:
@@ -221,7 +223,7 @@ class _Outputs:
     def __init__(
         self, save_dir: Path, names: Sequence[Path], palette: np.ndarray | None = None
     ) -> None:
-        self.save_dir = save_dir
+        self.files = WrittenFiles(save_dir)
         self._palette = palette
         self._taken = {_fold(folder) for name in names for folder in name.parents}
 
@@ -248,7 +250,7 @@ class _Outputs:
         done, content = cv2.imencode(".png", np.ascontiguousarray(image))
         if not done:
             raise DataError(f"{name}: OpenCV cannot encode an image of {list(image.shape)}")
-        write_bytes(self.save_dir / name, content.tobytes())
+        self.files.write(name.as_posix(), content.tobytes())
 
     def write_label_map(self, name: Path, labels: np.ndarray) -> None:
         """Write labels [H, W] as a PNG: with the colours that there are for them, else in grey."""
@@ -260,7 +262,7 @@ class _Outputs:
             picture, content = Image.fromarray(labels.astype(np.uint8)), io.BytesIO()
             picture.putpalette(self._palette[:256].tobytes())
             picture.save(content, "png")
-            write_bytes(self.save_dir / name, content.getvalue())
+            self.files.write(name.as_posix(), content.getvalue())
 
 
 def _fold(name: Path) -> str:

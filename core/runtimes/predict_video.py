@@ -16,6 +16,7 @@ import numpy as np
 from core.errors import DataError, FileError
 from core.runtimes.image_model import ImageModel
 from core.runtimes.predict_images import (
+    PREDICTIONS,
     Tell,
     check_apart,
     tell_of_unsure,
@@ -23,6 +24,7 @@ from core.runtimes.predict_images import (
     write_predictions,
 )
 from core.settings.files import drafting
+from core.settings.written import WrittenFiles
 from core.task import BoxesOf
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -195,17 +197,21 @@ def predict_video(
     _check_name(target.absolute())
     if isinstance(frames.source, Path):
         check_apart([frames.source], [Path(frames.source.name)], frames.source, save_dir)
+    files = WrittenFiles(save_dir)
+    files.check([target.name, PREDICTIONS])
     model.tell_of_boxes(boxes_of is not None)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         with drafting(target) as draft:
             values, ended = _predict_frames(model, frames, draft, boxes_of, steps, tell)
+            files.begin([target.name])
+        files.end([target.name])
     except BrokenPipeError:  # of the output, which is no file of ours
         raise
     except OSError as error:
         raise FileError(f"{target}: cannot be written: {error.strerror or error}") from error
     found = {"video": target.name, "frames_per_second": frames.rate, "frames": values}
-    write_predictions(save_dir, {frames.name: found})
+    write_predictions(files, {frames.name: found})
     if ended is not None:
         raise ended
     return target

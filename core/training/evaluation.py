@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from paddle.nn import Layer
 
+from core.errors import DataError
 from core.network.modes import evaluation_mode
 from core.settings.progress import progress as shown
 from core.task import Arrays, Forward, Metric, Task
@@ -73,6 +74,9 @@ def evaluate(
         progress: Show how far it is.
         what: Is done, in words.
         watchers: Get each batch of this process with its outputs.
+
+    Raises:
+        DataError: The data cannot be read, or the model answers every image with NaN.
     """
     metric = task.build_metric()
     metric.reset()
@@ -86,6 +90,8 @@ def evaluate(
         metric.update(outputs, arrays)
         for watcher in watchers:
             watcher.after_batch(outputs, arrays)
+    if silent and silent == images and loader.world == 1:
+        raise DataError("the model answers all images with NaN")
     if silent:
         _log.warning("%d of %d images: the model answers with NaN", silent, images)
     states = gather(metric.state())

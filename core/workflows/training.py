@@ -133,9 +133,12 @@ def save_plan(plan: RunPlan, file: Path) -> None:
     """Write the run in our own words, as a file for `-c`.
 
     Raises:
-        FileError: It cannot be written.
+        FileError: It cannot be written, or there is a file that says something else.
     """
-    write_text(file, yaml.safe_dump(_plain(plan.to_mapping()), sort_keys=False))
+    text = yaml.safe_dump(_plain(plan.to_mapping()), sort_keys=False)
+    if os.path.lexists(file) and not (file.is_file() and file.read_bytes() == text.encode()):
+        raise FileError(f"{file}: is there, and says something else; name another file")
+    write_text(file, text)
 
 
 def _plain(value: Any) -> Any:

@@ -27,9 +27,9 @@ def name_of(config: Config, output: np.ndarray) -> str:
     """Return what an output [N, C] is, or [N] of a model that ends in the argmax.
 
     Raises:
-        ConfigError: It has another number of classes.
+        ConfigError: It has another number of classes, or is neither.
     """
-    if output.ndim == 1:
+    if output.shape == (1,) and (output.dtype.kind in "iu" or not output % 1):
         return "label"
     if output.ndim != 2 or output.shape[1] != config.model.num_classes:
         raise ConfigError(

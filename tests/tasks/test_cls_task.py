@@ -11,9 +11,11 @@ from outside.configs import without_teaching
 from scipy.special import softmax
 
 from core.errors import ConfigError
-from core.settings.config import load_yaml, merge
+from core.settings.config import load_yaml, merge, read
 from core.task import QuantHints, build_task
 from core.training.run import read_run
+from tasks.cls import foreign
+from tasks.cls.config import Config
 from tasks.cls.models import list_backbones
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "cls"
@@ -181,3 +183,26 @@ def test_cutting_by_config(tmp_path):
 
 def test_published_weights(tmp_path):
     assert "MobileNetV3_small_x0_35" in make_task(tmp_path).pretrained_url()
+
+
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [
+        (np.array([3]), "label"),
+        (np.array([3.0], np.float32), "label"),
+        (np.array([[0.5, 0.25, 0.25]], np.float32), "probabilities"),
+        (np.array([[5.0, -1.0, 0.0]], np.float32), "logits"),
+        (np.array([0.5], np.float32), None),
+        (np.array([0.5, 0.25, 0.25], np.float32), None),  # of all images in one row
+        (np.zeros((1, 4), np.float32), None),
+    ],
+)
+def test_what_models_of_others_answer(output: np.ndarray, name: str | None) -> None:
+    config = read(Config, {"model": {"num_classes": 3}, "data": {"root": "none"}})
+    if name is not None:
+        assert foreign.name_of(config, output) == name
+        return
+    with pytest.raises(
+        ConfigError, match=r"^model\.num_classes: the model answers .* expected \[1, 3\]"
+    ):
+        foreign.name_of(config, output)

@@ -219,6 +219,8 @@ def test_a_model_that_ends_in_layers_has_no_answers(call, weights, tmp_path, too
         ("benchmark.py", (), "error: absent: no such folder"),
         ("benchmark.py", ("--runs", "0"), "error: runs: expected 1 or more, got 0"),
         ("benchmark.py", ("--threads", "1,0"), "expected numbers of threads such as 1,all, got"),
+        ("eval.py", ("--save", "a.onnx"), "--save: expected the name of a file that ends in .json"),
+        ("eval.py", ("--pictures", "a.jpg"), "--pictures: expected the name of a file that ends"),
         ("predict.py", ("--save_dir", ""), "--save_dir: expected a path, got '', as of a variable"),
     ],
 )

@@ -171,3 +171,14 @@ def test_a_drawn_split_is_written_as_lists(call_tool: Tool, tmp_path: Path) -> N
     assert "config_lists.yml reads them" in output
     data = yaml.safe_load((tmp_path / "look" / "config_lists.yml").read_text())["data"]
     assert len(Path(data["val_list"]).read_text().splitlines()) == 4
+    status, output = call_tool("data.py", "inspect", "mine", "--task", "cls", "--save_dir", "look")
+    assert status == 0, output  # its own files are replaced
+    (tmp_path / "look" / "labels.txt").write_text("mine")
+    before = (tmp_path / "look" / "config.yml").read_bytes()
+    status, output = call_tool("data.py", "inspect", "mine", "--task", "cls", "--save_dir", "look")
+    assert (status, "look/labels.txt: was changed since; move it" in output) == (2, True)
+    assert (tmp_path / "look" / "config.yml").read_bytes() == before
+    for inside in ("mine", "mine/look"):
+        status, output = call_tool("data.py", "inspect", "mine", "--save_dir", inside)
+        assert (status, f"error: {inside}: lies in mine, where what" in output) == (2, True)
+    assert not (tmp_path / "mine" / "config.yml").exists()

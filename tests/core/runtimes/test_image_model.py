@@ -141,3 +141,9 @@ def test_an_evaluation_counts_answers_with_nan(toy, caplog):
 
     evaluate(toy, run, Loader(toy.build_dataset("val"), batch_size=2, train=False))
     assert "2 of 5 images: the model answers with NaN" in caplog.messages
+    with pytest.raises(DataError, match=r"^the model answers all images with NaN$"):
+        evaluate(
+            toy,
+            lambda image: {"level": np.full((len(image), 1), np.nan, np.float32)},
+            Loader(toy.build_dataset("val"), batch_size=2, train=False),
+        )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import ConfigError, DataError
+from core.errors import ConfigError, DataError, FileError
 from core.runtimes.image_model import ImageModel, exported_model
 from core.runtimes.predict_images import drawn_pictures, list_images, predict_files
 from core.runtimes.predictor import load_predictor
@@ -137,7 +137,8 @@ def draw_levels(folder, levels):
 
 
 def contents(folder):
-    return {file: file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {file: file.read_bytes() for file in files if not file.name.startswith(".")}
 
 
 @pytest.mark.parametrize(
@@ -210,3 +211,20 @@ def test_no_images_and_no_task(bare, tmp_path):
         list_images(tmp_path)
     with pytest.raises(ConfigError, match=r"has no deploy\.yml; name its config"):
         load_model(bare)
+
+
+def test_pictures_of_the_user_stay(toy, tmp_path):
+    draw_levels(tmp_path / "pics", {"a.png": 10, "b.png": 20})
+    model, out = load_model(toy), tmp_path / "out"
+    for name in ("b.png", "predictions.json"):
+        out.mkdir()
+        (out / name).write_text("mine")
+        with pytest.raises(FileError, match=rf"out/{name}: is there, and not written by this tool"):
+            predict_files(model, tmp_path / "pics", out)
+        assert {file.name: content for file, content in contents(out).items()} == {name: b"mine"}
+        (out / name).unlink()
+        out.rmdir()
+    predict_files(model, tmp_path / "pics", out)
+    before = contents(out)
+    predict_files(model, tmp_path / "pics", out)
+    assert contents(out) == before

@@ -45,6 +45,10 @@ def read_video(path):
     return frames, capture.get(cv2.CAP_PROP_FPS)
 
 
+def shown(folder):
+    return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+
+
 def values_of(folder):
     (found,) = json.loads((folder / "predictions.json").read_text()).values()
     return found["frames"]
@@ -62,7 +66,7 @@ def test_every_frame_is_predicted_and_drawn(model, clip, tmp_path, monkeypatch):
     assert frames[0].shape == (*SIDES[::-1], 3)
     assert len({value["level"] for value in values_of(tmp_path / "out")}) == 8
     assert [line.partition(":")[0] for line in told] == ["frame 0", "frame 4"]
-    assert sorted(os.listdir(tmp_path / "out")) == ["clip.mp4", "predictions.json"]
+    assert shown(tmp_path / "out") == ["clip.mp4", "predictions.json"]
 
 
 def test_some_frames_are_enough(model, clip, tmp_path):
@@ -245,3 +249,15 @@ def test_frames_that_change_their_size_get_that_of_the_first(model, clip, tmp_pa
     video = predict_video(model, Growing(), tmp_path / "out")
     frames, _ = read_video(video)
     assert [frame.shape for frame in frames] == [(*SIDES[::-1], 3)] * 3
+
+
+def test_videos_and_predictions_of_the_user_stay(model, clip, tmp_path):
+    for name in ("clip.mp4", "predictions.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(FileError, match=rf"{name}/{name}: is there, and not written by this"):
+            predict_video(model, Frames(clip), tmp_path / name)
+        assert (tmp_path / name / name).read_text() == "mine"
+        assert shown(tmp_path / name) == [name]
+    for _ in range(2):
+        predict_video(model, Frames(clip), tmp_path / "out")
