@@ -27,7 +27,7 @@ from core.training.evaluation import evaluate_model, measure
 from core.training.hooks import Hook
 from core.training.optimizers import Optimizer
 from core.training.precision import Amp
-from core.training.recipe import Recipe, ScheduledStrategy
+from core.training.recipe import Recipe, ScheduledStrategy, check_beginning
 from core.training.run import Run, build_loader, order_settings
 from core.training.save_folder import check_free
 from core.training.schedules import learning_rate
@@ -66,6 +66,7 @@ class Engine:
         self.val_loader = build_loader(run, "val", self.rank, self.world)
         paddle.seed(self.seed)
         self.model = self.task.build_model()
+        self._recipe = recipe
         self.windows = ActiveStrategies(recipe)
         self.steps_per_epoch = len(self.train_loader) // self.config.accumulate
         if self.steps_per_epoch == 0:
@@ -99,6 +100,7 @@ class Engine:
         else:
             check_free(self.save_dir, self.task, self._teachers, overwrite)
             edits = checkpoint.load_pretrained(self.task, self.model)
+            check_beginning(self._recipe, edits)
             self._unfold_norms()
             self.windows.begin(edits, self.context)
             self._optimizer, self.ema = self._build_updaters()

@@ -7,6 +7,7 @@ import os
 import re
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from core.errors import DataError
 from core.settings.told_once import ONCE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UNREAD = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".jxl", ".dng", ".svg")
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # how files of both begin
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 # in coded data, 0xff is followed by 0, or by the number of a restart
@@ -68,6 +70,7 @@ def list_image_files(folder: Path) -> list[Path]:
         for place, folders, files in os.walk(folder, onerror=refuse):
             tell_of_clutter(Path(place), (*folders, *files))
             folders[:] = [name for name in folders if not is_clutter(name)]
+            tell_of_unread(Path(place), files)
             images = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
             found += [Path(place, name) for name in images if not is_clutter(name)]
     except ValueError as error:
@@ -97,6 +100,18 @@ def list_class_folders(folder: Path) -> list[str]:
 def is_clutter(name: str) -> bool:
     """Tell whether a file or folder of this name is hidden, or made by a system for itself."""
     return name.startswith(".") or name in _CLUTTER
+
+
+def tell_of_unread(folder: Path, names: Iterable[str]) -> None:
+    """Say in the log how many files of a folder are pictures of a kind that is not read."""
+    kinds = Counter(Path(name).suffix.lower() for name in names if not is_clutter(name))
+    unread = {kind: kinds[kind] for kind in UNREAD if kinds[kind]}
+    if unread:
+        log.warning(
+            "%s: %d pictures are left out, as %s files are not read; convert them",
+            *(folder, sum(unread.values()), ", ".join(unread)),
+            extra=ONCE,
+        )
 
 
 def tell_of_clutter(folder: Path, names: Iterable[str]) -> None:

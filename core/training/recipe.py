@@ -12,7 +12,7 @@ from typing import Any, Literal
 from core.errors import ConfigError
 from core.settings.config import read, suggest
 from core.settings.yaml_loader import shown
-from core.strategy import Phase, Strategy, StrategyConfig, strategy_class
+from core.strategy import Phase, Strategy, StrategyConfig, recorded_strategy, strategy_class
 from core.task import Task
 
 KEYS = ("epochs", "strategies", "exports")
@@ -272,6 +272,27 @@ def _check_order(steps: tuple[ScheduledStrategy, ...]) -> None:
                     f"{_name(j, other)}: channels cannot be removed beside or after "
                     f"quantization, and {_name(i, step)} begins at epoch {step.start}"
                 )
+
+
+def check_beginning(recipe: Recipe, edits: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse to cut or to quantize a network that is quantized when a run begins with it.
+
+    Args:
+        recipe: Recipe of the run.
+        edits: Edits of the network, as `core.training.checkpoint.load_pretrained` returns them.
+
+    Raises:
+        ConfigError: Names the first strategy that cannot be at work.
+    """
+    kinds = {kind for kind, _ in edits}
+    if all(recorded_strategy(kind, kind).phase != Phase.GRID for kind in kinds):
+        return
+    for position, step in enumerate(recipe.steps):
+        if step.strategy.phase in (Phase.SHAPE, Phase.GRID):
+            raise ConfigError(
+                f"{_name(position, step)}: the weights of model.pretrained are quantized already; "
+                "start from those in float"
+            )
 
 
 def _check_export(

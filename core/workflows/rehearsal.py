@@ -20,7 +20,7 @@ from core.task import Task
 from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.optimizers import Optimizer
-from core.training.recipe import Recipe
+from core.training.recipe import Recipe, check_beginning
 from core.training.schedules import learning_rate
 
 SAMPLES = 100  # steps of a window at which its learning rate is looked at
@@ -78,7 +78,7 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
         UserError: The run would fail, now or in a later epoch.
     """
     model = engine.model
-    checkpoint.load_pretrained(engine.task, model)
+    check_beginning(recipe, checkpoint.load_pretrained(engine.task, model))
     edges = {0, engine.epochs} | {edge for step in recipe.steps for edge in (step.start, step.end)}
     edges |= {export.after_epoch for export in recipe.exports}
     borders = sorted(edges)

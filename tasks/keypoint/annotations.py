@@ -135,14 +135,24 @@ def annotated_persons(annotations: Annotations, box_ends: BoxEnds = "edge") -> P
     Raises:
         DataError: Nobody is left.
     """
-    chosen, boxes = [], []
+    chosen, boxes, boxless = [], [], 0
     for person in annotations.people:
         box = _clip(person["bbox"], annotations.sizes.get(person["image_id"]), box_ends)
-        if not person["iscrowd"] and person["num_keypoints"] > 0 and box is not None:
+        if person["iscrowd"] or not person["num_keypoints"]:
+            continue
+        boxless += box is None
+        if box is not None:
             chosen.append(person)
             boxes.append(box)
     if not chosen:
         raise DataError(f"{annotations.path}: no person with a labelled keypoint and a box")
+    if boxless:
+        log.warning(
+            "%s: %d of %d persons with labelled keypoints are left out, as their boxes have no "
+            "size or lie outside of their images",
+            *(annotations.path, boxless, boxless + len(chosen)),
+            extra=ONCE,
+        )
     image_ids = [person["image_id"] for person in chosen]
     persons = Persons(
         files=np.array([annotations.files[identity] for identity in image_ids]),

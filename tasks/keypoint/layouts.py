@@ -105,9 +105,12 @@ def image_place(root: Path, file: Path, names: Sequence[str]) -> str:
         DataError: There is none.
     """
     likely = [root, file.parent, *_folders(root, DEEPEST + 1)]
-    for folder in dict.fromkeys(likely):
-        if all((folder / name).is_file() for name in names):
-            return Path(os.path.relpath(folder, root)).as_posix()
+    there = {
+        folder: sum((folder / name).is_file() for name in names) for folder in dict.fromkeys(likely)
+    }
+    best = max(there, key=lambda folder: there[folder])  # the first of those that have most
+    if there[best]:  # pictures that are missing are told by their names later on
+        return Path(os.path.relpath(best, root)).as_posix()
     raise DataError(
         f"{file}: its images are not found: no folder in {root} has "
         f"{', '.join(repr(name) for name in names[:3])}"

@@ -198,7 +198,7 @@ def test_published_weights(tmp_path):
     ],
 )
 def test_what_models_of_others_answer(output: np.ndarray, name: str | None) -> None:
-    config = read(Config, {"model": {"num_classes": 3}, "data": {"root": "none"}})
+    config = read(Config, {"model": {"name": "any", "num_classes": 3}, "data": {"root": "none"}})
     if name is not None:
         assert foreign.name_of(config, output) == name
         return

@@ -30,7 +30,7 @@ def root(tmp_path):
     return write_two_persons(tmp_path)
 
 
-def test_crowds_and_silent_persons_are_left_out(root):
+def test_crowds_and_silent_persons_are_left_out(root, caplog):
     silent = person(3, keypoints=[0] * 51)
     without = person(4)
     del without["keypoints"]
@@ -40,6 +40,7 @@ def test_crowds_and_silent_persons_are_left_out(root):
     annotations = load_annotations(root / "val.json", 17)
     assert len(annotations.people) == 5
     assert len(annotated_persons(annotations)) == 1
+    assert "val.json: 1 of 2 persons with labelled keypoints are left out, as their" in caplog.text
 
 
 def test_boxes_are_clipped_to_the_image(root):

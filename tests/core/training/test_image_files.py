@@ -89,3 +89,13 @@ def test_names_of_classes_are_text(tmp_path: Path) -> None:
     os.mkdir(os.fsencode(tmp_path) + b"/\xff")
     with pytest.raises(DataError, match=r": '\\udcff' is no name in UTF-8; rename the folder$"):
         list_class_folders(tmp_path)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jpg", "b.HEIC", "c.gif", "d.gif", ".e.gif", "notes.txt"):
+        (tmp_path / name).touch()
+    assert list_image_files(tmp_path) == [tmp_path / "a.jpg"]
+    told = "3 pictures are left out, as .gif, .heic files are not read; convert them"
+    assert f"{tmp_path}: {told}" in caplog.messages

@@ -9,7 +9,14 @@ import pytest
 
 from core.errors import ConfigError
 from core.settings.config import load_yaml
-from core.training.recipe import compose_recipes, read_recipe, recipe_epochs, shortened
+from core.training.recipe import (
+    Recipe,
+    check_beginning,
+    compose_recipes,
+    read_recipe,
+    recipe_epochs,
+    shortened,
+)
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, TEACHER = "outside.strategies:Listen", "outside.strategies:NeedsTeacher"
@@ -193,3 +200,13 @@ def test_exports_and_intervals_follow_and_what_is_wrong_stays() -> None:
         shortened(recipe, 100, 2)
     for wrong in ({"strategies": "x"}, {"strategies": [{"start_epoch": 200}, 3]}, {}):
         assert shortened(wrong, 100, 10) == wrong
+
+
+def test_quantized_weights_are_neither_cut_nor_quantized_again() -> None:
+    recipe = read_recipe({"strategies": [{"kind": NARROW}]}, 2, has_teacher=False)
+    check_beginning(recipe, [("prune", {})])
+    check_beginning(Recipe(), [("qat", {})])
+    with pytest.raises(
+        ConfigError, match=r"^strategies\.0 .*: the weights of model.pretrained are"
+    ):
+        check_beginning(recipe, [("prune", {}), ("qat", {})])
