@@ -173,7 +173,7 @@ def test_descriptions_that_are_not_whole(squeezed: Any, tmp_path: Path, key: str
         path.write_text(text, encoding="latin1")
         with one_line() as said:
             checkpoint.restore(tmp_path / "model")
-        assert said[0].startswith(f"{path}: not a description of a checkpoint: ")
+        assert said[0].startswith(f"{path}: not ")  # JSON, a text, a description
 
 
 @pytest.fixture(scope="module")

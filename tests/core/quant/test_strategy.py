@@ -323,7 +323,7 @@ def test_wrong_runs(settings: Any, tmp_path: Path) -> None:
 def test_a_quantized_checkpoint_is_not_quantized_again(settings: Any, tmp_path: Path) -> None:
     train(settings, tmp_path / "first", qat())
     again = merge(settings, {"model": {"pretrained": str(tmp_path / "first" / "latest")}})
-    with pytest.raises(ConfigError, match="is quantized already"):
+    with pytest.raises(ConfigError, match="are quantized already"):
         train(again, tmp_path / "second", qat(start_epoch=0))
 
 
