@@ -91,19 +91,17 @@ def save(inspection: Inspection, config: str, arguments: argparse.Namespace) -> 
             f"{folder}: lies in {root}, where what is written would count as data; name another "
             "folder"
         )
-    files = WrittenFiles(folder)
-    files.begin(NAMES)
-    write_text(folder / "config.yml", config)
-    pictures = labelled_pictures(inspection, arguments.root, arguments.samples)
-    write_sheet(folder / "samples.png", pictures)
-    print(f"written: {folder / 'config.yml'}, {folder / 'samples.png'}")
-    lists = write_lists(inspection, arguments.root, folder)
-    if lists:
-        content = yaml.safe_load(config)
-        content["data"] |= lists
-        write_text(folder / "config_lists.yml", yaml.safe_dump(content, sort_keys=False))
-        print(f"written: the split as lists, {folder / 'config_lists.yml'} reads them")
-    files.end(NAMES)
+    with WrittenFiles(folder).writing(NAMES):
+        write_text(folder / "config.yml", config)
+        pictures = labelled_pictures(inspection, arguments.root, arguments.samples)
+        write_sheet(folder / "samples.png", pictures)
+        print(f"written: {folder / 'config.yml'}, {folder / 'samples.png'}")
+        lists = write_lists(inspection, arguments.root, folder)
+        if lists:
+            content = yaml.safe_load(config)
+            content["data"] |= lists
+            write_text(folder / "config_lists.yml", yaml.safe_dump(content, sort_keys=False))
+            print(f"written: the split as lists, {folder / 'config_lists.yml'} reads them")
 
 
 if __name__ == "__main__":

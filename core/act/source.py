@@ -42,9 +42,10 @@ _KEEPING = (
     *("elementwise_add", "elementwise_mul", "elementwise_max", "reduce_mean", "pad3d"),
 )
 # that only say in other words what they read: no place to compare a student with its teacher
+_SCORES = ("softmax", "sigmoid")
 _CLOSING = (
-    *("softmax", "log_softmax", "sigmoid", "arg_max", "cast", "scale", "assign", "squeeze2"),
-    *("reshape2", "transpose2", "reduce_max"),
+    *(*_SCORES, "log_softmax", "arg_max", "cast", "scale", "assign", "squeeze2"),
+    *("reshape2", "transpose2"),
 )
 _log = logging.getLogger(__name__)
 
@@ -186,7 +187,17 @@ class Source:
     def before_closing(self, name: str) -> str:
         """Return the variable that one is made of by nothing but softmax, argmax and the like."""
         makers = {each: op for op in self.graph.operators for each in names_of(op.outputs)}
-        while name in makers and makers[name].type in _CLOSING:
+
+        def closes(name: str) -> bool:
+            if name not in makers:
+                return False
+            op = makers[name]
+            if op.type == "reduce_max":  # the score of the best class, or a pooling of features
+                source = only(op.inputs, "X")
+                return source in makers and makers[source].type in _SCORES
+            return op.type in _CLOSING
+
+        while closes(name):
             name = only(makers[name].inputs, "X")
         return name
 

@@ -258,7 +258,7 @@ def _traced(model: Layer, layer: Layer, specs: list[InputSpec]) -> Graph:
     raise ExportError(
         f"input_shape: {type(model).__name__} computes with the height and the width of its input, "
         f"so that they cannot be free; give numbers, such as those it was trained with ({failure})"
-    )
+    ) from failure
 
 
 def _sized(specs: Sequence[InputSpec]) -> list[InputSpec]:

@@ -204,8 +204,7 @@ def predict_video(
         save_dir.mkdir(parents=True, exist_ok=True)
         with drafting(target) as draft:
             values, ended = _predict_frames(model, frames, draft, boxes_of, steps, tell)
-            files.begin([target.name])
-        files.end([target.name])
+            files.expect(target.name, draft)
     except BrokenPipeError:  # of the output, which is no file of ours
         raise
     except OSError as error:

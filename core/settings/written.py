@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +63,32 @@ class WrittenFiles:
                 how = "was changed since" if known else "is there, and not written by this tool"
                 raise FileError(f"{path}: {how}; move it, or name another folder")
 
-    def begin(self, names: Iterable[str]) -> None:
-        """Note files that will be written by other means; `end` notes what they have become.
+    @contextlib.contextmanager
+    def writing(self, names: Sequence[str]) -> Iterator[None]:
+        """Note what the block writes under some names by other means; some may stay away.
+
+        Only if the process is killed meanwhile, files of these names count as ours until the next
+        time.
 
         Raises:
             FileError: As `check`, or the list cannot be written.
         """
-        names = list(names)
         self.check(names)
         self._note(dict.fromkeys(names, _UNFINISHED))
+        try:
+            yield
+        finally:
+            paths = {name: self.folder / name for name in names}
+            self._note({n: digest_of(p) if p.is_file() else "" for n, p in paths.items()})
 
-    def end(self, names: Iterable[str]) -> None:
-        """Note files that have been written, as they are now; some may be missing.
+    def expect(self, name: str, source: Path) -> None:
+        """Note a file that is moved to a name next.
 
         Raises:
-            FileError: The list cannot be written.
+            FileError: As `check`, or the list cannot be written.
         """
-        digests = {}
-        for name in names:
-            path = self.folder / name
-            digests[name] = digest_of(path) if path.is_file() else ""
-        self._note(digests)
+        self.check([name])
+        self._note({name: digest_of(source)})
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, with its folder, whole or not at all.

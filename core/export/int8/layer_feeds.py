@@ -23,7 +23,8 @@ from core.graph.program import Graph
 from core.quant.layers import QuantizedLayer
 from core.targets.processors import HIGHEST, PAIR
 
-IMAGES = 2  # images whose activations are fed; one more sample is drawn
+IMAGES = 2  # images whose activations are fed; more samples are drawn
+PLACES = 16  # at least, at which outputs of drawn samples are seen: a single one may cancel out
 SIDE = 16  # pixels of a map, tokens of a sequence; more where a kernel spans more
 BEYOND = 1.1  # share of a grid that samples reach, so that its ends are met
 # What the last bits of a float may be worth, in steps of a grid, where a batch norm was folded in
@@ -36,12 +37,14 @@ class Feed:
     """Input of one layer.
 
     Attributes:
-        values: On its grid, [images + 1, ...]. The last sample is drawn from all of the grid, for
-            images may leave channels at zero, behind which no weight is seen.
+        values: On its grid, [images + drawn, ...]. The last samples are drawn from all of the grid,
+            for images may leave channels at zero, behind which no weight is seen.
+        drawn: How many they are.
         rest: Other arguments of the layer.
     """
 
     values: np.ndarray
+    drawn: int = 0
     rest: tuple[Any, ...] = ()
 
 
@@ -89,7 +92,7 @@ class EagerLayers:
                 missing = IMAGES - sum(len(each.values) for each in known)
                 if missing > 0:
                     x = x[:missing] if rest else _middle(layer, x[:missing])
-                    known.append(Feed(layer.rounded_input(x).numpy(), tuple(rest)))
+                    known.append(Feed(layer.rounded_input(x).numpy(), rest=tuple(rest)))
 
             hooks.append(layer.register_forward_pre_hook(note, with_kwargs=True))
         try:
@@ -102,7 +105,8 @@ class EagerLayers:
                 raise ExportError(f"{path}: is in the graph, but the model does not run it")
             alike = [f.values for f in found if f.values.shape[1:] == found[0].values.shape[1:]]
             drawn = _drawn(self.layers[path], found[0].values)
-            self.feeds[path] = Feed(np.concatenate([*alike, drawn]), found[0].rest)
+            values = np.concatenate([*alike, drawn])
+            self.feeds[path] = Feed(values, len(drawn), found[0].rest)
 
     def shapes(self) -> Shapes:
         """Return the shapes of the inputs of the layers' operators."""
@@ -298,10 +302,12 @@ def _span(layer: QuantizedLayer, axis: int) -> int:
 
 
 def _drawn(layer: QuantizedLayer, images: np.ndarray) -> np.ndarray:
-    """Draw a sample from all of a layer's grid."""
+    """Draw samples from all of a layer's grid: one of a map, several where there are few places."""
+    places = images[0].size // images.shape[-1 if isinstance(layer, nn.Linear) else 1]
+    count = -(-PLACES // places)
     quantizer, grid = layer.input_quantizer, layer.input_quantizer.grid()
     low, high = (BEYOND * grid.step * end for end in (grid.lowest, grid.highest))
-    values = np.random.default_rng(0).uniform(low, high, (1, *images.shape[1:]))
+    values = np.random.default_rng(0).uniform(low, high, (count, *images.shape[1:]))
     with paddle.no_grad():
         drawn: np.ndarray = quantizer(paddle.to_tensor(values.astype(np.float32))).numpy()
     return drawn

@@ -94,7 +94,10 @@ def compare(
     for backend, layer, found in progress(_answers(file, eager, plans), what, total, "layer"):
         if layer.weight not in answers:
             answers[layer.weight] = eager.answer(layer)
-        key, far = (backend, layer.path), _relative(layer, answers[layer.weight], found)
+        key, far = (
+            (backend, layer.path),
+            _relative(layer, answers[layer.weight], found, eager.feeds[layer.path].drawn),
+        )
         worst[key] = max(worst.get(key, 0.0), far)
     return [
         LayerDifference(path, backend, worst[backend, path])
@@ -158,8 +161,8 @@ def _run(
     ]
 
 
-def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray) -> float:
-    """Return the largest difference: of the images to their largest value, of the drawn to its.
+def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray, drawn: int = 1) -> float:
+    """Return the largest difference: of images to their largest value, of drawn samples to theirs.
 
     Values are those of the outputs or of the sums before the bias is added, for where they cancel
     out, their errors stay; and at least those of one step of the data times one of the weight, for
@@ -179,7 +182,7 @@ def _relative(layer: IsolatedLayer, wanted: np.ndarray, found: np.ndarray) -> fl
     else:
         far = np.abs(found - np.clip(wanted, layer.ending.lowest, layer.ending.highest))
         far = np.maximum(far - (layer.ending.step + products) / 2, 0)
-    parts = slice(None, -1), slice(-1, None)
+    parts = slice(None, -drawn), slice(-drawn, None)
     relative = max(float(far[part].max()) / (float(scope[part].max()) or 1.0) for part in parts)
     return relative if np.isfinite(far).all() else float("inf")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pytest
 from paddle import nn
 from paddle.static import InputSpec
 
+from core.act.auto_compression import _groups
+from core.act.config import ActConfig
 from core.act.session import check_batch
 from core.act.source import never_negative, open_source
 from core.errors import ConfigError, DataError, ExportError
+from core.graph.operators import names_of
 from core.graph.program import Graph
 from core.graph.trace import trace
+from core.settings.config import read
 from core.task import build_task
 from tests.core.act.conftest import places
 
@@ -65,6 +70,35 @@ def test_layers_and_variables_by_name(exported: Path) -> None:
     assert conv.tensor == "image"
     assert (conv.tensor in positive, head.tensor in positive) == (False, True)  # behind a ReLU
     assert source.nodes() == ["level"]
+
+
+class Ending(nn.Layer):
+    """Scores of classes, the best class with its score, and a pooling of features."""
+
+    def forward(self, image: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        logits = image.mean([2, 3])
+        scores = nn.functional.softmax(logits)
+        pooled = nn.functional.relu(image).max([2, 3])
+        found = {"label": scores.argmax(1), "score": scores.max(1), "pooled": pooled}
+        return found | {"peak": image.max([1, 2, 3])}
+
+
+def test_nodes_lie_in_front_of_what_says_the_same_in_other_words(exported: Path) -> None:
+    spec = InputSpec([None, 3, 8, 8], "float32", "image")
+    graph = Graph.from_trace(trace(Ending(), [spec]))
+    source = replace(open_source(exported), graph=graph)
+    logits, pooled, peak = source.nodes()
+    (maker,) = (op for op in graph.operators if logits in names_of(op.outputs))
+    assert maker.type == "reduce_mean"
+    assert (pooled, peak) == ("pooled", "peak")  # no distribution is behind these maxima
+    config = {"Global": {"model_dir": "x"}, "TrainConfig": {"epochs": 1}, "QuantAware": {}}
+    for node, wanted in ((["score", "pooled"], (logits, "pooled")), (["peak"], None)):
+        settings = {**config, "Distillation": {"loss": "soft_label", "node": node}}
+        if wanted:
+            assert _groups(source, read(ActConfig, settings)) == [("soft_label", 1.0, wanted)]
+            continue
+        with pytest.raises(ConfigError, match=r"^Distillation\.node: peak has no axis of classes"):
+            _groups(source, read(ActConfig, settings))
 
 
 @pytest.mark.parametrize(

@@ -37,21 +37,36 @@ def test_only_what_is_ours_is_replaced(tmp_path: Path) -> None:
 
 def test_files_that_others_write_for_us(tmp_path: Path) -> None:
     names = ["config.yml", "labels.txt"]
-    files = WrittenFiles(tmp_path)
-    files.begin(names)
+    killed = WrittenFiles(tmp_path).writing(names)
+    killed.__enter__()
     (tmp_path / "config.yml").write_text("half")  # and then it is killed
-    WrittenFiles(tmp_path).begin(names)
-    (tmp_path / "config.yml").write_text("whole")
-    files.end(names)
-    WrittenFiles(tmp_path).begin(names)
-    WrittenFiles(tmp_path).end(names)
+    with WrittenFiles(tmp_path).writing(names):
+        (tmp_path / "config.yml").write_text("whole")
+    with pytest.raises(ZeroDivisionError), WrittenFiles(tmp_path).writing(names):
+        raise ZeroDivisionError  # what fails leaves nothing open
     (tmp_path / "labels.txt").write_text("mine")
     with pytest.raises(FileError, match=r"labels\.txt: was changed since"):
-        WrittenFiles(tmp_path).begin(names)
+        WrittenFiles(tmp_path).check(names)
     (tmp_path / "labels.txt").unlink()
     (tmp_path / "config.yml").write_text("edited")
-    with pytest.raises(FileError, match=r"config\.yml: was changed since"):
-        WrittenFiles(tmp_path).begin(names)
+    with (
+        pytest.raises(FileError, match=r"config\.yml: was changed since"),
+        WrittenFiles(tmp_path).writing(names),
+    ):
+        raise AssertionError("it was let in")
+    assert (tmp_path / "config.yml").read_text() == "edited"
+
+
+def test_a_file_that_is_moved_in(tmp_path: Path) -> None:
+    files, draft = WrittenFiles(tmp_path), tmp_path / "draft"
+    for content in ("1", "2"):
+        draft.write_text(content)
+        files.expect("clip.mp4", draft)
+        draft.rename(tmp_path / "clip.mp4")
+    (tmp_path / "clip.mp4").write_text("mine")
+    draft.write_text("3")
+    with pytest.raises(FileError, match=r"clip\.mp4: was changed since"):
+        WrittenFiles(tmp_path).expect("clip.mp4", draft)
 
 
 def test_a_killed_process_leaves_files_that_are_known(tmp_path: Path) -> None:

@@ -161,6 +161,9 @@ def test_differences_are_relative_to_the_sums_too() -> None:
     drawn = wanted.copy()
     drawn[-1] = 100.0
     assert layerwise._relative(bare, drawn, drawn + found - wanted) == pytest.approx(5e-3, rel=1e-3)
+    drawn[-2], drawn[-1] = 100.0, 1e-3  # of two that are drawn, one cancels out
+    far = [layerwise._relative(bare, drawn, drawn + found - wanted, count) for count in (1, 2)]
+    assert far == [pytest.approx(5, rel=1e-3), pytest.approx(5e-3, rel=1e-3)]
     assert layerwise._relative(bare, wanted, found * np.float32("nan")) == float("inf")
     assert layerwise._relative(bare, wanted, found[:, :, :2]) == float("inf")
     nothing = 0 * wanted, 0 * wanted + np.float32(1e-30)  # the bias of an ONNX file that has none
