@@ -1,8 +1,8 @@
 """Fast matrix kernels for Paddle on processors that are not of Intel's make.
 
-Paddle computes float32 on a CPU with the MKL of 2019 (its `libmklml`), which takes kernels that run
-anywhere where a processor does not call itself GenuineIntel. A variable that this version reads
-makes it take those for AVX2; `python -m benchmarks.measure.math_kernels` compares them. See
+Paddle computes float32 on a CPU with the MKL of 2019 (its `libmklml`). On a processor that does not
+call itself GenuineIntel, this version chooses kernels that do not use AVX2. An environment variable
+makes it choose those for AVX2; `python -m benchmarks.measure.math_kernels` compares both. See
 "Using MKL efficiently", Norwegian research infrastructure services,
 https://documentation.sigma2.no/jobs/mkl.html.
 """
