@@ -59,9 +59,9 @@ def predict_files(
 ) -> list[str]:
     """Predict on an image or a folder; write a picture for each and `predictions.json`.
 
-    The JSON lists for each image the task's values, with `picture`, the file that was drawn. A
-    label map becomes a PNG of labels beside the picture, with the task's palette. The pictures of
-    `a.jpg` and `a.png` are `a.jpg.png` and `a.png.png`; other namesakes are numbered.
+    The JSON lists for each image the task's values, with `picture`, the file that was drawn. Label
+    maps become PNG files of labels beside the picture, with the task's palette. Pictures of `a.jpg`
+    and `a.png` are `a.jpg.png` and `a.png.png`; other namesakes are numbered.
 
     Args:
         model: Answers for an image, and draws.
@@ -88,7 +88,6 @@ def predict_files(
     model.tell_of_boxes(boxes_of is not None)
     outputs = _Outputs(save_dir, names, model.palette())
     plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
-    outputs.files.check([PREDICTIONS, *(each.picture.as_posix() for each in plan.values())])
     channels, skipped = image_channels(model.task), list[str]()
     pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
     try:
@@ -228,12 +227,18 @@ class _Outputs:
         self._taken = {_fold(folder) for name in names for folder in name.parents}
 
     def name_pictures(self, names: Sequence[Path]) -> list[Path]:
-        """Name the picture of each image after it; images of one stem keep their suffix."""
+        """Name the picture of each image after it; images of one stem keep their suffix.
+
+        Raises:
+            FileError: A file of such a name is there, and is not ours.
+        """
         stems = Counter(_fold(name.with_suffix("")) for name in names)
-        return [
+        pictures = [
             self.take(name if stems[_fold(name.with_suffix(""))] > 1 else name.with_suffix(""))
             for name in names
         ]
+        self.files.check([PREDICTIONS, *(picture.as_posix() for picture in pictures)])
+        return pictures
 
     def take(self, wanted: Path) -> Path:
         """Return a free name for a PNG, relative to `save_dir`: the wanted or a numbered one."""

@@ -124,9 +124,8 @@ def run_steps(
 ) -> None:
     """Run the steps that are not done; print what each does and how long it took.
 
-    An interrupted training is resumed; what another key has made is removed first, but nothing that
-    the step itself did not write, and no training unless that is asked for: it may have taken days.
-    What a step says goes to `logs/` beside its output.
+    An interrupted training is resumed. What another key has made is removed first, trainings only
+    if that is asked for. What a step says goes to `logs/` beside its output.
 
     Args:
         steps: Steps in their order.
@@ -139,8 +138,7 @@ def run_steps(
         overwrite: Whether trainings of another key are removed.
 
     Raises:
-        FileError: The output of a step was not written by it, or is a training of another key.
-        UserError: A step failed; the message has the end of its log.
+        UserError: A step failed, or its output is not its own or a training of another key.
     """
     for step in steps:
         with locks[step.home]:
