@@ -73,6 +73,9 @@ def main() -> int:
     print(f"\nThis config trains on it:\n\n{config}")
     if arguments.save_dir:
         save(best, config, arguments)
+    if not best.trainable:
+        print("training would stop there (data.on_error: skip leaves out what cannot be read)")
+        return 1
     return 0
 
 

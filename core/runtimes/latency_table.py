@@ -270,7 +270,9 @@ def _read_tables(cache: Path) -> tuple[_Table, ...]:
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
         version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version != FORMAT_VERSION:
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise ValueError(f"format_version: {version}, of a newer TriSlim")
+        if isinstance(version, int) and version < FORMAT_VERSION:
             _log.info(
                 "%s: format_version %d, expected %d; not used", cache, version, FORMAT_VERSION
             )

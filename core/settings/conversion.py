@@ -172,7 +172,8 @@ def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
     if isinstance(value, cls):
         return value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path or cls.__name__}: expected a mapping, got {typename(value)}")
+        where = f"{path}: " if path else ""
+        raise ConfigError(f"{where}expected a mapping, got {typename(value)}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     value = dict(value)

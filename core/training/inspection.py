@@ -26,6 +26,7 @@ class Inspection:
         found: Lines for people.
         missing: Problems to mend before training, or things that will be missed after; a line each.
         settings: Settings that a config may leave out, since the data say them.
+        trainable: Whether training would not stop at one of the problems.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Inspection:
     found: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    trainable: bool = True
 
     def in_one_line(self) -> str:
         """Return the findings and the problems, for the end of a message."""

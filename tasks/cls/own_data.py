@@ -94,7 +94,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         found = from_data(settings)
         train, val = (read_split(data, MOST_CLASSES, split) for split in _SPLITS)
     except DataError as error:
-        return Inspection("cls", kind, sure, missing=(str(error),))
+        return Inspection("cls", kind, sure, missing=(str(error),), trainable=False)
     names = class_names(data) or tuple(map(str, range(found["model"]["num_classes"])))
     counts = np.bincount(train.labels, minlength=len(names))
     looked = look_at_images(train.paths, whole=True)
@@ -108,7 +108,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     few = [name for name, count in zip(names, counts) if count == 0]
     missing = [f"no picture for training of: {some_of(few)}"] if few else []
     missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
-    return Inspection("cls", kind, sure, lines, tuple(missing), found)
+    return Inspection("cls", kind, sure, lines, tuple(missing), found, not looked.broken)
 
 
 def labelled(config: Config, count: int) -> list[Labelled]:

@@ -70,7 +70,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     lines: list[str] = []
     missing: list[str] = []
     found: dict[str, Any] = {}
-    kind, sure = "", 0
+    kind, sure, trainable = "", 0, False
     try:
         layout = find_layout(data, given)
         if layout.kind == "none":
@@ -86,9 +86,10 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         looked = look_at_images(paths, whole=True)
         lines.append(looked.in_words())
         missing += [f"cannot be read: {line}" for line in looked.broken[:5]]
+        trainable = not looked.broken
     except DataError as error:
         missing.append(str(error))
-    return Inspection("keypoint", kind, sure, tuple(lines), tuple(missing), found)
+    return Inspection("keypoint", kind, sure, tuple(lines), tuple(missing), found, trainable)
 
 
 def labelled(config: Config, count: int) -> list[Labelled]:

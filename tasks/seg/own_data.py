@@ -117,6 +117,7 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
     lines: list[str] = []
     missing: list[str] = []
     found: dict[str, Any] = {}
+    trainable = False
     try:
         train, val = (read_pairs(data, split) for split in _SPLITS)
         told = f"{len(train)} images with masks for training, {len(val)} for validation"
@@ -131,9 +132,10 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         missing += classes.left_out
         found = from_data(settings)
         missing += _of_other_sizes(train, data, classes)
+        trainable = not looked.broken
     except DataError as error:
         missing.append(str(error))
-    return Inspection("seg", kind, 2, tuple(lines), tuple(missing), found)
+    return Inspection("seg", kind, 2, tuple(lines), tuple(missing), found, trainable)
 
 
 def labelled(config: Config, count: int) -> list[Labelled]:

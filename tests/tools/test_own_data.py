@@ -164,6 +164,20 @@ def test_a_folder_of_nothing_is_told_in_a_line_for_each_task(
     assert sorted(line.split(":")[0] for line in told) == ["cls", "keypoint", "seg"]
 
 
+@pytest.mark.parametrize("own", [OWN[0], OWN[1], OWN[-1]], ids=lambda own: own.task)
+def test_pictures_that_training_would_stop_at_end_inspection_with_1(
+    call_tool: Tool, tmp_path: Path, own: Own
+) -> None:
+    own.draw(tmp_path / "mine")
+    pictures = sorted((tmp_path / "mine" / own.pictures).rglob("*.[jp][pn]g"))
+    for picture in pictures:
+        picture.write_bytes(picture.read_bytes()[:40])
+    status, output = call_tool("data.py", "inspect", "mine", "--task", own.task)
+    assert status == 1, output
+    assert "missing or wrong: cannot be read: " in output
+    assert "training would stop there (data.on_error: skip leaves out" in output
+
+
 def test_a_drawn_split_is_written_as_lists(call_tool: Tool, tmp_path: Path) -> None:
     draw_folders(tmp_path / "mine")
     status, output = call_tool("data.py", "inspect", "mine", "--task", "cls", "--save_dir", "look")

@@ -325,14 +325,22 @@ def test_another_machine_is_not_believed_but_kept(tmp_path, caplog, change):
     assert foreign in tables
 
 
-def test_another_version_of_the_file_is_measured_again(tmp_path, caplog):
+def test_an_older_version_of_the_file_is_measured_again(tmp_path, caplog):
     cache, measure = tmp_path / "layers.json", Counting()
-    cache.write_text('{"format_version": 99, "anything": 1}')
+    cache.write_text('{"format_version": 0, "anything": 1}')
     with caplog.at_level(logging.INFO):
         LatencyTable("paddle", cache=cache, measure=measure).predict([DENSE])
-    assert "format_version 99, expected 1" in caplog.text
+    assert "format_version 0, expected 1" in caplog.text
     assert len(measure.asked) == 1
     assert len(json.loads(cache.read_text())["tables"]) == 1
+
+
+def test_a_newer_version_of_the_file_stays(tmp_path):
+    cache = tmp_path / "layers.json"
+    cache.write_text('{"format_version": 99, "anything": 1}')
+    with pytest.raises(ExportError, match=r"format_version: 99, of a newer TriSlim.*remove it"):
+        LatencyTable("paddle", cache=cache, measure=Counting())
+    assert json.loads(cache.read_text()) == {"format_version": 99, "anything": 1}
 
 
 @pytest.mark.parametrize(
