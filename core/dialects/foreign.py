@@ -85,6 +85,10 @@ class Section:
         """Tell whether a key is given."""
         return self.content.get(key) is not None
 
+    def knows(self, key: object) -> bool:
+        """Tell whether a key was taken, refused or put aside already."""
+        return key in self._known
+
     def take(self, key: str, wanted: Any, default: Any = REQUIRED) -> Any:
         """Return the value of a key, checked as `core.settings.config.read` checks a field.
 

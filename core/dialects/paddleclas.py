@@ -151,6 +151,8 @@ def _model(arch: Section, run: Section) -> Settings:
     arch.refuse("use_ssld", "only the plain published weights are known; give a path", (False,))
     arch.refuse("models", "networks of a distillation; see --distill_config")
     arch.refuse("pretrained_list", "see model.pretrained", ([],))
+    arch.refuse("use_ml_decoder", "one label per image is trained on", (False,))
+    arch.put_aside("use_sync_bn")  # statistics are those of each process
     published = arch.take("pretrained", bool | str, None)
     given = run.take("pretrained_model", str, None)
     model: Settings = {
@@ -158,8 +160,7 @@ def _model(arch: Section, run: Section) -> Settings:
         "num_classes": arch.take("class_num", int, 1000),
         "pretrained": given if given is not None else (published or None),
     }
-    known = ("name", "class_num", "pretrained", "use_ssld", "models", "pretrained_list")
-    rest = [str(key) for key in arch.content if key not in known]
+    rest = [str(key) for key in arch.content if not arch.knows(key)]
     options = {key: arch.take(key, bool | int | float | str, None) for key in rest}
     options = {key: value for key, value in options.items() if value is not None}
     arch.finish()

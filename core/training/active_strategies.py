@@ -177,9 +177,12 @@ class ActiveStrategies:
         wanted = self._recipe.active(epoch)
         saved = [(position, kind) for position, kind, _ in state["live"]]
         if saved != [(position, self._recipe.steps[position].kind) for position in wanted]:
+            had, has = (
+                ", ".join(kinds) or "no strategy"
+                for kinds in ([k for _, k in saved], [self._recipe.steps[p].kind for p in wanted])
+            )
             raise ConfigError(
-                f"slim: the interrupted run had {[kind for _, kind in saved] or 'no strategy'} "
-                f"at work in epoch {epoch + 1}, this recipe does not"
+                f"slim: in epoch {epoch + 1} the run to resume had {had} at work, this recipe {has}"
             )
         self._check_same_recipe(state["recipe"])
         self._finished, self._live = edits[: state["finished"]], {}

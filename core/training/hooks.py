@@ -77,7 +77,7 @@ class Progress(Hook):
         self._bar.set_description(f"epoch {engine.epoch + 1}/{engine.epochs}", refresh=False)
         best = "" if engine.best is None else f" best {engine.best:.4f}@{engine.best_epoch}"
         loss = sum(value for name, value in terms.items() if name not in engine.watched)
-        self._bar.set_postfix_str(f"loss {loss:.4f} lr {rate:.2e}{best}", refresh=False)
+        self._bar.set_postfix_str(f"loss {loss:#.4g} lr {rate:.2e}{best}", refresh=False)
         if self._bar.disable and time.monotonic() - self._last_line > LOG_SECONDS:
             self._last_line = time.monotonic()
             log.info("step %d/%d %s", engine.step, engine.total_steps, self._summary(engine))
@@ -110,7 +110,7 @@ class Progress(Hook):
 
     def _summary(self, engine: Engine) -> str:
         means = {name: value / max(self._steps, 1) for name, value in self._sums.items()}
-        parts = " ".join(f"{name} {value:.4f}" for name, value in means.items())
+        parts = " ".join(f"{name} {value:#.4g}" for name, value in means.items())
         speed = self._steps * self._images / max(time.monotonic() - self._start, 1e-9)
         done = max(engine.step - self._first_step, 1)
         seconds = (time.monotonic() - self._begin) / done * (engine.total_steps - engine.step)

@@ -92,6 +92,14 @@ def test_the_whole_file() -> None:
     read_recipe(found.recipe, 30, False)
 
 
+def test_what_build_model_takes_out_of_arch_is_no_argument_of_the_network() -> None:
+    found = read("Arch.use_sync_bn=true")
+    assert "Arch.use_sync_bn" in found.unused
+    assert "use_sync_bn" not in found.settings["model"].get("options", {})
+    with pytest.raises(ConfigError, match=r"^Arch\.use_ml_decoder: one label per image"):
+        read("Arch.use_ml_decoder=true")
+
+
 def test_the_section_of_mixed_precision_in_files_of_today() -> None:
     """Most files of PaddleClas 2.6 have it, the one of the guide's quantization as well."""
     section = "{use_amp: false, use_fp16_test: false, scale_loss: 128.0, use_promote: false, "
