@@ -233,9 +233,18 @@ def file_ending(*endings: str) -> Callable[[str], Path]:
             raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
         if file.name in DESCRIPTIONS and file.exists():
             raise argparse.ArgumentTypeError(f"{text} is part of a model; name another file")
+        if file.is_dir() or not _may_be_written(file):
+            why = "is a folder" if file.is_dir() else "cannot be written there"
+            raise argparse.ArgumentTypeError(f"{text} {why}; name another file")
         return file
 
     return read
+
+
+def _may_be_written(file: Path) -> bool:
+    """Tell whether the folder of a file, or the one that it would be made in, is writable."""
+    place = next(each for each in file.absolute().parents if os.path.lexists(each))
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -259,3 +259,27 @@ def test_targets_are_read_and_decide_the_status(capsys: pytest.CaptureFixture[st
         with pytest.raises(SystemExit):
             parser.parse_args(["--targets", text])
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder.json", r"folder\.json is a folder; name another file"),
+        ("file/a.json", r"file/a\.json cannot be written there; name another file"),
+        ("file/b/a.json", r"file/b/a\.json cannot be written there"),
+        ("barred/b/a.json", r"barred/b/a\.json cannot be written there"),
+    ],
+)
+def test_where_a_file_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "barred").mkdir()
+    (tmp_path / "new.json").write_text("{}")
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: p.name != "barred" and allowed(p, mode))
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        options.file_ending(".json")(str(tmp_path / name))
+    for fine in ("new.json", "made/later/a.json"):
+        assert options.file_ending(".json")(str(tmp_path / fine)) == tmp_path / fine
