@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from core.quant.choices import LayerType, WeightType
 from core.quant.hinted import check_reconstruct, settings_of
+from core.quant.observers import OBSERVERS
 from core.quant.quantizers import Rounding
 from core.quant.scales import BITS
 from core.settings.hints import ObserverKind, QuantHints
@@ -54,7 +55,8 @@ class QatConfig(StrategyConfig):
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: as the task suggests.
         freeze_bn_after: Epochs after which batch norms keep their statistics; null: never.
-        observer_off_after: Epochs after which grids keep their ends; null: never.
+        observer_off_after: Epochs after which grids keep their ends; null: never, but at once where
+            the observer clips, which a moving average of largest magnitudes would undo.
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -118,6 +120,9 @@ class QatConfig(StrategyConfig):
         found = settings_of(self, hints)
         if self.zero_points is None and self.activation_preprocess_type:
             found["zero_points"] = False  # PACT clips both ends alike
+        averages = self.activation_quantize_type == "moving_average_abs_max"
+        if self.observer_off_after is None and averages and not self.activation_preprocess_type:
+            found["observer_off_after"] = 0 if OBSERVERS[found["observer"]].clips else None
         return replace(self, **found)
 
     @property

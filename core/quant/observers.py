@@ -39,9 +39,11 @@ class Observer:
 
     Attributes:
         reads_gradients: Whether it wants gradients of what it sees, see `run_back`.
+        clips: Whether the grid may end below the largest magnitude of many a batch.
     """
 
     reads_gradients = False
+    clips = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -192,6 +194,8 @@ class Histogram:
 
 class HistogramObserver(Observer):
     """Base of the observers that collect a histogram."""
+
+    clips = True
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

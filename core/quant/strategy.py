@@ -19,6 +19,7 @@ from core.quant.quantizers import TINY
 from core.quant.reconstruction import reconstruct
 from core.quant.selection import select_with_hints, summary
 from core.quant.sites import quantizers_of
+from core.settings.hints import SlimHints
 from core.strategy import Context, Phase, Record, Strategy
 from core.task import QatBudget
 from core.training.distributed import gather
@@ -44,6 +45,7 @@ class Qat(Strategy):
         self._steps = 0  # since the window opened
         self._warmup = 0  # steps
         self._scale = 1.0
+        self._off_after = config.observer_off_after  # or as the observer wants it
 
     def check(self, context: Context) -> None:
         """Choose the layers, long before the window opens."""
@@ -80,7 +82,7 @@ class Qat(Strategy):
 
     def before_epoch(self, epoch: int) -> bool:
         config, done = self.config, epoch - self.config.start_epoch
-        if config.observer_off_after is not None and done >= config.observer_off_after:
+        if self._off_after is not None and done >= self._off_after:
             for quantizer in quantizers_of(self._model).values():
                 quantizer.tracking = False
         if config.freeze_bn_after is not None and done >= config.freeze_bn_after:
@@ -111,10 +113,14 @@ class Qat(Strategy):
             path: quantizer.training_state()
             for path, quantizer in quantizers_of(self._model).items()
         }
-        return {"steps": self._steps, "quantizers": quantizers}
+        state: dict[str, Any] = {"steps": self._steps, "quantizers": quantizers}
+        if self._off_after != self.config.observer_off_after:
+            state["observer_off_after"] = self._off_after
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = int(state["steps"])
+        self._off_after = state.get("observer_off_after", self.config.observer_off_after)
         for path, quantizer in quantizers_of(self._model).items():
             quantizer.load_training_state(state["quantizers"][path])
 
@@ -149,8 +155,11 @@ class Qat(Strategy):
             Lines that say what was chosen, in the first process.
         """
         lines = [""]
+        hints = context.task.slim_hints(model)
+        config = self.config.completed(hints.qat)
+        self._off_after = config.observer_off_after
         if context.rank == 0:
-            lines = self._quantize(model, context, samples)
+            lines = self._quantize(model, context, samples, config, hints)
             _log.info("%s", "\n".join(lines))
             self._record = record_of(model)
         self._record = gather(self._record)[0]
@@ -159,11 +168,14 @@ class Qat(Strategy):
             replay_quantization(model, self._record)  # the engine shares the values afterwards
         return lines
 
-    def _quantize(self, model: Layer, context: Context, samples: int) -> list[str]:
+    def _quantize(
+        self, model: Layer, context: Context, samples: int, config: QatConfig, hints: SlimHints
+    ) -> list[str]:
         """Choose layers and calibrate them; return lines that say what was chosen."""
-        hints = context.task.slim_hints(model)
-        config = self.config.completed(hints.qat)
         assert config.observer is not None
+        if self._off_after != self.config.observer_off_after:
+            text = "qat: grids stay as %s finds them (observer_off_after)"
+            _log.info(text, config.observer)
         choice, plan = choose_layers_and_grids(context.task, model, config)
         if config.balance:
             # what a student is compared in stays as it was

@@ -53,6 +53,8 @@ TYPES = [
     {"weight_bits": 4, "activation_bits": 3, "target": "openvino"},
     {"activation_quantize_type": "lsq", "target": "onnxruntime", "observer": "mse"},
     {"freeze_bn_after": 1, "observer_off_after": 1},
+    {"observer": "mse"},
+    {"observer": "mse", "observer_off_after": 2},
     {"quantize_outputs": "all", "target": "tensorrt"},
     {"target": "onnxruntime", "activation_preprocess_type": "PACT"},
     {"target": "openvino", "zero_points": True, "activation_quantize_type": "range_abs_max"},
@@ -92,6 +94,36 @@ def test_it_trains_resumes_exactly_and_loads_alone(
     with float_sites(again):
         assert (again(image) - straight.model(image)).abs().max() > 0
     assert scales_of(again) == scales_of(straight.model)
+
+
+@pytest.mark.parametrize(
+    ("options", "moves"),
+    [
+        ({"observer": "avg"}, True),
+        ({"observer": "percentile"}, False),
+        ({"observer": "kl"}, False),
+        ({"observer": "mse"}, False),
+        ({"observer": "emd"}, False),
+        ({"observer": "output_mse"}, False),
+        ({"observer": "mse", "target": "openvino", "zero_points": True}, False),
+        ({"observer": "mse", "observer_off_after": 9}, True),
+        ({"observer": "mse", "activation_quantize_type": "range_abs_max"}, True),
+        ({"observer": "mse", "activation_preprocess_type": "PACT"}, True),
+        ({"observer": "avg", "observer_off_after": 0}, False),
+    ],
+)
+def test_a_moving_average_does_not_undo_what_an_observer_clips(
+    settings: Any, tmp_path: Path, options: dict[str, Any], moves: bool
+) -> None:
+    folder = tmp_path / "run"
+    ends = []
+    for epochs in (2, 4):
+        train(settings, folder, qat(**options), hooks=[StopAfter(epochs)], resume=epochs > 2)
+        arrays = load_arrays(folder / "latest" / checkpoint.WEIGHTS)
+        ends.append({name: each for name, each in arrays.items() if "quantizer" in name})
+    names = [name for name in ends[0] if name.endswith("absmax")]
+    assert len(names) == 2
+    assert any((ends[0][name] != ends[1][name]).any() for name in names) == moves
 
 
 def test_grids_begin_where_calibration_ends(settings: Any, tmp_path: Path) -> None:
