@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from core.settings.progress import progress as shown
 from core.task import Arrays, Dataset, Sample, Task
 from core.training.images import image_channels, read_image, stack
 from core.training.loader import Loader
+
+CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
 BATCH = 8
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once

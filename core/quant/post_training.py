@@ -9,7 +9,7 @@ is saved, restored and exported like a model from quantization-aware training.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import paddle
@@ -22,6 +22,7 @@ from core.network.bias_correction import bias_places, correct_biases, output_mea
 from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
+from core.quant.calibration import CalibrationBatches
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import choose_layers_and_grids
@@ -41,8 +42,6 @@ _log = logging.getLogger(__name__)
 
 
 ENOUGH = 100  # images of a calibration; with fewer, rare large activations are missed
-
-CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
 
 @dataclass(frozen=True)

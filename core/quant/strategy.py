@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import paddle
@@ -13,6 +14,7 @@ from core.network.batch_norms import is_batch_norm
 from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization, record_of, replay_quantization
 from core.quant.balance import balance
+from core.quant.calibration import CalibrationBatches, training_images
 from core.quant.config import QatConfig
 from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.quantizers import TINY
@@ -177,16 +179,20 @@ class Qat(Strategy):
             text = "qat: grids stay as %s finds them (observer_off_after)"
             _log.info(text, config.observer)
         choice, plan = choose_layers_and_grids(context.task, model, config)
+        # grids that stay and weights that are fitted are for images as they come in use
+        as_in_use = config.observer_off_after == 0 or config.reconstruct
+        images: CalibrationBatches = partial(context.inputs, samples)
+        if as_in_use:
+            images = training_images(context.task, samples)
         if config.balance:
             # what a student is compared in stays as it was
             taught = hints.distill_points if context.teachers else ()
             kept = [point.layer for point in taught if point.output == "feature"]
-            count = balance(model, context.task.input_spec(), context.inputs(samples), kept)
+            count = balance(model, context.task.input_spec(), images(), kept)
             _log.info("qat: evened out activations, %d groups of channels were rescaled", count)
-        images = context.inputs(samples)
-        made = apply_quantization(model, choice, config.rounding, images, config.observer, plan)
+        made = apply_quantization(model, choice, config.rounding, images(), config.observer, plan)
         if config.reconstruct:
-            few = few_of_one_size(context.inputs(samples))
+            few = few_of_one_size(images())
             fitted = reconstruct(model, made.layers, plan.norms, few, progress=True)
             _log.info("qat: fitted %d layers to what they made in float", fitted)
         return summary(made)

@@ -20,8 +20,9 @@ from core.export.files import WAYS_OUT
 from core.export.package import Exported, write_export
 from core.export.traced_model import ExportSettings
 from core.quant.apply import record_of
+from core.quant.calibration import CalibrationBatches
 from core.quant.choices import OBSERVERS
-from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
+from core.quant.post_training import PtqConfig, quantize_after_training
 from core.settings.config import read
 from core.settings.metric_order import best_of
 from core.targets.names import DEFAULT_TARGET, Target

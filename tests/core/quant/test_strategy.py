@@ -17,7 +17,9 @@ from paddle import nn
 
 from core.errors import ConfigError, DataError, UserError
 from core.network.weights import load_arrays
+from core.quant import strategy
 from core.quant.apply import apply_quantization
+from core.quant.calibration import Calibration, training_images
 from core.quant.config import QatConfig
 from core.quant.grid_plan import GridPlan, plan_grids
 from core.quant.layers import quantized_layers, weights_held
@@ -28,7 +30,7 @@ from core.quant.sites import float_sites, on_grids, scales_of
 from core.quant.strategy import Qat
 from core.settings.config import merge, read
 from core.settings.hints import QuantHints, SlimHints
-from core.task import build_task
+from core.task import Task, build_task
 from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import Hook
@@ -124,6 +126,33 @@ def test_a_moving_average_does_not_undo_what_an_observer_clips(
     names = [name for name in ends[0] if name.endswith("absmax")]
     assert len(names) == 2
     assert any((ends[0][name] != ends[1][name]).any() for name in names) == moves
+
+
+@pytest.mark.parametrize(
+    ("options", "prepared"),
+    [
+        ({"observer": "avg"}, "training"),
+        ({"observer": "mse"}, "validation"),
+        ({"observer": "avg", "reconstruct": True}, "validation"),
+        ({"observer": "mse", "activation_preprocess_type": "PACT"}, "training"),
+    ],
+)
+def test_what_stays_is_found_on_images_as_they_come_in_use(
+    settings: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    prepared: str,
+) -> None:
+    counts: list[int] = []
+
+    def noted(task: Task, count: int) -> Calibration:
+        counts.append(count)
+        return training_images(task, count)
+
+    monkeypatch.setattr(strategy, "training_images", noted)
+    train(settings, tmp_path / "run", qat(**options), hooks=[StopAfter(2)])
+    assert counts == {"training": [], "validation": [8]}[prepared]
 
 
 def test_grids_begin_where_calibration_ends(settings: Any, tmp_path: Path) -> None:
