@@ -54,9 +54,10 @@ class QatConfig(StrategyConfig):
         observer: Observer that sets the grids of activations; null: as the task suggests.
         calibration_samples: Training images of the calibration.
         warmup_epochs: Epochs over which the learning rate rises; null: as the task suggests.
-        freeze_bn_after: Epochs after which batch norms keep their statistics; null: never.
+        freeze_bn_after: Epochs after which batch norms keep their statistics; null: never, but at
+            once where grids stay, as they are for activations in evaluation.
         observer_off_after: Epochs after which grids keep their ends; null: never, but at once where
-            the observer clips, which a moving average of largest magnitudes would undo.
+            `keeps_grids`.
     """
 
     BEFORE: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -120,10 +121,18 @@ class QatConfig(StrategyConfig):
         found = settings_of(self, hints)
         if self.zero_points is None and self.activation_preprocess_type:
             found["zero_points"] = False  # PACT clips both ends alike
-        averages = self.activation_quantize_type == "moving_average_abs_max"
-        if self.observer_off_after is None and averages and not self.activation_preprocess_type:
-            found["observer_off_after"] = 0 if OBSERVERS[found["observer"]].clips else None
         return replace(self, **found)
+
+    @property
+    def keeps_grids(self) -> bool:
+        """Return whether grids stay as the observer found them in evaluation; it must be known.
+
+        A moving average of the largest magnitudes would undo what it clips.
+        """
+        assert self.observer is not None
+        averages = self.activation_quantize_type == "moving_average_abs_max"
+        free = self.observer_off_after is None and self.activation_preprocess_type is None
+        return free and averages and OBSERVERS[self.observer].clips
 
     @property
     def rounding(self) -> Rounding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import Any
 
@@ -47,7 +48,7 @@ class Qat(Strategy):
         self._steps = 0  # since the window opened
         self._warmup = 0  # steps
         self._scale = 1.0
-        self._off_after = config.observer_off_after  # or as the observer wants it
+        self._keeps_grids = False  # and batch norms with them, if nothing else is said
 
     def check(self, context: Context) -> None:
         """Choose the layers, long before the window opens."""
@@ -83,11 +84,15 @@ class Qat(Strategy):
             )
 
     def before_epoch(self, epoch: int) -> bool:
-        config, done = self.config, epoch - self.config.start_epoch
-        if self._off_after is not None and done >= self._off_after:
+        done, if_not_said = epoch - self.config.start_epoch, 0 if self._keeps_grids else math.inf
+        off_after, freeze_after = (
+            if_not_said if said is None else said
+            for said in (self.config.observer_off_after, self.config.freeze_bn_after)
+        )
+        if done >= off_after:
             for quantizer in quantizers_of(self._model).values():
                 quantizer.tracking = False
-        if config.freeze_bn_after is not None and done >= config.freeze_bn_after:
+        if done >= freeze_after:
             for layer in self._model.sublayers():
                 if is_batch_norm(layer):
                     layer._use_global_stats = True
@@ -116,13 +121,11 @@ class Qat(Strategy):
             for path, quantizer in quantizers_of(self._model).items()
         }
         state: dict[str, Any] = {"steps": self._steps, "quantizers": quantizers}
-        if self._off_after != self.config.observer_off_after:
-            state["observer_off_after"] = self._off_after
-        return state
+        return state | ({"keeps_grids": True} if self._keeps_grids else {})  # older ones lack it
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._steps = int(state["steps"])
-        self._off_after = state.get("observer_off_after", self.config.observer_off_after)
+        self._keeps_grids = bool(state.get("keeps_grids", False))
         for path, quantizer in quantizers_of(self._model).items():
             quantizer.load_training_state(state["quantizers"][path])
 
@@ -159,7 +162,7 @@ class Qat(Strategy):
         lines = [""]
         hints = context.task.slim_hints(model)
         config = self.config.completed(hints.qat)
-        self._off_after = config.observer_off_after
+        self._keeps_grids = config.keeps_grids
         if context.rank == 0:
             lines = self._quantize(model, context, samples, config, hints)
             _log.info("%s", "\n".join(lines))
@@ -175,12 +178,12 @@ class Qat(Strategy):
     ) -> list[str]:
         """Choose layers and calibrate them; return lines that say what was chosen."""
         assert config.observer is not None
-        if self._off_after != self.config.observer_off_after:
-            text = "qat: grids stay as %s finds them (observer_off_after)"
+        if config.keeps_grids:
+            text = "qat: grids and batch norms stay as %s finds them (observer_off_after)"
             _log.info(text, config.observer)
         choice, plan = choose_layers_and_grids(context.task, model, config)
         # grids that stay and weights that are fitted are for images as they come in use
-        as_in_use = config.observer_off_after == 0 or config.reconstruct
+        as_in_use = config.keeps_grids or config.reconstruct
         images: CalibrationBatches = partial(context.inputs, samples)
         if as_in_use:
             images = training_images(context.task, samples)

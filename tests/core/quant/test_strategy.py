@@ -99,33 +99,35 @@ def test_it_trains_resumes_exactly_and_loads_alone(
 
 
 @pytest.mark.parametrize(
-    ("options", "moves"),
+    ("options", "moves", "norms_move"),
     [
-        ({"observer": "avg"}, True),
-        ({"observer": "percentile"}, False),
-        ({"observer": "kl"}, False),
-        ({"observer": "mse"}, False),
-        ({"observer": "emd"}, False),
-        ({"observer": "output_mse"}, False),
-        ({"observer": "mse", "target": "openvino", "zero_points": True}, False),
-        ({"observer": "mse", "observer_off_after": 9}, True),
-        ({"observer": "mse", "activation_quantize_type": "range_abs_max"}, True),
-        ({"observer": "mse", "activation_preprocess_type": "PACT"}, True),
-        ({"observer": "avg", "observer_off_after": 0}, False),
+        ({"observer": "avg"}, True, True),
+        ({"observer": "percentile"}, False, False),
+        ({"observer": "kl"}, False, False),
+        ({"observer": "mse"}, False, False),
+        ({"observer": "emd"}, False, False),
+        ({"observer": "output_mse"}, False, False),
+        ({"observer": "mse", "target": "openvino", "zero_points": True}, False, False),
+        ({"observer": "mse", "observer_off_after": 9}, True, True),
+        ({"observer": "mse", "activation_quantize_type": "range_abs_max"}, True, True),
+        ({"observer": "mse", "activation_preprocess_type": "PACT"}, True, True),
+        ({"observer": "mse", "freeze_bn_after": 9}, False, True),
+        ({"observer": "avg", "observer_off_after": 0}, False, True),
     ],
 )
 def test_a_moving_average_does_not_undo_what_an_observer_clips(
-    settings: Any, tmp_path: Path, options: dict[str, Any], moves: bool
+    settings: Any, tmp_path: Path, options: dict[str, Any], moves: bool, norms_move: bool
 ) -> None:
     folder = tmp_path / "run"
     ends = []
     for epochs in (2, 4):
         train(settings, folder, qat(**options), hooks=[StopAfter(epochs)], resume=epochs > 2)
         arrays = load_arrays(folder / "latest" / checkpoint.WEIGHTS)
-        ends.append({name: each for name, each in arrays.items() if "quantizer" in name})
-    names = [name for name in ends[0] if name.endswith("absmax")]
-    assert len(names) == 2
-    assert any((ends[0][name] != ends[1][name]).any() for name in names) == moves
+        ends.append(arrays)
+    for what, moved in (("absmax", moves), ("_mean", norms_move)):
+        names = [name for name in ends[0] if name.endswith(what)]
+        assert names
+        assert any((ends[0][name] != ends[1][name]).any() for name in names) == moved
 
 
 @pytest.mark.parametrize(
