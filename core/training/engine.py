@@ -152,8 +152,9 @@ class Engine:
 
     def _open_epoch(self) -> None:
         # what is random depends on the epoch alone, so that a resumed run agrees; first for what
-        # strategies draw when they attach, the same in every process, then for the training
-        paddle.seed(self.seed + 1000003 * self.epoch)
+        # strategies draw when they attach, the same in every process and another than what the
+        # model's weights were drawn from, then for the training
+        paddle.seed(self.seed + 1000003 * self.epoch + 500000)
         changed, edited = self.windows.enter_epoch(self.epoch, self.model, self.context)
         paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
         replaced = self.windows.before_epoch(self.epoch, self.model, self.context)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from core.errors import DataError
@@ -21,29 +20,47 @@ Key = int | str | None  # number or name of a picture; None: any picture
 
 
 class PictureBoxes:
-    """The boxes of a file, found by the name of a picture or the number in it.
+    """The boxes of a file, found by the path of a picture or the number in its name.
+
+    Paths need not begin in the same folder: the one that has fewer folders must be the end of the
+    other, and no second path may fit as well.
 
     Args:
         boxes: By the picture they are in.
+        without: Paths of pictures that the file lists, with boxes or without.
     """
 
-    def __init__(self, boxes: dict[Key, list[Box]]) -> None:
-        paths = [key for key in boxes if isinstance(key, str)]
-        names = Counter(Path(path).name for path in paths)
-        alone = {Path(path).name: boxes[path] for path in paths if names[Path(path).name] == 1}
-        self._boxes: dict[Key, list[Box]] = {}
-        self._boxes.update(alone)
-        self._boxes.update(boxes)
+    def __init__(self, boxes: Mapping[Key, Sequence[Box]], without: Iterable[str] = ()) -> None:
+        self._boxes = boxes
+        self._listed: dict[str, set[str]] = {}
+        for path in {key for key in boxes if isinstance(key, str)} | {*without}:
+            self._listed.setdefault(PurePosixPath(path).name, set()).add(path)
 
     def __bool__(self) -> bool:
         return bool(self._boxes)
 
     def __call__(self, picture: Path) -> list[Box]:
-        keys: list[Key] = [picture.as_posix(), picture.name, picture.stem]
+        keys: list[Key] = [*self._paths_of(picture.as_posix())]
+        keys += self._paths_of(picture.with_suffix("").as_posix())
         if picture.stem.isdecimal():  # 000000000139.jpg is COCO's image 139
             keys.append(int(picture.stem))
-        found = next((self._boxes[key] for key in keys if key in self._boxes), [])
-        return [*found, *self._boxes.get(None, [])]
+        found = next((self._boxes.get(key, ()) for key in keys if self._knows(key)), ())
+        return [*found, *self._boxes.get(None, ())]
+
+    def _knows(self, key: Key) -> bool:
+        return isinstance(key, str) or key in self._boxes
+
+    def _paths_of(self, picture: str) -> list[str]:
+        """Return the listed path that is that of a picture, or none."""
+        parts = PurePosixPath(picture).parts
+        shared: dict[str, int] = {}
+        for path in self._listed.get(parts[-1], ()):
+            own = PurePosixPath(path).parts
+            count = min(len(own), len(parts))
+            if own[-count:] == parts[-count:]:
+                shared[path] = count
+        most = [path for path, count in shared.items() if count == max(shared.values())]
+        return [picture] if picture in shared else most if len(most) == 1 else []
 
 
 class FolderBoxes:
@@ -132,7 +149,7 @@ def read_file(path: Path, category: str | int | None, least_score: float) -> Pic
             "%s: left out %d boxes: of crowds, empty, or scored below %g (--box_threshold)",
             *(path, low, least_score),
         )
-    return PictureBoxes(boxes)
+    return PictureBoxes(boxes, files.values())
 
 
 def clip(box: Box, width: int, height: int) -> tuple[float, float, float, float]:

@@ -50,6 +50,24 @@ def test_names_that_two_pictures_share_stay_apart(tmp_path):
     assert found(tmp_path, content, "a.jpg") == []
 
 
+def test_a_picture_does_not_get_the_boxes_of_a_namesake_elsewhere(tmp_path):
+    content = [{"image_id": "x/a.jpg", "bbox": SIDES}]
+    assert found(tmp_path, content, "x/a.jpg") == [BOX]
+    assert found(tmp_path, content, "more/x/a.jpg") == [BOX]
+    assert found(tmp_path, content, "y/a.jpg") == []
+    listed = {
+        "images": [
+            {"id": 1, "file_name": "x/a.png"},
+            {"id": 2, "file_name": "y/a.png"},
+            {"id": 3, "file_name": "3.png"},
+        ],
+        "annotations": [{"image_id": 1, "bbox": SIDES}],
+    }
+    assert found(tmp_path, listed, "x/a.png") == [BOX]
+    for without in ("y/a.png", "a.png", "z/a.png", "3.png", "1.png"):
+        assert found(tmp_path, listed, without) == []
+
+
 def test_annotations_name_their_images(tmp_path):
     content = {
         "images": [{"id": 7, "file_name": "one.png"}, {"id": 8, "file_name": "8.png"}],

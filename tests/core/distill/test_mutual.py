@@ -57,6 +57,20 @@ def states(save_dir: Path) -> list[Any]:
     return [*found, plain(load_arrays(save_dir / "latest" / "training.safetensors"))]
 
 
+def test_peers_have_weights_of_their_own(
+    toy_settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Networks without dropout draw nothing between their own weights and those of the peers."""
+    watch = Watch()
+    make_engine(
+        toy_settings(epochs=1), tmp_path / "out", [{"kind": "mutual", "students": 3}], [watch]
+    ).train()
+    begun = watch.terms[0]
+    losses = {begun["loss_square"], begun["peer_1.loss_square"], begun["peer_2.loss_square"]}
+    assert len(losses) == 3
+    assert "begins with the model's own weights" not in caplog.text
+
+
 def test_each_is_trained_evaluated_and_shipped(toy_settings: Any, tmp_path: Path) -> None:
     watch = Watch()
     steps = [{"kind": "mutual", "students": 3}]
