@@ -76,7 +76,8 @@ def evaluate(
         watchers: Get each batch of this process with its outputs.
 
     Raises:
-        DataError: The data cannot be read, or the model answers every image with NaN.
+        DataError: The data cannot be read, or not one of them where broken items are skipped, or
+            the model answers every image with NaN.
     """
     metric = task.build_metric()
     metric.reset()
@@ -90,6 +91,9 @@ def evaluate(
         metric.update(outputs, arrays)
         for watcher in watchers:
             watcher.after_batch(outputs, arrays)
+    if sum(gather(images)) == 0:
+        why = f": {loader.skipped[0]}" if loader.skipped else ""
+        raise DataError(f"data.root: not one item of the validation split can be read{why}")
     if silent and silent == images and loader.world == 1:
         raise DataError("the model answers all images with NaN")
     if silent:

@@ -12,7 +12,7 @@ from core.dialects.files import translated
 from core.dialects.foreign import Translation
 from core.dialects.origins import told_by
 from core.errors import ConfigError
-from core.runtimes.description import DESCRIPTION, DeployDescription, Port
+from core.runtimes.description import DESCRIPTION, DeployDescription, Port, TaskSettings
 from core.runtimes.foreign import fitted_task, tell_of_free_sizes
 from core.settings.config import load_yaml, merge, parse_overrides
 from core.task import Task, build_recorded_task
@@ -21,6 +21,7 @@ from core.training.run import read_run
 
 Described = tuple[str, dict[str, Any], str]  # name of a task, its settings, the file that says so
 
+COUNTS = ("num_classes", "num_joints")  # of a network's answers
 SHORTEST = "a file with two lines: 'task: cls' and 'data: {root: FOLDER}'"
 
 
@@ -91,7 +92,8 @@ def exported_task(
         overrides: `key.sub=value`.
 
     Raises:
-        ConfigError: Neither says what task it is, or the model ends in layers.
+        ConfigError: Neither says what task it is, they say different ones, or the model ends in
+            layers.
         ExportError: The model takes no images.
     """
     if description is not None:
@@ -104,4 +106,25 @@ def exported_task(
         raise ConfigError(f"{model_dir}: has no deploy.yml; name its config (-c), {SHORTEST}")
     if said is None:
         tell_of_free_sizes(task, inputs, model_dir)
+    else:
+        _check_fits(task, said, model_dir)
     return fitted_task(task, inputs, model_dir)
+
+
+def _check_fits(task: Task, exported: TaskSettings, model_dir: str | Path) -> None:
+    """Refuse a config of another task, or with another number of classes or joints.
+
+    Raises:
+        ConfigError: Says what the model was exported from.
+    """
+    if task.name != exported.name:
+        raise ConfigError(
+            f"{model_dir}: was exported from the task {exported.name!r}, the config is of "
+            f"{task.name!r}"
+        )
+    before = exported.settings.get("model")
+    for key in COUNTS:
+        count = before.get(key) if isinstance(before, dict) else None
+        given = getattr(getattr(task.config, "model", None), key, None)
+        if None not in (count, given) and count != given:
+            raise ConfigError(f"model.{key}: {model_dir} was exported with {count}, got {given}")
