@@ -290,8 +290,8 @@ def print_left_out(messages: Iterable[str]) -> None:
         print(f"left out: {printable(message)}")
 
 
-def wide_console() -> Console:
+def wide_console(least: int = TABLE_WIDTH) -> Console:
     """Return where to print tables: a pipe has 80 characters by default, too few for them."""
-    from rich.console import Console
+    from core.settings.console import PlainConsole
 
-    return Console(highlight=False, width=max(Console().width, TABLE_WIDTH))
+    return PlainConsole(least)

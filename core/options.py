@@ -14,6 +14,7 @@ from pathlib import Path
 from core.errors import ConfigError
 from core.quant import choices
 from core.settings.acceptance import ACCEPTANCE_NAMES, Acceptance, read_acceptance
+from core.settings.config import assignment
 from core.targets.names import (
     BACKENDS,
     DEFAULT_TARGET,
@@ -91,7 +92,7 @@ def training_overrides(arguments: argparse.Namespace) -> list[str]:
     """Return the overrides of `-o`, and those of the flags of PaddleSeg's tools."""
     names = ("model_path", "learning_rate", "iters", "batch_size", "num_workers", "save_interval")
     given = {name: getattr(arguments, name) for name in (*names, "device")}
-    found = [f"flags.{name}={value}" for name, value in given.items() if value is not None]
+    found = [assignment(f"flags.{name}", v) for name, v in given.items() if v is not None]
     return [*arguments.override, *found, *(["flags.do_eval=true"] if arguments.do_eval else [])]
 
 

@@ -43,12 +43,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def read_config(arguments: argparse.Namespace) -> ActConfig:
     from core.act.config import read_act
+    from core.settings.config import assignment
 
     config = read_act(arguments.config_path)
     names = ("model_dir", "model_filename", "params_filename")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if config.Global.data_dir is not None:
-        arguments.override.insert(0, f"data.root={config.Global.data_dir}")
+        arguments.override.insert(0, assignment("data.root", config.Global.data_dir))
     return replace(config, Global=replace(config.Global, **given))
 
 

@@ -94,13 +94,10 @@ def read_protocol(arguments: argparse.Namespace) -> Protocol:
 
 def print_tables(rows: Sequence[BenchmarkRow], every: Sequence[BenchmarkRow]) -> None:
     """Print a table of the first number of threads, one of all numbers, and the environment."""
-    from rich.console import Console
-
     from core.runtimes.benchmark_tables import operator_tables, reasons, threads_table, to_table
     from core.runtimes.environment import environment
 
-    # twelve columns need room, and a pipe has 80 characters by default
-    console = Console(highlight=False, width=max(Console().width, 150))
+    console = cli.wide_console(150)  # for twelve columns
     console.print(to_table(rows))
     if len(every) > len(rows):
         console.print(threads_table(every))
@@ -130,10 +127,11 @@ def main() -> int:
     every = list(rows)
     for threads in arguments.threads[1:]:
         every += measure(replace(protocol, threads=threads, memory=False, operators=False))
+    if arguments.save:
+        write_json(every, protocol, arguments.save)
     print_tables(rows, every)
     warn_of_overflow((Path(row.model), row.backend) for row in rows)
     if arguments.save:
-        write_json(every, protocol, arguments.save)
         print(f"written to {arguments.save}")
     if arguments.report:
         from core.reports.benchmark import write_benchmark_report

@@ -91,7 +91,6 @@ def main() -> None:
     arguments = cli.parse(parser)
     out = arguments.save_dir
     again = ["--overwrite"] if arguments.overwrite or out == OUT else []
-    from rich.console import Console
     from rich.table import Table
 
     from core.targets.names import USUAL_FORMATS
@@ -107,7 +106,7 @@ def main() -> None:
     table.add_column("training s")
     for row in rows:
         table.add_row(*row)
-    Console(width=max(Console().width, 110)).print(table)
+    cli.wide_console(110).print(table)
     print("pictures of the int8 files:", ", ".join(str(out / f"{name}.png") for name in TASKS))
 
 

@@ -44,6 +44,7 @@ def main() -> None:
 
     from core.act.config import read_act
     from core.runtimes.overflow_report import warn_of_overflow
+    from core.settings.config import assignment
     from core.settings.written import replace_json
     from core.training.evaluation import eager_forward, evaluate, validation_loader
     from core.training.review import SamplePictures
@@ -57,7 +58,7 @@ def main() -> None:
         given.check_files()
         arguments.model_dir = Path(given.model_dir)
         if given.data_dir:
-            arguments.override.insert(0, f"data.root={given.data_dir}")
+            arguments.override.insert(0, assignment("data.root", given.data_dir))
     if arguments.weights:
         if arguments.output:
             raise ConfigError("--output: is for exported models; a checkpoint has the task's own")

@@ -43,8 +43,6 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     cli.complete(arguments, "weights", "save_dir")
-    from rich.console import Console
-
     from core.export.files import check_formats
     from core.export.package import export
     from core.export.parity import summary
@@ -67,22 +65,21 @@ def main() -> None:
         rewritten=arguments.rewrite == "on",
     )
     report = made.description.report
-    console = Console(highlight=False)
     for runtime, line in summary(made.differences).items():
-        console.print(f"same as the original in {runtime}: {line}")
+        print(f"same as the original in {runtime}: {line}")
     for name, count in made.file_bytes.items():
-        console.print(f"{name:<16} {count:>12,} bytes")
+        print(f"{name:<16} {count:>12,} bytes")
     if report is not None:
         shapes = " ".join("x".join(map(str, shape)) for shape in report.input_shapes)
-        console.print(f"size {report.size_mb:.3f} MB ({' + '.join(made.sized_files)})")
-        console.print(f"parameters {report.parameters / 1e6:.3f} M")
-        console.print(f"MACs {report.macs / 1e6:.1f} M at {shapes}")
+        print(f"size {report.size_mb:.3f} MB ({' + '.join(made.sized_files)})")
+        print(f"parameters {report.parameters / 1e6:.3f} M")
+        print(f"MACs {report.macs / 1e6:.1f} M at {shapes}")
     if arguments.card is not None:
         card = write_card(
             made.folder, task, licence=arguments.card, checks=summary(made.differences)
         )
-        console.print(f"model card: {card}")
-    console.print(f"exported to {made.folder}")
+        print(f"model card: {card}")
+    print(f"exported to {made.folder}")
 
 
 if __name__ == "__main__":

@@ -41,18 +41,16 @@ def main() -> int:
     from core.targets.pair_sums import Verdict
 
     console = cli.wide_console()
-    content, over = [], False
-    for files in model_files(arguments.model):
-        checks = check_files(files)
-        over |= any(check.verdict is Verdict.OVERFLOW for check in checks)
+    found = [(files, check_files(files)) for files in model_files(arguments.model)]
+    if arguments.json:
+        replace_json(arguments.json, [to_json(files, checks) for files, checks in found])
+    for files, checks in found:
         if checks:
             console.print(to_table(checks))
-        console.print(f"{files[0]}: {summary(checks)}", soft_wrap=True)
-        content.append(to_json(files, checks))
+        print(f"{files[0]}: {summary(checks)}")
     if arguments.json:
-        replace_json(arguments.json, content)
-        console.print(f"written to {arguments.json}")
-    return int(over)
+        print(f"written to {arguments.json}")
+    return int(any(each.verdict is Verdict.OVERFLOW for _, checks in found for each in checks))
 
 
 if __name__ == "__main__":

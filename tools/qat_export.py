@@ -15,6 +15,7 @@ from core.runtimes.formats import leading_format
 
 if TYPE_CHECKING:
     from paddle.nn import Layer
+    from rich.console import RenderableType
 
     from core.workflows.comparison_table import ComparisonRow, Validation
     from core.workflows.float_fallback import QualityLimits
@@ -80,9 +81,16 @@ def main() -> int:
     metric, changed = apply_float_fallback(
         model, limits, runtime, validation, rows[0].metric, rows[1].metric
     )
-    with replacing_unless_rejected(folder) as draft:
-        rows += changed
-        rows += export_and_check(draft, model, arguments, validation, limits, rows, metric)
+    said: list[RenderableType] = []
+    try:
+        with replacing_unless_rejected(folder) as draft:
+            rows += changed
+            rows += export_and_check(
+                draft, model, arguments, validation, limits, rows, metric, said
+            )
+    finally:  # the files are in place, or in the folder of rejected ones, whoever reads it
+        for each in said:
+            cli.wide_console().print(each)
     if arguments.card is not None:
         print(f"model card: {write_measured_card(folder, validation, rows, arguments.card)}")
     print(f"exported to {folder}")
@@ -97,8 +105,9 @@ def export_and_check(
     limits: QualityLimits,
     rows: list[ComparisonRow],
     metric: float | None,
+    said: list[RenderableType],
 ) -> list[ComparisonRow]:
-    """Export, print how the files compare with the models in `rows`, and check their metric.
+    """Export, say how the files compare with the models in `rows`, and check their metric.
 
     Returns a row for each runtime.
     """
@@ -119,16 +128,15 @@ def export_and_check(
     )
     made = write_export(task, model, folder, settings)
     seconds = time.monotonic() - begin
-    console = cli.wide_console()
     for runtime, line in summary(made.differences).items():
-        console.print(f"as the quantized model in {runtime}: {line}")
+        said.append(f"as the quantized model in {runtime}: {line}")
     latencies = {}
     if not arguments.no_latency:
         graph = float_graph(task, model, settings.ending, rewritten=settings.rewritten)
         latencies = measure_latency(graph, folder, made, one_image(task))
         warn_where_slower(latencies, target, limits.remedy_for_speed)
     files = runtime_rows(folder, made, seconds, validation.measures, latencies)
-    console.print(to_table([*rows, *files], validation.metric))
+    said.append(to_table([*rows, *files], validation.metric))
     about = made.description.quantization
     assert about is not None  # the model is quantized
     check_metrics(metric, files, validation.measured, target, about.processors)

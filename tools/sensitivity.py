@@ -72,8 +72,8 @@ def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
     meter = task_meter(task, partial(measure, task, val), arguments.eval_rate)
     inputs = layer_sensitivity.few_inputs(task, val)
     costs = layer_sensitivity.measure(task, model, inputs, meter, file, arguments.params)
-    console.print(costs.table())
     layer_sensitivity.plot(costs, file.with_suffix(".png"))
+    console.print(costs.table())
     print(f"{file}, {file.with_suffix('.png')}")
 
 
@@ -102,8 +102,8 @@ def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
         meter=meter,
         file=file,
     )
-    console.print(losses.table())
     sensitivity.plot(losses, folder / "sensitivity.png")
+    console.print(losses.table())
     print(f"{file}, {folder / 'sensitivity.png'}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import json
 import math
 import os
 import re
@@ -23,6 +24,7 @@ from core.settings.yaml_loader import MOST_DEPTH, parse_yaml, shown
 
 __all__ = [
     "Problems",
+    "assignment",
     "check_plain",
     "check_words",
     "load_one_yaml",
@@ -41,6 +43,7 @@ MOST_BYTES = 1 << 20  # largest file
 LARGEST = 2**63 - 1
 LONGEST = 2048  # longest text
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+_COMMENT = re.compile(r"(?:^|\s)#")  # where one begins
 _WORD = re.compile(r"(nn\.)?[A-Za-z0-9_-]*")
 
 
@@ -119,22 +122,31 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def assignment(key: str, value: str | float) -> str:
+    """Return the override that sets a key to a value; a text arrives as it is, such as a path."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
 def parse_overrides(assignments: Sequence[str]) -> dict[str, Any]:
     """Turn `["train.epochs=3", "model.name=X"]` into a nested mapping; values are read as YAML.
+
+    There are no comments in them: ` #` is part of a text without quotes.
 
     Raises:
         ConfigError: An assignment without `=`, or one that is not YAML.
     """
     result: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
+    for each in assignments:
+        key, equals, text = each.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"{assignment[:80]}: an override is written key.sub=value")
+            raise ConfigError(f"{each[:80]}: an override is written key.sub=value")
         try:
             value = parse_yaml(text)
         except yaml.YAMLError as error:
             said = _first_line(error)
             raise ConfigError(f"{key[:80]}: {shown(text)} is not YAML: {said}") from error
+        if _COMMENT.search(text) and (value is None or value == _COMMENT.split(text)[0].strip()):
+            value = text.strip()
         parts = key.strip().split(".")
         if len(parts) > MOST_DEPTH:
             raise ConfigError(f"{key[:80]}: nested deeper than {MOST_DEPTH} levels")

@@ -11,11 +11,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from paddle.nn import Layer
-from rich.console import Console
 from rich.table import Table
 
 from core.errors import ConfigError, DataError
 from core.settings.config import read, suggest, to_mapping
+from core.settings.console import PlainConsole
 from core.settings.files import write_text
 from core.settings.metric_order import lost
 from core.task import Task
@@ -177,7 +177,7 @@ class MeasurementStore(Generic[F]):
 
 def render(table: Table) -> str:
     """Return a table as plain text, for logs."""
-    console = Console(width=WIDTH, color_system=None)
+    console = PlainConsole(width=WIDTH, color_system=None)
     with console.capture() as capture:
         console.print(table)
     return capture.get()

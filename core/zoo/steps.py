@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.settings.config import load_yaml
+from core.settings.config import assignment, load_yaml
 from core.targets.names import BACKENDS, Backend
 from core.zoo.rows import OF_FLOAT, ZooRow, ZooScale
 
@@ -120,7 +120,7 @@ class _Plan:
             slim += ("--distill_config", named)
             overrides, recipes = (*overrides, *more), [*recipes, *files]
         if kinds_of(self.row, self.places) & FROM_TRAINED:
-            overrides = (f"model.pretrained={self.weights[FLOAT]}", *overrides)
+            overrides = (assignment("model.pretrained", str(self.weights[FLOAT])), *overrides)
         self._train(COMPRESSED, overrides, slim, tuple(recipes))
 
     def _teacher(self, teacher: str) -> tuple[str, tuple[str, ...], tuple[Path, ...]]:

@@ -107,11 +107,18 @@ def test_our_own_defects_keep_their_traceback() -> None:
         cli.run(main)
 
 
-@pytest.mark.parametrize("flushed", [True, False])
-def test_a_reader_that_has_seen_enough_is_no_error(flushed: bool) -> None:
+@pytest.mark.parametrize(
+    "output",
+    [
+        'print("a line", flush=True)',
+        'print("a line", flush=False)',
+        'cli.wide_console().print("a line")',
+    ],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(output: str) -> None:
     code = f"""
 from core import cli
-cli.run(lambda: print("a line", flush={flushed}))
+cli.run(lambda: {output})
 """
     reading, writing = os.pipe()
     os.close(reading)
@@ -119,6 +126,17 @@ cli.run(lambda: print("a line", flush={flushed}))
     os.close(writing)
     assert done.stderr == b""
     assert done.returncode == 128 + signal.SIGPIPE
+
+
+def test_brackets_are_no_markup_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    table = Table("[b]column[/b]")
+    table.add_row("my[model]/[/b]:smile:")
+    cli.wide_console().print(table, "[red]x[/red]")
+    said = capsys.readouterr().out
+    for text in ("[b]column[/b]", "my[model]/[/b]:smile:", "[red]x[/red]"):
+        assert text in said
 
 
 def test_a_broken_pipe_elsewhere_keeps_its_traceback() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +52,27 @@ def quantize(task: Task, model: paddle.nn.Layer) -> None:
     layout = plan_grids(task, model, "paddle")
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(4)]
     apply_quantization(model, choice, rounding, batches, "abs_max", layout)
+
+
+def test_the_files_are_there_whoever_reads_the_tables(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "import runpy, sys; from outside import toy; "
+    code += f"sys.argv[0] = {str(ROOT / 'tools' / 'qat_export.py')!r}; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    weights = str(saved(tmp_path))
+    words = ("--weights", weights, "--save_dir", "out", "--format", "onnx", "--plugin", "outside")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--no_latency", "--no_metric"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
+    )
+    os.close(writing)
+    assert done.returncode == 128 + signal.SIGPIPE, done.stderr
+    assert (tmp_path / "out" / "model.onnx").is_file()
 
 
 def test_files_sizes_and_metrics(call: Any, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import ConfigError
-from core.settings.config import load_yaml, merge, override, parse_overrides, read, to_mapping
+from core.settings.config import (
+    assignment,
+    load_yaml,
+    merge,
+    override,
+    parse_overrides,
+    read,
+    to_mapping,
+)
 
 
 @dataclass(frozen=True)
@@ -214,6 +222,30 @@ def test_overrides() -> None:
         parse_overrides(["novalue"])
     with pytest.raises(ConfigError, match=r"^a: '\[1' is not YAML"):
         parse_overrides(["a=[1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a #1", "a #1"),
+        ("#1", "#1"),
+        ("a#1", "a#1"),
+        ("folder #1/x #2", "folder #1/x #2"),
+        ("'a' #1", "a"),
+        ("3 # three", 3),
+        ("[1] # one", [1]),
+    ],
+)
+def test_a_path_is_not_cut_at_a_comment(text: str, value: Any) -> None:
+    assert parse_overrides([f"key={text}"]) == {"key": value}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a #1", "[x]", "2024", "a: b", "null", "'q'", '"q"', "é😀", "two\nlines", "#", "", " a ", "~"],
+)
+def test_a_text_arrives_as_it_is(text: str) -> None:
+    assert parse_overrides([assignment("a.b", text)]) == {"a": {"b": text}}
 
 
 def test_overrides_reach_into_lists() -> None:
