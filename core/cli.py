@@ -199,6 +199,17 @@ def chosen_task(arguments: argparse.Namespace) -> Task | None:
     return opening.chosen_task(arguments.config, arguments.override)
 
 
+def refuse(arguments: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    """Refuse options that have no effect beside the others that are given.
+
+    Raises:
+        ConfigError: One of them is given.
+    """
+    for name in names:
+        if getattr(arguments, name) is not None:
+            raise ConfigError(f"--{name}: {reason}")
+
+
 def restored(arguments: argparse.Namespace) -> tuple[Task, Layer]:
     """Return the model of `--weights`, with the task of `-c` or of the checkpoint."""
     from core.workflows import opening
@@ -213,7 +224,7 @@ def opened(arguments: argparse.Namespace) -> tuple[Task, Predictor]:
     from core.workflows import opening
 
     folder = arguments.model_dir
-    predictor = load_predictor(folder, arguments.backend, arguments.threads)
+    predictor = load_predictor(folder, arguments.backend, arguments.threads or 1)
     about, named = predictor.description, (arguments.config, arguments.override)
     task = opening.exported_task(folder, about, about.inputs, *named)
     fit_output(predictor, task, arguments.output)

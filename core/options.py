@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from core.errors import ConfigError
 from core.quant import choices
@@ -26,7 +27,25 @@ from core.targets.names import (
     Format,
 )
 
+# why an option is refused beside --weights
+OF_EXPORTED = "is for exported models (--model_dir); a checkpoint is run by Paddle as it is"
 DESCRIPTIONS = (EXPORT_DESCRIPTION, "model.json")  # of exported models and of checkpoints
+
+
+class Once(argparse.Action):
+    """Store a value, and refuse a second one, which would take the place of the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        if before is not None:
+            raise argparse.ArgumentError(self, f"given twice, as {before!r} and as {values!r}")
+        setattr(namespace, self.dest, values)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, required: bool) -> None:

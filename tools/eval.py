@@ -8,7 +8,6 @@ import argparse
 from pathlib import Path
 
 from core import cli, options
-from core.errors import ConfigError
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -28,9 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch_size", type=options.positive, default=1, help="images of a batch (1)"
     )
-    parser.add_argument(
-        "--threads", type=options.positive, default=1, help="CPU threads (default: 1)"
-    )
+    parser.add_argument("--threads", type=options.positive, help="CPU threads (default: 1)")
     text, kind = "also write the metrics to this file", options.file_ending(".json")
     parser.add_argument("--save", type=kind, metavar="JSON", help=text)
     text = "draw some samples into this file, with truth and prediction"
@@ -60,8 +57,7 @@ def main() -> None:
         if given.data_dir:
             arguments.override.insert(0, assignment("data.root", given.data_dir))
     if arguments.weights:
-        if arguments.output:
-            raise ConfigError("--output: is for exported models; a checkpoint has the task's own")
+        cli.refuse(arguments, ("backend", "threads", "output"), options.OF_EXPORTED)
         task, model = cli.restored(arguments)
         run = eager_forward(task, model)
     else:

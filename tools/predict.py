@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from core.task import BoxesOf
 
 
+BOX_SCORE = 0.5
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="Exit status 1: some files of the folder could not be read and were left out.",
+        epilog="Exit status 1: files of the folder were left out, unreadable or without an answer.",
     )
     options.add_config_arguments(parser, required=False)
     model = parser.add_mutually_exclusive_group(required=True)
@@ -41,16 +44,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--boxes", type=options.path, metavar="JSON_OR_DIR", help=text)
     text = "leave out boxes with a lower score (default: 0.5)"
-    parser.add_argument(
-        "--box_threshold", type=options.score, default=0.5, metavar="SCORE", help=text
-    )
+    parser.add_argument("--box_threshold", type=options.score, metavar="SCORE", help=text)
     text = "classes and joints with a lower score are not found (default: the task's)"
     parser.add_argument("--threshold", type=options.score, metavar="SCORE", help=text)
     text = "stop after so many frames of a video or a camera (default: all)"
     parser.add_argument("--max_frames", type=options.positive, metavar="N", help=text)
     options.add_backend_argument(parser)
     options.add_output_argument(parser)
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=options.positive, help="CPU threads (default: 1)")
     return cli.parse(parser)
 
 
@@ -61,6 +62,7 @@ def load_model(arguments: argparse.Namespace) -> ImageModel:
     from core.training.run import pick_device
 
     if arguments.weights:
+        cli.refuse(arguments, ("backend", "threads", "output"), options.OF_EXPORTED)
         paddle.set_device(pick_device("auto"))
         return eager_model(*cli.restored(arguments), arguments.threshold)
     return exported_model(*cli.opened(arguments), arguments.threshold)
@@ -71,10 +73,12 @@ def load_boxes(arguments: argparse.Namespace, model: ImageModel) -> BoxesOf | No
     from core.task import BoxTask
 
     if arguments.boxes is None:
+        cli.refuse(arguments, ("box_threshold",), "is for the boxes of --boxes")
         return None
     if not isinstance(model.task, BoxTask):
         raise ConfigError(f"--boxes: the task {model.task.name} answers for whole images only")
-    return model.task.read_boxes(arguments.boxes, arguments.box_threshold)
+    threshold = BOX_SCORE if arguments.box_threshold is None else arguments.box_threshold
+    return model.task.read_boxes(arguments.boxes, threshold)
 
 
 def main() -> int:
@@ -112,7 +116,7 @@ def main() -> int:
             )
     logging.info("written to %s", arguments.save_dir / PREDICTIONS)
     if skipped:
-        logging.warning("%d files could not be read", len(skipped))
+        logging.warning("%d files were left out", len(skipped))
     return 1 if skipped else 0
 
 

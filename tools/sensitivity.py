@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from core.task import Task
 
+EVERY = ("*",)
+
 
 def parse_arguments() -> argparse.Namespace:
     first = argparse.ArgumentParser(add_help=False)
@@ -32,17 +34,17 @@ def parse_arguments() -> argparse.Namespace:
     if quant:
         add("--observer", help="how ranges are chosen, for weights in float (default: the task's)")
         options.add_calibration_arguments(parser)
-        add("--target", default="openvino", help="runtime to quantize for (openvino)")
+        add("--target", help="runtime to quantize for, for weights in float (openvino)")
         add("--speed_control", action="store_true", help="measure which layers int8 makes faster")
     else:
         add("--print_groups", action="store_true", help="only list which channels can be removed")
         text = "how the channels to remove are chosen (default: l1_norm)"
-        add("--criterion", choices=CRITERIA, default="l1_norm", help=text)
+        add("--criterion", choices=CRITERIA, help=text)
         text = "remove this share of the channels, then twice it, ... (0.2)"
-        add("--delta_rate", type=options.part, default=0.2, help=text)
+        add("--delta_rate", type=options.part, help=text)
     add("--eval_rate", type=options.share, default=1.0, help="share of the validation data (1.0)")
     text = "only weights of these names, or with --quant layers: 'blocks.*' (default: all)"
-    add("--params", nargs="+", default=["*"], help=text)
+    add("--params", nargs="+", help=text)
     add("--batch_size", type=options.positive, default=1, help="images of a validation batch (1)")
     text = "for the results (output/sensitivity)"
     add("--save_dir", type=options.path, default=Path("output/sensitivity"), help=text)
@@ -59,19 +61,24 @@ def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
     from core.workflows.layer_speed import measure_speed
 
     file = arguments.save_dir / "quant_sensitivities.json"
-    if not quantized_layers(model):
-        [config] = ptq.read_each(PtqConfig, {"target": arguments.target}, arguments.observer)
+    target = arguments.target or "openvino"
+    if quantized_layers(model):
+        cli.refuse(
+            arguments, ("observer", "target", "images"), "these weights are quantized already"
+        )
+    else:
+        [config] = ptq.read_each(PtqConfig, {"target": target}, arguments.observer)
         images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)
         quantize_after_training(task, model, images, config, progress=True)
     console = cli.wide_console()
     if arguments.speed_control:
-        found = measure_speed(task, model, arguments.target)
+        found = measure_speed(task, model, target)
         console.print(found.table())
         print(f"never_quantize: {list(found.slow)}")
     val = validation_loader(task, arguments.batch_size)
     meter = task_meter(task, partial(measure, task, val), arguments.eval_rate)
     inputs = layer_sensitivity.few_inputs(task, val)
-    costs = layer_sensitivity.measure(task, model, inputs, meter, file, arguments.params)
+    costs = layer_sensitivity.measure(task, model, inputs, meter, file, arguments.params or EVERY)
     layer_sensitivity.plot(costs, file.with_suffix(".png"))
     console.print(costs.table())
     print(f"{file}, {file.with_suffix('.png')}")
@@ -88,6 +95,8 @@ def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
     pruner.probe()
     found, folder = pruner.analysis, arguments.save_dir
     if arguments.print_groups:
+        unused = ("criterion", "delta_rate", "params")
+        cli.refuse(arguments, unused, "has no effect on --print_groups, which measures nothing")
         console.print(group_table(found), fixed_table(found))
         return
     run = partial(measure, task, validation_loader(task, arguments.batch_size))
@@ -96,9 +105,9 @@ def pruning(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
         task,
         model,
         found,
-        criterion=arguments.criterion,
-        globs=arguments.params,
-        delta_rate=arguments.delta_rate,
+        criterion=arguments.criterion or "l1_norm",
+        globs=arguments.params or EVERY,
+        delta_rate=arguments.delta_rate or 0.2,
         meter=meter,
         file=file,
     )

@@ -21,6 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     options.add_config_arguments(parser, required=False)
     parser.add_argument(
         "--slim",
+        action=options.Once,
         metavar="RECIPE",
         help="recipe: a YAML file, or the name of one in configs/slim; several, with commas "
         "between, become one. -o strategies.0.start_epoch=5 changes a setting of it",

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from core.errors import DataError
+from core.errors import DataError, ExportError
 from core.runtimes.image_model import ImageModel
 from core.settings.written import WrittenFiles
 from core.task import Box, BoxesOf
@@ -72,11 +72,13 @@ def predict_files(
         tell: Gets what was found in each image, in words.
 
     Returns:
-        A line for each file of a folder that is no image, and is left out.
+        A line for each file of a folder that is left out: it is no image, or one that the model has
+        no answer to.
 
     Raises:
-        DataError: The one image cannot be read, there is none, no box is in these images, nothing
-            can be written, or files in `save_dir` would replace or resemble images.
+        DataError: The one image cannot be read, there is none, the model answers to none, no box is
+            in these images, nothing can be written, or files in `save_dir` would replace or
+            resemble images.
         FileError: There are files in `save_dir` of names that are needed, which are not ours.
     """
     images = list_images(image_path)
@@ -89,11 +91,13 @@ def predict_files(
     outputs = _Outputs(save_dir, names, model.palette())
     plan = dict(zip(images, map(_Planned, names, outputs.name_pictures(names), boxes)))
     channels, skipped = image_channels(model.task), list[str]()
-    pictures = _read_images(steps(images), channels, skipped if image_path.is_dir() else None)
+    left_out = skipped if image_path.is_dir() else None
+    pictures = _read_images(steps(images), channels, left_out)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         seen = ((plan[file], image) for file, image in pictures)
-        write_predictions(outputs.files, _predict_all(model, seen, outputs, root, tell))
+        results = _predict_all(model, seen, outputs, root, tell, left_out)
+        write_predictions(outputs.files, results)
     except BrokenPipeError:  # of the output, which is no file of ours
         raise
     except OSError as error:
@@ -117,21 +121,36 @@ def _predict_all(
     outputs: _Outputs,
     root: Path,
     tell: Tell,
+    left_out: list[str] | None,
 ) -> dict[str, Any]:
-    """Predict on images, write a picture of each and return its values, by name."""
+    """Predict on images, write a picture of each and return its values, by name.
+
+    Raises:
+        DataError: The model has no answer to an image, and there is no list of those or it has none
+            to any.
+    """
     results: dict[str, Any] = {}
+    failures: list[DataError] = []
     unsure = 0
     for plan, image in seen:
         try:
             prediction = model.predict(image, plan.boxes, warn_of_box(plan.name.as_posix()))
-        except DataError as error:
-            raise DataError(f"{root / plan.name}: {error}") from error
+        except (DataError, ExportError) as error:  # as of an image that is too small for a runtime
+            failures.append(DataError(f"{root / plan.name}: {error}"))
+            if left_out is None:
+                raise failures[0] from error
+            _log.warning("left out: %s", failures[-1])
+            continue
         outputs.write(plan.picture, model.draw(as_rgb(image), prediction)[..., ::-1])
         finding = model.describe(prediction)
         unsure += finding.unsure
         tell(f"{plan.name.as_posix()}: {finding.text}")
         values = _to_plain(prediction, plan.picture, outputs)
         results[plan.name.as_posix()] = {"picture": plan.picture.as_posix(), **values}
+    if failures and not results:
+        raise failures[0]
+    if left_out is not None:
+        left_out += map(str, failures)
     tell_of_unsure(unsure, len(results), "pictures")
     return results
 

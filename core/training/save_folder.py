@@ -74,7 +74,9 @@ def _earlier_run(folder: Path) -> str | None:
     if finished < wanted:
         said = f"a run that ended after {finished} of {wanted} epochs; go on with it (--resume)"
         return f"{said}, {others}"
-    more = "or let it go on for more epochs (--resume -o train.epochs=N)"
+    # its config has the recipe as it was fitted to these epochs
+    own = f"-c {folder / 'config.yml'} --save_dir {folder}"
+    more = f"or let it go on for more epochs ({own} --resume -o train.epochs=N)"
     return f"a finished run of {finished} epochs; {others}, {more}"
 
 

@@ -18,6 +18,7 @@ from core.dialects.origins import told_by
 from core.errors import ConfigError
 from core.settings.config import load_yaml, merge, override, parse_overrides, suggest
 from core.settings.home import CONFIGS
+from core.settings.yaml_loader import shown
 from core.training.own_data import completed
 from core.training.recipe import (
     Recipe,
@@ -271,7 +272,10 @@ def _gather(files: RunFiles) -> _Gathered:
     config_slim = gathered.own.get("slim", [])
     gathered.take_own_overrides()
     if files.slim and gathered.own.get("slim", []) != config_slim:
-        raise ConfigError("slim: given twice, with --slim and with -o slim=")
+        raise ConfigError(f"slim: given twice, as {files.slim} and with -o slim=")
+    if files.slim and config_slim:
+        text = "slim: %s takes the place of what the config says, %s"
+        _log.warning(text, files.slim, shown(config_slim))
     for name, content in _recipes(files.slim or gathered.own.get("slim", []), files.recipes):
         gathered.add(content, name, is_recipe=True)
     rest = [each for each in gathered.overrides if not each.startswith(f"{FLAGS}do_eval")]

@@ -301,3 +301,12 @@ def test_where_a_file_cannot_be_written_is_told_before_the_work(
         options.file_ending(".json")(str(tmp_path / name))
     for fine in ("new.json", "made/later/a.json"):
         assert options.file_ending(".json")(str(tmp_path / fine)) == tmp_path / fine
+
+
+def test_a_recipe_is_named_once(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--slim", action=options.Once)
+    assert parser.parse_args(["--slim", "qat"]).slim == "qat"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--slim", "prune", "--slim", "qat"])
+    assert "--slim: given twice, as 'prune' and as 'qat'" in capsys.readouterr().err

@@ -231,6 +231,24 @@ def test_other_errors_are_one_line(call, tool, arguments, message):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("tool", "arguments", "message"),
+    [
+        ("eval.py", ("--backend", "onnxruntime"), "--backend: is for exported models (--model_dir"),
+        ("eval.py", ("--threads", "2"), "--threads: is for exported models"),
+        ("eval.py", ("--output", "x"), "--output: is for exported models"),
+        ("predict.py", ("--backend", "paddle"), "--backend: is for exported models"),
+        ("predict.py", ("--threads", "1"), "--threads: is for exported models"),
+        ("predict.py", ("--box_threshold", "0.3"), "--box_threshold: is for the boxes of --boxes"),
+    ],
+)
+def test_options_without_effect_are_refused(call, weights, tool, arguments, message):
+    where = ("--image_path", "x", "--save_dir", "y") if tool == "predict.py" else ()
+    status, said = call(tool, "--weights", weights, *where, *arguments)
+    assert status == 2
+    assert f"error: {message}" in last_line(said)
+
+
 @pytest.mark.parametrize("tool", ["export_model.py", "predict.py", "benchmark.py"])
 def test_help_and_length(call, tool):
     status, said = call(tool, "--help")

@@ -152,6 +152,8 @@ def test_what_int8_makes_faster(call_tool: Any, weights: Path, tmp_path: Path) -
         (["--quant", "--target", "tensort"], "did you mean 'tensorrt'?"),
         (["--quant", "--target", "tensorrt", "--speed_control"], "tensorrt cannot be measured"),
         (["--quant", "--params", "haed"], "params: 'haed' matches nothing"),
+        (["--print_groups", "--params", "x"], "--params: has no effect on --print_groups"),
+        (["--print_groups", "--delta_rate", "0.1"], "--delta_rate: has no effect on --print_g"),
     ],
 )
 def test_wrong_calls_of_rounding(

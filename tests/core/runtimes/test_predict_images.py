@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import ConfigError, DataError, FileError
+from core.errors import ConfigError, DataError, ExportError, FileError
 from core.runtimes.image_model import ImageModel, exported_model
 from core.runtimes.predict_images import drawn_pictures, list_images, predict_files
 from core.runtimes.predictor import load_predictor
@@ -52,6 +52,38 @@ def test_prediction_on_a_folder(toy, tmp_path):
         predict_files(model, images / "broken.jpg", tmp_path / "out")
     with pytest.raises(DataError, match=r"notes.txt/x: cannot be written"):
         predict_files(model, images / "a.png", images / "notes.txt" / "x")
+
+
+@pytest.mark.parametrize("error", [ExportError("paddle cannot run the model"), DataError("NaN")])
+def test_an_image_without_an_answer_is_left_out_and_named(
+    toy, tmp_path, monkeypatch, caplog, error
+):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, side in (("a.png", 8), ("b.png", 1), ("c.png", 8)):
+        cv2.imwrite(str(images / name), np.zeros((side, side, 3), np.uint8))
+    model, right = load_model(toy), ImageModel.predict
+
+    def predict(self, image, *others):
+        if len(image) == 1:
+            raise error
+        return right(self, image, *others)
+
+    monkeypatch.setattr(ImageModel, "predict", predict)
+    said = f"{images / 'b.png'}: {error}"
+    assert predict_files(model, images, tmp_path / "out") == [said]
+    assert f"left out: {said}" in caplog.text
+    assert list(json.loads((tmp_path / "out" / "predictions.json").read_text())) == [
+        *("a.png", "c.png")
+    ]
+    assert not (tmp_path / "out" / "b.png").exists()
+    for place in (images / "b.png", tmp_path / "alone"):
+        if place.name == "alone":
+            place.mkdir()
+            (images / "b.png").rename(place / "b.png")
+        with pytest.raises(DataError, match=rf"b\.png: {error}$"):
+            predict_files(model, place, tmp_path / "none")
+        assert not (tmp_path / "none" / "predictions.json").exists()
 
 
 def test_a_box_outside_does_not_end_the_run(toy, tmp_path, monkeypatch, caplog):

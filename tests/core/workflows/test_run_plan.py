@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from core.errors import ConfigError
 from core.runtimes.description import read_description
-from core.settings.config import merge
+from core.settings.config import load_yaml, merge
 from core.training import checkpoint
 from core.training.hooks import Checkpoints, Hook
 from core.workflows.run_plan import RunFiles, read_plan, settle
@@ -90,6 +91,15 @@ def test_what_a_config_may_say_the_command_line_may_say_too(config: Path, recipe
         read_plan(RunFiles(str(config), recipe, (), [f"slim={recipe}"]))
 
 
+def test_a_recipe_of_the_command_line_is_told_to_replace_that_of_the_config(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**load_yaml(config), "slim": "prune"}
+    plan = read_plan(RunFiles(str(_write(tmp_path / "run.yml", settings)), "qat"))
+    assert [step["kind"] for step in plan.recipe["strategies"]] == ["qat"]
+    assert "slim: qat takes the place of what the config says, 'prune'" in caplog.text
+
+
 @pytest.mark.parametrize("key", ["train.epochs", "slim.epochs"])
 def test_a_shorter_training_shortens_the_windows(
     config: Path, recipe: str, tmp_path: Path, key: str, caplog: pytest.LogCaptureFixture
@@ -109,6 +119,27 @@ def test_a_shorter_training_shortens_the_windows(
     longer = read_plan(RunFiles(str(config), recipe, (), [f"{key}=200"]))
     assert longer.recipe["strategies"][1]["start_epoch"] == 90
     assert longer.to_mapping()["slim"]["epochs"] == 200
+
+
+def test_a_shortened_recipe_goes_on_for_more_epochs_as_the_refusal_says(
+    config: Path, tmp_path: Path
+) -> None:
+    def trained(files: RunFiles, **how: bool) -> int:
+        return PreparedRun(*settle(read_plan(files)), tmp_path / "run").train(**how).epoch
+
+    steps = [
+        {"kind": "prune", "start_epoch": 50, "target_ratio": 0.3},
+        {"kind": "qat", "start_epoch": 80, "learning_rate": 0.01},
+    ]
+    recipe = _write(tmp_path / "late.yml", {"epochs": 100, "strategies": steps})
+    files = RunFiles(str(config), str(recipe), (), ["train.epochs=10"])
+    assert trained(files) == 10
+    with pytest.raises(ConfigError) as caught:
+        trained(files)
+    said = re.search(r"more epochs \(-c (\S+) --save_dir (\S+) --resume -o", str(caught.value))
+    assert said is not None
+    assert said[2] == str(tmp_path / "run")
+    assert trained(RunFiles(said[1], overrides=["train.epochs=12"]), resume=True) == 12
 
 
 @pytest.mark.parametrize(
