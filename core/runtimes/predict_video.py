@@ -26,8 +26,8 @@ from core.runtimes.predict_images import (
 from core.settings.files import drafting
 from core.settings.written import WrittenFiles
 from core.task import BoxesOf
+from core.training.image_files import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 CODEC, CONTAINER = "mp4v", ".mp4"  # which OpenCV's wheels can write everywhere
 TIMED_FRAMES = 10  # frames of a camera that tell how many the model can follow each second
 LAST_CAMERA = 2**31 - 1

@@ -16,6 +16,7 @@ from core.settings.told_once import ONCE
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UNREAD = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".jxl", ".dng", ".svg")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # how files of both begin
 _CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 # in coded data, 0xff is followed by 0, or by the number of a restart
@@ -103,7 +104,7 @@ def is_clutter(name: str) -> bool:
 
 
 def tell_of_unread(folder: Path, names: Iterable[str]) -> None:
-    """Say in the log how many files of a folder are pictures of a kind that is not read."""
+    """Say in the log how many files of a folder are videos, or pictures of a kind not read."""
     kinds = Counter(Path(name).suffix.lower() for name in names if not is_clutter(name))
     unread = {kind: kinds[kind] for kind in UNREAD if kinds[kind]}
     if unread:
@@ -112,6 +113,10 @@ def tell_of_unread(folder: Path, names: Iterable[str]) -> None:
             *(folder, sum(unread.values()), ", ".join(unread)),
             extra=ONCE,
         )
+    videos = sum(kinds[kind] for kind in VIDEO_SUFFIXES)
+    if videos:
+        text = "%s: videos left out: %d; tools/predict.py takes one at a time"
+        log.warning(text, folder, videos, extra=ONCE)
 
 
 def tell_of_clutter(folder: Path, names: Iterable[str]) -> None:

@@ -43,17 +43,20 @@ def in_other_section(problem: str, known: Sequence[str]) -> str:
     if not isinstance(problem, UnknownKey):
         return problem
     section, _, wrong = problem.path.rpartition(".")
-    if section and "did you mean" in problem.hint:
-        return problem
-    if problem.path in known:  # a setting of another kind
-        return UnknownKey(problem.path, f" of this kind{problem.hint}")
     elsewhere: dict[str, str] = {}  # the first path that ends so
     for path in known:
         elsewhere.setdefault(path.rpartition(".")[2], path)
+    if section and "did you mean" in problem.hint and wrong not in elsewhere:
+        return problem
+    if problem.path in known:  # a setting of another kind
+        return UnknownKey(problem.path, f" of this kind{problem.hint}")
     name = wrong if wrong in elsewhere else other_name(wrong, elsewhere)
     if name is None and "did you mean" not in problem.hint:
         name = next(iter(difflib.get_close_matches(wrong, elsewhere, 1, CUTOFF)), None)
-    hint = problem.hint if name is None else f" (did you mean {elsewhere[name]!r}?)"
+    hint = problem.hint
+    if name is not None:
+        top = " at the top of the file" if section and "." not in elsewhere[name] else ""
+        hint = f" (did you mean {elsewhere[name]!r}{top}?)"
     return UnknownKey(problem.path, hint)
 
 

@@ -94,8 +94,11 @@ def test_names_of_classes_are_text(tmp_path: Path) -> None:
 def test_pictures_of_kinds_that_are_not_read_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("a.jpg", "b.HEIC", "c.gif", "d.gif", ".e.gif", "notes.txt"):
+    for name in ("a.jpg", "b.HEIC", "c.gif", "d.gif", ".e.gif", "f.mp4", "notes.txt"):
         (tmp_path / name).touch()
     assert list_image_files(tmp_path) == [tmp_path / "a.jpg"]
     told = "3 pictures are left out, as .gif, .heic files are not read; convert them"
     assert f"{tmp_path}: {told}" in caplog.messages
+    assert f"{tmp_path}: videos left out: 1; tools/predict.py takes one at a time" in (
+        caplog.messages
+    )

@@ -30,6 +30,8 @@ def test_all_settings_have_a_path_also_in_unions() -> None:
         ("train.lr=3", "train.lr: unknown key (did you mean 'learning_rate'?)"),
         ("model.lr=3", "model.lr: unknown key (did you mean 'train.learning_rate'?)"),
         ("train.num_workers=3", "train.num_workers: unknown key (did you mean 'data.num_workers'?"),
+        ("data.batch_size=3", "data.batch_size: unknown key (did you mean 'train.batch_size'?)"),
+        ("train.seed=3", "train.seed: unknown key (did you mean 'seed' at the top of the file?)"),
         ("learningrate=3", "learningrate: unknown key (did you mean 'train.learning_rate'?)"),
         ("pretrained=x", "pretrained: unknown key (did you mean 'model.pretrained'?)"),
         ("train.optimizer.wd=3", "train.optimizer.wd: unknown key (did you mean 'weight_decay'?)"),
