@@ -115,7 +115,8 @@ def load(kind: type[T], file: Path) -> list[T]:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError, ConfigError) as error:
         raise DataError(
-            f"{file}: not a file of sensitivities ({error}); name another file, or remove it to measure anew"
+            f"{file}: not a file of sensitivities ({error}); name another file, or remove it to "
+            "measure anew"
         ) from error
     if content.format != FORMAT:
         raise DataError(f"{file}: format {content.format}, expected {FORMAT}")
