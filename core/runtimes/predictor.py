@@ -27,6 +27,7 @@ from core.runtimes.formats import check_present, choose_backend, find_files, is_
 from core.runtimes.openvino_models import name_of, openvino_core
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
 from core.runtimes.survived import try_out_once
+from core.runtimes.turns import TURNS
 from core.settings.config import suggest
 from core.settings.files import present
 from core.targets.names import BACKENDS, Backend, Format
@@ -44,7 +45,6 @@ _BATCH_NORM_PASSES = (
 # Those that oneDNN computes in int8. Of Paddle's own list, `fc` rounds weights on wrong scales in
 # 3.1.1, and `pool2d` and `concat` add errors and save no time.
 _INT8_OPERATORS = frozenset({"conv2d", "depthwise_conv2d", "fused_conv2d"})
-_LOADING = threading.Lock()  # muting affects the outputs of the whole process
 _log = logging.getLogger(__name__)
 
 
@@ -163,7 +163,7 @@ def load_predictor(
     if not own:
         try_out_once(folder, backend, files)
     try:
-        with _LOADING:
+        with TURNS.alone():
             predictor = _open(backend, files, description, threads)
         predictor.folder = folder
         if description is None:
@@ -263,14 +263,18 @@ class _Paddle(Predictor):
         super().__init__(description, *names)
 
     def _run(self, feeds: Arrays) -> Arrays:
+        if self._loud:
+            with TURNS.alone(), _muted():
+                answers = self._answers(feeds)
+            self._loud = False
+            return answers
+        with TURNS.running():
+            return self._answers(feeds)
+
+    def _answers(self, feeds: Arrays) -> Arrays:
         for name, array in feeds.items():
             self._predictor.get_input_handle(name).copy_from_cpu(array)
-        if self._loud:
-            with _LOADING, _muted():
-                self._predictor.run()
-            self._loud = False
-        else:
-            self._predictor.run()
+        self._predictor.run()
         return {
             name: self._predictor.get_output_handle(name).copy_to_cpu() for name in self._outputs
         }
