@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -124,6 +125,9 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def assignment(key: str, value: str | float) -> str:
     """Return the override that sets a key to a value; a text arrives as it is, such as a path."""
+    with contextlib.suppress(ConfigError):
+        if parse_overrides([f"k={value}"]) == {"k": value}:
+            return f"{key}={value}"
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 

@@ -300,8 +300,9 @@ def test_a_student_learns_with_the_rounding_of_files(
         if step["kind"] == "prune":
             step["num_steps"] = 2
         if step["kind"] == "qat":
-            step |= {"calibration_samples": 8, "target": target}
-    # at the rate of larger batches, a last bit decides whether these few steps explode
+            # channels that rounding makes constant in both images of a batch have no variance, and
+            # gradients that a last bit makes overflow, so statistics of batches are of no use
+            step |= {"calibration_samples": 8, "target": target, "freeze_bn_after": 0}
     train = {"epochs": 3 + pruned, "learning_rate": 0.005}
     changes = {"train": train, "model": {"pretrained": None}}
     settings = merge(trained.settings, changes)
