@@ -1,8 +1,7 @@
 """Choose the range of a grid from the activations that one layer reads during calibration.
 
-All kinds answer with the `absmax` of `core.quant.scales.Grid`, or with both ends of one that has a
-zero point. The first two keep a number or two,
-the others a histogram of fixed size, from which any number of bits can be asked.
+All kinds answer with the `absmax` of `core.quant.scales.Grid`, or with both ends if it has a zero
+point. Two keep a number or two, the others a histogram of fixed size, for any number of bits.
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from core.errors import ConfigError, DataError
 from core.quant.scales import Grid
 
 BINS = 4096  # on either side of zero; 64 KB per layer in all
-# Below this the steps of a grid are no normal float32 any more, so such tensors count as zero;
-# every grid holds zero exactly, and one that ends at 1 spoils the least if other values come.
-SMALLEST = 1e-30
-ABSMAX_OF_ZEROS = 1.0
+SMALLEST = 1e-30  # below, steps are no normal float32, so that such tensors count as zero
+ABSMAX_OF_ZEROS = 1.0  # every grid holds zero; this one spoils the least if other values come
 PERCENTILE = 99.99
 MOST_CLIPPED = 0.05  # share of the values, by `kl`
 _STEPS_PER_OCTAVE = 32

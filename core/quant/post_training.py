@@ -133,8 +133,7 @@ def quantize_after_training(
         task: Defines the inputs, and hints at layers that stay in float.
         model: In float. After an error its layers are in float again, but weights may have been
             rescaled and batch norms re-estimated.
-        batches: Returns the calibration data from its beginning: inputs of the model without
-            labels, [N, C, H, W] for images.
+        batches: Returns inputs of the model, [N, C, H, W] for images, from the first one on.
         config: Settings of the quantization.
         progress: Show how far the reconstruction is.
 

@@ -60,8 +60,7 @@ def predict_files(
     """Predict on an image or a folder; write a picture for each and `predictions.json`.
 
     The JSON lists for each image the task's values, with `picture`, the file that was drawn. Label
-    maps become PNG files of labels beside the picture, with the task's palette. Pictures of `a.jpg`
-    and `a.png` are `a.jpg.png` and `a.png.png`; other namesakes are numbered.
+    maps become PNG files of labels, with the task's palette. Namesakes keep their suffix.
 
     Args:
         model: Answers for an image, and draws.
@@ -72,14 +71,12 @@ def predict_files(
         tell: Gets what was found in each image, in words.
 
     Returns:
-        A line for each file of a folder that is left out: it is no image, or one that the model has
-        no answer to.
+        A line for each file of a folder that is left out: no image, or one without an answer.
 
     Raises:
-        DataError: The one image cannot be read, there is none, the model answers to none, no box is
-            in these images, nothing can be written, or files in `save_dir` would replace or
-            resemble images.
-        FileError: There are files in `save_dir` of names that are needed, which are not ours.
+        DataError: No image can be read or has an answer, no box is in one, nothing can be written,
+            or files in `save_dir` would replace or resemble images.
+        FileError: Names that are needed in `save_dir` are those of files that are not ours.
     """
     images = list_images(image_path)
     root = image_path if image_path.is_dir() else image_path.parent

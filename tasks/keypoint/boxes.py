@@ -27,13 +27,13 @@ class PictureBoxes:
 
     Args:
         boxes: By the picture they are in.
-        without: Paths of pictures that the file lists, with boxes or without.
+        listed: Paths of all pictures that the file lists, also of those without boxes.
     """
 
-    def __init__(self, boxes: Mapping[Key, Sequence[Box]], without: Iterable[str] = ()) -> None:
+    def __init__(self, boxes: Mapping[Key, Sequence[Box]], listed: Iterable[str] = ()) -> None:
         self._boxes = boxes
         self._listed: dict[str, set[str]] = {}
-        for path in {key for key in boxes if isinstance(key, str)} | {*without}:
+        for path in {key for key in boxes if isinstance(key, str)} | {*listed}:
             self._listed.setdefault(PurePosixPath(path).name, set()).add(path)
 
     def __bool__(self) -> bool:
