@@ -59,8 +59,7 @@ def predict_files(
 ) -> list[str]:
     """Predict on an image or a folder; write a picture for each and `predictions.json`.
 
-    The JSON lists for each image the task's values, with `picture`, the file that was drawn. Label
-    maps become PNG files of labels, with the task's palette. Namesakes keep their suffix.
+    The JSON has the task's values for each image, and `picture`, the file that was drawn.
 
     Args:
         model: Answers for an image, and draws.
@@ -71,7 +70,7 @@ def predict_files(
         tell: Gets what was found in each image, in words.
 
     Returns:
-        A line for each file of a folder that is left out: no image, or one without an answer.
+        A line for each file of a folder that is left out.
 
     Raises:
         DataError: No image can be read or has an answer, no box is in one, nothing can be written,
@@ -90,11 +89,10 @@ def predict_files(
     channels, skipped = image_channels(model.task), list[str]()
     left_out = skipped if image_path.is_dir() else None
     pictures = _read_images(steps(images), channels, left_out)
+    seen = ((plan[file], image) for file, image in pictures)
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
-        seen = ((plan[file], image) for file, image in pictures)
-        results = _predict_all(model, seen, outputs, root, tell, left_out)
-        write_predictions(outputs.files, results)
+        write_predictions(outputs.files, _predict_all(model, seen, outputs, root, tell, left_out))
     except BrokenPipeError:  # of the output, which is no file of ours
         raise
     except OSError as error:
