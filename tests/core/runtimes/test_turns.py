@@ -48,6 +48,37 @@ def test_nothing_runs_while_a_model_is_loaded() -> None:
     assert most > 1  # runs go side by side
 
 
+def test_runs_that_follow_each_other_do_not_keep_a_model_from_being_loaded() -> None:
+    turns, order = Turns(), list[str]()
+    leave, asked = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with turns.running():
+            asked.set()
+            leave.wait(60)
+            order.append("first")
+
+    def load() -> None:
+        with turns.alone():
+            order.append("load")
+
+    def second() -> None:
+        with turns.running():
+            order.append("second")
+
+    threads = [threading.Thread(target=work) for work in (first, load, second)]
+    threads[0].start()
+    assert asked.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+        time.sleep(0.1)  # it waits by then, the second run for what is to be loaded
+    assert order == []
+    leave.set()
+    for thread in threads:
+        thread.join(60)
+    assert order == ["first", "load", "second"]
+
+
 def test_an_error_lets_the_others_go_on() -> None:
     turns = Turns()
     for way in (turns.alone, turns.running):
