@@ -69,9 +69,11 @@ def test_runs_that_follow_each_other_do_not_keep_a_model_from_being_loaded() -> 
     threads = [threading.Thread(target=work) for work in (first, load, second)]
     threads[0].start()
     assert asked.wait(60)
-    for thread in threads[1:]:
-        thread.start()
-        time.sleep(0.1)  # it waits by then, the second run for what is to be loaded
+    threads[1].start()
+    while not turns._waiting:
+        time.sleep(0.001)
+    threads[2].start()
+    time.sleep(0.1)  # for it to run, if it could
     assert order == []
     leave.set()
     for thread in threads:
