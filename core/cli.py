@@ -39,6 +39,8 @@ TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
 UNREAD = 141  # status of a process that SIGPIPE ends
+# what libraries say where a limit of memory or of threads is reached, as `ulimit -v` sets one
+_NO_ROOM = ("failed to map segment", "cannot allocate memory", "can't start new thread")
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -104,11 +106,14 @@ def _status_of(main: Callable[[], int | None]) -> int:
 
 def _told(error: BaseException) -> str:
     """Return the line of an error that is the user's to mend; empty if it is none."""
-    if isinstance(error, OSError):
-        return denied(error)
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
-    return str(error) if isinstance(error, UserError) else ""
+    line = next((x for x in str(error).splitlines() if any(y in x.lower() for y in _NO_ROOM)), "")
+    if line:
+        return f"the system gives this process no more memory or threads: {line}"
+    return denied(error) if isinstance(error, OSError) else ""
 
 
 def _rank() -> str:

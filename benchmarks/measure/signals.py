@@ -32,6 +32,7 @@ from benchmarks.measure.command import revision
 from benchmarks.measure.signals_jobs import Job, end_of, prepare
 from benchmarks.pages.robustness import page
 from core.runtimes.environment import environment
+from core.settings import written
 
 HANG_SECONDS, LEFT_SECONDS, LIMIT_SECONDS = 60.0, 5.0, 1800.0
 MARK = "TRISLIM_SIGNALS"  # environment variable that all processes of a run have
@@ -80,7 +81,7 @@ class Bench:
         """List what lies about of processes that have ended."""
         found = {path.name for path in (self.folder / "tmp").iterdir()}
         found |= {path.name for path in self.folder.rglob(".*trislim*")}
-        return sorted(found - self.usual)
+        return sorted(found - self.usual - {written.LIST})
 
     def disturb(self, job: Job, sent: signal.Signals, seconds: float) -> Iterator[str]:
         """Send a signal to a job after so many seconds; yield what went wrong."""

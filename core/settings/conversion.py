@@ -108,7 +108,10 @@ def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
         return int(value)
     if isinstance(value, wanted) and not (isinstance(value, bool) and wanted is not bool):
         return value
-    raise ConfigError(f"{path}: expected {wanted.__name__}, got {typename(value)} ({shown(value)})")
+    said = f"{path}: expected {wanted.__name__}, got {typename(value)} ({shown(value)})"
+    if wanted is str and isinstance(value, (bool, int, float)):
+        said += "; quotes make a text of it"
+    raise ConfigError(said)
 
 
 def _convert_sequence(origin: Any, arguments: tuple[Any, ...], value: Any, path: str) -> Any:

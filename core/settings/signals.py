@@ -6,7 +6,9 @@ import contextlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
+from importlib.machinery import ExtensionFileLoader
 from types import FrameType, MappingProxyType
 
 # how a tool says in one word what ended it
@@ -26,6 +28,10 @@ ENDING = tuple(number for number in WORDS if number != signal.SIGINT)  # not fro
 _IN_PADDLE = re.compile(
     r"\(External\)\s+(?:\{\s*=+[^\n]*\s+)?(?:KeyboardInterrupt\b|Terminated: (\d+))"
 )
+
+_LOADER = "<frozen importlib._bootstrap_external>"  # code of `ExtensionFileLoader`
+_MOST_SECONDS = 5.0  # that a signal waits for a library
+_AGAIN_SECONDS = 0.02
 
 
 class Terminated(KeyboardInterrupt):
@@ -69,12 +75,11 @@ def asking() -> list[signal.Signals]:
 def raising() -> Iterator[None]:
     """Raise `Terminated` where the process is when a signal comes, `KeyboardInterrupt` for Ctrl-C.
 
-    One that comes again is ignored: what was begun is closed by then.
+    One that comes again is ignored: what was begun is closed by then. While a library of C code is
+    loaded the signal waits, as such code makes another error of the exception: numpy prints it, and
+    says that it could not be imported.
     """
-    before = {
-        number: signal.signal(number, _raise if number in ENDING else signal.default_int_handler)
-        for number in asking()
-    }
+    before = {number: signal.signal(number, _raise) for number in asking()}
     try:
         yield
     finally:
@@ -108,6 +113,29 @@ def renew() -> None:
             signal.signal(number, handler)
 
 
-def _raise(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)
-    raise Terminated(number)
+def _raise(number: int, frame: FrameType | None) -> None:
+    if number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    alarms = hasattr(signal, "setitimer")  # not on Windows
+    if not (alarms and signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and _loads_c_code(frame)):
+        raise interruption(number)
+    until = time.monotonic() + _MOST_SECONDS
+
+    def raise_later(_: int, frame: FrameType | None) -> None:
+        if not _loads_c_code(frame) or time.monotonic() > until:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            raise interruption(number)
+
+    signal.signal(signal.SIGALRM, raise_later)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
+
+
+def _loads_c_code(frame: FrameType | None) -> bool:
+    """Tell whether code that runs was called while Python imports an extension module."""
+    while frame is not None:
+        if frame.f_code.co_filename == _LOADER:
+            if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
+                return True
+        frame = frame.f_back
+    return False

@@ -21,6 +21,8 @@ from core.settings.acceptance import FileFigures
 from core.settings.signals import Terminated
 from core.settings.versions import check_versions
 
+NO_ROOM = "error: the system gives this process no more memory or threads"
+
 
 @pytest.fixture(autouse=True)
 def _keep_log_handlers():
@@ -34,6 +36,22 @@ def _keep_log_handlers():
     [
         (DataError("x.jpg: broken"), 2, "error: x.jpg: broken\n"),
         (MemoryError(), 2, "error: out of memory\n"),
+        (RuntimeError("can't start new thread"), 2, f"{NO_ROOM}: can't start new thread\n"),
+        (
+            ImportError("libmkl.so: failed to map segment from shared object"),
+            2,
+            f"{NO_ROOM}: libmkl.so: failed to map segment from shared object\n",
+        ),
+        (
+            RuntimeError("(PreconditionNotMet) x.so: failed to map segment\n  Suggestions:\n1."),
+            2,
+            f"{NO_ROOM}: (PreconditionNotMet) x.so: failed to map segment\n",
+        ),
+        (
+            OSError(errno.ENOMEM, "Cannot allocate memory"),
+            2,
+            f"{NO_ROOM}: [Errno {errno.ENOMEM}] Cannot allocate memory\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (Terminated(signal.SIGTERM), 143, "terminated\n"),
         (Terminated(signal.SIGHUP), 129, "hung up\n"),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from core.settings.loading import TOOLS
-from core.settings.signals import Terminated, number_of, renew
+from core.settings.signals import WORDS, Terminated, number_of, renew
 from tests.alone import run_alone
 
 
@@ -68,3 +68,48 @@ def test_programs_that_import_us_keep_their_ctrl_c() -> None:
 def _end_itself(command: str) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-c", ENDS_ITSELF.format(command=command)]
     return subprocess.run(words, capture_output=True, text=True, timeout=60)
+
+
+LOADS_C_CODE = """
+import os, signal, sys, time
+from core import cli
+from core.settings import signals
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("numpy._core"):  # asked for by C code of scipy
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), {number})
+            time.sleep({seconds})
+            print("waited", flush=True)
+
+def main():
+    import numpy
+    sys.meta_path.insert(0, Finder())
+    from scipy.integrate import _lsoda
+    time.sleep(10)
+
+signals._MOST_SECONDS = 1.0
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_while_c_code_is_loaded(number: int) -> None:
+    """NumPy's C code prints an error that it meets in Python, and makes an ImportError of it."""
+    done = _load_c_code(number, 0.1)
+    assert (done.returncode, done.stdout) == (128 + number, "waited\n")
+    assert done.stderr == f"{WORDS[number]}\n"
+
+
+def test_a_signal_does_not_wait_for_ever() -> None:
+    done = _load_c_code(signal.SIGTERM, 30.0)
+    assert done.returncode in (1, 128 + signal.SIGTERM)  # as the library makes of it
+    assert done.stdout == ""
+
+
+def _load_c_code(number: int, seconds: float) -> subprocess.CompletedProcess[str]:
+    code = LOADS_C_CODE.format(number=int(number), seconds=seconds)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=TOOLS.parent
+    )
