@@ -165,7 +165,7 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     text = "images without labels to calibrate on (default: those for training)"
     parser.add_argument("--images", type=path, metavar="FOLDER", help=text)
     text = "number of images to calibrate on (256)"
-    parser.add_argument("--num_calib", type=positive, default=256, help=text)
+    parser.add_argument("--num_calib", type=positive, help=text)
 
 
 def add_quantization_arguments(parser: argparse.ArgumentParser) -> None:

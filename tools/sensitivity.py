@@ -63,9 +63,8 @@ def rounding(task: Task, model: Layer, arguments: argparse.Namespace) -> None:
     file = arguments.save_dir / "quant_sensitivities.json"
     target = arguments.target or "openvino"
     if quantized_layers(model):
-        cli.refuse(
-            arguments, ("observer", "target", "images"), "these weights are quantized already"
-        )
+        unused = ("observer", "target", "images", "num_calib")
+        cli.refuse(arguments, unused, "these weights are quantized already")
     else:
         [config] = ptq.read_each(PtqConfig, {"target": target}, arguments.observer)
         images = calibration_images(task, arguments.images, arguments.num_calib, progress=True)

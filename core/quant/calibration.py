@@ -24,6 +24,7 @@ from core.training.loader import Loader
 CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
 BATCH = 8
+IMAGES = 256  # where nobody says how many
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
 
 
@@ -95,13 +96,20 @@ class Calibration:
 
 
 def calibration_images(
-    task: Task, folder: Path | None, count: int, progress: bool = False
+    task: Task, folder: Path | None, count: int | None, progress: bool = False
 ) -> Calibration:
     """Calibrate on a folder of images, or, without one, on the training split.
+
+    Args:
+        task: Prepares the images.
+        folder: The folder; None: the training split.
+        count: Number of images; None: `IMAGES`.
+        progress: Whether to show how far it is.
 
     Raises:
         DataError: They cannot be read.
     """
+    count = IMAGES if count is None else count
     if folder is not None:
         return folder_images(task, folder, count, progress)
     return training_images(task, count, progress)

@@ -134,8 +134,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
 def _loads_c_code(frame: FrameType | None) -> bool:
     """Tell whether code that runs was called while Python imports an extension module."""
     while frame is not None:
-        if frame.f_code.co_filename == _LOADER:
-            if isinstance(frame.f_locals.get("self"), ExtensionFileLoader):
-                return True
+        code, owner = frame.f_code, frame.f_locals.get("self")
+        if code.co_filename == _LOADER and isinstance(owner, ExtensionFileLoader):
+            return True
         frame = frame.f_back
     return False

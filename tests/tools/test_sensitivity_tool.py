@@ -110,6 +110,11 @@ def test_a_broken_file_and_a_folder_that_cannot_be_written(weights: Path, tmp_pa
     done = call(*words, tmp_path)
     assert done.returncode == 2
     assert "losses: expected a number for each ratio, got [nan]" in done.stderr
+    entry = '{"fingerprint": "f", "metric": "m", "baseline": NaN, "curves": {}}'
+    (tmp_path / "sensitivities.json").write_text(f'{{"format": 1, "measurements": [{entry}]}}')
+    done = call(*words, tmp_path)
+    assert done.returncode == 2
+    assert "baseline: expected a number, got nan" in done.stderr
     done = call(*words, "/proc/nowhere")
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
@@ -117,7 +122,16 @@ def test_a_broken_file_and_a_folder_that_cannot_be_written(weights: Path, tmp_pa
 
 @pytest.mark.chain
 def test_rounding_of_each_layer(call_tool: Any, weights: Path, tmp_path: Path) -> None:
-    words = ("--quant", "--weights", weights, "--save_dir", tmp_path / "s", "--batch_size", 2)
+    words = (
+        *PLUGIN,
+        "--quant",
+        "--weights",
+        weights,
+        "--save_dir",
+        tmp_path / "s",
+        "--batch_size",
+        2,
+    )
     status, said = call_tool("sensitivity.py", *words, "--num_calib", 8, "--target", "paddle")
     assert status == 0, said
     assert re.search(r"mae: 0\.\d{4} in float, 0\.\d{4} quantized", said)
@@ -135,12 +149,37 @@ def test_rounding_of_each_layer(call_tool: Any, weights: Path, tmp_path: Path) -
 
 @pytest.mark.chain
 def test_what_int8_makes_faster(call_tool: Any, weights: Path, tmp_path: Path) -> None:
-    words = ("--quant", "--weights", weights, "--save_dir", tmp_path, "--speed_control")
+    words = (*PLUGIN, "--quant", "--weights", weights, "--save_dir", tmp_path, "--speed_control")
     status, said = call_tool("sensitivity.py", *words, "--params", "head")
     assert status == 0, said
     assert re.search(r"openvino: \d+\.\d\d ms in float", said)
     [line] = [line for line in said.splitlines() if line.startswith("never_quantize: ")]
     assert set(yaml.safe_load(line)["never_quantize"]) <= {"conv", "head"}
+
+
+@pytest.mark.chain
+def test_quantized_weights_are_calibrated_already(
+    call_tool: Any, weights: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "qat.yml").write_text("strategies: [{kind: qat}]")
+    given = ("-o", f"model.pretrained={weights}", "--slim", tmp_path / "qat.yml")
+    run = (*PLUGIN, "-c", weights.parent / "config.yml", "--save_dir", tmp_path / "q", *given)
+    status, said = call_tool("train.py", *run)
+    assert status == 0, said
+    words = (
+        *PLUGIN,
+        "--quant",
+        "--weights",
+        tmp_path / "q" / "best_model",
+        "--save_dir",
+        tmp_path / "s",
+    )
+    status, said = call_tool("sensitivity.py", *words, "--num_calib", 8)
+    assert status == 2
+    assert "--num_calib: these weights are quantized already" in said
+    status, said = call_tool("sensitivity.py", *words)
+    assert status == 0, said
+    assert "sensitivity of 2 layers" in said
 
 
 @pytest.mark.parametrize(
@@ -159,7 +198,7 @@ def test_what_int8_makes_faster(call_tool: Any, weights: Path, tmp_path: Path) -
 def test_wrong_calls_of_rounding(
     call_tool: Any, weights: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
-    given = ("--weights", weights, "--save_dir", tmp_path / "s", *options)
+    given = (*PLUGIN, "--weights", weights, "--save_dir", tmp_path / "s", *options)
     status, said = call_tool("sensitivity.py", *given)
     assert (status, message in said) == (2, True), said
     assert not (tmp_path / "s").exists()

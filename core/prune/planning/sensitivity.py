@@ -59,6 +59,10 @@ class Sensitivity:
     baseline: float
     curves: dict[str, Curve] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.baseline):
+            raise ValueError(f"baseline: expected a number, got {self.baseline}")
+
     def table(self) -> Table:
         """List the losses, the most sensitive group first."""
         ratios = sorted({ratio for curve in self.curves.values() for ratio in curve.ratios})
@@ -108,7 +112,12 @@ def measure(
     parts = [group.name.encode() + channels.tobytes() for group, channels in order]
     key = fingerprint(model, meter, *parts)
     store = MeasurementStore(Sensitivity, file, key)
-    found = store.found or Sensitivity(key, meter.metric, meter.value(model))
+    found = store.found
+    if found is None:
+        baseline = meter.value(model)
+        if not np.isfinite(baseline):
+            raise DataError(f"sensitivity: {meter.metric} is no number before anything is cut")
+        found = Sensitivity(key, meter.metric, baseline)
     if found.baseline == 0:
         _log.warning(
             "%s is 0 before anything is cut: sensitivity tells nothing; "
