@@ -191,6 +191,8 @@ def schedule_with_warmup(
 ) -> Settings:
     """Add a warm-up to a schedule of ours.
 
+    Its milestones are counted from where the warm-up ends, as Paddle's `LinearWarmup` does.
+
     Args:
         schedule: With its `kind`.
         rate: The learning rate it ends at.
@@ -199,6 +201,9 @@ def schedule_with_warmup(
     """
     if not warmup_epochs:
         return schedule
+    if "milestones" in schedule:
+        later = [warmup_epochs + each for each in schedule["milestones"]]
+        schedule = {**schedule, "milestones": later}
     return {
         **schedule,
         "warmup_epochs": warmup_epochs,
@@ -207,10 +212,10 @@ def schedule_with_warmup(
 
 
 def piecewise(values: Sequence[float], milestones: Sequence[float], where: str) -> Settings:
-    """Return our schedule of steps, whose rates fall by one factor.
+    """Return our schedule of steps.
 
     Raises:
-        ConfigError: The values are not one more than the milestones, or fall unevenly.
+        ConfigError: The values are not one more than the milestones, or rise.
     """
     if len(values) != len(milestones) + 1 or min(values) <= 0:
         raise ConfigError(
@@ -218,13 +223,9 @@ def piecewise(values: Sequence[float], milestones: Sequence[float], where: str) 
             f"got {list(values)}"
         )
     factors = [after / before for before, after in itertools.pairwise(values)]
-    gamma = factors[0] if factors else 1.0
-    if any(not math.isclose(factor, gamma, rel_tol=1e-3) for factor in factors):
-        raise ConfigError(
-            f"{where}: the rates {list(values)} do not fall by one factor; give evenly falling "
-            "ones, or a cosine"
-        )
-    return {"kind": "piecewise", "milestones": list(milestones), "gamma": gamma}
+    if any(factor > 1 for factor in factors):
+        raise ConfigError(f"{where}: expected rates that fall, got {list(values)}")
+    return {"kind": "piecewise", "milestones": list(milestones), "gamma": factors}
 
 
 def adamw(optimizer: Section) -> Settings:

@@ -287,7 +287,8 @@ def _optimizer(optimizer: Section, epochs: int) -> Settings:
     decay = regularizer.take("coeff", float, 0.0)
     regularizer.finish()
     given = optimizer.take("weight_decay", float, None)
-    decay = decay if given is None else given
+    if given is not None and not optimizer.content.get("regularizer"):  # which goes before it
+        decay = given
     found: Settings = {"weight_decay": decay}
     spared = optimizer.take("no_weight_decay_name", str, "").split()
     if spared:
@@ -306,7 +307,7 @@ def _optimizer(optimizer: Section, epochs: int) -> Settings:
     rate, schedule = _rate(optimizer.section("lr"), epochs)
     optimizer.finish()
     train: Settings = {"optimizer": found, "learning_rate": rate, "schedule": schedule}
-    return train if clip is None else {**train, "clip_norm": clip}
+    return train if clip is None else {**train, "clip_norm": clip, "clip_each": True}
 
 
 def _rate(lr: Section, epochs: int) -> tuple[float, Settings]:
@@ -317,9 +318,7 @@ def _rate(lr: Section, epochs: int) -> tuple[float, Settings]:
     lr.refuse("last_epoch", "a run is gone on with by --resume", (-1,))
     lr.put_aside("verbose", "epochs")
     if name == "Piecewise":
-        values = lr.take("values", list[float], None) or lr.take("learning_rate", list[float])
-        milestones = lr.take("decay_epochs", list[float])
-        lr.take("learning_rate", Any, None)
+        values, milestones = _steps(lr, epochs)
         rate, schedule = values[0] if values else 0.0, piecewise(values, milestones, "Optimizer.lr")
     else:
         rate = lr.positive("learning_rate")
@@ -328,6 +327,23 @@ def _rate(lr: Section, epochs: int) -> tuple[float, Settings]:
     start = lr.take("warmup_start_lr", float, 0.0)
     lr.finish()
     return rate, schedule_with_warmup(schedule, rate, warmup, start)
+
+
+def _steps(lr: Section, epochs: int) -> tuple[list[float], list[float]]:
+    """Return rates, and when they change: by a rule where `learning_rate` is given."""
+    first = lr.take("learning_rate", float, None)
+    if not first:
+        return lr.take("values", list[float]), lr.take("decay_epochs", list[float])
+    milestones = [float(each) for each in range(30, epochs, 30)]
+    values = [first * 0.1**power for power in range(len(milestones) + 1)]
+    for key, wanted in (("values", values), ("decay_epochs", milestones)):
+        found = lr.take(key, list[float], wanted)[: len(wanted)]  # more of them come too late
+        if len(found) < len(wanted) or not all(map(math.isclose, found, wanted)):
+            raise ConfigError(
+                f"{lr.where(key)}: PaddleClas takes {wanted} in its place where learning_rate is "
+                "given; give one of them"
+            )
+    return values, milestones
 
 
 def _falling(lr: Section, name: str, rate: float, epochs: int) -> Settings:

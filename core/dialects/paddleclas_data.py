@@ -144,28 +144,29 @@ def _batches(dataset: Section) -> Settings:
         return {}
     name, op = entries[0]
     if name != "OpSampler":
-        return _mixing(name, op)[0]
+        return _mixing(name, op)
     found: Settings = {}
     shares = []
     for each in op.content:
-        part, share = _mixing(str(each), op.section(str(each)))
-        found |= part
-        shares.append(share)
+        mixing = op.section(str(each))
+        shares.append(mixing.take("prob", float))
+        found |= _mixing(str(each), mixing)
     op.finish()
     if len(set(shares)) != 1 or sum(shares) > 1:
         raise ConfigError(f"{op.path}: expected operators with the same prob, up to 1 in all")
     return {**found, "mix_probability": sum(shares)}
 
 
-def _mixing(name: str, op: Section) -> tuple[Settings, float]:
-    """Return how batches are mixed, and with which probability."""
-    known = {"MixupOperator": "mixup", "CutmixOperator": "cutmix"}
+def _mixing(name: str, op: Section) -> Settings:
+    """Return how batches are mixed, with what PaddleClas takes where there is no alpha."""
+    known = {"MixupOperator": ("mixup", 1.0), "CutmixOperator": ("cutmix", 0.2)}
     if name not in known:
         raise ConfigError(f"{op.path}: expected {' or '.join(known)}")
     op.put_aside("class_num")
-    found, share = {known[name]: op.take("alpha", float, 0.2)}, op.take("prob", float, 1.0)
+    key, default = known[name]
+    found = {key: op.take("alpha", float, default)}
     op.finish()
-    return found, share
+    return found
 
 
 def _decode(op: Section) -> Settings:

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
-from core.dialects.foreign import Section, Settings, Translation
+from core.dialects.foreign import (
+    Section,
+    Settings,
+    Translation,
+    adamw,
+    piecewise,
+    refuse_decay_of_adam,
+)
 from core.dialects.paddledet_data import read_data
 from core.errors import ConfigError
 from core.settings.yaml_loader import TAG
@@ -135,7 +142,7 @@ def _run(root: Section, settings: Settings, size: tuple[int, int]) -> Translatio
     found = read_data(root, size)
     train = {"epochs": epochs, "eval_every": root.take("snapshot_epoch", int, 1)}
     train |= {**found.pop("train"), **_learning_rate(root.section("LearningRate"), epochs)}
-    train["optimizer"] = _optimizer(root.section("OptimizerBuilder"))
+    train |= _optimizer(root.section("OptimizerBuilder"))
     settings["codec"] |= found.pop("codec")
     settings |= {**found, "train": train}
     settings["model"]["pretrained"] = weights
@@ -230,16 +237,20 @@ def _learning_rate(rate: Section, epochs: int) -> Settings:
     base = rate.positive("base_lr")
     schedule: Settings = {"kind": "constant"}
     warmup: Settings = {}
+    warms = True
     for each in rate.sections("schedulers"):
         name = each.take(TAG, str, None) or each.take("name", str)
         each.take("name", str, None)
         if name == "PiecewiseDecay":
-            milestones = each.take("milestones", list[float])
-            gamma = each.take("gamma", float, 0.1)
-            each.refuse("use_warmup", "LinearWarmup says so", (False,))
-            schedule = {"kind": "piecewise", "milestones": milestones, "gamma": gamma}
+            milestones = each.take("milestones", list[float], [8.0, 11.0])
+            gamma = each.take("gamma", float | list[float], [0.1, 0.01])
+            if isinstance(gamma, float):  # the first of factors that fall to a tenth each time
+                gamma = [gamma / 10**power for power in range(len(milestones))]
+            rates = [base, *(base * factor for factor in gamma)]
+            schedule = piecewise(rates, milestones, each.where("gamma"))
+            warms = each.take("use_warmup", bool, True)
         elif name == "CosineDecay":
-            each.put_aside("use_warmup")
+            warms = each.take("use_warmup", bool, True)
             last = each.take("max_epochs", int, 1000)
             if last != epochs:
                 raise ConfigError(
@@ -248,7 +259,7 @@ def _learning_rate(rate: Section, epochs: int) -> Settings:
                 )
             schedule = {"kind": "cosine", "end_factor": each.take("min_lr_ratio", float, 0.0)}
         elif name == "LinearWarmup":
-            warmup = {"warmup_start": each.take("start_factor", float, 0.3)}
+            warmup = {"warmup_start": each.take("start_factor", float, 1 / 3)}
             if each.has("epochs"):
                 warmup["warmup_epochs"] = each.take("epochs", float)
             else:
@@ -259,28 +270,31 @@ def _learning_rate(rate: Section, epochs: int) -> Settings:
             )
         each.finish()
     rate.finish()
-    return {"learning_rate": base, "schedule": {**schedule, **warmup}}
+    return {"learning_rate": base, "schedule": {**schedule, **(warmup if warms else {})}}
 
 
 def _optimizer(builder: Section) -> Settings:
     section, regularizer = builder.section("optimizer"), builder.section("regularizer")
     kind = section.take("type", Literal["Adam", "AdamW", "Momentum", "SGD"], "Momentum")
     regularizer.take("type", Literal["L2"], "L2")
-    decay = section.take("weight_decay", float, regularizer.take("factor", float, 0.0))
-    if kind == "Adam" and decay:
-        raise ConfigError(
-            "OptimizerBuilder.regularizer.factor: expected 0 with Adam; AdamW decays weights apart "
-            f"from the gradient, got {decay:g}"
-        )
-    found: Settings = {"kind": "adamw", "weight_decay": decay}
+    given = "regularizer" in builder.content
+    decay = regularizer.take("factor", float, 0.0 if given else 1e-4)  # which is its default
+    if kind == "AdamW":  # has no regularizer
+        decay = section.take("weight_decay", float, 0.01)
+    if kind == "Adam":
+        refuse_decay_of_adam("OptimizerBuilder.regularizer.factor", kind, decay)
+    found: Settings = {"weight_decay": decay}
     if kind == "Momentum":
         found |= {"kind": "momentum", "momentum": section.take("momentum", float, 0.9)}
-    if kind == "SGD":
+        found["nesterov"] = section.take("use_nesterov", bool, False)
+    elif kind == "SGD":
         found["kind"] = "sgd"
-    builder.refuse("clip_grad_by_norm", "give train.clip_norm of a config of ours")
+    else:
+        found |= adamw(section)
+    clip = builder.take("clip_grad_by_norm", float, None)
     for each in (section, regularizer, builder):
         each.finish()
-    return found
+    return {"optimizer": found} | ({} if clip is None else {"clip_norm": clip})
 
 
 def _slim(root: Section) -> Settings:

@@ -69,7 +69,6 @@ ORIGINS = MappingProxyType(  # keys of ours, by what they are here
 SAVE_INTERVAL = 1000  # iterations, the default of PaddleSeg's train.py
 RUNTIME = ("device", "num_workers")  # keys of `global`
 TRAIN = ("save_dir", "do_eval", "save_interval", "seed", "precision")  # keys of `train`
-OPTIMIZERS = MappingProxyType({"SGD": "sgd", "Momentum": "sgd", "Adam": "adam", "AdamW": "adamw"})
 
 
 def is_paddleseg(content: Mapping[str, Any]) -> bool:
@@ -212,19 +211,22 @@ def _rest(section: Section, known: list[str]) -> Settings:
 
 
 def _optimizer(optimizer: Section) -> Settings:
-    given = optimizer.take("type", str, "sgd")
-    kind = OPTIMIZERS.get(given, given)
+    kind = optimizer.take("type", str, "sgd")
     optimizer.refuse("backbone_lr_mult", "all weights have one learning rate", (1, 1.0))
-    decay = optimizer.take("weight_decay", float, 0.0)
+    decay = optimizer.take("weight_decay", float, 0.01 if kind == "AdamW" else 0.0)
     found: Settings = {"weight_decay": decay}
-    if kind == "sgd":  # with momentum, in PaddleSeg
+    if kind == "SGD" and not optimizer.has("momentum"):  # `sgd` is that of 2.7, with momentum
+        optimizer.take("momentum", float, None)
+        found["kind"] = "sgd"
+    elif kind in ("sgd", "SGD", "Momentum"):
         found |= {"kind": "momentum", "momentum": optimizer.take("momentum", float, 0.9)}
-    elif kind in ("adam", "adamw"):
-        if kind == "adam":
+        found["nesterov"] = optimizer.take("use_nesterov", bool, False)
+    elif kind in ("adam", "Adam", "AdamW"):
+        if kind != "AdamW":
             refuse_decay_of_adam("optimizer.weight_decay", kind, decay)
         found |= adamw(optimizer)
     else:
-        raise ConfigError(f"optimizer.type: expected SGD, Adam or AdamW, got {given!r}")
+        raise ConfigError(f"optimizer.type: expected SGD, Momentum, Adam or AdamW, got {kind!r}")
     optimizer.finish()
     return {"optimizer": found}
 

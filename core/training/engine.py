@@ -146,7 +146,7 @@ class Engine:
         parameters = {**dict(self.model.named_parameters()), **self.windows.parameters()}
         distributed.broadcast_from_first([*self.model.state_dict().values(), *parameters.values()])
         kind = self.windows.optimizer(self.config.optimizer)
-        optimizer = Optimizer(parameters, kind, self.config.clip_norm)
+        optimizer = Optimizer(parameters, kind, self.config.clip_norm, self.config.clip_each)
         decay = self.config.ema_decay
         return optimizer, Ema(self.model, decay) if decay else None
 

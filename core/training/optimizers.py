@@ -21,21 +21,26 @@ class Optimizer:
         parameters: Trainable tensors by path; paths name the state and the no-decay groups.
         config: Settings of the optimizer.
         clip_norm: Largest global norm of the gradients, or None.
+        clip_each: Whether it is that of each gradient alone.
 
     Raises:
         ConfigError: Nothing to train, or a `no_weight_decay` glob that matches nothing.
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], config: OptimizerConfig, clip_norm: float | None
+        self,
+        parameters: Mapping[str, Tensor],
+        config: OptimizerConfig,
+        clip_norm: float | None,
+        clip_each: bool = False,
     ) -> None:
         self.parameters = {n: p for n, p in parameters.items() if not p.stop_gradient}
         if not self.parameters:
             raise ConfigError("model: no parameter is left to train")
         self._config = config
         groups = _groups(self.parameters, parameters, config)
-        clip = paddle.nn.ClipGradByGlobalNorm(clip_norm) if clip_norm else None
-        self._paddle = _build(groups, config, clip)
+        kind = paddle.nn.ClipGradByNorm if clip_each else paddle.nn.ClipGradByGlobalNorm
+        self._paddle = _build(groups, config, kind(clip_norm) if clip_norm else None)
 
     def step(self, rate: float, scaler: paddle.amp.GradScaler | None = None) -> None:
         """Update with this learning rate (through the scaler of AMP), forget the gradients."""

@@ -43,6 +43,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=Momentum)
     schedule: LearningRateSchedule = field(default_factory=Cosine)
     clip_norm: float | None = None  # largest global norm of the gradients
+    clip_each: bool = False  # of each parameter's gradient alone, in the place of the global one
     ema_decay: float | None = None  # evaluate and keep an average of the weights
     amp: AmpType = "off"
     sync_bn: bool = False  # normalise over the batches of all processes
@@ -60,6 +61,8 @@ class TrainConfig:
         check_range(self, 0, 1e6, "learning_rate")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"clip_norm: expected > 0, got {self.clip_norm}")
+        if self.clip_each and self.clip_norm is None:
+            raise ValueError("clip_each: acts only with clip_norm")
         check_range(self, 1, MOST_EPOCHS, "epochs", "eval_every", "early_stop", "accumulate")
         check_range(self, 1, MOST_SAMPLES, "batch_size", "eval_batch_size", "steps_per_epoch")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:

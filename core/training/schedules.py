@@ -54,23 +54,29 @@ class Poly:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """The rate times `gamma` at each milestone (an epoch)."""
+    """The rate times `gamma` at each milestone (an epoch), or times one of several in their order."""
 
     kind: ClassVar[str] = "piecewise"
     milestones: tuple[float, ...]
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
     warmup_steps: int | None = None
-    gamma: float = 0.1
+    gamma: float | tuple[float, ...] = 0.1
 
     def __post_init__(self) -> None:
         _check_warmup(self)
         check_range(self, 0, 1, "gamma")
+        if not isinstance(self.gamma, float) and len(self.gamma) != len(self.milestones):
+            count = len(self.milestones)
+            raise ValueError(f"gamma: expected one, or one for each of {count} milestones")
         check_range(self, 0, MOST_EPOCHS, "milestones")
 
     def factor(self, progress: float, epoch: float) -> float:
         """Return the fraction of the rate in (fractional) epoch `epoch`."""
-        return float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
+        passed = sum(epoch >= milestone for milestone in self.milestones)
+        if isinstance(self.gamma, float):
+            return float(self.gamma**passed)
+        return math.prod(self.gamma[:passed])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
 import yaml
 
@@ -150,6 +151,66 @@ def test_learning_rates(lr: str, expected: list[float]) -> None:
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    "lr",
+    [
+        "{name: Piecewise, decay_epochs: [10, 20], values: [0.1, 0.05, 0.001]}",
+        "{name: Step, step_size: 10, gamma: 0.5, learning_rate: 0.1}",
+        "{name: MultiStepDecay, milestones: [10, 20], gamma: 0.5, learning_rate: 0.1}",
+        "{name: Cosine, learning_rate: 0.1, eta_min: 0.01}",
+        "{name: Linear, learning_rate: 0.1, end_lr: 0.01}",
+    ],
+)
+def test_rates_with_a_warm_up_are_those_of_paddleclas(lr: str) -> None:
+    """Its schedules begin where the warm-up ends: `LinearWarmup` steps what it holds so."""
+    content: Any = yaml.safe_load(FILE)
+    content["Optimizer"]["lr"] = yaml.safe_load(lr) | {"warmup_epoch": 5, "warmup_start_lr": 0.01}
+    found, _ = translated(content)
+    assert found is not None
+    train, steps = read_run(found.settings).train, 7
+    scheduler = paddle.optimizer.lr
+    inner = {
+        "Piecewise": lambda: scheduler.PiecewiseDecay([70, 140], [0.1, 0.05, 0.001]),
+        "Step": lambda: scheduler.StepDecay(0.1, step_size=70, gamma=0.5),
+        "MultiStepDecay": lambda: scheduler.MultiStepDecay(0.1, [70, 140], gamma=0.5),
+        "Cosine": lambda: scheduler.CosineAnnealingDecay(0.1, T_max=25 * steps, eta_min=0.01),
+        "Linear": lambda: scheduler.PolynomialDecay(0.1, 25 * steps, end_lr=0.01, power=1.0),
+    }[content["Optimizer"]["lr"]["name"]]()
+    theirs = scheduler.LinearWarmup(inner, 5 * steps, 0.01, 0.1)
+    for step in range(30 * steps):
+        ours = learning_rate(train.learning_rate, train.schedule, step, 30 * steps, steps)
+        assert ours == pytest.approx(theirs()), step
+        theirs.step()
+
+
+def test_a_learning_rate_stands_above_the_values_of_piecewise() -> None:
+    words = ("Global.epochs=70", "Optimizer.lr.warmup_epoch=0")
+    lr = "{name: Piecewise, learning_rate: 0.1, decay_epochs: [30, 60], values: [0.1, 0.01, 0.001]}"
+    train = read(*words, f"Optimizer.lr={lr}").settings["train"]
+    assert train["learning_rate"] == 0.1
+    assert train["schedule"]["milestones"] == [30.0, 60.0]
+    assert train["schedule"]["gamma"] == pytest.approx([0.1, 0.1])
+    alone = "{name: Piecewise, learning_rate: 0.1}"
+    assert read(*words, f"Optimizer.lr={alone}").settings["train"] == train
+    for part in ("decay_epochs: [20, 60]", "values: [0.1, 0.05, 0.001]"):
+        other = f"{{name: Piecewise, learning_rate: 0.1, {part}}}"
+        with pytest.raises(ConfigError, match="PaddleClas takes .* where learning_rate is given"):
+            read(*words, f"Optimizer.lr={other}")
+
+
+def test_defaults_of_mixing_are_those_of_paddleclas() -> None:
+    path = "DataLoader.Train.dataset.batch_transform_ops"
+    assert read(f"{path}=[{{MixupOperator: {{}}}}]").settings["augment"]["mixup"] == 1.0
+    assert read(f"{path}=[{{CutmixOperator: {{}}}}]").settings["augment"]["cutmix"] == 0.2
+    with pytest.raises(ConfigError, match=r"OpSampler\.MixupOperator\.prob: required"):
+        read(f"{path}=[{{OpSampler: {{MixupOperator: {{}}}}}}]")
+
+
+def test_a_regularizer_goes_before_weight_decay() -> None:
+    found = read("Optimizer.weight_decay=0.5", "Optimizer.regularizer={name: L2, coeff: 0.25}")
+    assert found.settings["train"]["optimizer"]["weight_decay"] == 0.25
+
+
 def test_other_settings_that_act() -> None:
     changed = read(
         "Global.eval_during_train=false",
@@ -168,7 +229,7 @@ def test_other_settings_that_act() -> None:
     assert train["eval_every"] == 30
     assert train["optimizer"]["kind"] == "adamw"
     assert train["optimizer"]["no_weight_decay"] == ["*norm*", "*bias*"]
-    assert (train["clip_norm"], train["ema_decay"]) == (5.0, 0.99)
+    assert (train["clip_norm"], train["clip_each"], train["ema_decay"]) == (5.0, True, 0.99)
     assert changed["model"]["options"] == {"dropout_prob": 0.3}
     assert changed["evaluation"] == {"topk": [1]}
     augment = changed["augment"]

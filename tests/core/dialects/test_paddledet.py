@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from core.dialects.files import translated
 from core.dialects.foreign import Translation
@@ -12,6 +14,7 @@ from core.errors import ConfigError
 from core.settings.config import load_yaml
 from core.training.recipe import read_recipe
 from core.training.run import read_run
+from core.training.schedules import learning_rate
 from core.workflows.run_plan import RunFiles, read_plan
 
 FILES = Path(__file__).parent / "files"
@@ -169,6 +172,54 @@ def test_tinypose(pact: Path) -> None:
         "coco/boxes.json",
     )
     assert "init_loss_scaling" in found.unused
+
+
+@pytest.mark.parametrize(
+    ("decay", "factors"),
+    [
+        ("gamma: 0.1, milestones: [10, 20]", [1, 0.1, 0.01]),
+        ("gamma: 0.5, milestones: [10, 20]", [1, 0.5, 0.05]),  # a tenth of it for each after it
+        ("gamma: [0.3, 0.2], milestones: [10, 20]", [1, 0.3, 0.2]),
+        ("milestones: [10, 20]", [1, 0.1, 0.01]),
+    ],
+)
+@pytest.mark.parametrize("warms", [True, False])
+def test_steps_of_the_rate(pact: Path, decay: str, factors: list[float], warms: bool) -> None:
+    found = read(
+        pact,
+        f"LearningRate.schedulers.0={{name: PiecewiseDecay, {decay}, use_warmup: {warms}}}",
+        "LearningRate.schedulers.1={name: LinearWarmup, steps: 4}",
+    )
+    train = read_run(found.settings).train
+    for step, factor in zip((4, 1010, 2010), factors):
+        rate = learning_rate(train.learning_rate, train.schedule, step, 5000, 100)
+        assert rate == pytest.approx(train.learning_rate * factor)
+    first = learning_rate(train.learning_rate, train.schedule, 0, 5000, 100)
+    assert first == pytest.approx(train.learning_rate * (1 / 3 if warms else 1))
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [
+        ("{optimizer: {type: AdamW}}", {"kind": "adamw", "weight_decay": 0.01}),
+        ("{optimizer: {type: AdamW, weight_decay: 0.05, beta1: 0.8}}", {"beta1": 0.8}),
+        ("{optimizer: {type: SGD}}", {"kind": "sgd", "weight_decay": 1e-4}),  # where it says none
+        (
+            "{optimizer: {type: Momentum, use_nesterov: true}, regularizer: null}",
+            {"kind": "momentum", "nesterov": True, "weight_decay": 0.0},
+        ),
+    ],
+)
+def test_optimizers_with_the_defaults_of_paddledetection(
+    pact: Path, builder: str, expected: dict[str, Any]
+) -> None:
+    content = load_yaml(pact)
+    content.pop("OptimizerBuilder")
+    pact.write_text(yaml.safe_dump(content))
+    train = read(pact, f"OptimizerBuilder={builder}").settings["train"]
+    assert {key: train["optimizer"][key] for key in expected} == expected
+    clipped = read(pact, f"OptimizerBuilder={builder}", "OptimizerBuilder.clip_grad_by_norm=0.1")
+    assert clipped.settings["train"]["clip_norm"] == 0.1
 
 
 def test_a_cosine_to_the_end_of_training(pact: Path) -> None:

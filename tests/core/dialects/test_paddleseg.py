@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
 import yaml
 
 from core.dialects.files import translated
-from core.dialects.foreign import Translation
+from core.dialects.foreign import Settings, Translation
 from core.errors import ConfigError
 from core.training.run import read_run
+from core.training.schedules import learning_rate
 
 FILES = Path(__file__).parent / "files"
 FILE = (FILES / "paddleseg.yml").read_text(encoding="utf-8")
@@ -70,7 +72,12 @@ def test_the_file_of_the_guide_with_its_flags() -> None:
             "batch_size": 4,
             "eval_batch_size": 1,
             "eval_every": 1,
-            "optimizer": {"kind": "momentum", "momentum": 0.9, "weight_decay": 4e-5},
+            "optimizer": {
+                "kind": "momentum",
+                "momentum": 0.9,
+                "nesterov": False,
+                "weight_decay": 4e-5,
+            },
             "learning_rate": 0.001,
             "schedule": {"kind": "poly", "power": 0.9, "end_factor": 0.0},
         },
@@ -86,6 +93,40 @@ def test_cityscapes_as_most_of_its_files_have_it() -> None:
     lists = found["data"]["train_list"], found["data"]["val_list"]
     assert lists == ("train.list", "val.list")  # as tasks/seg/README.md makes them
     assert "download" not in found["data"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        ("{type: SGD}", {"kind": "sgd", "weight_decay": 0.0}),
+        ("{type: sgd}", {"kind": "momentum", "momentum": 0.9}),
+        ("{type: SGD, momentum: 0.8}", {"kind": "momentum", "momentum": 0.8}),
+        ("{type: Momentum, use_nesterov: true}", {"kind": "momentum", "nesterov": True}),
+        ("{type: AdamW}", {"kind": "adamw", "weight_decay": 0.01}),
+        ("{type: Adam, beta1: 0.8}", {"kind": "adamw", "weight_decay": 0.0, "beta1": 0.8}),
+    ],
+)
+def test_optimizers_with_the_defaults_of_paddleseg(optimizer: str, expected: Settings) -> None:
+    train = read(f"optimizer={optimizer}", without=("optimizer",)).settings["train"]
+    assert {key: train["optimizer"][key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("warmup", [0, 30])
+def test_steps_of_the_rate_are_counted_after_the_warm_up(warmup: int) -> None:
+    """As in PaddleSeg: `LinearWarmup` around `PiecewiseDecay`."""
+    text = "type: PiecewiseDecay, learning_rate: 0.1, values: [0.1, 0.05, 0.002]"
+    text += f", boundaries: [40, 70], warmup_iters: {warmup}, warmup_start_lr: 0.01"
+    found = read("iters=200", f"lr_scheduler={{{text}}}", without=("lr_scheduler",))
+    train = read_run(found.settings).train
+    lr = paddle.optimizer.lr
+    theirs = lr.PiecewiseDecay([40, 70], [0.1, 0.05, 0.002])
+    theirs = lr.LinearWarmup(theirs, warmup, 0.01, 0.1) if warmup else theirs
+    steps = train.steps_per_epoch
+    assert steps is not None
+    for step in range(200):
+        ours = learning_rate(train.learning_rate, train.schedule, step, 200, steps)
+        assert ours == pytest.approx(theirs()), step
+        theirs.step()
 
 
 def test_lists_and_other_settings() -> None:
@@ -209,7 +250,7 @@ def test_the_older_learning_rate_and_a_backbone() -> None:
             f"{OPS}.1.brightness_prob: expected one probability",
         ),
         ("val_dataset.transforms.0.type=Flip", "val_dataset.transforms.0.type: 'Flip' does not"),
-        ("optimizer.type=RMSProp", "optimizer.type: expected SGD, Adam or AdamW"),
+        ("optimizer.type=RMSProp", "optimizer.type: expected SGD, Momentum, Adam or AdamW"),
         ("optimizer.backbone_lr_mult=10", "optimizer.backbone_lr_mult: all weights have one"),
         ("optimizer.type=adam", "optimizer.weight_decay: expected 0 with adam"),
         ("lr_scheduler.decay_steps=500", "lr_scheduler.decay_steps: expected 1000, the rate falls"),

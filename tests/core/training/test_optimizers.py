@@ -38,6 +38,8 @@ def test_schedules_equal_paddles() -> None:
     np.testing.assert_allclose(rates(Poly(power=0.9)), poly, rtol=1e-6)
     steps = theirs(lr.PiecewiseDecay([10, 25], [0.3, 0.03, 0.003]))
     np.testing.assert_allclose(rates(Piecewise((1, 2.5), gamma=0.1)), steps, rtol=1e-6)
+    uneven = theirs(lr.PiecewiseDecay([10, 25], [0.3, 0.15, 0.003]))
+    np.testing.assert_allclose(rates(Piecewise((1, 2.5), gamma=(0.5, 0.02))), uneven, rtol=1e-6)
     warm = lr.LinearWarmup(lr.CosineAnnealingDecay(0.3, T_max=30), 10, 0.06, 0.3)
     expected = theirs(warm)
     got = rates(Cosine(warmup_epochs=1, warmup_start=0.2))
@@ -55,6 +57,11 @@ def test_schedules_equal_paddles() -> None:
         ({"schedule": {"kind": "poly", "warmup_start": 2}}, "schedule.warmup_start: expected 0..1"),
         ({"learning_rate": float("nan")}, "learning_rate: expected a finite number, got nan"),
         ({"epochs": 0}, "epochs: expected 1 or more, got 0"),
+        ({"clip_each": True}, "clip_each: acts only with clip_norm"),
+        (
+            {"schedule": {"kind": "piecewise", "milestones": [1, 2], "gamma": [0.5]}},
+            "schedule.gamma: expected one, or one for each of 2 milestones",
+        ),
     ],
 )
 def test_senseless_settings_are_refused(section, message) -> None:
@@ -139,6 +146,17 @@ def test_clipping_is_over_all_parameters() -> None:
     moved = [before[n] - p.numpy() for n, p in layer.named_parameters()]
     norm = np.sqrt(sum((m**2).sum() for m in moved))
     np.testing.assert_allclose(norm, 0.5, rtol=1e-4)
+
+
+def test_or_of_each_gradient_alone() -> None:
+    layer = nn.Linear(2, 2)
+    before = {n: p.numpy() for n, p in layer.named_parameters()}
+    optimizer = Optimizer(dict(layer.named_parameters()), Sgd(), clip_norm=0.5, clip_each=True)
+    (layer.weight.sum() * 3 + layer.bias.sum() * 0.1).backward()
+    optimizer.step(1.0)
+    moved = {n: before[n] - p.numpy() for n, p in layer.named_parameters()}
+    np.testing.assert_allclose(moved["weight"], 0.25, rtol=1e-4)  # 3 each, of a norm of 6
+    np.testing.assert_allclose(moved["bias"], 0.1, rtol=1e-4)  # of a norm that is small enough
 
 
 def test_frozen_parameters_stay_and_something_must_train() -> None:
