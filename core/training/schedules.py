@@ -54,7 +54,7 @@ class Poly:
 
 @dataclass(frozen=True)
 class Piecewise:
-    """The rate times `gamma` at each milestone (an epoch), or times one of several in their order."""
+    """The rate times `gamma` at each milestone (an epoch); several are taken one by one."""
 
     kind: ClassVar[str] = "piecewise"
     milestones: tuple[float, ...]

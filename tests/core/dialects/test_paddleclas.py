@@ -194,7 +194,7 @@ def test_a_learning_rate_stands_above_the_values_of_piecewise() -> None:
     assert read(*words, f"Optimizer.lr={alone}").settings["train"] == train
     for part in ("decay_epochs: [20, 60]", "values: [0.1, 0.05, 0.001]"):
         other = f"{{name: Piecewise, learning_rate: 0.1, {part}}}"
-        with pytest.raises(ConfigError, match="PaddleClas takes .* where learning_rate is given"):
+        with pytest.raises(ConfigError, match=r"PaddleClas takes .* where learning_rate is given"):
             read(*words, f"Optimizer.lr={other}")
 
 
