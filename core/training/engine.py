@@ -96,7 +96,7 @@ class Engine:
         """
         every, self.replaces = self.config.eval_every, resume or overwrite
         if resume:
-            self._resume()
+            self.resume()
         else:
             check_free(self.save_dir, self.task, self._teachers, overwrite)
             edits = checkpoint.load_pretrained(self.task, self.model)
@@ -261,7 +261,13 @@ class Engine:
             self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
         return metrics | self.windows.evaluate()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Become what the run of the save folder was after its last epoch.
+
+        Raises:
+            CheckpointError: Nothing to resume from, or something broken.
+            ConfigError: It is another run.
+        """
         folder = self.save_dir / "latest"
         description, weights, content, file = checkpoint.load_training(folder)
         state = read_training_state(content, str(file))

@@ -51,6 +51,8 @@ class PreparedRun:
     def rehearse(self, resume: bool = False, overwrite: bool = False) -> list[Stretch]:
         """Return the timeline, epoch by epoch; nothing is trained and nothing written.
 
+        That of a run to resume is the whole one; the log tells after which epoch it goes on.
+
         Args:
             resume: As for `train`.
             overwrite: As for `train`.
@@ -64,6 +66,8 @@ class PreparedRun:
         if not resume:
             check_free(self.save_dir, self.run.task, self.plan.teachers, overwrite)
         with told_by(self.plan.origins):
+            if resume:
+                self._engine([]).resume()
             engine = self._engine([])
             check_exports(engine.task, engine.model, self.recipe.exports, resume or overwrite)
             return rehearse(engine, self.recipe)

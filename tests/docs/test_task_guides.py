@@ -13,7 +13,7 @@ from tests.wrong_kernels import needs_right_kernels
 
 SEGMENTATION = (
     *("model.name=FastSCNN", "model.arguments={enable_auxiliary_loss: false}", "loss.coef=[1.0]"),
-    "data.size=[64,64]",
+    "data.size=[96,64]",
 )
 DEMOS = {
     "configs/seg/demo.yml": (*SEGMENTATION, "synthetic.train_images=8", "synthetic.val_images=4"),

@@ -119,6 +119,32 @@ def test_it_fails_where_the_run_would(
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, "seed: the run to resume has 3, got 5"),
+        ({"cut": 0.5}, "strategies.0.target_ratio: the run to resume has 0.4, got 0.5"),
+        ({"folder": "gone"}, "{}/gone/latest: no such weights file"),
+    ],
+)
+def test_what_is_not_the_run_to_resume(
+    plan: Callable[..., RunPlan], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    training(plan(PRUNE), tmp_path / "run").train()
+    whole = training(plan(PRUNE), tmp_path / "run")
+    assert [each.end for each in whole.rehearse(resume=True)] == [1, 2, 5]
+    other = plan({**PRUNE, "target_ratio": change.get("cut", 0.4)})
+    other = replace(other, settings={**other.settings, "seed": change.get("seed", 3)})
+    run = training(other, tmp_path / change.get("folder", "run"))
+    before = sorted(tmp_path.rglob("*"))
+    for attempt in (run.rehearse, run.train):
+        with pytest.raises(UserError) as caught:
+            attempt(resume=True)
+        assert str(caught.value).startswith(message.format(tmp_path))
+        if attempt == run.rehearse:
+            assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_files_at_the_end_are_told(plan: Callable[..., RunPlan], tmp_path: Path) -> None:
     whole = plan(QAT)
     for after, told_in in ((4, 2), (5, 1)):

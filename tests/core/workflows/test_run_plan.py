@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from core.errors import ConfigError
+from core.errors import CheckpointError, ConfigError
 from core.runtimes.description import read_description
 from core.settings.config import load_yaml, merge
 from core.training import checkpoint
@@ -334,7 +334,8 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(config: Path, tmp_path: Pat
     for attempt in (training.rehearse, training.train):
         with pytest.raises(ConfigError, match=r"^save_dir: .*/out holds an earlier run; go on"):
             attempt()
-    assert training.rehearse(resume=True)
+    with pytest.raises(CheckpointError, match="latest: training cannot go on from it"):
+        training.rehearse(resume=True)
     assert training.rehearse(overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["latest"]
 
