@@ -40,7 +40,7 @@ def read_data(root: Section, size: tuple[int, int]) -> Settings:
     augment, joints, codec = _sample_transforms(reader, size)
     mean, std = _batch_transforms(reader)
     reader.refuse("shuffle", "training pictures are shuffled", (True,))
-    reader.put_aside("drop_last", "use_shared_memory")
+    reader.put_aside("drop_last", "drop_empty", "use_shared_memory")
     batch = reader.take("batch_size", int, 64)
     reader.finish()
     if root.has("flip_perm"):
@@ -187,6 +187,7 @@ def _evaluation(
         op.finish()
     if _batch_transforms(reader) != scale:
         raise ConfigError(f"{reader.where('batch_transforms')}: expected those of TrainReader")
+    reader.put_aside("drop_empty")  # of pictures without boxes; here each sample is one person
     batch: int = reader.take("batch_size", int, 16)
     reader.finish()
     return batch

@@ -149,6 +149,7 @@ def test_tinypose(pact: Path) -> None:
         "TopDownHRNet.use_dark=true",
         "TopDownHRNet.flip=false",
         "init_loss_scaling=32752",
+        "EvalReader.drop_empty=false",
         f"TrainReader.sample_transforms.2={heatmaps}",
         f"TrainReader.sample_transforms.0={dropping}",
         "TrainReader.sample_transforms.1.TopDownAffine.use_udp=true",
