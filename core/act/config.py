@@ -210,7 +210,7 @@ class Decay:
     Attributes:
         type: Name of one of Paddle's classes.
         learning_rate: At the beginning; of `CosineAnnealingDecay`.
-        T_max: Steps of half a cosine; null: all.
+        T_max: Steps of half a cosine, after which the rate rises again; null: all.
         boundaries: Steps at which `PiecewiseDecay` goes on to the next of `values`.
         values: One more than boundaries.
     """
@@ -331,7 +331,7 @@ class ActScheduleConfig:
         if isinstance(given, Decay) and given.type == "PiecewiseDecay":
             return given.values[sum(step >= boundary for boundary in given.boundaries)]
         if isinstance(given, Decay):
-            done = min(step / (given.T_max or total), 1.0)
+            done = step / (given.T_max or total)  # it rises again after T_max, as Paddle's does
             return _base(given.learning_rate, images) * 0.5 * (1.0 + math.cos(math.pi * done))
         return _base(given, images)
 

@@ -1,7 +1,7 @@
 """Someone who follows pages from top to bottom: every command and every snippet in its order.
 
-A reader has a folder of their own, so what an earlier page has made is there for the next one, and
-the same command again is not run twice. What is added to a command only saves the test's time.
+A reader has a folder of their own, so what an earlier page has made is there for the next one. What
+is added to a command only saves the test's time.
 """
 
 from __future__ import annotations
@@ -35,13 +35,11 @@ class Reader:
     Attributes:
         folder: Where the commands run; tools and configs are there.
         small: For each config, overrides that make its data and its network small.
-        done: Commands that have run.
         found: Names that the last snippet left.
     """
 
     def __init__(self, folder: Path, small: Mapping[str, Sequence[str]]) -> None:
         self.folder, self.small = folder, small
-        self.done: set[str] = set()
         self.found: dict[str, Any] = {}
         for name in ("configs", "tools"):
             (folder / name).symlink_to(ROOT / name)
@@ -57,8 +55,7 @@ class Reader:
                 count += 1
                 continue
             for command in commands(block):
-                if command.text not in self.done and command.program not in INSTALLING:
-                    self.done.add(command.text)
+                if command.program not in INSTALLING:
                     self.run(command)
                     count += 1
         return count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import paddle
 import pytest
 
 from core.act.config import ActScheduleConfig, GlobalConfig, StaticPtqConfig, read_act
@@ -152,6 +153,11 @@ def test_learning_rates() -> None:
     cosine = {"type": "CosineAnnealingDecay", "learning_rate": "auto"}
     assert rate(cosine, 50, 64) == pytest.approx(0.015)
     assert rate({**cosine, "T_max": 25}, 25) == pytest.approx(0)
+    theirs = paddle.optimizer.lr.CosineAnnealingDecay(0.01, T_max=30)
+    for step in range(100):  # on to the fourth half of a cosine
+        given = {"type": "CosineAnnealingDecay", "learning_rate": 0.01, "T_max": 30}
+        assert rate(given, step) == pytest.approx(theirs(), abs=1e-9)
+        theirs.step()
     steps = {"type": "PiecewiseDecay", "boundaries": [10, 20], "values": [0.3, 0.2, 0.1]}
     assert [rate(steps, step) for step in (9, 10, 19, 20)] == [0.3, 0.2, 0.2, 0.1]
 
