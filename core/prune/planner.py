@@ -98,7 +98,7 @@ class Planner:
         if config.pruned_ratio is not None:
             self._told = f"; asked for pruned_ratio {config.pruned_ratio}"
         _log.info(
-            "prune: %.1f %% of the MACs and %.1f %% of the parameters that were there before are removed%s",
+            "prune: %.1f %% of the MACs and %.1f %% of the parameters of before are removed%s",
             *(100 * reached["target_ratio"], 100 * reached["target_parameters_ratio"]),
             self._told,
         )
