@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,39 @@ class StopAfter(Hook):
         engine.stop = engine.epoch >= self.epochs
 
 
+class InterruptAfter(Hook):
+    """Ctrl-C behind a step, counted from the first of the run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+        if engine.step == self.step:
+            raise KeyboardInterrupt
+
+
+class InterruptEvaluation(Hook):
+    """Ctrl-C while an epoch is evaluated, counted from 0."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def before_training(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def after_batch(self, outputs: Any, batch: Any) -> None:
+        if self._engine.epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+# where a run of three epochs or more, with four steps in each, may be interrupted
+STOPS = (
+    *(StopAfter(1), StopAfter(2)),
+    *(InterruptAfter(3), InterruptAfter(5), InterruptAfter(8), InterruptEvaluation(1)),
+)
+STOP_NAMES = [f"{type(stop).__name__}-{next(iter(vars(stop).values()))}" for stop in STOPS]
+
+
 def train(
     settings: dict[str, Any],
     save_dir: Path,
@@ -36,7 +70,8 @@ def train(
     recipe = read_recipe({"strategies": list(strategies)}, described.train.epochs, False)
     save_dir.mkdir(exist_ok=True)
     engine = Engine(described, recipe, save_dir, [Checkpoints(), *hooks])
-    engine.train(resume=resume, overwrite=overwrite)
+    with contextlib.suppress(KeyboardInterrupt):  # of those above
+        engine.train(resume=resume, overwrite=overwrite)
     return engine
 
 

@@ -29,6 +29,7 @@ from core.training.optimizers import Optimizer
 from core.training.precision import Amp
 from core.training.recipe import Recipe, ScheduledStrategy, check_beginning
 from core.training.run import Run, build_loader, order_settings
+from core.training.running_means import RunningMeans
 from core.training.save_folder import check_free
 from core.training.schedules import learning_rate
 from core.training.training_state import check_resumed, check_settings, read_training_state
@@ -36,6 +37,7 @@ from core.training.training_state import check_resumed, check_settings, read_tra
 log = logging.getLogger(__name__)
 
 UNFOLDING_SAMPLES = 256  # training images that folded batch norms are shown
+_EPOCH_STRIDE, _STEP_STRIDE = 1000003, 15485863  # between the seeds of two epochs, of two steps
 
 
 class Engine:
@@ -75,6 +77,8 @@ class Engine:
         self.epochs = self.config.epochs
         self.total_steps = self.epochs * self.steps_per_epoch
         self.epoch, self.step = 0, 0  # epochs and optimizer steps finished
+        self.losses = RunningMeans()  # of the steps of this epoch
+        self.rate = 0.0  # learning rate of the last of them
         self.best: float | None = None
         self.best_epoch = 0
         self.metrics: dict[str, float] = {}  # metrics of the last epoch, if it was evaluated
@@ -111,18 +115,25 @@ class Engine:
             while self.epoch < self.epochs and not self.stop:
                 self._open_epoch()
                 self._train_epoch()
-                self._check_weights()
+                self.check_weights()
+                due = (self.epoch + 1) % every == 0 or self.epoch + 1 == self.epochs
+                with self._telling_of_interruption():
+                    metrics = self._evaluate() if due else {}
                 self.epoch += 1
-                self.evaluated = self.epoch % every == 0 or self.epoch == self.epochs
-                self.metrics = self._evaluate() if self.evaluated else {}
+                self.evaluated, self.metrics = due, metrics
                 for hook in self.hooks:
                     hook.after_epoch(self)
+                self.losses = RunningMeans()
         self.windows.close(self.model)
         return self.metrics
 
     def training_state(self) -> dict[str, Any]:
-        """Return the state, beside weights and edits, that an exact continuation needs."""
-        return {
+        """Return the state, beside weights and edits, that an exact continuation needs.
+
+        It may be taken after any step, and while the model is evaluated.
+        """
+        inside = {"losses": self.losses.state_dict(), "rate": self.rate}
+        return (inside if self._steps_of_this_epoch() else {}) | {
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
@@ -151,12 +162,12 @@ class Engine:
         return optimizer, Ema(self.model, decay) if decay else None
 
     def _open_epoch(self) -> None:
-        # what is random depends on the epoch alone, so that a resumed run agrees; first for what
-        # strategies draw when they attach, the same in every process and another than what the
-        # model's weights were drawn from, then for the training
-        paddle.seed(self.seed + 1000003 * self.epoch + 500000)
+        # what is random depends on the epoch alone, and later on the step, so that a resumed run
+        # agrees; first for what strategies draw when they attach, the same in every process and
+        # another than what the model's weights were drawn from
+        paddle.seed(self.seed + _EPOCH_STRIDE * self.epoch + 500000)
         changed, edited = self.windows.enter_epoch(self.epoch, self.model, self.context)
-        paddle.seed(self.seed + 1000003 * self.epoch + 1 + self.rank)
+        paddle.seed(self.seed + _EPOCH_STRIDE * self.epoch + 1 + self.rank)
         replaced = self.windows.before_epoch(self.epoch, self.model, self.context)
         if changed or replaced:
             self._optimizer, self.ema = self._build_updaters()
@@ -196,16 +207,26 @@ class Engine:
                 *(count, UNFOLDING_SAMPLES),
             )
 
+    def _steps_of_this_epoch(self) -> int:
+        """Return how many steps of the epoch that is not finished were made."""
+        return self.step - self.epoch * self.steps_per_epoch
+
     def _train_epoch(self) -> None:
+        """Make the steps of an epoch, or those that an interrupted run has left of it."""
+        done = self._steps_of_this_epoch()
+        if done == self.steps_per_epoch:  # it was interrupted while it was evaluated
+            return
         self.model.train()
         with contextlib.ExitStack() as scope:
             if self.config.sync_bn and self.world > 1:
                 scope.enter_context(distributed.synchronized_batch_norm(self.model))
-            batches = scope.enter_context(contextlib.closing(self.train_loader.epoch(self.epoch)))
-            for _ in range(self.steps_per_epoch):
+            stream = self.train_loader.epoch(self.epoch, first=done * self.config.accumulate)
+            batches = scope.enter_context(contextlib.closing(stream))
+            for _ in range(done, self.steps_per_epoch):
                 self._train_step(batches)
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
+        paddle.seed(self.seed + _STEP_STRIDE * (self.step + 1) + self.rank)
         terms: dict[str, float] = {}
         for _ in range(self.config.accumulate):
             total = self._check(self._losses(next(batches)), terms)
@@ -213,15 +234,27 @@ class Engine:
         distributed.average_gradients(self._optimizer.parameters.values())
         done = self.step, self.total_steps, self.steps_per_epoch
         whole = self.windows.learning_rate(self.config.learning_rate)
-        rate = learning_rate(whole, self.config.schedule, *done)
-        rate *= self.windows.learning_rate_scale()
-        self._amp.step(self._optimizer, rate)
+        self.rate = learning_rate(whole, self.config.schedule, *done)
+        self.rate *= self.windows.learning_rate_scale()
+        self._amp.step(self._optimizer, self.rate)
         self.step += 1
         self.windows.after_step()
         if self.ema:
             self.ema.update(self.model)
-        for hook in self.hooks:
-            hook.after_step(self, terms, rate)
+        self.losses.add(terms)
+        with self._telling_of_interruption():
+            for hook in self.hooks:
+                hook.after_step(self, terms, self.rate)
+
+    @contextlib.contextmanager
+    def _telling_of_interruption(self) -> Iterator[None]:
+        """Tell the hooks of Ctrl-C and its like where training can go on from exactly."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            for hook in self.hooks:
+                hook.interrupted(self)
+            raise
 
     def _losses(self, batch: Batch) -> Losses:
         with self._amp.cast():
@@ -242,13 +275,17 @@ class Engine:
             terms[name] = terms.get(name, 0.0) + value / self.config.accumulate
         return paddle.add_n(trains)
 
-    def _check_weights(self) -> None:
-        """Refuse weights that are not finite, which rounding or a mask can hide from the loss."""
+    def check_weights(self) -> None:
+        """Refuse weights that are not finite, which rounding or a mask can hide from the loss.
+
+        Raises:
+            TrainingError: There are some.
+        """
         wrong = not_finite(self.model)
         if wrong:
             more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
             raise TrainingError(
-                f"{wrong[0]}{more}: not finite after epoch {self.epoch + 1}; "
+                f"{wrong[0]}{more}: not finite after step {self.step} (epoch {self.epoch + 1}); "
                 "lower train.learning_rate or set train.clip_norm"
             )
 
@@ -257,9 +294,10 @@ class Engine:
             metric = evaluate_model(self.task, self.model, self.val_loader, True, self.hooks)
         self.metric, metrics = metric, metric.compute()
         value = metrics[metric.primary]
+        metrics |= self.windows.evaluate()
         if is_better(value, self.best, metric.higher_is_better):
-            self.best, self.best_epoch, self.best_report = value, self.epoch, metric.report()
-        return metrics | self.windows.evaluate()
+            self.best, self.best_epoch, self.best_report = value, self.epoch + 1, metric.report()
+        return metrics
 
     def resume(self) -> None:
         """Become what the run of the save folder was after its last epoch.
@@ -281,9 +319,12 @@ class Engine:
         checkpoint.replay(self.model, description.edits, str(folder / checkpoint.DESCRIPTION))
         for name in ("epoch", "step", "best", "best_epoch", "metrics", "evaluated"):
             setattr(self, name, getattr(state, name))
-        edits, before = description.edits, self.epoch - 1
+        self.losses.load_state_dict(state.losses)
+        self.rate = state.rate
+        # strategies of the epoch that is not finished, or else of the one that is
+        edits, opened = description.edits, self.epoch - (self._steps_of_this_epoch() == 0)
         with blaming(str(file)):
-            self.windows.resume(state.windows, edits, before, self.model, self.context)
+            self.windows.resume(state.windows, edits, opened, self.model, self.context)
             assign(self.model, weights, str(folder))
             self._amp.load_state_dict(state.amp)
             self._optimizer, self.ema = self._build_updaters()
@@ -294,4 +335,6 @@ class Engine:
         now = self.training_state()
         now["windows"]["recipe"] = state.windows["recipe"]  # has been compared, key for key
         check_resumed(content, now, str(file))
-        log.info("resumed %s after epoch %d", folder, self.epoch)
+        steps = self._steps_of_this_epoch()
+        more = f" and {steps} of {self.steps_per_epoch} steps" if steps else ""
+        log.info("resumed %s after epoch %d%s", folder, self.epoch, more)

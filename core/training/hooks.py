@@ -44,6 +44,8 @@ class Hook:
 
     def after_epoch(self, engine: Engine) -> None: ...
 
+    def interrupted(self, engine: Engine) -> None: ...  # behind a step, or while it is evaluated
+
     def after_training(self, engine: Engine) -> None: ...
 
 
@@ -69,10 +71,7 @@ class Progress(Hook):
         self._reset()
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
         self._steps += 1
-        self._rate = rate
         self._bar.update(self._images)
         self._bar.set_description(f"epoch {engine.epoch + 1}/{engine.epochs}", refresh=False)
         best = "" if engine.best is None else f" best {engine.best:.4f}@{engine.best_epoch}"
@@ -104,18 +103,16 @@ class Progress(Hook):
             log.warning("left out: %s", message)
 
     def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps, self._rate = 0, 0.0
+        self._steps = 0
         self._start = self._last_line = time.monotonic()
 
     def _summary(self, engine: Engine) -> str:
-        means = {name: value / max(self._steps, 1) for name, value in self._sums.items()}
-        parts = " ".join(f"{name} {value:#.4g}" for name, value in means.items())
+        parts = " ".join(f"{name} {value:#.4g}" for name, value in engine.losses.means().items())
         speed = self._steps * self._images / max(time.monotonic() - self._start, 1e-9)
         done = max(engine.step - self._first_step, 1)
         seconds = (time.monotonic() - self._begin) / done * (engine.total_steps - engine.step)
         left = datetime.timedelta(seconds=round(seconds))
-        return f"{parts} lr {self._rate:.2e} {speed:.1f} images/s left {left}"
+        return f"{parts} lr {engine.rate:.2e} {speed:.1f} images/s left {left}"
 
 
 class SaveFolder(Hook):
@@ -137,7 +134,7 @@ class SaveFolder(Hook):
         try:
             for name in ("latest", "best_model"):
                 checkpoint.check_folder(folder / name)
-            if engine.epoch == 0:
+            if engine.step == 0:
                 remove_folder(folder / "latest")
             text = yaml.safe_dump(dict(self._settings), sort_keys=False)
             write_text(folder / "config.yml", text)
@@ -184,8 +181,8 @@ class _FileHandler(logging.FileHandler):
 class Interruptible(Hook):
     """Lets Ctrl-C, and what else asks to end, wait for the end of the step.
 
-    An exception inside Paddle's kernels aborts. A second Ctrl-C acts at once. The handlers from
-    before come back when training ends.
+    Or of the batch that is evaluated. An exception inside Paddle's kernels aborts. A second Ctrl-C
+    acts at once. The handlers from before come back when training ends.
     """
 
     def before_training(self, engine: Engine) -> None:
@@ -193,6 +190,9 @@ class Interruptible(Hook):
         self._before = {number: signal.signal(number, self._ask) for number in asking()}
 
     def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+        self._stop_if_asked()
+
+    def after_batch(self, outputs: Arrays, batch: Arrays) -> None:
         self._stop_if_asked()
 
     def after_epoch(self, engine: Engine) -> None:
@@ -212,29 +212,41 @@ class Interruptible(Hook):
                 raise KeyboardInterrupt
             return  # a launcher repeats itself
         self._asked = number
-        log.warning("stopping after this step; --resume goes on from the last finished epoch")
+        log.warning("stopping after this step; --resume goes on from there")
 
 
 class Checkpoints(Hook):
     """Writes `latest` after each epoch and `best_model` when the metric got better.
 
-    The `best_model` of a run that is replaced stays until the first epoch is finished.
+    `latest` is also written where training is interrupted. The `best_model` of a run that is
+    replaced stays until the first epoch is finished.
     """
 
     def after_epoch(self, engine: Engine) -> None:
         if engine.rank == 0:
-            description = checkpoint.describe(
-                engine.task, engine.windows.edits(), engine.epoch, engine.metrics
-            )
-            weights = engine.model.state_dict
+            description, weights = _describe(engine), engine.model.state_dict
             if engine.best is not None and engine.best_epoch == engine.epoch:
                 with engine.best_weights():
                     checkpoint.save(engine.save_dir / "best_model", description, weights())
             elif engine.epoch == 1:
                 remove_folder(engine.save_dir / "best_model")
-            latest = engine.save_dir / "latest"
-            checkpoint.save(latest, description, weights(), engine.training_state())
+            _save_latest(engine)
         distributed.barrier()
+
+    def interrupted(self, engine: Engine) -> None:
+        if engine.rank == 0:  # with several processes, each is where it is
+            engine.check_weights()
+            _save_latest(engine)
+
+
+def _describe(engine: Engine) -> checkpoint.CheckpointDescription:
+    edits = engine.windows.edits()
+    return checkpoint.describe(engine.task, edits, engine.epoch, engine.metrics)
+
+
+def _save_latest(engine: Engine) -> None:
+    weights, state = engine.model.state_dict(), engine.training_state()
+    checkpoint.save(engine.save_dir / "latest", _describe(engine), weights, state)
 
 
 class EarlyStop(Hook):

@@ -98,14 +98,19 @@ class Loader:
         return self.steps
 
     def epoch(
-        self, number: int = 0, batches: int | None = None
+        self, number: int = 0, batches: int | None = None, first: int = 0
     ) -> Generator[dict[str, Tensor], None, None]:
-        """Yield the first batches [N, ...] of an epoch, or all; close it if you stop early.
+        """Yield the batches [N, ...] of an epoch; close it if you stop early.
+
+        Args:
+            number: The epoch, from 0.
+            batches: How many of its batches; None: all.
+            first: Batches to begin behind; they are not read.
 
         Raises:
             DataError: An item is broken and `on_error` is `fail`.
         """
-        plan = self._plan(number)[:batches]
+        plan = self._plan(number)[first:batches]
         loader = paddle.io.DataLoader(
             _Readable(self.dataset, substitute=self.train and self.on_error == "skip"),
             batch_sampler=plan,

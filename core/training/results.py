@@ -47,26 +47,18 @@ class Results(Hook):
         self._begin = self._drawn = time.monotonic()
         self._stopped = False
         self._best_epoch: int | None = None
-        self._reset()
-
-    def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
-        self._steps += 1
-        self._rate = rate
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
 
     def after_epoch(self, engine: Engine) -> None:
         row = {
             "epoch": engine.epoch,
             "step": engine.step,
             "seconds": round(self._before + time.monotonic() - self._begin, 1),
-            "learning_rate": self._rate,
+            "learning_rate": engine.rate,
         }
-        row |= {f"train/{name}": value / self._steps for name, value in self._sums.items()}
+        row |= {f"train/{name}": value for name, value in engine.losses.means().items()}
         row |= {f"val/{name}": value for name, value in engine.metrics.items()}
         self._rows.append(row)
         self._best_epoch = None if engine.best is None else engine.best_epoch
-        self._reset()
         self._write(time.monotonic() - self._drawn >= DRAW_SECONDS)
 
     def after_training(self, engine: Engine) -> None:
@@ -83,10 +75,6 @@ class Results(Hook):
         except FileError as error:
             self._stopped = True
             _log.warning("%s; no more results are written", error)
-
-    def _reset(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps, self._rate = 0, 0.0
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ class TrainingState:
         ema: See `core.training.ema.Ema`; None without it.
         amp: See `core.training.precision.Amp`.
         windows: See `core.training.active_strategies.ActiveStrategies`.
+        losses: See `core.training.running_means.RunningMeans`; of an epoch that is not finished.
+        rate: The last learning rate in it.
     """
 
     epoch: int
@@ -50,6 +52,8 @@ class TrainingState:
     ema: dict[str, Any] | None
     amp: dict[str, Any]
     windows: dict[str, Any]
+    losses: dict[str, Any] = field(default_factory=dict)
+    rate: float = 0.0
 
 
 def read_training_state(content: Mapping[str, Any], where: str) -> TrainingState:

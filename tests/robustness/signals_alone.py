@@ -20,9 +20,9 @@ from core.training.recipe import read_recipe
 from core.training.run import read_run
 
 
-@pytest.mark.parametrize("when", ["step", "epoch"])
+@pytest.mark.parametrize("when", ["step", "evaluation", "epoch"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_training_stops_at_the_end_of_what_it_is_at(
+def test_training_saves_at_the_end_of_what_it_is_at(
     toy_settings: Any, tmp_path: Path, when: str, number: signal.Signals
 ) -> None:
     steps = []
@@ -33,6 +33,10 @@ def test_training_stops_at_the_end_of_what_it_is_at(
             if when == "step" and engine.step == 6:
                 signal.raise_signal(number)
                 signal.raise_signal(signal.SIGTERM)  # a launcher repeats itself
+
+        def after_batch(self, outputs: Any, batch: Any) -> None:
+            if when == "evaluation" and steps[-1] == 8:
+                signal.raise_signal(number)
 
         def after_epoch(self, engine: Engine) -> None:
             if when == "epoch" and engine.epoch == 1:
@@ -48,10 +52,10 @@ def test_training_stops_at_the_end_of_what_it_is_at(
     with pytest.raises(KeyboardInterrupt) as caught:
         engine.train()
     assert type(caught.value) is kind
-    assert steps[-1] == (6 if when == "step" else 4)  # of 4 in an epoch
-    about = checkpoint.load_description(tmp_path / "out" / "latest")
-    assert about is not None
-    assert about.epoch == 1
+    last = {"step": 6, "evaluation": 8, "epoch": 4}[when]  # of 4 in an epoch
+    assert steps[-1] == last
+    about, _, state, _ = checkpoint.load_training(tmp_path / "out" / "latest")
+    assert (about.epoch, state["epoch"], state["step"]) == (1, 1, last)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 

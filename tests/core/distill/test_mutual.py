@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -22,7 +23,7 @@ from core.training.evaluation import evaluate_model
 from core.training.hooks import Checkpoints, Hook
 from core.training.recipe import read_recipe
 from core.training.run import read_run
-from tests.toy_runs import plain
+from tests.toy_runs import STOP_NAMES, STOPS, plain
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 
@@ -143,14 +144,15 @@ STEPS = {
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", STOPS, ids=STOP_NAMES)
 def test_resume_equals_training_straight(
-    toy_settings: Any, tmp_path: Path, steps: Any, stop: int
+    toy_settings: Any, tmp_path: Path, steps: Any, stop: Hook
 ) -> None:
     settings = toy_settings(optimizer={"kind": "adamw", "no_weight_decay": ["*.bias"]})
     settings["model"] = {"dropout": 0.5}
     make_engine(settings, tmp_path / "straight", steps).train()
-    make_engine(settings, tmp_path / "halves", steps, [Watch(stop)]).train()
+    with contextlib.suppress(KeyboardInterrupt):
+        make_engine(settings, tmp_path / "halves", steps, [stop]).train()
     make_engine(settings, tmp_path / "halves", steps).train(resume=True)
     assert states(tmp_path / "straight") == states(tmp_path / "halves")
 

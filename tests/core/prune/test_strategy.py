@@ -22,7 +22,7 @@ from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import Hook
 from core.training.run import read_run
-from tests.toy_runs import StopAfter, plain, train
+from tests.toy_runs import STOPS, StopAfter, plain, train
 
 SETTINGS: dict[str, Any] = {
     "task": {"name": "outside.toy"},
@@ -88,9 +88,9 @@ def test_one_shot_cuts_trains_on_and_loads_alone(settings: Any, tmp_path: Path) 
 )
 def test_resume_is_exact(settings: Any, tmp_path: Path, strategies: Any) -> None:
     straight = train(settings, tmp_path / "straight", *strategies)
-    for epochs in (1, 2, 3):
-        folder = tmp_path / f"until {epochs}"
-        train(settings, folder, *strategies, hooks=[StopAfter(epochs)])
+    for number, stop in enumerate(STOPS):
+        folder = tmp_path / f"stop {number}"
+        train(settings, folder, *strategies, hooks=[stop])
         resumed = train(settings, folder, *strategies, resume=True)
         assert straight.windows.edits() == resumed.windows.edits()
         for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):

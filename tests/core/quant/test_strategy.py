@@ -33,7 +33,7 @@ from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import Hook
 from core.training.recipe import suggested_epochs
-from tests.toy_runs import StopAfter, plain, train
+from tests.toy_runs import STOPS, StopAfter, plain, train
 
 SETTINGS: dict[str, Any] = {
     "task": {"name": "outside.toy"},
@@ -76,9 +76,9 @@ def test_it_trains_resumes_exactly_and_loads_alone(
     settings: Any, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     straight = train(settings, tmp_path / "straight", qat(**options), LISTEN)
-    for epochs in (1, 2):
-        folder = tmp_path / f"until {epochs}"
-        train(settings, folder, qat(**options), LISTEN, hooks=[StopAfter(epochs)])
+    for number, stop in enumerate(STOPS):
+        folder = tmp_path / f"stop {number}"
+        train(settings, folder, qat(**options), LISTEN, hooks=[stop])
         resumed = train(settings, folder, qat(**options), LISTEN, resume=True)
         assert resumed.metrics == straight.metrics
         for name in (checkpoint.WEIGHTS, checkpoint.TRAINING):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
+import math
 import re
 import shutil
 import sys
@@ -16,7 +19,7 @@ import paddle
 import pytest
 import yaml
 
-from core.errors import CheckpointError, ConfigError, TrainingError
+from core.errors import CheckpointError, ConfigError, FileError, TrainingError
 from core.network.weights import load_arrays
 from core.settings.config import merge
 from core.training import checkpoint
@@ -37,7 +40,7 @@ from core.training.results import Results
 from core.training.review import Review
 from core.training.run import read_run
 from core.training.standard_hooks import standard_hooks
-from tests.toy_runs import StopAfter, plain
+from tests.toy_runs import STOP_NAMES, STOPS, plain
 
 NARROW, ROUND = "outside.strategies:Narrow", "outside.strategies:Round"
 LISTEN, EXPLODE = "outside.strategies:Listen", "outside.strategies:Explode"
@@ -73,14 +76,17 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("steps", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", STOPS, ids=STOP_NAMES)
 def test_resume_equals_training_straight(
-    toy_settings: Any, tmp_path: Path, steps: Any, stop: int
+    toy_settings: Any, tmp_path: Path, steps: Any, stop: Hook
 ) -> None:
     settings = toy_settings(ema_decay=0.9, schedule={"kind": "cosine", "warmup_epochs": 1})
     settings["model"] = {"dropout": 0.5}
     make_engine(settings, tmp_path / "straight", steps).train()
-    make_engine(settings, tmp_path / "halves", steps, [Checkpoints(), StopAfter(stop)]).train()
+    first = make_engine(settings, tmp_path / "halves", steps, [Checkpoints(), stop])
+    with contextlib.suppress(KeyboardInterrupt):
+        first.train()
+    assert 0 < first.step < 16
     second = make_engine(settings, tmp_path / "halves", steps)
     second.train(resume=True)
     assert second.epoch == 4
@@ -257,7 +263,7 @@ def test_weights_that_the_loss_does_not_show_are_not_saved(
                 weight = engine.model.conv.weight
                 weight.set_value(weight.numpy() * np.nan)
 
-    with pytest.raises(TrainingError, match=r"^conv\.weight: not finite after epoch 2; lower"):
+    with pytest.raises(TrainingError, match=r"^conv\.weight: not finite after step 8 \(epoch 2\); lower"):
         make_engine(toy_settings(), tmp_path / "out", hooks=[Checkpoints(), Spoil()]).train()
     assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1
 
@@ -396,3 +402,42 @@ def test_resume_refuses_what_cannot_go_on(toy_settings: Any, tmp_path: Path) -> 
 def test_amp_is_refused_on_a_cpu(toy_settings: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^train.amp: float16 needs a GPU"):
         make_engine(toy_settings(amp="float16"), tmp_path / "out")
+
+
+def test_what_is_not_finite_is_not_saved_where_a_run_is_interrupted(
+    toy_settings: Any, tmp_path: Path
+) -> None:
+    class Spoil(Hook):
+        def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+            if engine.step == 6:
+                engine.model.conv.weight.set_value(engine.model.conv.weight * math.nan)
+                raise KeyboardInterrupt
+
+    engine = make_engine(toy_settings(), tmp_path / "out", hooks=[Checkpoints(), Spoil()])
+    with pytest.raises(TrainingError, match=r"conv\.weight.*: not finite after step 6"):
+        engine.train()
+    resumed = make_engine(toy_settings(), tmp_path / "out")
+    resumed.train(resume=True)
+    assert resumed.step == 16
+
+
+def test_a_disk_without_room_where_a_run_is_interrupted(
+    toy_settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(Hook):
+        def after_step(self, engine: Engine, terms: dict[str, float], rate: float) -> None:
+            if engine.step == 6:
+                monkeypatch.setattr(checkpoint, "save_arrays", full)
+                raise KeyboardInterrupt
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    engine = make_engine(toy_settings(), tmp_path / "out", hooks=[Checkpoints(), Full()])
+    with pytest.raises(FileError, match=r"out/latest: cannot be written: No space left on device"):
+        engine.train()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["best_model", "latest"]
+    monkeypatch.undo()
+    resumed = make_engine(toy_settings(), tmp_path / "out")
+    resumed.train(resume=True)
+    assert resumed.step == 16

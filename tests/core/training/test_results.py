@@ -14,8 +14,9 @@ import pytest
 from core.errors import FileError
 from core.training import results as module
 from core.training.charts import draw_confusion, draw_curves
+from core.training.hooks import Hook
 from core.training.results import CURVES, RESULTS, Results, read_results, to_csv
-from tests.toy_runs import StopAfter, train
+from tests.toy_runs import STOP_NAMES, STOPS, StopAfter, train
 
 ROW = {"epoch": 1, "step": 4, "seconds": 2.5, "learning_rate": 0.1}
 
@@ -57,6 +58,17 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / RESULTS).write_text(text)
     with pytest.raises(FileError, match=r"results.csv: line 2 is not as a training wrote it; move"):
         read_results(tmp_path / RESULTS)
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=STOP_NAMES)
+def test_a_run_that_goes_on_has_the_rows_of_a_straight_one(
+    toy_settings: Any, tmp_path: Path, stop: Hook
+) -> None:
+    settings, whole, parts = toy_settings(epochs=4), tmp_path / "whole", tmp_path / "parts"
+    train(settings, whole, hooks=[Results()])
+    train(settings, parts, hooks=[Results(), stop])
+    train(settings, parts, hooks=[Results()], resume=True)
+    assert rows_of(parts) == rows_of(whole)
 
 
 def test_an_interrupted_run_has_the_rows_of_a_straight_one(
