@@ -6,6 +6,7 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from core import cli, options
@@ -69,12 +70,16 @@ def read_configs(arguments: argparse.Namespace) -> list[Any]:
         observer = observer or choices.OBSERVER
     else:
         names += ["quantize_outputs", *choices.STEPS]
-    source = arguments.weights or arguments.model_dir
-    ptq.check_folder(arguments.save_dir, source, arguments.overwrite)
+    ptq.check_folder(arguments.save_dir, source_of(arguments), arguments.overwrite)
     check_rejected_folder(arguments.save_dir)
     asked = {name: getattr(arguments, name) for name in names}
     given |= {name: value for name, value in asked.items() if value is not None}
     return ptq.read_each(kind, given, observer, known)
+
+
+def source_of(arguments: argparse.Namespace) -> Any:
+    """Return the checkpoint or the exported model that is quantized."""
+    return arguments.weights or arguments.model_dir
 
 
 def open_model(arguments: argparse.Namespace) -> tuple[Task, Layer | Source]:
@@ -115,7 +120,8 @@ def main() -> int:
     ptq.check_comparison(configs, validation)
     best: Any  # the setting that was kept
     # made before the work, so that a folder that cannot be written is reported before it
-    with replacing_unless_rejected(folder) as draft:
+    check = partial(ptq.check_folder, folder, source_of(arguments), arguments.overwrite)
+    with replacing_unless_rejected(folder, check) as draft:
         if isinstance(model, Source):
             files = FileLayout(arguments.format, arguments.target or DEFAULT_TARGET)
             rows, best = static_ptq.compress(draft, model, images, configs, files, validation)

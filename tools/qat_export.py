@@ -6,6 +6,7 @@ import core.settings.startup  # noqa: F401 - checks the versions before anything
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,8 @@ def main() -> int:
         check_licence(arguments.card)
     formats, target, folder = arguments.format, arguments.target, arguments.save_dir
     check_formats(formats)
-    check_folder(folder, arguments.overwrite)
+    check = partial(check_folder, folder, arguments.overwrite)
+    check()
     check_rejected_folder(folder)
     task, model = cli.restored(arguments)
     if not quantized_layers(model):
@@ -83,7 +85,7 @@ def main() -> int:
     )
     said: list[RenderableType] = []
     try:
-        with replacing_unless_rejected(folder) as draft:
+        with replacing_unless_rejected(folder, check) as draft:
             rows += changed
             rows += export_and_check(
                 draft, model, arguments, validation, limits, rows, metric, said

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ class AutoCompression:
     ) -> None:
         self._layout = layout or FileLayout(("paddle",), DEFAULT_TARGET)
         check_formats(self._layout.formats)
-        check_folder(Path(save_dir), overwrite)
+        self._check = partial(check_folder, Path(save_dir), overwrite)
+        self._check()
         self._config = config if isinstance(config, ActConfig) else read_act(config)
         if isinstance(model_dir, Source):
             self._source = model_dir
@@ -203,7 +205,7 @@ class AutoCompression:
     def _draft(self) -> contextlib.AbstractContextManager[Path | None]:
         if not self._first:
             return contextlib.nullcontext()
-        return replacing_unless_rejected(self._folder)
+        return replacing_unless_rejected(self._folder, self._check)
 
     def _told(self, run: Forward) -> float | None:
         """Return the metric, which the first process measures and tells the others."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from paddle.nn import Layer
@@ -104,9 +105,10 @@ def export(
     """
     folder = Path(save_dir)
     check_formats(formats)
-    check_folder(folder, overwrite)
+    check = partial(check_folder, folder, overwrite)
+    check()
     settings = ExportSettings(formats, ending, input_shape, opset, target, rewritten)
-    with replacing_unless_rejected(folder) as draft:
+    with replacing_unless_rejected(folder, check) as draft:
         made = write_export(task, model, draft, settings)
     return replace(made, folder=folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from core.errors import ExportError, RejectedError
@@ -36,11 +36,16 @@ def check_rejected_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing_unless_rejected(folder: Path) -> Iterator[Path]:
+def replacing_unless_rejected(folder: Path, check: Callable[[], None]) -> Iterator[Path]:
     """Give a fresh folder to fill, as `core.settings.files.replacing` does; keep what is refused.
 
     If the block ends with a `RejectedError`, `folder` stays as it was, and the files go to
     `rejected_folder`, in the place of those that were rejected before.
+
+    Args:
+        folder: To be replaced.
+        check: Refuses a folder that must not be; called when no other process can fill it any
+            more, as one may have done since it was checked first.
 
     Raises:
         RejectedError: The error of the block; the message says where the files are.
@@ -49,6 +54,7 @@ def replacing_unless_rejected(folder: Path) -> Iterator[Path]:
     """
     check_rejected_folder(folder)
     with replacing(folder) as draft:
+        check()
         try:
             yield draft
         except RejectedError as error:

@@ -25,6 +25,7 @@ from core.network.pickles import read_pickle
 from core.network.tensor_files import TensorFileError, pack, unpack
 from core.settings.config import suggest
 from core.settings.reading import read_bytes
+from core.settings.yaml_loader import shown
 
 BACKBONE = "backbone."
 SAFETENSORS = ".safetensors"
@@ -53,6 +54,9 @@ def load_arrays(path: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds no dictionary of arrays")
     tree.pop("StructuredToParameterName@@", None)
+    wrong = next((key for key in tree if not isinstance(key, str)), None)
+    if wrong is not None or None in tree:
+        raise CheckpointError(f"{path}: expected names of arrays, got the key {shown(wrong)}")
     return tree
 
 

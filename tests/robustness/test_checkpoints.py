@@ -72,6 +72,15 @@ def test_weights_that_are_no_numbers(toy: Any, tmp_path: Path, name: str) -> Non
     assert said[0].startswith(f"{tmp_path}/w.pdparams: ")
 
 
+@pytest.mark.parametrize("key", [7, None, b"conv.weight", True, 0.5])
+def test_names_that_are_no_text(toy: Any, tmp_path: Path, key: Any) -> None:
+    good = {name: value.numpy() for name, value in toy.build_model().state_dict().items()}
+    (tmp_path / "w.pdparams").write_bytes(pickle.dumps({**good, key: np.zeros(3)}, 4))
+    with one_line() as said:
+        checkpoint.restore(tmp_path / "w.pdparams", toy)
+    assert said[0].startswith(f"{tmp_path}/w.pdparams: ")
+
+
 def test_whole_numbers_are_not_cut_to_fit() -> None:
     model = paddle.nn.Layer()
     model.register_buffer("count", paddle.to_tensor([1], "int32"))

@@ -36,7 +36,10 @@ def trained(exported: Path) -> QuantizedProgram:
 
 
 def attempt(model: QuantizedProgram, folder: Path, error: BaseException | None) -> None:
-    with replacing_unless_rejected(folder) as draft, keeping_trained(model, draft, folder):
+    with (
+        replacing_unless_rejected(folder, lambda: None) as draft,
+        keeping_trained(model, draft, folder),
+    ):
         (draft / "model.onnx").write_text("half")
         if error is not None:
             raise error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import resource
+import threading
+import time
 
 import numpy as np
 import onnx
@@ -21,6 +23,7 @@ from core.graph.program import Graph
 from core.runtimes.description import read_description
 from core.runtimes.predictor import load_predictor
 from core.settings.config import to_mapping
+from core.settings.files import replacing
 from core.targets.names import BACKENDS
 from core.task import build_task
 from core.training import checkpoint
@@ -255,6 +258,32 @@ def test_an_export_that_differs_is_kept_beside_its_place(task, tmp_path):
     assert left(tmp_path) == ["out.rejected"]
     assert re.match(message, (tmp_path / "out.rejected" / REASON).read_text())
     assert load_predictor(tmp_path / "out.rejected").description.outputs[0].name == "level"
+
+
+def test_an_export_that_was_written_meanwhile_stays(task, model, tmp_path):
+    """Another process holds the folder's lock while it exports, and this one waits a moment."""
+    folder, exports = tmp_path / "out", []
+
+    def locked():
+        return any("lock" in path.name for path in tmp_path.iterdir())
+
+    def other():
+        with replacing(folder) as draft:
+            exports.append("begun")
+            time.sleep(0.2)
+            (draft / "model.onnx").write_text("of the other")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    while not exports:
+        time.sleep(0.001)
+    assert locked()
+    assert not folder.exists()  # so that it seems to be free
+    with pytest.raises(ExportError, match=r"out: holds an earlier export"):
+        export(task, model, folder)
+    thread.join()
+    assert (folder / "model.onnx").read_text() == "of the other"
+    assert left(tmp_path) == ["out"]
 
 
 def test_an_earlier_export_is_replaced_only_on_demand(task, model, tmp_path):

@@ -11,7 +11,7 @@ from core.export.rejected import REASON, check_rejected_folder, replacing_unless
 
 
 def attempt(folder: Path, content: str, error: Exception | None = None) -> None:
-    with replacing_unless_rejected(folder) as draft:
+    with replacing_unless_rejected(folder, lambda: None) as draft:
         (draft / "inner").mkdir()
         (draft / "inner" / "file").write_text(content)
         if error is not None:

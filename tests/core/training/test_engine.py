@@ -263,7 +263,7 @@ def test_weights_that_the_loss_does_not_show_are_not_saved(
                 weight = engine.model.conv.weight
                 weight.set_value(weight.numpy() * np.nan)
 
-    with pytest.raises(TrainingError, match=r"^conv\.weight: not finite after step 8 \(epoch 2\); lower"):
+    with pytest.raises(TrainingError, match=r"^conv\.weight: not finite after step 8 \(ep"):
         make_engine(toy_settings(), tmp_path / "out", hooks=[Checkpoints(), Spoil()]).train()
     assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1
 
