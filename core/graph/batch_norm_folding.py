@@ -15,13 +15,14 @@ from paddle.nn import Layer
 from paddle.static import InputSpec
 
 from core.graph.free_batch import trace_graph
-from core.graph.layer_patterns import LayerPattern, layer_patterns
+from core.graph.layer_patterns import LayerPattern, is_nchw, layer_patterns
 from core.graph.linear_layers import LAYER_SLOTS
 from core.graph.operators import attribute, names_of, only, operator, variable
 from core.graph.program import Graph
 
 COPY = re.compile(r"@\d+$")  # name of a copy of a shared weight, see `fold_batch_norms`
 
+_FLATTENING = ("flatten_contiguous_range", "reshape2")
 _TRANSPOSED = ("conv2d_transpose", "depthwise_conv2d_transpose")
 
 
@@ -59,6 +60,9 @@ def fold_finite(graph: Graph) -> int:
 def fold_batch_norms(graph: Graph) -> int:
     """Fold every normalization that can be folded; the graph is changed in place.
 
+    Those of flattened vectors, as LeViT has them, become a product and a sum where the vectors are
+    not flattened: OpenVINO 2025.0 does not load an int8 file with a scale between two reshapes.
+
     It can be if it alone reads the output of the layer before it. Weights keep their
     names; a bias that comes into being takes the name of the normalization's. A weight or bias
     that serves other layers as well is copied, to `name@2` and so on. (Paddle Inference, which
@@ -67,6 +71,7 @@ def fold_batch_norms(graph: Graph) -> int:
     Returns:
         How many were folded.
     """
+    _unflatten_norms(graph)
     patterns, readers = _foldable(graph), graph.readers()
     additions = {
         id(norm): _fold(graph, patterns[id(norm)], readers)
@@ -124,6 +129,49 @@ def _flatten_biases(graph: Graph) -> None:
             added = {"X": only(op.inputs, "X"), "Y": bias}
             op.CopyFrom(operator(op.type, added, {"Out": only(op.outputs, "Out")}, {"axis": 1}))
     graph.drop_unused()
+
+
+def _unflatten_norms(graph: Graph) -> None:
+    """Scale and shift [N, ..., C] where it is flattened to [M, C], normalized and shaped back."""
+    writers = {name: op for op in graph.operators for name in names_of(op.outputs)}
+    consumers, readers = graph.consumers(), graph.readers()
+    instead: dict[int, Any] = {}
+    for norm in graph.operators:
+        if norm.type != "batch_norm" or not _is_fixed(norm) or not is_nchw(norm):
+            continue
+        flat, end = only(norm.inputs, "X"), only(norm.outputs, "Y")
+        flatten, back = writers.get(flat), next(iter(consumers.get(end, [])), None)
+        seen = len(consumers[flat]), len(consumers.get(end, [])), {flat, end} & {*graph.outputs}
+        if flatten is None or back is None or seen != (1, 1, set()):
+            continue
+        if flatten.type not in _FLATTENING or back.type != "reshape2":
+            continue
+        source, out = only(flatten.inputs, "X"), only(back.outputs, "Out")
+        shape, whole = graph.shape(source), graph.shape(flat)
+        if len(whole) != 2 or shape[-1] != whole[-1] or graph.shape(out) != shape:
+            continue
+        factor, shift = _as_map(graph, norm)
+        scale = _put(graph, only(norm.inputs, "Scale"), factor, readers)
+        bias = _put(graph, only(norm.inputs, "Bias"), shift, readers)
+        graph.variables[end] = variable(end, shape, factor.dtype)
+        last = {"axis": len(shape) - 1}
+        scaled, shifted = {"X": source, "Y": scale}, {"X": end, "Y": bias}
+        instead[id(norm)] = operator("elementwise_mul", scaled, {"Out": end}, last)
+        instead[id(back)] = operator("elementwise_add", shifted, {"Out": out}, last)
+    if instead:
+        graph.operators = [instead.get(id(op), op) for op in graph.operators]
+        graph.drop_unused()
+
+
+def _as_map(graph: Graph, norm: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a normalization multiplies each channel by, and what it adds then [C]."""
+    scale, shift, mean, variance = (
+        graph.weights[only(norm.inputs, slot)].astype(np.float64)
+        for slot in ("Scale", "Bias", "Mean", "Variance")
+    )
+    factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    kind = graph.weights[only(norm.inputs, "Scale")].dtype
+    return factor.astype(kind), (shift - mean * factor).astype(kind)
 
 
 def _fold(graph: Graph, pattern: LayerPattern, readers: Mapping[str, int]) -> Any:

@@ -118,6 +118,36 @@ def test_linear_on_sequences_is_not_folded():
     assert fold_batch_norms(graph) == 0
 
 
+class Vectors(nn.Layer):
+    """Vectors [N, L, C] that are flattened to be normalized, as in LeViT."""
+
+    def __init__(self, watched=False):
+        super().__init__()
+        self.first, self.norm = nn.Linear(5, 4, bias_attr=False), nn.BatchNorm1D(4)
+        self.last, self.watched = nn.Linear(4, 3), watched
+
+    def forward(self, vectors):
+        x = self.first(vectors)
+        flat = self.norm(x.flatten(0, 1))
+        y = self.last(paddle.reshape(flat, [-1, *x.shape[1:]]))
+        return (y, flat) if self.watched else y
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_norms_of_flattened_vectors_become_a_product_and_a_sum(watched, tmp_path):
+    model = randomize(Vectors(watched))
+    graph = build(model, (2, 6, 5))
+    assert fold_batch_norms(graph) == 0
+    shapes = {"flatten_contiguous_range", "batch_norm", "reshape2"} & {*kinds(graph)}
+    assert bool(shapes) == watched  # somebody else reads what is flattened
+    write(graph, tmp_path)
+    vectors = np.random.default_rng(1).normal(size=(2, 6, 5)).astype("float32")
+    wanted = model(paddle.to_tensor(vectors))
+    got = load_predictor(tmp_path, own=True).run(vectors)
+    for name, value in zip(graph.outputs, wanted if watched else [wanted]):
+        np.testing.assert_allclose(got[name], value.numpy(), rtol=1e-5, atol=1e-5)
+
+
 def test_a_norm_without_weights_stays():
     norm = nn.BatchNorm2D(4, weight_attr=False, bias_attr=False)
     graph = build(nn.Sequential(nn.Conv2D(3, 4, 3), norm), (1, 3, 6, 6))

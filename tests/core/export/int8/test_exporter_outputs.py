@@ -152,6 +152,31 @@ def test_reductions_behind_factors_of_channels(task: Task, tmp_path: Path) -> No
     assert all(each.passes for each in made.differences), made.differences
 
 
+class Vectors(nn.Layer):
+    """A norm between two reshapes, as in LeViT: OpenVINO did not load its files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2D(3, 16, 1), nn.Linear(16, 32, bias_attr=False)
+        self.norm, self.last = nn.BatchNorm1D(32), nn.Linear(32, 16)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        y = self.first(nn.functional.hardswish(self.stem(x)).flatten(2).transpose([0, 2, 1]))
+        y = paddle.reshape(self.norm(y.flatten(0, 1)), [-1, *y.shape[1:]])
+        return self.last(nn.functional.hardswish(y)).mean(1)
+
+
+def test_norms_of_vectors(task: Task, tmp_path: Path) -> None:
+    paddle.seed(0)
+    model = Vectors()
+    model.norm.weight.set_value(paddle.rand([32]) + 0.5)
+    model.eval()
+    quantized(task, "none", "openvino", model=model)
+    made = export(task, model, tmp_path / "out", ("onnx",), target="openvino")
+    assert {each.runtime for each in made.differences} == {"onnxruntime", "openvino"}
+    assert all(each.passes for each in made.differences), made.differences
+
+
 class Patches(nn.Layer):
     """A convolution that oneDNN computes wrongly on processors with AMX."""
 
