@@ -24,7 +24,6 @@ from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import (
     Checkpoints,
-    EarlyStop,
     Hook,
     Interruptible,
     LogFile,
@@ -266,15 +265,6 @@ def test_weights_that_the_loss_does_not_show_are_not_saved(
     assert checkpoint.load_description(tmp_path / "out" / "latest").epoch == 1
 
 
-def test_early_stop_waits_for_evaluations(toy_settings: Any, tmp_path: Path) -> None:
-    settings = toy_settings(epochs=9, eval_every=4, learning_rate=1e-9)
-    engine = make_engine(settings, tmp_path / "out", hooks=[Checkpoints(), EarlyStop(1)])
-    engine.train()
-    assert engine.epoch in (4, 8, 9)
-    assert engine.metrics
-    assert (tmp_path / "out" / "best_model").exists()
-
-
 def test_an_epoch_without_evaluation_claims_no_metric(toy_settings: Any, tmp_path: Path) -> None:
     claimed = []
 
@@ -286,17 +276,6 @@ def test_an_epoch_without_evaluation_claims_no_metric(toy_settings: Any, tmp_pat
     settings = toy_settings(epochs=3, eval_every=2)
     make_engine(settings, tmp_path / "out", hooks=[Checkpoints(), Watch()]).train()
     assert claimed == [(False, []), (True, ["mae"]), (True, ["mae"])]
-
-
-def test_early_stop(toy_settings: Any, tmp_path: Path) -> None:
-    class NeverBetter(Hook):
-        def after_epoch(self, engine: Engine) -> None:
-            engine.best_epoch = 1
-
-    hooks = [NeverBetter(), EarlyStop(2)]
-    engine = make_engine(toy_settings(epochs=9), tmp_path / "out", hooks=hooks)
-    engine.train()
-    assert engine.epoch == 3
 
 
 def test_log_and_visualdl_are_written(toy_settings: Any, tmp_path: Path) -> None:

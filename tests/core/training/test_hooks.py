@@ -1,4 +1,4 @@
-"""Where a training is interrupted, and cannot be saved."""
+"""Early stops, and trainings that are interrupted where they cannot be saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from core.errors import FileError, TrainingError
 from core.training import checkpoint
 from core.training.engine import Engine
-from core.training.hooks import Hook
+from core.training.hooks import EarlyStop, Hook
 from tests.toy_runs import train
 
 
@@ -47,3 +47,20 @@ def test_a_disk_without_room_where_a_run_is_interrupted(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["best_model", "latest"]
     monkeypatch.undo()
     assert train(toy_settings(), tmp_path / "out", resume=True).step == 16
+
+
+def test_early_stop_waits_for_evaluations(toy_settings: Any, tmp_path: Path) -> None:
+    settings = toy_settings(epochs=9, eval_every=4, learning_rate=1e-9)
+    engine = train(settings, tmp_path / "out", hooks=[EarlyStop(1)])
+    assert engine.epoch in (4, 8, 9)
+    assert engine.metrics
+    assert (tmp_path / "out" / "best_model").exists()
+
+
+def test_early_stop(toy_settings: Any, tmp_path: Path) -> None:
+    class NeverBetter(Hook):
+        def after_epoch(self, engine: Engine) -> None:
+            engine.best_epoch = 1
+
+    hooks = [NeverBetter(), EarlyStop(2)]
+    assert train(toy_settings(epochs=9), tmp_path / "out", hooks=hooks).epoch == 3
