@@ -24,6 +24,7 @@ from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import (
     Checkpoints,
+    EarlyStop,
     Hook,
     Interruptible,
     LogFile,
