@@ -12,6 +12,7 @@ import argparse
 import itertools
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 TABLE_WIDTH = 130
 MOST_CHARACTERS = 4000  # longest message
 PEER_SECONDS = 5.0
+_LONG_WORD = re.compile(r"(\S{200})\S{800,}(\S{40})")  # longer than paths are, in fact
 UNREAD = 141  # status of a process that SIGPIPE ends
 # what libraries say where a limit of memory or of threads is reached, as `ulimit -v` sets one
 _NO_ROOM = ("failed to map segment", "cannot allocate memory", "can't start new thread")
@@ -110,6 +112,8 @@ def _told(error: BaseException) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory{f': {error}' if str(error) else ''}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return str(error)
     line = next((x for x in str(error).splitlines() if any(y in x.lower() for y in _NO_ROOM)), "")
     if line:
         return f"the system gives this process no more memory or threads: {line}"
@@ -124,7 +128,7 @@ def _rank() -> str:
 
 def printable(text: str) -> str:
     """Return a message in one line: names in it may come from files, with anything in them."""
-    line = one_line(text)
+    line = _LONG_WORD.sub(lambda word: f"{word[1]}...{word[2]}", one_line(text))
     rest = len(line) - MOST_CHARACTERS
     return line if rest <= 0 else f"{line[:MOST_CHARACTERS]} ... ({rest} characters more)"
 

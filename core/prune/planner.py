@@ -80,11 +80,7 @@ class Planner:
         for fixed in cut.analysis.fixed:
             _log.debug("%s keeps %d channels: %s", fixed.layer, fixed.channels, fixed.reason)
         if cut.keep.all():
-            why = max(cut.analysis.fixed, key=lambda fixed: fixed.channels, default=None)
-            _log.warning(
-                "prune: nothing is cut%s",
-                f": {why.layer} keeps {why.channels} channels: {why.reason}" if why else "",
-            )
+            _log.warning("prune: nothing is cut%s", _why_nothing(cut.analysis))
         name = next((key for key in reached if getattr(config, key) is not None), None)
         if name is not None:
             wanted = 1 - self._left(1 - getattr(config, name))
@@ -260,3 +256,12 @@ class Planner:
             _log.warning("latency: %.2f ms were asked for, %.2f ms reached", goal, after)
         self._told = f"; {before:.2f} -> {after:.2f} ms in {config.backend}, asked for {goal:.2f}"
         return cut
+
+
+def _why_nothing(analysis: Analysis) -> str:
+    """Return why nothing is cut, behind a colon; empty if that is not known."""
+    if analysis.groups:
+        count = len(analysis.groups)
+        return f": none of {count} groups loses a channel by the target, round_to and max_ratio"
+    why = max(analysis.fixed, key=lambda fixed: fixed.channels, default=None)
+    return f": {why.layer} keeps {why.channels} channels: {why.reason}" if why else ""

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -209,14 +210,19 @@ def _read_images(
             yield file, image
 
 
+def _real(path: Path) -> Path:
+    """Return a path without links; one that leads to itself stays."""
+    return Path(os.path.realpath(path))
+
+
 def check_apart(
     images: Sequence[Path], names: Sequence[Path], image_path: Path, save_dir: Path
 ) -> None:
     """Refuse to write among the images: of a folder anywhere below it, of a file beside it."""
-    folders = {file.parent.resolve() for file in images}
-    folders |= {file.resolve().parent for file in images}  # where links lead
-    for target in {(save_dir / name).parent.resolve() for name in names}:
-        inside = image_path.is_dir() and target.is_relative_to(image_path.resolve())
+    folders = {_real(file.parent) for file in images}
+    folders |= {_real(file).parent for file in images}  # where links lead
+    for target in {_real((save_dir / name).parent) for name in names}:
+        inside = image_path.is_dir() and target.is_relative_to(_real(image_path))
         if inside or target in folders:
             raise DataError(
                 f"save_dir: expected a folder apart from the images, got {save_dir}, which would "

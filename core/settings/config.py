@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -234,6 +235,8 @@ def check_plain(value: Any, path: str) -> None:
             check_plain(each, join(path, index))
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {value}")
+    elif isinstance(value, float) and 0 < abs(value) < sys.float_info.min:
+        raise ConfigError(f"{path}: expected 0, or a number not as near to it as {value}")
     elif isinstance(value, int) and abs(value) > LARGEST:
         raise ConfigError(f"{path}: expected a number up to {LARGEST:,}, got {shown(value)}")
     elif isinstance(value, str) and len(value) > LONGEST:

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Union
 
-from core.errors import ConfigError
+from core.errors import MOST_PROBLEMS, ConfigError
 from core.settings.other_names import UnknownKey, other_name
 from core.settings.yaml_loader import shown
 
@@ -185,9 +185,10 @@ def _convert_dataclass(cls: type, value: Any, path: str) -> Any:
         del value["kind"]
     unknown = [str(key)[:80] for key in value if key not in fields]
     names = list(fields)
-    hints_for = {key: suggest(other_name(key, names) or key, names) for key in unknown}
+    told = unknown[:MOST_PROBLEMS]  # no more are shown, and hints take their time
+    hints_for = {key: suggest(other_name(key, names) or key, names) for key in told}
     problems = Problems()
-    problems.add(*(UnknownKey(join(path, key), hints_for[key]) for key in unknown))
+    problems.add(*(UnknownKey(join(path, key), hints_for.get(key, "")) for key in unknown))
     fields_given = _convert_fields(fields, hints, value, path, problems, hints_for)
     if fields_given is not None:
         try:

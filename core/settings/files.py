@@ -26,6 +26,7 @@ from core.settings.locks import Lock, hold, is_at, try_lock, unlock
 _OURS = re.compile(r"\.(?P<name>.+)\.trislim-(?P<kind>lock|partial|old|draft|drawing)(-\w+)?")
 _SCRATCH = ".trislim-scratch-"
 _PAUSE = 0.005  # seconds
+ROOM = 64 << 20  # bytes: with so many a disk is not full
 _LONGEST = 200  # bytes of a name; file systems take 255
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants of Linux
 
@@ -168,9 +169,9 @@ def scratch() -> Iterator[Path]:
         try:
             yield folder
         except OSError as error:
-            free = _free_space(error, Path.cwd())
-            if error.filename or not free:
-                raise
+            free = _free_space(error, top)
+            if error.filename or not free or shutil.disk_usage(top).free > ROOM:
+                raise  # of another disk, which whoever writes there can name
             raise FileError(f"a file cannot be written: {error.strerror}{free}") from error
 
 

@@ -143,7 +143,7 @@ def _measure(node: yaml.Node, known: dict[yaml.Node, tuple[int, int]], above: se
     values = 1 + sum(known[child][0] for child in children)
     levels = 1 + max((known[child][1] for child in children), default=0)
     if values > MOST_VALUES:
-        raise yaml.YAMLError(f"line {line}: aliases make more than {MOST_VALUES:,} values of it")
+        raise yaml.YAMLError(f"line {line}: more than {MOST_VALUES:,} values (aliases count)")
     if levels > MOST_DEPTH:
         raise yaml.YAMLError(f"line {line}: nested deeper than {MOST_DEPTH} levels, by aliases")
     known[node] = values, levels

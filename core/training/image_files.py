@@ -18,7 +18,10 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UNREAD = (".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".jxl", ".dng", ".svg")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv")
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # how files of both begin
-_CLUTTER = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+_CLUTTER = (
+    *("__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+    "__pycache__",
+)
 # in coded data, 0xff is followed by 0, or by the number of a restart
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _BARE, _END = (0x01, 0xD8), 0xD9  # markers without a segment

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import paddle
 from paddle.nn import Layer
 from rich.table import Table
 
 from core.graph.batch_norm_folding import trace_folded
 from core.graph.cost import count_macs, count_parameters
+from core.network.modes import training_mode
 from core.prune.pruner import fixed_specs
 from core.quant.layers import quantized_layers
 from core.quant.sites import float_sites
@@ -23,6 +26,7 @@ from core.training.optimizers import Optimizer
 from core.training.recipe import Recipe, check_beginning
 from core.training.schedules import learning_rate
 
+FEW = 2  # samples whose losses are tried
 SAMPLES = 100  # steps of a window at which its learning rate is looked at
 
 
@@ -77,6 +81,7 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
     Raises:
         UserError: The run would fail, now or in a later epoch.
     """
+    _try_losses(engine)
     model = engine.model
     check_beginning(recipe, checkpoint.load_pretrained(engine.task, model))
     edges = {0, engine.epochs} | {edge for step in recipe.steps for edge in (step.start, step.end)}
@@ -111,6 +116,16 @@ def rehearse(engine: Engine, recipe: Recipe) -> list[Stretch]:
         live = {position: live[position] for position in recipe.active(start)}
         stretches.append(_stretch(engine, list(live.values()), (start, end), events))
     return stretches
+
+
+def _try_losses(engine: Engine) -> None:
+    """Make the losses of two samples, which a network and its losses may not agree on."""
+    task, model = engine.task, engine.model
+    with contextlib.closing(engine.train_loader.epoch(batches=1)) as batches:
+        batch = {name: value[:FEW] for name, value in next(batches).items()}
+    with training_mode(model), paddle.no_grad():
+        outputs = task.name_outputs(model(*[batch[spec.name] for spec in task.input_spec()]))
+        task.losses(outputs, batch)
 
 
 def measured(task: Task, model: Layer) -> ModelSize:

@@ -141,7 +141,7 @@ def _check_plain(path: Path, lines: Lines) -> None:
     # indices that count the lines, but for a heading or some line that was forgotten
     matches = [_NUMBERED.fullmatch(line) for _, line in lines]
     offsets = {_index(match) - place for place, match in enumerate(matches) if match}
-    several = sum(match is not None for match in matches) >= 2
+    several = sum(match is not None for match in matches) >= min(2, len(lines) - 1)
     if several and len(offsets) == 1 and offsets <= {-1, 0, 1}:
         number, line = next(lines[i] for i, match in enumerate(matches) if not match)
         raise DataError(

@@ -237,6 +237,18 @@ def _tell_of_misfits(annotations: Annotations, persons: Persons) -> None:
             *(annotations.path, lost, len(persons)),
             extra=ONCE,
         )
+    wide, high = persons.sizes.T[:, :, None]
+    outside = (x < -1) | (y < -1) | (x > wide + 1) | (y > high + 1)
+    outside &= labelled & (wide > 0)
+    if outside.any():
+        one, joint = (int(each[0]) for each in np.nonzero(outside))
+        log.warning(
+            "%s: %d of %d labelled keypoints lie outside of their images, as [%g, %g] in %s of "
+            "%d x %d pixels",
+            *(annotations.path, np.count_nonzero(outside), np.count_nonzero(labelled)),
+            *(*persons.joints[one, joint, :2], persons.files[one], *persons.sizes[one]),
+            extra=ONCE,
+        )
     known = [p for p in annotations.people if p["image_id"] in annotations.sizes]
     cut = 0
     for person in known:
@@ -283,6 +295,12 @@ def _check_person(
             f"{where}: has {len(keypoints) // 3} joints, but model.num_joints is {num_joints}"
         )
     keypoints = _numbers(f"{where}: keypoints", keypoints, 3 * num_joints)
+    odd = next((value for value in keypoints[2::3] if value not in (0, 1, 2)), None)
+    if odd is not None:
+        raise DataError(
+            f"{where}: keypoints: expected 0 (not labelled), 1 or 2 as third number of each, got "
+            f"{shown(odd)}"
+        )
     box = _numbers(f"{where}: bbox", raw["bbox"], 4)
     crowd = raw.get("iscrowd", 0)
     if not isinstance(crowd, int) or crowd not in (0, 1):

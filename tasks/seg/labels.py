@@ -112,11 +112,11 @@ def check_values(label: np.ndarray, path: Path, num_classes: int, ignore_index: 
 
 
 def check_classes(paths: Sequence[Path], names: Sequence[str], data: DataConfig) -> None:
-    """Refuse label maps in which one class occurs and the rest is ignored: they teach nothing.
+    """Refuse label maps in which one class alone occurs, or nothing: they teach nothing.
 
-    So do masks of 0 and 255, in which 255 is meant as a class. Maps are looked at until each class
-    was seen, all of them only where there is one class so far. That nothing but one class occurs,
-    or that classes are missing from those that were looked at while much is ignored, is warned of.
+    Neither do masks of 0 and 255, in which 255 is meant as a class, and is ignored. Maps are looked
+    at until each class was seen, all of them only where there is one class so far. That classes are
+    missing from those that were looked at while much is ignored is warned of.
 
     Raises:
         DataError: Names the class.
@@ -138,15 +138,16 @@ def check_classes(paths: Sequence[Path], names: Sequence[str], data: DataConfig)
         if occurring == len(counts) or (looked_at >= LOOKED_AT and occurring > 1):
             break
     seen = [name for name, count in zip(names, counts) if count]
-    if ignored and len(seen) <= 1:
-        either = f"of class {seen[0]!r} or " if seen else ""
+    if total and len(seen) <= 1 < len(names):
+        are = [f"of class {name!r}" for name in seen]
+        are += [f"ignored (data.ignore_index {ignore_index})"] if ignored else []
         raise DataError(
-            f"{paths[0].parent}: every pixel of all {looked_at} label maps is {either}ignored "
-            f"(data.ignore_index {ignore_index}): there is nothing to tell apart; masks of 0 and "
-            "255 must be written as 0 and 1, or be named: data.colors: [[0,0,0], [255,255,255]]"
+            f"{paths[0].parent}: every pixel of all {looked_at} label maps is {' or '.join(are)}: "
+            "there is nothing to tell apart; masks of 0 and 255 must be written as 0 and 1, or be "
+            "named: data.colors: [[0,0,0], [255,255,255]]"
         )
     missing = [name for name, count in zip(names, counts) if not count]
-    if missing and total and (len(seen) <= 1 or ignored > MUCH_IGNORED * total):
+    if missing and total and ignored > MUCH_IGNORED * total:
         log.warning(
             "%s: %d label maps were looked at; none has the classes %s, and %.0f %% of the pixels "
             "are ignored (data.ignore_index %d)",

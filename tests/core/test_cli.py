@@ -68,10 +68,11 @@ def test_errors_are_one_line(capsys, error, status, line) -> None:
 
 
 def test_messages_are_one_line_whatever_is_in_them(capsys) -> None:
-    cli.print_left_out(["a\nb\udc80c", "x" * 10_000])
-    first, second = capsys.readouterr().out.splitlines()
+    cli.print_left_out(["a\nb\udc80c", "x " * 5_000, "a" * 6_000 + "b: no such file"])
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first == "left out: a b c"
-    assert second.endswith("xxx ... (6000 characters more)")
+    assert second.endswith("x x  ... (6000 characters more)")
+    assert third == f"left out: {'a' * 200}...{'a' * 38}b: no such file"
 
 
 @pytest.mark.parametrize(

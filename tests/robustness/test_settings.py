@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.act.config import read_act
 from core.errors import ConfigError, UserError
-from core.settings.config import load_yaml, merge, parse_overrides, read
+from core.settings.config import check_plain, load_yaml, merge, parse_overrides, read
 from core.training.recipe import read_recipe
 from core.training.run import read_run
 from tests.robustness.conftest import one_line
@@ -65,6 +65,13 @@ def test_what_is_never_a_setting(task: str, value: Any) -> None:
             read_run(merge(DEMOS[task], nested(path, value)))
         assert said[0].startswith(f"{path}: expected"), said
         assert len(said[0]) < 500
+
+
+@pytest.mark.parametrize("value", [1e-320, -5e-324])
+def test_numbers_that_are_hardly_any(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"train\.clip_norm: expected 0, or a number not as near"):
+        check_plain({"train": {"clip_norm": value}}, "")
+    check_plain({"train": {"clip_norm": 1e-300, "weight_decay": 0.0}}, "")
 
 
 def test_numbers_in_open_sections_are_finite_too() -> None:

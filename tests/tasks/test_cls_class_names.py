@@ -100,3 +100,21 @@ def test_lines_that_are_meant_otherwise_are_named(tmp_path: Path, text: str, lin
 def test_names_may_hold_numbers(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "labels.txt").write_text("\n".join(names))
     assert read_labels(tmp_path / "labels.txt") == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("0 cat\ndog\n", None),  # an index that was forgotten
+        ("cat\n1 dog\n", None),
+        ("7 up\nsprite\n", ["7 up", "sprite"]),
+        ("1 euro\n5 euro\nbanknote\n", ["1 euro", "5 euro", "banknote"]),
+    ],
+)
+def test_one_index_of_two_lines(tmp_path: Path, text: str, names: list[str] | None) -> None:
+    (tmp_path / "labels.txt").write_text(text)
+    if names is None:
+        with pytest.raises(DataError, match=r"expected 'index name' as in the other lines"):
+            read_labels(tmp_path / "labels.txt")
+    else:
+        assert read_labels(tmp_path / "labels.txt") == names

@@ -206,9 +206,12 @@ def test_a_target_out_of_reach_is_told(
 def test_a_run_that_cuts_nothing_says_so(
     settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(settings, tmp_path / "run", prune(target_ratio=0.5, round_to=4096))
-    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert any(message.startswith("prune: nothing is cut") for message in warnings)
+    for asked in ({"target_ratio": 0.5, "round_to": 4096}, {"target_ratio": 1e-9}):
+        caplog.clear()
+        train(settings, tmp_path / "run", prune(**asked), overwrite=True)
+        warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+        told = "prune: nothing is cut: none of 1 groups loses a channel by the target, round_to"
+        assert any(message.startswith(told) for message in warnings)
 
 
 @pytest.mark.parametrize("drift", [1.0, 2.5, 0.3])

@@ -86,6 +86,16 @@ def test_an_image_without_an_answer_is_left_out_and_named(
         assert not (tmp_path / "none" / "predictions.json").exists()
 
 
+def test_a_link_to_itself_is_left_out_and_named(toy, tmp_path):
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "images" / "loop.png").symlink_to("loop.png")
+    [skipped] = predict_files(load_model(toy), tmp_path / "images", tmp_path / "out")
+    assert "loop.png: " in skipped
+    with pytest.raises((DataError, FileError), match=r"loop\.png"):
+        predict_files(load_model(toy), tmp_path / "images", tmp_path / "images" / "loop.png")
+
+
 def test_a_box_outside_does_not_end_the_run(toy, tmp_path, monkeypatch, caplog):
     def predict(self, image, boxes, leave_out):
         leave_out(DataError("the box lies outside"))

@@ -40,7 +40,7 @@ def chain(levels: int) -> str:
         # they would all be at one place of a hash table
         (f"{{{', '.join(f'{n * (2**61 - 1)}: 1' for n in range(30_000))}}}", "cannot be a key"),
         (chain(200), "line [0-9]+: nested deeper than"),
-        (bomb(9), r"line [0-9]+: aliases make more than 100,000 values of it"),
+        (bomb(9), r"line [0-9]+: more than 100,000 values"),
         ("a: &a [*a]", "holds itself, by an alias"),
         ("a: &a {b: {c: *a}}", "holds itself, by an alias"),
         ("a: {<<: 3}", "expected a mapping"),

@@ -145,6 +145,20 @@ def test_what_is_not_the_run_to_resume(
             assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_losses_that_do_not_fit_the_network(
+    plan: Callable[..., RunPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = training(plan(), tmp_path / "run")
+
+    def losses(task: Any, outputs: Any, batch: Any) -> Any:
+        assert {len(value) for value in (*outputs.values(), *batch.values())} == {2}
+        raise ConfigError("loss.heads: detail judges a head of one channel")
+
+    monkeypatch.setattr(type(run.run.task), "losses", losses)
+    with pytest.raises(ConfigError, match=r"^loss\.heads: detail judges"):
+        run.rehearse()
+
+
 def test_files_at_the_end_are_told(plan: Callable[..., RunPlan], tmp_path: Path) -> None:
     whole = plan(QAT)
     for after, told_in in ((4, 2), (5, 1)):
