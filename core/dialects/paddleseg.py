@@ -172,7 +172,7 @@ def _length(root: Section, flags: Section) -> Settings:
     steps = next(size for size in range(min(interval, iters), 0, -1) if iters % size == 0)
     epochs = iters // steps
     # without the flag PaddleSeg does not evaluate; here the end always is
-    every = 1 if flags.take("do_eval", bool, True) else epochs
+    every = max(interval // steps, 1) if flags.take("do_eval", bool, True) else epochs
     return {
         "epochs": epochs,
         "steps_per_epoch": steps,

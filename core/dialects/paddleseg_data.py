@@ -15,15 +15,16 @@ NAMED: Mapping[str, Settings] = MappingProxyType(
     {
         "OpticDiscSeg": {
             "num_classes": 2,
-            "train_list": "train_list.txt",
-            "val_list": "val_list.txt",
+            "train": "train_list.txt",
+            "val": "val_list.txt",
+            "test": "test_list.txt",
             "download": OPTIC_DISC,
             "classes": ["background", "optic disc"],
         },
         "Cityscapes": {  # lists are made once, see tasks/seg/README.md
             "num_classes": 19,
-            "train_list": "train.list",
-            "val_list": "val.list",
+            "train": "train.list",
+            "val": "val.list",
         },
     }
 )
@@ -62,17 +63,20 @@ def _lists(dataset: Section, split: str) -> tuple[int, Settings]:
             f"{dataset.where('type')}: expected Dataset with lists of `image label`, or "
             f"{', '.join(NAMED)}, got {kind!r}"
         )
-    dataset.take("mode", Literal["train", "val", "trainval", "test"], split)
+    mode = dataset.take("mode", Literal["train", "val", "test"], split)
     dataset.put_aside("edge")
     root = dataset.path_of("dataset_root", default=None)
     if kind in NAMED:
         known = dict(NAMED[kind])
         classes = known.pop("num_classes")
         dataset.take("num_classes", int, classes)
-        return classes, {"root": root or f"data/{kind}", **known}
+        lists = {name: known.pop(name, None) for name in ("train", "val", "test")}
+        if lists[mode] is None:
+            raise ConfigError(f"{dataset.where('mode')}: {kind} has no labels for {mode}")
+        return classes, {"root": root or f"data/{kind}", f"{split}_list": lists[mode], **known}
     if root is None:
         raise ConfigError(f"{dataset.where('dataset_root')}: required, but not given")
-    key = f"{split}_path"
+    key = f"{mode}_path"
     dataset.put_aside(*({"train_path", "val_path", "test_path"} - {key}))
     found: Settings = {"root": root, f"{split}_list": dataset.path_of(key, root)}
     found["separator"] = dataset.take("separator", str, " ")

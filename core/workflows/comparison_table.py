@@ -212,6 +212,9 @@ def runtime_rows(
     return rows
 
 
+_FOR_PADDLE = " (it is laid out for {}; choose --target paddle, or --format without paddle)"
+
+
 def check_metrics(
     quantized: float | None,
     files: Sequence[ComparisonRow],
@@ -254,6 +257,7 @@ def check_metrics(
         elif why := next((why for each, why in reasons.items() if row.model.endswith(each)), ""):
             _log.warning("%s, but %s", said, why)
         elif row.model.endswith(tuple(binding)):
-            raise RejectedError(said)
+            other = row.model.endswith("paddle") and target != "paddle"
+            raise RejectedError(said + (_FOR_PADDLE.format(target) if other else ""))
         else:
             _log.warning("%s, but the file is laid out for %s", said, target)

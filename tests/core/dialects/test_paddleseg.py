@@ -111,6 +111,27 @@ def test_optimizers_with_the_defaults_of_paddleseg(optimizer: str, expected: Set
     assert {key: train["optimizer"][key] for key in expected} == expected
 
 
+def test_the_lists_of_a_mode() -> None:
+    lists = ("dataset_root=d", "train_path=d/a.txt", "val_path=d/b.txt", "test_path=d/c.txt")
+    both = [f"{part}_dataset.{each}" for part in ("train", "val") for each in lists]
+    both += [f"{part}_dataset.{each}" for part in ("train", "val") for each in KIND]
+    found = read(*both, "val_dataset.mode=test", "model.num_classes=2").settings["data"]
+    assert (found["train_list"], found["val_list"]) == ("a.txt", "c.txt")
+    found = read("val_dataset.mode=test").settings["data"]
+    assert (found["train_list"], found["val_list"]) == ("train_list.txt", "test_list.txt")
+    cities = ("train_dataset.type=Cityscapes", "val_dataset.type=Cityscapes")
+    with pytest.raises(ConfigError, match=r"^val_dataset\.mode: Cityscapes has no labels for test"):
+        read(*cities, "val_dataset.mode=test")
+
+
+KIND = ("type=Dataset", "num_classes=2")
+
+
+def test_a_number_of_iterations_without_divisors() -> None:
+    train = read("iters=1009", "flags.save_interval=250").settings["train"]
+    assert (train["epochs"], train["steps_per_epoch"], train["eval_every"]) == (1009, 1, 250)
+
+
 @pytest.mark.parametrize("warmup", [0, 30])
 def test_steps_of_the_rate_are_counted_after_the_warm_up(warmup: int) -> None:
     """As in PaddleSeg: `LinearWarmup` around `PiecewiseDecay`."""
