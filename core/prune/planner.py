@@ -19,7 +19,7 @@ from core.prune.planning.latency import Latency, load_run
 from core.prune.planning.search import anneal
 from core.prune.planning.sensitivity import Sensitivity, measure, plot, ratios_in_steps
 from core.prune.pruner import Cut, Pruner, fixed_specs
-from core.prune.structure.analysis import Analysis
+from core.prune.structure.analysis import FIXED_OUTPUT, Analysis
 from core.prune.structure.labels import Array
 from core.runtimes.latency_table import LatencyTable, model_ms
 from core.settings.metric_order import lost
@@ -91,6 +91,8 @@ class Planner:
                 *(self._step + 1, config.num_steps),
                 *(name, 100 * wanted, 100 * reached[name]),
             )
+            if reached[name] < wanted - CLOSE and not cut.keep.all():
+                _log.warning("prune: %s", _what_stays(cut.analysis, config.max_ratio))
         if config.pruned_ratio is not None:
             self._told = f"; asked for pruned_ratio {config.pruned_ratio}"
         _log.info(
@@ -265,3 +267,13 @@ def _why_nothing(analysis: Analysis) -> str:
         return f": none of {count} groups loses a channel by the target, round_to and max_ratio"
     why = max(analysis.fixed, key=lambda fixed: fixed.channels, default=None)
     return f": {why.layer} keeps {why.channels} channels: {why.reason}" if why else ""
+
+
+def _what_stays(analysis: Analysis, max_ratio: float) -> str:
+    """Return what keeps a target from being reached."""
+    said = f"no layer loses more than {100 * max_ratio:g} % of its channels (max_ratio)"
+    inner = [each for each in analysis.fixed if FIXED_OUTPUT not in str(each.reason)]
+    if not inner:
+        return said
+    why = max(inner, key=lambda fixed: fixed.channels)
+    return f"{said}, and {len(inner)} keep all, as {why.layer}: {why.reason}"

@@ -45,7 +45,8 @@ class Problems:
             ConfigError: There is something.
         """
         if self._found:
-            raise ConfigError(*dict.fromkeys(map(said, self._found)))
+            shown, rest = self._found[:MOST_PROBLEMS], self._found[MOST_PROBLEMS:]
+            raise ConfigError(*dict.fromkeys([*map(said, shown), *rest]))
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from core.errors import MOST_PROBLEMS
 from core.settings.config import suggest
 from core.settings.other_names import UnknownKey, other_name
 
@@ -72,7 +73,8 @@ def unknown_sections(
     """
     sections = [*(path for path in known if "." not in path), *others]
     wrong = {key: str(key)[:80] for key in settings if key not in sections}
-    return {
-        key: in_other_section(UnknownKey(name, suggest(name, sections)), known)
-        for key, name in wrong.items()
+    told = list(wrong)[:MOST_PROBLEMS]  # no more are shown, and hints take their time
+    return {key: UnknownKey(name, "") for key, name in wrong.items()} | {
+        key: in_other_section(UnknownKey(wrong[key], suggest(wrong[key], sections)), known)
+        for key in told
     }

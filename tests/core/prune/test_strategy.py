@@ -201,6 +201,8 @@ def test_a_target_out_of_reach_is_told(
     train(settings, tmp_path / "run", prune(target_ratio=0.9, max_ratio=0.25))
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any("asked to remove 90.0 %, removed 25.0 %" in message for message in warnings)
+    why = "prune: no layer loses more than 25 % of its channels (max_ratio)"
+    assert any(message.startswith(why) for message in warnings)
 
 
 def test_a_run_that_cuts_nothing_says_so(
