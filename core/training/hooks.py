@@ -16,12 +16,14 @@ import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from core.errors import ConfigError, FileError
+from core.errors import ConfigError, FileError, UserError
+from core.settings.config import load_one_yaml
 from core.settings.files import check_replaceable, remove_folder, tidy, write_text
 from core.settings.locks import Lock
 from core.settings.processes import own_command
 from core.settings.signals import asking, interruption
 from core.training import checkpoint, distributed
+from core.training.training_state import tell_of_changes
 
 if TYPE_CHECKING:
     from core.task import Arrays
@@ -136,6 +138,8 @@ class SaveFolder(Hook):
                 checkpoint.check_folder(folder / name)
             if engine.step == 0:
                 remove_folder(folder / "latest")
+            else:
+                self._tell_of_changes(folder / "config.yml")
             text = yaml.safe_dump(dict(self._settings), sort_keys=False)
             write_text(folder / "config.yml", text)
         except BaseException:
@@ -144,6 +148,15 @@ class SaveFolder(Hook):
 
     def after_training(self, engine: Engine) -> None:
         self._lock.release()
+
+    def _tell_of_changes(self, file: Path) -> None:
+        try:
+            before = load_one_yaml(file).get("train")
+        except UserError as error:
+            log.warning("%s; what has changed since is not told", error)
+            return
+        if isinstance(before, Mapping):
+            tell_of_changes(before, self._settings.get("train", {}))
 
 
 class LogFile(Hook):

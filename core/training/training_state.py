@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 MEANING = ("data.class_names", "data.classes", "data.colors", "data.category")
 UNUSED = ("model.pretrained", "model.reinit")
+ON_PURPOSE = ("epochs", "eval_every", "eval_batch_size", "early_stop")  # settings of training
 PLACES = ("data.root", "data.num_workers", "data.on_error")
 
 
@@ -92,6 +93,20 @@ def check_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         elif key not in PLACES:
             text = "%s: the run began with %s, and goes on with %s"
             log.warning(text, key, shown(was), shown(is_now))
+
+
+def tell_of_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Warn of settings of the training that a run goes on with, other than it began with.
+
+    Args:
+        before: Section `train` of the config that the run began with, or went on with last.
+        now: That of this one.
+    """
+    old, new = dict(_flat(before)), dict(_flat(now))
+    for key in sorted(old.keys() | new.keys()):
+        pair = [shown(each[key]) if key in each else "its default" for each in (old, new)]
+        if pair[0] != pair[1] and key not in ON_PURPOSE:
+            log.warning("train.%s: the run began with %s, and goes on with %s", key, *pair)
 
 
 def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

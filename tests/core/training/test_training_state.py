@@ -11,10 +11,10 @@ import pytest
 
 from core.errors import ConfigError
 from core.training.engine import Engine
-from core.training.hooks import Checkpoints
+from core.training.hooks import Checkpoints, SaveFolder
 from core.training.recipe import Recipe
 from core.training.run import read_run
-from core.training.training_state import check_settings
+from core.training.training_state import check_settings, tell_of_changes
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,30 @@ def test_the_rest_is_told(caplog: pytest.LogCaptureFixture) -> None:
         "data.mean: the run began with [0.5], and goes on with [0.4]",
         "model.pretrained: has no effect on a run that is resumed",
     ]
+
+
+def test_changes_of_the_training_are_told(
+    toy_settings: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def train(resume: bool, **settings: Any) -> None:
+        plain = toy_settings(**settings)
+        hooks = [SaveFolder(plain), Checkpoints()]
+        (tmp_path / "out").mkdir(exist_ok=True)
+        Engine(read_run(plain), Recipe(()), tmp_path / "out", hooks).train(resume)
+
+    train(False, epochs=1)
+    train(True, epochs=2)
+    assert "the run began with" not in caplog.text
+    train(True, epochs=3, learning_rate=0.01, optimizer={"kind": "momentum", "momentum": 0.5})
+    assert "train.learning_rate: the run began with 0.05, and goes on with 0.01" in caplog.text
+    assert "train.optimizer.momentum: the run began with its default, and goes on" in caplog.text
+    (tmp_path / "out" / "config.yml").write_text("{")
+    train(True, epochs=4)
+    assert "config.yml: not YAML" in caplog.text
+    assert "what has changed since is not told" in caplog.text
+    caplog.clear()
+    tell_of_changes({"epochs": 3, "batch_size": 4}, {"epochs": 9, "batch_size": 4})
+    assert caplog.text == ""
 
 
 def test_classes_that_were_renamed(tmp_path: Path) -> None:
