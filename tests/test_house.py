@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from core.strategy import KINDS
 
 CORE = Path(__file__).resolve().parents[1] / "core"
 MOST_LOOSE = 6
+MOST_BYTES = 1_000_000  # of a file of the repository
 MOST_LINES = 400  # of a file of tests
 ACROSS = {  # tests of what several modules do together
     "act/test_distributed.py",
@@ -241,3 +245,17 @@ def test_every_tool_ends_as_all_do() -> None:
     ends = {path: source.rstrip().splitlines()[-1].strip() for path, source in modules("tools")}
     assert len(ends) > 8
     assert set(ends.values()) == {"cli.run(main)"}
+
+
+def test_no_output_of_a_tool_is_kept_in_the_repository() -> None:
+    root = Path(__file__).parents[1]
+    words = ["git", "-C", str(root), "ls-files", "-z"]
+    listed = subprocess.run(words, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no clone of the repository, so that nothing tells which files belong to it")
+    files = [root / name for name in listed.stdout.split("\0") if name]
+    assert len(files) > 700
+    endings = {".onnx", ".pdparams", ".pdiparams", ".safetensors"}
+    places = {file for file in files if file.suffix in endings}
+    assert {file for file in places if root / "tests" / "fixtures" not in file.parents} == set()
+    assert {file for file in files if file.exists() and file.stat().st_size > MOST_BYTES} == set()
