@@ -150,10 +150,11 @@ def _unflatten_norms(graph: Graph) -> None:
         shape, whole = graph.shape(source), graph.shape(flat)
         if len(whole) != 2 or shape[-1] != whole[-1] or graph.shape(out) != shape:
             continue
-        factor, shift = _as_map(graph, norm)
+        kind = graph.weights[only(norm.inputs, "Scale")].dtype
+        factor, shift = (each.astype(kind) for each in _as_map(graph, norm))
         scale = _put(graph, only(norm.inputs, "Scale"), factor, readers)
         bias = _put(graph, only(norm.inputs, "Bias"), shift, readers)
-        graph.variables[end] = variable(end, shape, factor.dtype)
+        graph.variables[end] = variable(end, shape, kind)
         last = {"axis": len(shape) - 1}
         scaled, shifted = {"X": source, "Y": scale}, {"X": end, "Y": bias}
         instead[id(norm)] = operator("elementwise_mul", scaled, {"Out": end}, last)
@@ -164,24 +165,19 @@ def _unflatten_norms(graph: Graph) -> None:
 
 
 def _as_map(graph: Graph, norm: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a normalization multiplies each channel by, and what it adds then [C]."""
+    """Return the factor of each channel, and what is added to it then [C], in float64."""
     scale, shift, mean, variance = (
         graph.weights[only(norm.inputs, slot)].astype(np.float64)
         for slot in ("Scale", "Bias", "Mean", "Variance")
     )
     factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
-    kind = graph.weights[only(norm.inputs, "Scale")].dtype
-    return factor.astype(kind), (shift - mean * factor).astype(kind)
+    return factor, shift - mean * factor
 
 
 def _fold(graph: Graph, pattern: LayerPattern, readers: Mapping[str, int]) -> Any:
     """Change the weights; return the addition of the bias that takes the normalization's place."""
     norm = pattern.norm
-    scale, shift, mean, variance = (
-        graph.weights[only(norm.inputs, slot)].astype(np.float64)
-        for slot in ("Scale", "Bias", "Mean", "Variance")
-    )
-    factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    factor, shift = _as_map(graph, norm)
     old_bias = graph.weights[pattern.bias].astype(np.float64).reshape(-1) if pattern.bias else 0.0
     weight = graph.weights[pattern.weight]
     scaled = _scaled(pattern.op, weight, factor).astype(weight.dtype)
@@ -189,7 +185,7 @@ def _fold(graph: Graph, pattern: LayerPattern, readers: Mapping[str, int]) -> An
     graph.folded[name] = only(norm.inputs, "Scale").rpartition(".")[0], pattern.bias
     for slot in pattern.op.inputs:
         slot.arguments[:] = [name if each == pattern.weight else each for each in slot.arguments]
-    bias = (shift + (old_bias - mean) * factor).astype(weight.dtype)
+    bias = (old_bias * factor + shift).astype(weight.dtype)
     name = _put(graph, pattern.bias or only(norm.inputs, "Bias"), bias, readers)
     output = only(pattern.op.outputs, LAYER_SLOTS[pattern.op.type].output)
     return operator(

@@ -54,9 +54,9 @@ def load_arrays(path: str | Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path}: holds no dictionary of arrays")
     tree.pop("StructuredToParameterName@@", None)
-    wrong = next((key for key in tree if not isinstance(key, str)), None)
-    if wrong is not None or None in tree:
-        raise CheckpointError(f"{path}: expected names of arrays, got the key {shown(wrong)}")
+    wrong = [key for key in tree if not isinstance(key, str)]
+    if wrong:
+        raise CheckpointError(f"{path}: expected names of arrays, got the key {shown(wrong[0])}")
     return tree
 
 

@@ -96,7 +96,7 @@ class Planner:
         if config.pruned_ratio is not None:
             self._told = f"; asked for pruned_ratio {config.pruned_ratio}"
         _log.info(
-            "prune: %.1f %% of the MACs and %.1f %% of the parameters of before are removed%s",
+            "prune: this strategy removed %.1f %% of the MACs and %.1f %% of the parameters%s",
             *(100 * reached["target_ratio"], 100 * reached["target_parameters_ratio"]),
             self._told,
         )
@@ -264,7 +264,7 @@ def _why_nothing(analysis: Analysis) -> str:
     """Return why nothing is cut, behind a colon; empty if that is not known."""
     if analysis.groups:
         count = len(analysis.groups)
-        return f": none of {count} groups loses a channel by the target, round_to and max_ratio"
+        return f": in all {count} groups, target, round_to and max_ratio leave every channel"
     why = max(analysis.fixed, key=lambda fixed: fixed.channels, default=None)
     return f": {why.layer} keeps {why.channels} channels: {why.reason}" if why else ""
 

@@ -236,7 +236,8 @@ def check_plain(value: Any, path: str) -> None:
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {value}")
     elif isinstance(value, float) and 0 < abs(value) < sys.float_info.min:
-        raise ConfigError(f"{path}: expected 0, or a number not as near to it as {value}")
+        least = f"{sys.float_info.min:.1e}"
+        raise ConfigError(f"{path}: expected 0, or at least {least} in size, got {value}")
     elif isinstance(value, int) and abs(value) > LARGEST:
         raise ConfigError(f"{path}: expected a number up to {LARGEST:,}, got {shown(value)}")
     elif isinstance(value, str) and len(value) > LONGEST:

@@ -45,8 +45,8 @@ class Problems:
             ConfigError: There is something.
         """
         if self._found:
-            shown, rest = self._found[:MOST_PROBLEMS], self._found[MOST_PROBLEMS:]
-            raise ConfigError(*dict.fromkeys([*map(said, shown), *rest]))
+            first, rest = self._found[:MOST_PROBLEMS], self._found[MOST_PROBLEMS:]
+            raise ConfigError(*dict.fromkeys([*map(said, first), *rest]))
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:
@@ -111,7 +111,7 @@ def _convert_scalar(wanted: Any, value: Any, path: str) -> Any:
         return value
     said = f"{path}: expected {wanted.__name__}, got {typename(value)} ({shown(value)})"
     if wanted is str and isinstance(value, (bool, int, float)):
-        said += "; quotes make a text of it"
+        said += "; write it in quotes if it is a text"
     raise ConfigError(said)
 
 

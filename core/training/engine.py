@@ -300,7 +300,7 @@ class Engine:
         return metrics
 
     def resume(self) -> None:
-        """Become what the run of the save folder was after its last epoch.
+        """Become what the run of the save folder was when it was saved last.
 
         Raises:
             CheckpointError: Nothing to resume from, or something broken.

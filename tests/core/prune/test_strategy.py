@@ -212,7 +212,7 @@ def test_a_run_that_cuts_nothing_says_so(
         caplog.clear()
         train(settings, tmp_path / "run", prune(**asked), overwrite=True)
         warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-        told = "prune: nothing is cut: none of 1 groups loses a channel by the target, round_to"
+        told = "prune: nothing is cut: in all 1 groups, target, round_to and max_ratio leave"
         assert any(message.startswith(told) for message in warnings)
 
 

@@ -99,8 +99,8 @@ def test_all_wrong_settings_are_told_together() -> None:
     assert caught.value.problems == (
         "moed: unknown key (did you mean 'mode'?)",
         "inner.ratio: expected float, got str ('x')",
-        "inner.names.0: expected str, got int (1); quotes make a text of it",
-        "inner.names.2: expected str, got int (2); quotes make a text of it",
+        "inner.names.0: expected str, got int (1); write it in quotes if it is a text",
+        "inner.names.2: expected str, got int (2); write it in quotes if it is a text",
         "count: expected int, got str ('y')",
         "sizes: expected a list, got int (3)",
     )
