@@ -51,7 +51,6 @@ def main() -> int:
     cli.complete(arguments, "weights", "save_dir")
     from core.export.files import check_folder, check_formats
     from core.export.rejected import check_rejected_folder, replacing_unless_rejected
-    from core.quant.layers import quantized_layers
     from core.quant.sites import float_sites
     from core.workflows.comparison_table import ComparisonRow, Validation, figures_of
     from core.workflows.float_fallback import QualityLimits, apply_float_fallback
@@ -66,11 +65,7 @@ def main() -> int:
     check()
     check_rejected_folder(folder)
     task, model = cli.restored(arguments)
-    if not quantized_layers(model):
-        raise ExportError(
-            f"{arguments.weights}: nothing in it is quantized; train with --slim qat, or export "
-            "it in float with tools/export_model.py"
-        )
+    check_quantized(model, arguments.weights)
     is_raw = arguments.ending == "raw"  # others have no metric
     validation = cli.validation_of(task, arguments) if is_raw else Validation(task)
     limits = QualityLimits(arguments.max_drop, arguments.speed_control)
@@ -97,6 +92,16 @@ def main() -> int:
         print(f"model card: {write_measured_card(folder, validation, rows, arguments.card)}")
     print(f"exported to {folder}")
     return cli.judged(arguments.targets, figures_of(rows, validation.higher_is_better))
+
+
+def check_quantized(model: Layer, weights: str) -> None:
+    from core.quant.layers import quantized_layers
+
+    if not quantized_layers(model):
+        raise ExportError(
+            f"{weights}: nothing in it is quantized; train with --slim qat, or export it in float "
+            "with tools/export_model.py"
+        )
 
 
 def export_and_check(

@@ -212,6 +212,35 @@ def _told(run: Path) -> Row:
     }
 
 
+def _rows_of_files(
+    rows: dict[str, Row],
+    measured: dict[str, dict[str, Any]],
+    kinds: list[str],
+    splits: list[str],
+) -> Iterator[str]:
+    """Yield a line for each file, beside the float file in the same runtime."""
+    first = next(iter(rows))
+    for label, row in rows.items():
+        for backend in row["bytes"]:
+            cells = [f"{row['bytes'][backend] / 1000:,.0f}"]
+            if label != first:
+                cells[0] += f" ({rows[first]['bytes'][backend] / row['bytes'][backend]:.1f}x)"
+            for split in splits:
+                values = [measured[kind][label]["values"][split][backend] for kind in kinds]
+                exact = [measured[kind][first]["values"][split][backend] for kind in kinds]
+                cells.append(" / ".join(f"{value:.4f}" for value in values))
+                if label != first:
+                    lost = " / ".join(f"{100 * (v - e):+.2f}" for v, e in zip(values, exact))
+                    cells[-1] += f" ({lost})"
+            times = [measured[kind][label]["ms"][backend] for kind in kinds]
+            whole = [measured[kind][first]["ms"][backend] for kind in kinds]
+            cells.append(" / ".join(f"{time:.2f}" for time in times))
+            if label != first:
+                faster = " / ".join(f"{w / t:.1f}x" for w, t in zip(whole, times))
+                cells[-1] += f" ({faster})"
+            yield f"| {label} | {backend} | {' | '.join(cells)} |"
+
+
 def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     """Yield the lines about one network."""
     rows: dict[str, Row] = entry["chain"]
@@ -241,25 +270,7 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     )
     yield f"| | runtime | KB | {' | '.join(f'{metric}, {split}' for split in splits)} | ms |"
     yield "| --- | --- |" + " ---: |" * (len(splits) + 2)
-    for label, row in rows.items():
-        for backend in row["bytes"]:
-            cells = [f"{row['bytes'][backend] / 1000:,.0f}"]
-            if label != first:
-                cells[0] += f" ({rows[first]['bytes'][backend] / row['bytes'][backend]:.1f}x)"
-            for split in splits:
-                values = [measured[kind][label]["values"][split][backend] for kind in kinds]
-                exact = [measured[kind][first]["values"][split][backend] for kind in kinds]
-                cells.append(" / ".join(f"{value:.4f}" for value in values))
-                if label != first:
-                    lost = " / ".join(f"{100 * (v - e):+.2f}" for v, e in zip(values, exact))
-                    cells[-1] += f" ({lost})"
-            times = [measured[kind][label]["ms"][backend] for kind in kinds]
-            whole = [measured[kind][first]["ms"][backend] for kind in kinds]
-            cells.append(" / ".join(f"{time:.2f}" for time in times))
-            if label != first:
-                faster = " / ".join(f"{w / t:.1f}x" for w, t in zip(whole, times))
-                cells[-1] += f" ({faster})"
-            yield f"| {label} | {backend} | {' | '.join(cells)} |"
+    yield from _rows_of_files(rows, measured, kinds, splits)
     yield f"\n{measured_on(entry)}\n\n```"
     yield from (row["command"] for row in rows.values() if "command" in row)
     yield "```"

@@ -182,8 +182,13 @@ class Zoo:
             except BaseException as error:
                 asked_to_end.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                if type(error) is not KeyboardInterrupt:  # Ctrl-C reaches all processes
-                    for child in psutil.Process().children():
-                        child.terminate()
+                _end_children(error)
                 raise
         return [results[name] for name in self.rows if name in results], failures
+
+
+def _end_children(error: BaseException) -> None:
+    """End the tools that run, unless what ended this process was sent to them, too: Ctrl-C."""
+    if type(error) is not KeyboardInterrupt:
+        for child in psutil.Process().children():
+            child.terminate()
