@@ -247,6 +247,11 @@ def test_every_tool_ends_as_all_do() -> None:
     assert set(ends.values()) == {"cli.run(main)"}
 
 
+def test_every_tool_is_short() -> None:
+    lines = {path: len(source.splitlines()) for path, source in modules("tools")}
+    assert {path: count for path, count in lines.items() if count >= 150} == {}
+
+
 def test_no_output_of_a_tool_is_kept_in_the_repository() -> None:
     root = Path(__file__).parents[1]
     words = ["git", "-C", str(root), "ls-files", "-z"]

@@ -122,12 +122,7 @@ def export_and_check(
     from core.export.parity import summary
     from core.export.traced_model import ExportSettings
     from core.workflows.comparison_table import check_metrics, runtime_rows, to_table
-    from core.workflows.int8_speed import (
-        float_graph,
-        measure_latency,
-        one_image,
-        warn_where_slower,
-    )
+    from core.workflows.int8_speed import latency_beside_float
 
     begin, task, target = time.monotonic(), validation.task, arguments.target
     settings = ExportSettings(
@@ -139,9 +134,8 @@ def export_and_check(
         said.append(f"as the quantized model in {runtime}: {line}")
     latencies = {}
     if not arguments.no_latency:
-        graph = float_graph(task, model, settings.ending, rewritten=settings.rewritten)
-        latencies = measure_latency(graph, folder, made, one_image(task))
-        warn_where_slower(latencies, target, limits.remedy_for_speed)
+        remedy = limits.remedy_for_speed
+        latencies = latency_beside_float(task, model, folder, made, settings, remedy)
     files = runtime_rows(folder, made, seconds, validation.measures, latencies)
     said.append(to_table([*rows, *files], validation.metric))
     about = made.description.quantization

@@ -15,6 +15,7 @@ from core.export.endings import ending_in
 from core.export.files import format_of_file, write_files
 from core.export.package import Exported
 from core.export.parity import real_batches
+from core.export.traced_model import ExportSettings
 from core.graph.batch_norm_folding import trace_folded
 from core.graph.program import Graph
 from core.graph.rewrites import rewrite
@@ -56,6 +57,25 @@ def float_graph(task: Task, model: Layer, ending: str = "raw", *, rewritten: boo
 def one_image(task: Task) -> list[np.ndarray]:
     """Return one image [1, C, H, W] for each input of a task's model, of its data if it has any."""
     return [array[:1] for array in real_batches(task, task.input_spec())[0]]
+
+
+def latency_beside_float(
+    task: Task, model: Layer, folder: Path, made: Exported, files: ExportSettings, remedy: str
+) -> dict[Backend, Int8Latency]:
+    """Time the int8 files of a model beside float files of the same kind; warn where they lose.
+
+    Args:
+        task: Task of the model.
+        model: Quantized model; not changed.
+        folder: Folder with the int8 files.
+        made: Their export.
+        files: Settings of their export.
+        remedy: Advice where int8 is slower.
+    """
+    graph = float_graph(task, model, files.ending, rewritten=files.rewritten)
+    found = measure_latency(graph, folder, made, one_image(task))
+    warn_where_slower(found, files.target, remedy)
+    return found
 
 
 def measure_latency(

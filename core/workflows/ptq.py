@@ -31,7 +31,7 @@ from core.task import Task
 from core.training import checkpoint
 from core.workflows.comparison_table import ComparisonRow, Validation, check_metrics, runtime_rows
 from core.workflows.float_fallback import QualityLimits, apply_float_fallback
-from core.workflows.int8_speed import float_graph, measure_latency, one_image, warn_where_slower
+from core.workflows.int8_speed import latency_beside_float
 
 T = TypeVar("T")
 MODEL, INT8 = "model", "int8"  # folders that `tools/ptq.py` makes
@@ -77,9 +77,8 @@ def compress(
     known = {validation.metric: metric} if metric is not None and validation.share == 1 else {}
     files = replace(files, target=onnx_target(config.target))
     made, seconds = write(folder, task, model, weights, known, files)
-    graph = float_graph(task, model, rewritten=files.rewritten)
-    latencies = measure_latency(graph, folder / INT8, made, one_image(task))
-    warn_where_slower(latencies, files.target, limits.remedy_for_speed)
+    remedy = limits.remedy_for_speed
+    latencies = latency_beside_float(task, model, folder / INT8, made, files, remedy)
     measured = runtime_rows(folder / INT8, made, seconds, validation.measures, latencies)
     check_metrics(metric, measured, validation.measured, files.target, config.processors)
     return [first, *tried, *changed, *measured], config

@@ -185,10 +185,7 @@ def test_eval_wants_a_batch(tmp_path: Path, call_tool: Tool, size: str) -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(p.name for p in (ROOT / "tools").glob("*.py")))
-def test_every_tool_explains_itself_and_is_short(
-    tool: str, tmp_path: Path, call_tool: Tool
-) -> None:
+def test_every_tool_explains_itself(tool: str, tmp_path: Path, call_tool: Tool) -> None:
     status, output = call_tool(tool, "--help")
     assert status == 0
     assert "usage:" in output
-    assert len((ROOT / "tools" / tool).read_text().splitlines()) < 150
