@@ -24,19 +24,22 @@ from core.training.loader import Loader
 CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 
 BATCH = 8
+SIZES = 4  # of which images wait for others
 IMAGES = 256  # where nobody says how many
+FEW = 40  # images where gradients are computed, which takes long: more hardly help
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
 
 
 class Calibration:
     """Inputs of a model from images, without labels, as often as they are asked for.
 
-    Neighbours of one size make batches of `BATCH`; where sizes differ, batches are smaller.
+    Images of one size make batches of `BATCH`, smaller ones where there are more than `SIZES`.
 
     Args:
         task: Names the inputs of its model.
         dataset: Source of the samples.
         count: Images to use, chosen at random, the same ones every time; all if there are fewer.
+            They come in random order, as some steps see the first few alone.
         skip_broken: Leave out images that cannot be read.
         progress: Show how far each pass is.
 
@@ -62,7 +65,7 @@ class Calibration:
             num_workers=data.num_workers,
             on_error="skip" if skip_broken else data.on_error,
         )
-        self._loader = whole.share(count / len(dataset))
+        self._loader = whole.share(count / len(dataset), mixed=True)
 
     @property
     def skipped(self) -> list[str]:
@@ -75,24 +78,30 @@ class Calibration:
         Raises:
             DataError: One of them cannot be read and is not to be skipped, or none can.
         """
-        rows: list[list[Tensor]] = []
+        begun: dict[str, list[list[Tensor]]] = {}  # batches that are not full, by size
+        empty = True
         for row in self._rows():
-            alike = not rows or [t.shape for t in rows[0]] == [t.shape for t in row]
-            if not alike or len(rows) == BATCH:
-                yield [paddle.concat(column) for column in zip(*rows)]
-                rows = []
-            rows.append(row)
-        if not rows:
+            empty, size = False, str([tensor.shape for tensor in row])
+            begun.setdefault(size, []).append(row)
+            if len(begun[size]) == BATCH:
+                yield _as_batch(begun.pop(size))
+            elif len(begun) > SIZES:
+                yield _as_batch(begun.pop(next(iter(begun))))
+        if empty:
             raise DataError(
                 f"calibration: none of {len(self._loader)} images can be read: {self.skipped[0]}"
             )
-        yield [paddle.concat(column) for column in zip(*rows)]
+        yield from map(_as_batch, begun.values())
 
     def _rows(self) -> Iterator[list[Tensor]]:
         with contextlib.closing(self._loader.epoch()) as samples:
             total, hidden = len(self._loader), not self._progress
             for each in shown(samples, "calibrate", total, "image", hidden):
                 yield [each[name] for name in self._names]
+
+
+def _as_batch(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    return [paddle.concat(list(column)) for column in zip(*rows)]
 
 
 def calibration_images(
@@ -172,6 +181,20 @@ class ImageFiles:
 
     def collate(self, samples: list[Sample], rng: np.random.Generator) -> Arrays:
         return stack(samples)
+
+
+def few_of(batches: CalibrationBatches) -> CalibrationBatches:
+    """Return the first batches alone, of `FEW` images and up to a batch more."""
+
+    def first() -> Iterator[Sequence[Tensor]]:
+        images = 0
+        for inputs in batches():
+            yield inputs
+            images += int(inputs[0].shape[0])
+            if images >= FEW:
+                return
+
+    return first
 
 
 def run_through(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:

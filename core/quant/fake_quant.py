@@ -120,8 +120,8 @@ def _rounded(x: Tensor, absmax: Tensor, bits: int, signed: bool, zero_point: int
     if zero_point:
         lowest, highest = (end(bits, signed, zero_point) for end in (lowest_step, highest_step))
         step = absmax / highest
-        on_grid: Tensor = paddle.round(x / step).clip(lowest, highest) * step  # half to even
-        return on_grid
+        on_grid: Tensor = x / step
+        return on_grid.round_().clip_(lowest, highest).multiply_(step)  # half to even
     # the kernel knows signed grids only; of one bit more, an unsigned grid is the upper half
     width = bits if signed else bits + 1
     rounded: Tensor = _C_ops.fake_quantize_dequantize_moving_average_abs_max(

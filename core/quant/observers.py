@@ -97,13 +97,14 @@ class Observer:
         Raises:
             DataError: No batch was seen.
         """
-        absmax = self.absmax(bits, signed=True)
         if self.largest < SMALLEST:
+            absmax = self.absmax(bits, signed=True)
             return -absmax, absmax
-        return _both_signs(*self._ends(bits, absmax))
+        return _both_signs(*self._ends(bits))
 
-    def _ends(self, bits: int, absmax: float) -> tuple[float, float]:
-        """Answer, given the end of a grid with a sign."""
+    def _ends(self, bits: int) -> tuple[float, float]:
+        """Answer for values of which some are not zero."""
+        absmax = self.absmax(bits, signed=True)
         return max(self.lowest, -absmax), min(self.highest, absmax)
 
     def _observe(self, x: Any, largest: float) -> None:
@@ -286,11 +287,8 @@ class _ErrorObserver(HistogramObserver):
     power = 1
 
     def _absmax(self, whole: Grid) -> float:
-        width, counts = self.histogram.width, self.histogram.counts
-        filled = np.flatnonzero(counts)
-        values = (filled - BINS + 0.5) * width
-        weights = counts[filled].astype(np.float64)
-        octaves = max(0.0, math.log2(whole.step / width))
+        values, weights = self._centres()
+        octaves = max(0.0, math.log2(whole.step / self.histogram.width))
         candidates = whole.absmax * 2.0 ** -np.arange(0, octaves, 1 / _STEPS_PER_OCTAVE)
         errors = [
             weights
@@ -299,13 +297,10 @@ class _ErrorObserver(HistogramObserver):
         ]
         return float(candidates[np.argmin(errors)])
 
-    def _ends(self, bits: int, absmax: float) -> tuple[float, float]:
-        width, counts = self.histogram.width, self.histogram.counts
-        filled = np.flatnonzero(counts)
-        values = (filled - BINS + 0.5) * width
-        weights = counts[filled].astype(np.float64)
+    def _ends(self, bits: int) -> tuple[float, float]:
+        values, weights = self._centres()
         widest = Grid.between(*_both_signs(self.lowest, self.highest), bits).step
-        octaves = max(1.0, math.log2(widest / width))
+        octaves = max(1.0, math.log2(widest / self.histogram.width))
         factors = 2.0 ** -np.arange(0, octaves, 1 / _STEPS_PER_OCTAVE_OF_TWO)
 
         def error(ends: list[float]) -> float:
@@ -320,6 +315,13 @@ class _ErrorObserver(HistogramObserver):
             best = min([best, *tried], key=error)
         return best[0], best[1]
 
+    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the centres of the bins that are not empty, and what they count."""
+        counts = self.histogram.counts
+        filled = np.flatnonzero(counts)
+        values = (filled - BINS + 0.5) * self.histogram.width
+        return values, counts[filled].astype(np.float64)
+
 
 def _both_signs(low: float, high: float) -> tuple[float, float]:
     """Return ends of which one is below zero and one above."""
@@ -328,7 +330,10 @@ def _both_signs(low: float, high: float) -> tuple[float, float]:
 
 
 def _round(values: np.ndarray, grid: Grid) -> np.ndarray:
-    return np.asarray(np.clip(np.rint(values / grid.step), grid.lowest, grid.highest) * grid.step)
+    steps = np.rint(values / grid.step)
+    np.maximum(steps, grid.lowest, out=steps)  # for few values, clip takes several times as long
+    np.minimum(steps, grid.highest, out=steps)
+    return np.asarray(steps * grid.step)
 
 
 class SquaredErrorObserver(_ErrorObserver):
@@ -360,10 +365,10 @@ class OutputErrorObserver(SquaredErrorObserver):
 
         x.register_hook(weigh)
 
-    def _absmax(self, whole: Grid) -> float:
+    def _centres(self) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(self.histogram.counts).all():  # told here: Paddle hides errors of hooks
             raise DataError(f"{self.name}: expected finite gradients, got some that are not")
-        return super()._absmax(whole)
+        return super()._centres()
 
 
 class EarthMoverObserver(_ErrorObserver):

@@ -22,12 +22,13 @@ from core.network.bias_correction import bias_places, correct_biases, output_mea
 from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
-from core.quant.calibration import CalibrationBatches
+from core.quant.calibration import FEW, CalibrationBatches, few_of
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.hinted import check_reconstruct, settings_of
 from core.quant.layers import quantized_layers
+from core.quant.observers import OBSERVERS
 from core.quant.quantizers import Rounding
 from core.quant.reconstruction import reconstruct
 from core.quant.scales import BITS
@@ -106,6 +107,11 @@ class PtqConfig:
         return replace(self, **settings_of(self, hints))
 
     @property
+    def reads_gradients(self) -> bool:
+        """Tell whether the observer wants gradients, which a few images are enough for."""
+        return self.observer is not None and OBSERVERS[self.observer].reads_gradients
+
+    @property
     def rounding(self) -> Rounding:
         """Return how each layer is rounded."""
         return Rounding(
@@ -151,14 +157,17 @@ def quantize_after_training(
     config = config.completed(task.slim_hints(model).ptq)
     assert config.observer is not None
     choice, plan = choose_layers_and_grids(task, model, config)
+    if config.reads_gradients:
+        batches = few_of(batches)
     _prepare(task, model, batches, config)
     count = _Count()
     seen = count.through(batches())
     made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
-    if count.images < ENOUGH:
+    wanted = f"{FEW} or more" if config.reads_gradients else f"{ENOUGH} to 500"
+    if count.images < (FEW if config.reads_gradients else ENOUGH):
         _log.warning(
-            "ptq: calibrated on %d images; 100 to 500 that look like those of later use are wanted",
-            count.images,
+            "ptq: calibrated on %d images; %s that look like those of later use are wanted",
+            *(count.images, wanted),
         )
     _log.info("%s", "\n".join(summary(made)))
     if config.reconstruct:

@@ -147,14 +147,19 @@ class Loader:
         with contextlib.closing(self.epoch(number, batches)) as stream:
             yield from stream
 
-    def share(self, part: float) -> Loader:
-        """Return a loader of a random share of evaluation data, the same one every time."""
-        if part >= 1:
+    def share(self, part: float, mixed: bool = False) -> Loader:
+        """Return a loader of a random share of evaluation data, the same one every time.
+
+        Args:
+            part: How much of it; 1 or more: all.
+            mixed: In random order, so that the first few are like all of them.
+        """
+        if part >= 1 and not mixed:
             return self
-        count = max(1, round(part * len(self.dataset)))
-        chosen = np.random.default_rng(0).permutation(len(self.dataset))[:count]
+        count = max(1, round(min(part, 1) * len(self.dataset)))
+        chosen = np.random.default_rng(0).permutation(len(self.dataset))[:count].tolist()
         return Loader(
-            _Part(self.dataset, sorted(chosen.tolist())),
+            _Part(self.dataset, chosen if mixed else sorted(chosen)),
             batch_size=self.batch_size,
             train=False,
             seed=self.seed,

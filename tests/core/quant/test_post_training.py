@@ -16,6 +16,7 @@ from outside import toy
 from paddle import nn
 
 from core.errors import CheckpointError, ConfigError, DataError
+from core.quant import post_training
 from core.quant.apply import record_of
 from core.quant.calibration import BATCH, folder_images, training_images
 from core.quant.choices import OBSERVERS
@@ -211,9 +212,11 @@ def test_a_folder_without_labels_suffices(task: Task, tmp_path: Path) -> None:
     assert len(whole[0]) + sum(len(inputs[0]) for inputs in rest) == 12
     assert len(calibration.skipped) == 1
     assert "broken.jpg: not an image" in calibration.skipped[0]
-    files = sorted(file for file in folder.rglob("*.png"))
-    first = task.preprocess(cv2.imread(str(files[0]))[..., ::-1])[0]["image"]
-    np.testing.assert_array_equal(whole[0].numpy()[0], first)
+    read = [
+        task.preprocess(cv2.imread(str(f))[..., ::-1])[0]["image"] for f in folder.rglob("*.png")
+    ]
+    given = [image for inputs in (whole, *rest) for image in inputs[0].numpy()]
+    np.testing.assert_array_equal(*(sorted(map(np.ndarray.tolist, each)) for each in (given, read)))
     made = quantize_after_training(task, task.build_model(), calibration, PtqConfig())
     assert made.layers == ("conv", "head")
 
@@ -229,7 +232,7 @@ def test_images_of_other_sizes_go_into_other_batches(
     for index, size in enumerate([(8, 8), (10, 8), (10, 8), (8, 12)]):
         cv2.imwrite(str(folder / f"{index:03d}.png"), np.full((*size, 3), 99, np.uint8))
     shapes = [inputs[0].shape for inputs in folder_images(task, folder, 9)()]
-    assert shapes == [[1, 3, 8, 8], [2, 3, 10, 8], [1, 3, 8, 12]]
+    assert sorted(shapes) == [[1, 3, 8, 8], [1, 3, 8, 12], [2, 3, 10, 8]]
     model = task.build_model()
     quantize_after_training(
         task, model, folder_images(task, folder, 9), PtqConfig(bias_correction=True)
@@ -241,6 +244,40 @@ def test_few_images_are_warned_about(task: Task, caplog: pytest.LogCaptureFixtur
     assert "100 to 500" not in caplog.text
     quantize_after_training(task, task.build_model(), images(99, 3), PtqConfig())
     assert "calibrated on 99 images; 100 to 500" in caplog.text
+
+
+@pytest.mark.parametrize(("observer", "seen"), [("output_mse", 42), ("mse", 98)])
+def test_where_gradients_are_computed_all_steps_see_a_few_images(
+    task: Task, observer: Any, seen: int, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    counts = []
+
+    def count(step: Any) -> Any:
+        def counted(*given: Any, **options: Any) -> Any:
+            position = {"apply_quantization": 3, "reconstruct": 3, "balance": 2}[step.__name__]
+            batches = list(given[position])
+            counts.append(sum(int(inputs[0].shape[0]) for inputs in batches))
+            return step(*given[:position], batches, *given[position + 1 :], **options)
+
+        return counted
+
+    for step in ("apply_quantization", "reconstruct", "balance"):
+        monkeypatch.setattr(post_training, step, count(getattr(post_training, step)))
+    config = PtqConfig(observer=observer, balance=True, reconstruct=True, processors="vnni")
+    quantize_after_training(task, task.build_model(), images(98, 7), config)
+    assert counts == [seen] * 3
+    quantize_after_training(task, task.build_model(), images(39, 3), config)
+    told = "40 or more" if observer == "output_mse" else "100 to 500"
+    assert f"calibrated on 39 images; {told} that look like" in caplog.text
+
+
+def test_images_for_calibration_come_in_random_order(task: Task) -> None:
+    in_order = [task.build_dataset("calibration").sample(i, None)["image"] for i in range(16)]
+    calibration = training_images(task, 16)
+    given = np.concatenate([inputs[0].numpy() for inputs in calibration()])
+    places = [next(i for i, each in enumerate(in_order) if (each == one).all()) for one in given]
+    assert sorted(places) == list(range(16))
+    assert places != list(range(16))
 
 
 def test_hints_of_the_task_count(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
