@@ -4,7 +4,9 @@
     python -m benchmarks.measure.rewrites --networks tinypose_128x96 --rounds 60
 
 All files of a network take turns in one process, by the processor's clock. Both sides are our own
-exports, with folded batch norms, and what the runtimes optimize themselves when they load them.
+exports, with folded batch norms, and what the runtimes optimize themselves when they load them. A
+third float file, from which all shuffles are taken out before it is rewritten, gives other answers:
+it shows how fast a file could be at most whose shuffles cost nothing.
 Writes docs/benchmarks/rewrites.json and docs/benchmarks.md.
 """
 
@@ -30,7 +32,12 @@ from benchmarks.measure.command import revision
 from benchmarks.measure.int8 import take_turns
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import Run, prepare
+from core.export.files import write_files
 from core.export.traced_model import ExportSettings, TracedModel, trace_for_export
+from core.graph.channel_moves import find_moves
+from core.graph.operators import only
+from core.graph.program import Graph
+from core.graph.rewrites import rewrite
 from core.network.modes import evaluation_mode
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.environment import environment
@@ -46,6 +53,7 @@ NETWORKS = (
 )
 MOVING = ("transpose2", "index_select", "split", "concat", "nearest_interp_v2")
 SIDES = {"plain": False, "rewritten": True}
+BOUND = "float without shuffles"
 # the grids for OpenVINO serve Paddle Inference as well
 FILES: dict[Target, tuple[Format, ...]] = {
     "openvino": ("paddle", "onnx"),
@@ -65,6 +73,9 @@ def measure(network: str, rounds: int) -> Entry:
             kinds = Counter(op.type for op in traced.graph.operators)
             entry["operators"][side] = {kind: kinds[kind] for kind in MOVING}
             _write(traced, folder / side / "float", ("paddle", "onnx"))
+            if side == "plain":
+                (folder / BOUND).mkdir()
+                write_files(_without_shuffles(traced.graph), folder / BOUND, ("paddle", "onnx"), 13)
         for target in FILES:
             task, model, _ = prepare(network)
             _quantize(task, model, images, target)
@@ -88,6 +99,19 @@ def _traced(
         return trace_for_export(task, model, layer, specs, False, settings)
 
 
+def _without_shuffles(graph: Graph) -> Graph:
+    """Take the shuffles out of a graph, and return it rewritten; it gives other answers."""
+    moves = {only(move.operators[-1].outputs, "Out"): move for move in find_moves(graph)}
+    passed = {name: move.sources[0] for name, move in moves.items()}
+    for name, source in passed.items():
+        passed[name] = passed.get(source, source)
+    for op in graph.operators:
+        for slot in op.inputs:
+            slot.arguments[:] = [passed.get(name, name) for name in slot.arguments]
+    graph.drop_unused()
+    return rewrite(graph)
+
+
 def _write(traced: TracedModel, folder: Path, formats: tuple[Format, ...]) -> None:
     folder.mkdir(parents=True)
     with evaluation_mode(traced.model), evaluation_mode(traced.layer):
@@ -102,11 +126,12 @@ def _quantize(task: Task, model: Layer, images: list[np.ndarray], target: Target
 
 def _runs(folder: Path, backend: Backend, image: np.ndarray) -> dict[str, Run]:
     target = "onnxruntime" if backend == "onnxruntime" else "openvino"
-    return {
+    runs = {
         f"{name} {side}": _predicting(folder / side / place, backend, image)
         for side in SIDES
         for name, place in (("float", "float"), ("int8", target))
     }
+    return runs | {BOUND: _predicting(folder / BOUND, backend, image)}
 
 
 def _predicting(folder: Path, backend: Backend, image: np.ndarray) -> Run:

@@ -19,12 +19,15 @@ quantized after training for the runtime (Paddle Inference: for OpenVINO). Ratio
 plain file / time of the rewritten one, in brackets of the shortest runs; the last columns are plain
 float over rewritten int8, and how far the answers of rewritten files are from those of plain ones,
 relative to the largest. int8 answers are the same to the bit, unless a sum in float falls to the
-other side of a rounding, from where on these untrained networks drift apart as roundings do.
+other side of a rounding, from where on these untrained networks drift apart as roundings do. "No
+shuffles": a float file from which all shuffles were taken out before it was rewritten. Its answers
+are wrong; no order of channels can be faster.
 
-| network, input | runtime | float plain | rewritten | **plain / rewritten** | int8 plain | \
+| network, input | runtime | float plain | rewritten | **plain / rewritten** | no shuffles | \
+plain / no shuffles | int8 plain | \
 rewritten | **plain / rewritten** | float rewritten / int8 rewritten | \
 float plain / int8 rewritten | float apart | int8 apart |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
 OPERATORS = """
 What moves channels in the float graph, plain and rewritten:
 
@@ -62,7 +65,17 @@ def _row(network: str, runtime: str, entry: Entry, taken: Mapping[str, list[floa
         shortest = min(taken[plain]) / min(taken[made])
         columns += [f"{middle[plain]:.2f}", f"{middle[made]:.2f}"]
         columns.append(f"**{middle[plain] / middle[made]:.2f}** ({shortest:.2f})")
+        if kind == "float":
+            columns += _bound(taken)
     for first in ("float rewritten", "float plain"):
         columns.append(f"{middle[first] / middle['int8 rewritten']:.2f}")
     columns += [f"{entry['apart'][runtime][kind]:.0e}" for kind in ("float", "int8")]
     return f"| {' | '.join(columns)} |"
+
+
+def _bound(taken: Mapping[str, list[float]]) -> list[str]:
+    plain, bound = taken["float plain"], taken.get("float without shuffles")
+    if bound is None:  # measured before it was looked at
+        return ["-", "-"]
+    ratio = statistics.median(plain) / statistics.median(bound)
+    return [f"{statistics.median(bound):.2f}", f"{ratio:.2f} ({min(plain) / min(bound):.2f})"]
