@@ -165,7 +165,9 @@ def measure_elsewhere(
     asked.write_text(json.dumps({"files": files, "splits": splits}), encoding="utf-8")
     words = [sys.executable, "-m", "benchmarks.measure.whole_chain", MEASURE]
     words += [str(asked), str(answered)]
-    subprocess.run(words, env=os.environ | variables | THREADS, cwd=ROOT, check=True)
+    found_at = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": found_at}  # in the same folder, which paths of the data may start from
+    subprocess.run(words, env=os.environ | variables | THREADS | own, check=True)
     found: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8"))
     return found
 

@@ -162,10 +162,12 @@ def _has_keypoints(file: Path) -> bool:
 
 
 def _is_of_detection(file: Path) -> bool:
-    """Tell whether a file is one of COCO or YOLO, of boxes or outlines."""
+    """Tell whether a file is one of COCO or YOLO, of boxes or outlines alone."""
     if file.suffix.lower() in YAML:
-        return is_yolo(file)
-    return any("bbox" in each or "segmentation" in each for each in _annotations(file))
+        return is_yolo(file) and not is_yolo_pose(file)
+    annotations = _annotations(file)
+    outlined = any("bbox" in each or "segmentation" in each for each in annotations)
+    return outlined and not any("keypoints" in each for each in annotations)
 
 
 def _annotations(file: Path) -> list[dict[str, Any]]:

@@ -237,6 +237,17 @@ def test_boxes_and_outlines_without_keypoints_are_told(tmp_path: Path, kind: str
     assert told.endswith("has boxes or outlines and no keypoints, and no task reads those")
 
 
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_keypoints_under_another_name_are_not_called_boxes(tmp_path: Path, kind: str) -> None:
+    if kind == "coco":
+        write_coco(tmp_path, "persons.json", "images")
+    else:
+        write_yolo(tmp_path, {"train": "a"})
+    with pytest.raises(DataError, match="no such file") as raised:
+        load_split(config_of(tmp_path, val_annotations="other.json"), "val")
+    assert "no keypoints" not in str(raised.value)
+
+
 def test_both_files_of_coco_are_named(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_coco(tmp_path, f"{split}.json", split)
