@@ -131,18 +131,23 @@ class Validation:
     @property
     def metric(self) -> str:
         """Return the name of the metric."""
-        return self.task.build_metric().primary
+        return self.measured.name
 
     @property
     def higher_is_better(self) -> bool:
         """Tell whether larger values of the metric are better."""
-        return self.task.build_metric().higher_is_better
+        return self.measured.higher_is_better
 
     @property
     def measured(self) -> MeasuredMetric:
-        """Return the metric with the number of images it is measured on, 1 if nothing is."""
-        images = len(self.loader.dataset) if self.loader else 1
-        return MeasuredMetric(self.metric, self.higher_is_better, images)
+        """Return the metric with the number of images it is measured on.
+
+        Where nothing is measured there may be no data, which some metrics cannot be built without.
+        """
+        if self.loader is None:
+            return MeasuredMetric()
+        metric = self.task.build_metric()
+        return MeasuredMetric(metric.primary, metric.higher_is_better, len(self.loader.dataset))
 
     @property
     def measures(self) -> MeasureMetric | None:

@@ -37,6 +37,7 @@ from core.training.hooks import Checkpoints
 from core.training.loader import Loader
 from core.training.recipe import read_recipe
 from core.training.run import Run, read_run
+from tests.calling import call
 from tests.device import DEVICE
 from tests.networks.comparing import assert_same, graph_of
 from tests.toy_runs import StopAfter
@@ -334,6 +335,33 @@ def test_a_student_learns_with_the_rounding_of_files(
     assert all(each.effect is not None for each in made.differences)
     if trained.task.name != "outside.toy":  # whose graph weighs more than its weights
         assert made.file_bytes["model.pdiparams"] < 0.4 * made.float_bytes["model.pdiparams"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_weights_and_pictures_are_all_that_files_need(
+    trained: Trained, tmp_path: Path, left: str
+) -> None:
+    """Without the data of the training nothing is measured, and everything else is done."""
+    if left != "nothing":
+        (tmp_path / "data").mkdir()
+    pictures = [*Path(trained.settings["data"]["root"]).rglob("*train*/**/*.[jp][np]g")][:4]
+    (tmp_path / "pictures").mkdir()
+    for path in pictures:
+        shutil.copy(path, tmp_path / "pictures")
+    outside = ["--plugin", "outside.toy"] if trained.task.name == "outside.toy" else []
+    words = ["--weights", trained.save_dir / "latest", "-o", "data.root=data", *outside]
+    for tool, *more in [
+        ("ptq.py", "--images", "pictures", "--num_calib", 4, "--save_dir", "ptq"),
+        ("export_model.py", "--save_dir", "float"),
+        ("predict.py", "--image", "pictures", "--save_dir", "shown"),
+    ]:
+        status, said = call(tmp_path, tool, *words, *more)
+        assert status == 0, said
+    words[1] = tmp_path / "ptq" / "model"
+    status, said = call(tmp_path, "qat_export.py", *words, "--save_dir", "again")
+    assert status == 0, said
+    assert "│ float" in said
+    assert not list((tmp_path / "data").glob("*"))  # nothing is drawn only to be measured on
 
 
 def test_the_export_measures_and_predicts_alone(trained: Trained, tmp_path: Path) -> None:
