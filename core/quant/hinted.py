@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from core.quant.choices import WeightType
 from core.settings.hints import ObserverKind, QuantHints
-from core.targets.names import Target
+from core.targets.names import RoundedOutputs, Target
 from core.targets.presets import UNSIGNED_TARGETS
 
 
@@ -26,6 +26,9 @@ class HintedSettings(Protocol):
     def reconstruct(self) -> bool | None: ...
 
     @property
+    def quantize_outputs(self) -> RoundedOutputs | None: ...
+
+    @property
     def target(self) -> Target: ...
 
     @property
@@ -41,6 +44,7 @@ def settings_of(config: HintedSettings, hints: QuantHints) -> dict[str, Any]:
         "zero_points": _or_hint(config.zero_points, hints.zero_points and known),
         "balance": _or_hint(config.balance, hints.balance),
         "reconstruct": _or_hint(config.reconstruct, hints.reconstruct and by_channel),
+        "quantize_outputs": config.quantize_outputs or hints.quantize_outputs.get(config.target),
     }
 
 

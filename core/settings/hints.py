@@ -35,12 +35,15 @@ class QuantHints:
         zero_points: Whether to use zero points where the target knows them.
         balance: Whether to equalize the ranges of the channels of activations.
         reconstruct: Whether to fit weights and biases layer by layer.
+        quantize_outputs: What is rounded beside the inputs of layers, by target; where nothing is
+            said, what the target is fastest with.
     """
 
     observer: ObserverKind = "mse"
     zero_points: bool = False
     balance: bool = False
     reconstruct: bool = False
+    quantize_outputs: Mapping[str, Literal["none", "residual", "all"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from paddle import nn
 
 from core.errors import ConfigError, DataError
 from core.export.package import export
+from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.post_training import PtqConfig
 from core.quant.selection import select_with_hints
 from core.runtimes.predictor import load_predictor
@@ -242,6 +243,16 @@ def test_layers_of_lite_hrnet_that_stay_in_float():
     for_paddle = select_with_hints(task, model, PtqConfig(target="paddle")).layers
     assert set(for_paddle) == {path for path, channels in groups.items() if channels > 1}
     assert 0 < len(for_paddle) < len(groups)
+
+
+@pytest.mark.parametrize(("asked", "rounded"), [(None, False), ("residual", True)])
+def test_outputs_of_lite_hrnet_have_no_grids_unless_asked_for(asked, rounded):
+    task = build()
+    model = task.build_model()
+    config = PtqConfig(target="onnxruntime", quantize_outputs=asked)
+    settings = config.completed(task.slim_hints(model).ptq)
+    _, plan = choose_layers_and_grids(task, model, settings)
+    assert bool(plan.outputs) == rounded
 
 
 def test_a_box_brings_the_points_to_its_place():

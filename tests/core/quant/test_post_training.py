@@ -373,6 +373,14 @@ def test_what_is_not_given_is_as_the_task_hints(
     assert not PtqConfig(weight_quantize_type="abs_max").completed(hints).reconstruct
     given = PtqConfig("kl", target="openvino", zero_points=False, balance=False, reconstruct=False)
     assert given.completed(hints) == given
+    of_outputs = QuantHints(quantize_outputs={"onnxruntime": "residual"})
+    for target, given, wanted in (
+        ("onnxruntime", None, "residual"),
+        ("onnxruntime", "all", "all"),
+        ("openvino", None, None),
+    ):
+        completed = PtqConfig(target=target, quantize_outputs=given).completed(of_outputs)
+        assert completed.quantize_outputs == wanted
     plain = PtqConfig().completed(QuantHints())
     assert (plain.observer, plain.zero_points) == ("mse", False)
     assert (plain.balance, plain.reconstruct) == (False, False)
