@@ -26,7 +26,7 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 BATCH = 8
 SIZES = 4  # of which images wait for others
 IMAGES = 256  # where nobody says how many
-FEW = 32  # images where gradients are computed, which takes long: more hardly help
+FEW = 48  # images where gradients are computed, which takes long: more hardly help
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
 
 
