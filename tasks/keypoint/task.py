@@ -13,6 +13,7 @@ from paddle.static import InputSpec
 from core.errors import ConfigError
 from core.settings.config import suggest
 from core.settings.locks import Held
+from core.targets.names import BACKENDS
 from core.task import (
     Arrays,
     Batch,
@@ -127,9 +128,8 @@ class Task:
             ),
             never_prune=("final_conv",),
             never_quantize=IN_FLOAT if light else (),
-            # files for Paddle have 7 bits for activations and weights, by which depthwise layers
-            # lose most; they hold few weights, and with VNNI int8 makes them slower there
-            never_quantize_for={"paddle": depthwise_layers(model)} if light else {},
+            # depthwise layers lose most, hold few weights, and are hardly faster in int8
+            never_quantize_for=dict.fromkeys(BACKENDS, depthwise_layers(model)) if light else {},
             ptq=quantization,
             qat=quantization,
         )

@@ -17,6 +17,7 @@ from core.quant.post_training import PtqConfig
 from core.quant.selection import select_with_hints
 from core.runtimes.predictor import load_predictor
 from core.settings.config import load_yaml, read, to_mapping
+from core.targets.names import BACKENDS
 from core.task import Box, QuantHints, build_task
 from core.training.evaluation import eager_forward
 from core.training.run import read_run
@@ -233,16 +234,17 @@ def test_hints_name_layers_that_exist(network):
 def test_layers_of_lite_hrnet_that_stay_in_float():
     task = build()
     model = task.build_model()
-    choice = select_with_hints(task, model, PtqConfig(target="openvino"))
+    choice = select_with_hints(task, model, PtqConfig(target="lite"))
     inside = {path.split(".")[1] for path in choice.layers}
     assert inside == {"stage0", "stage1", "stage2"}
     floats = {path.split(".")[1] for path in choice.left if path.startswith("backbone.")}
     assert floats == {"stem", "transition0", "transition1", "transition2", "head_layer"}
     layers = dict(model.named_sublayers())
     groups = {path: layers[path].weight.shape[1] for path in choice.layers}
-    for_paddle = select_with_hints(task, model, PtqConfig(target="paddle")).layers
-    assert set(for_paddle) == {path for path, channels in groups.items() if channels > 1}
-    assert 0 < len(for_paddle) < len(groups)
+    for target in BACKENDS:
+        dense = select_with_hints(task, model, PtqConfig(target=target)).layers
+        assert set(dense) == {path for path, channels in groups.items() if channels > 1}
+        assert 0 < len(dense) < len(groups)
 
 
 @pytest.mark.parametrize(("asked", "rounded"), [(None, False), ("residual", True)])
