@@ -282,8 +282,9 @@ def train(training: PreparedRun, arguments: argparse.Namespace) -> int:
     engine = training.train(arguments.resume, arguments.overwrite)
     if initialize()[0] == 0 and engine.best is not None:
         print(engine.best_report)
-        where = f"{training.save_dir}/best_model"
-        print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}")
+        where = training.save_dir / "best_model"
+        gone = "" if where.is_dir() else " is no longer there"
+        print(f"best {engine.best:.4f} in epoch {engine.best_epoch}: {where}{gone}")
         if arguments.report:
             from core.reports.training import write_training_report
 

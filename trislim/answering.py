@@ -12,7 +12,13 @@ import numpy as np
 from core.errors import DataError
 from core.runtimes.image_model import ImageModel
 from core.task import Box, Task
-from core.training.images import as_rgb, image_channels, read_image, with_channel_axis
+from core.training.images import (
+    as_rgb,
+    check_size,
+    image_channels,
+    read_image,
+    with_channel_axis,
+)
 
 Picture = str | Path | np.ndarray
 Prediction = dict[str, Any]
@@ -72,6 +78,7 @@ class Answering(ABC):
         if pixels.shape[2:] != (channels,) or pixels.dtype != np.uint8 or not pixels.size:
             shape = f"{list(image.shape)} {image.dtype}"
             raise DataError(f"image: expected [height, width, {channels}] uint8, got {shape}")
+        check_size("image", pixels.shape[1], pixels.shape[0])
         return pixels
 
 

@@ -82,6 +82,8 @@ class ImitationConfig(StrategyConfig):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         check_range(self, 0, 1e6, "weight", "truth_weight")
+        if not self.weight and not self.truth_weight:
+            raise ValueError("weight and truth_weight are 0, so that nothing would be learned")
 
 
 @dataclass(frozen=True)

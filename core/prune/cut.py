@@ -141,6 +141,7 @@ def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
     ]
     if unknown:
         raise CheckpointError(f"{unknown[0]}: pruned in the checkpoint, but the model has none")
+    depthwise = {path for path, layer in layers.items() if _is_depthwise(layer)}
     smaller = {
         id(tensors[name]): _select(name, tensors[name], edit.kept[name]) for name in edit.kept
     }
@@ -166,7 +167,20 @@ def apply_edit(model: Layer, edit: ChannelEdit) -> Undo:
         for held, key, value in reversed(changes):
             held[key] = value
 
+    wrong = next((path for path in depthwise if not _is_depthwise(layers[path])), None)
+    if wrong is not None:
+        undo()
+        raise CheckpointError(
+            f"{wrong}: pruned in the checkpoint to channels that its groups do not fit"
+        )
     return undo
+
+
+def _is_depthwise(layer: Layer) -> bool:
+    """Tell whether a convolution has a group for each output, of one input."""
+    if not isinstance(layer, nn.Conv2D) or layer.weight.shape[1] != 1:
+        return False
+    return bool(layer.weight.shape[0] == layer._groups)
 
 
 def _attributes(layer: Layer) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Predictor(ABC):
     ) -> None:
         if not outputs:
             raise ExportError("the model has no outputs")
-        self._alone = threading.Lock()
+        self._alone, self._process = threading.Lock(), os.getpid()
         self._called: dict[str, str] = {}  # outputs that are called otherwise than in the file
         self.description = description or described(inputs, outputs, {})
         self._inputs = [port.name for port in self.description.inputs]
@@ -95,6 +95,8 @@ class Predictor(ABC):
         for port, array in zip(ports, arrays):
             check_shape(port, array.shape)
         fed = {port.name: as_fed(port, array) for port, array in zip(ports, arrays)}
+        if os.getpid() != self._process:  # forked, perhaps while another thread held the lock
+            self._alone, self._process = threading.Lock(), os.getpid()
         with self._alone:
             try:
                 found = self._run(fed)

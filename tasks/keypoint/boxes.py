@@ -135,10 +135,12 @@ def read_file(path: Path, category: str | int | None, least_score: float) -> Pic
             raw = {"bbox": raw}
         if not isinstance(raw, dict) or "bbox" not in raw:
             raise DataError(f"{where}: expected a box [x, y, width, height], or 'bbox' with one")
-        box = _read_box(where, raw)
+        box, crowd = _read_box(where, raw), raw.get("iscrowd", 0)
+        if not isinstance(crowd, int) or crowd not in (0, 1):
+            raise DataError(f"{where}: iscrowd: expected 0 or 1, got {shown(crowd)}")
         if category_of(where, raw, wanted) != wanted:
             others += 1
-        elif box is None or raw.get("iscrowd", 0) or _is_below(box, least_score):
+        elif box is None or crowd or _is_below(box, least_score):
             low += 1
         else:
             boxes.setdefault(_picture(where, raw, files), []).append(box)

@@ -145,6 +145,7 @@ def _yolo(root: Path, file: Path) -> Layout:
 def _names(content: Any) -> list[str]:
     """Return names of some images, spread over a COCO file."""
     images = content.get("images", []) if isinstance(content, dict) else []
+    images = images if isinstance(images, list) else []  # told when it is opened
     names = [e["file_name"] for e in images if isinstance(e, dict) and "file_name" in e]
     names = [name for name in names if isinstance(name, str) and "\0" not in name]
     return names[:: max(len(names) // 3, 1)][:4]

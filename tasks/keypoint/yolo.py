@@ -82,6 +82,7 @@ def read_yolo(path: Path) -> YoloData:
         raise DataError(f"{path}: kpt_shape: expected [joints, 2 or 3], got {str(shape)[:80]}")
     names = content.get("names", {0: "object"})
     pairs = names.items() if isinstance(names, dict) else enumerate(_list(path, "names", names))
+    categories = {_class_number(path, number): str(name) for number, name in pairs}
     images = {
         split: found
         for split, keys in _OF_SPLIT.items()
@@ -92,7 +93,7 @@ def read_yolo(path: Path) -> YoloData:
     return YoloData(
         path,
         images,
-        {int(number): str(name) for number, name in pairs},
+        categories,
         shape[0],
         shape[1],
         _flip(path, content.get("flip_idx", []), shape[0]),
@@ -178,12 +179,21 @@ def _person(where: str, line: str, data: YoloData, size: tuple[int, int]) -> dic
         )
     if not all(-1 <= value <= 2 for value in values[1:5]):
         raise DataError(f"{where}: expected a box in shares of the image, got {values[1:5]}")
+    if values[0] not in data.categories:
+        known = ", ".join(map(str, list(data.categories)[:20]))
+        raise DataError(f"{where}: expected a class of names ({known}), got {line.split()[0][:80]}")
     width, height = size
     x, y, wide, high = values[1] * width, values[2] * height, values[3] * width, values[4] * height
     keypoints: list[float] = []
     for place in range(5, wanted, data.dimensions):
         across, down, *seen = values[place : place + data.dimensions]
         visible = seen[0] if seen else 2.0 * bool(across or down)
+        if visible not in (0, 1, 2):
+            raise DataError(f"{where}: expected a visibility of 0, 1 or 2, got {visible}")
+        if visible and not (-1 <= across <= 2 and -1 <= down <= 2):
+            raise DataError(
+                f"{where}: expected joints in shares of the image, got {across}, {down}"
+            )
         keypoints += [across * width, down * height, visible] if visible else [0.0, 0.0, 0.0]
     return {
         "category_id": int(values[0]),
@@ -204,8 +214,17 @@ def _images(path: Path, content: dict[str, Any], key: str) -> tuple[Path, ...]:
         text = str(entry)
         plain = text.replace("../", "").removeprefix("./")  # as Roboflow writes them
         places = [base / text, path.parent / text, path.parent / plain]
-        found += [next((place for place in places if place.exists()), None)]
+        try:
+            found += [next((place for place in places if place.exists()), None)]
+        except (OSError, ValueError) as error:  # too long, or with a NUL
+            raise DataError(f"{path}: {key}: no name of a file: {text[:80]!r}") from error
     return tuple(place for place in found if place is not None)
+
+
+def _class_number(path: Path, number: Any) -> int:
+    if isinstance(number, bool) or not str(number).isdecimal() or len(str(number)) > 9:
+        raise DataError(f"{path}: names: expected numbers of classes, got {str(number)[:80]!r}")
+    return int(number)
 
 
 def _category(data: YoloData, wanted: str | int | None) -> int | None:
@@ -222,6 +241,7 @@ def _flip(path: Path, flip: Any, joints: int) -> tuple[int, ...]:
     order = _list(path, "flip_idx", flip)
     if order and (
         len(order) != joints
+        or not all(type(each) is int for each in order)
         or sorted(order) != list(range(joints))
         or any(order[order[i]] != i for i in range(joints))
     ):

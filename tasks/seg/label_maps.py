@@ -13,6 +13,7 @@ from tasks.seg.config import Color
 
 WITH_COLORS = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "label_map.txt")
 NAMES_ONLY = ("class_names.txt", "classes.txt", "labels.txt")
+LABELME_IGNORED = "__ignore__"  # its first line, of a number below the classes
 IGNORED = ("__ignore__", "_ignore_", "ignore", "ignored", "void", "unlabelled", "unlabeled")
 _RGB = r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"
 _NAME_FIRST = re.compile(rf"(\S.*?)\s*[:,;\t ]\s*{_RGB}\s*(?:[:;,].*)?")
@@ -60,8 +61,12 @@ def find_label_map(root: Path) -> LabelMap | None:
             return read_colors(root / name)
     for name in NAMES_ONLY:
         if (root / name).is_file():
-            lines = [line for _, line in read_lines(root / name, DataError)]
-            return LabelMap(root / name, tuple(n for n in lines if n.lower() not in IGNORED))
+            names = [line for _, line in read_lines(root / name, DataError)]
+            if names and names[0] == LABELME_IGNORED:
+                names.pop(0)
+            while names and names[-1].lower() in IGNORED:  # any before others has a number in masks
+                names.pop()
+            return LabelMap(root / name, tuple(names))
     return None
 
 
@@ -91,7 +96,10 @@ def read_colors(path: Path) -> LabelMap:
 
 
 def _is_heading(line: str) -> bool:
-    fields = next(csv.reader([line]), [])
+    try:
+        fields = next(csv.reader([line]), [])
+    except csv.Error:  # a field of vast length
+        return False
     return len(fields) >= 4 and not any(field.strip().isdecimal() for field in fields[1:4])
 
 

@@ -131,8 +131,9 @@ def inspect(settings: Mapping[str, Any]) -> Inspection:
         lines.append(f"{classes.count} classes{_names_of(classes)}; {classes.told_by}")
         missing += classes.left_out
         found = from_data(settings)
-        missing += _of_other_sizes(train, data, classes)
-        trainable = not looked.broken
+        wrong = _of_other_sizes([*train, *val], data, classes)
+        missing += wrong
+        trainable = not looked.broken and not wrong
     except DataError as error:
         missing.append(str(error))
     return Inspection("seg", kind, 2, tuple(lines), tuple(missing), found, trainable)

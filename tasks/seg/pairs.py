@@ -92,7 +92,14 @@ def read_stems(path: Path) -> list[str]:
     Raises:
         DataError: It cannot be read.
     """
-    return [Path(line.split()[0]).stem for _, line in read_lines(path, DataError)]
+    return [_listed(line) for _, line in read_lines(path, DataError)]
+
+
+def _listed(line: str) -> str:
+    words = line.split()
+    are_paths = len(words) == 2 and all(Path(word).suffix.lower() in SUFFIXES for word in words)
+    path = Path(words[0] if are_paths else line)
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name  # dots belong to names
 
 
 def _by_name(folder: Path, masks: Collection[Path] = ()) -> dict[str, Path]:

@@ -22,6 +22,7 @@ BACKGROUNDS = ("background", "bg")  # names of what no shape covers, `_backgroun
 FAR = 1e6  # pixels: no image reaches so far
 MOST_CROSSINGS = 1 << 24  # crossings of pixel rows and edges of a polygon
 CORNERS = 256  # corners of the polygon that stands for an ellipse: off by 1e-4 of its radius
+VAST = 2**31  # beyond all numbers of pixels
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,10 @@ def whole(value: object, where: str, least: int = 0) -> int:
     """Return a whole number.
 
     Raises:
-        DataError: It is none, or less than `least`.
+        DataError: It is none, less than `least`, or vast.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        got = str(value)[:80]
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < VAST:
+        got = "a vast one" if isinstance(value, int) and value >= VAST else str(value)[:80]
         raise DataError(f"{where}: expected a whole number from {least} on, got {got!r}")
     return value
 

@@ -58,7 +58,8 @@ def anneal(
         if found > best_value:
             best, best_value = counts, found
         temperature = start * cooling**step * max(abs(first), 1e-12)
-        if found >= value or generator.random() < math.exp((found - value) / temperature):
+        chance = math.exp(min(0.0, found - value) / temperature) if temperature > 0 else 0.0
+        if found >= value or generator.random() < chance:
             current, value = changed, found
     _log.info("search: %.4f with equal shares, %.4f with the best of %d", first, best_value, steps)
     return best

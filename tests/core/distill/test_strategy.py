@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from core.distill.strategy import WeightScheduleConfig
+from core.distill.strategy import DistillConfig, WeightScheduleConfig
 from core.distill.teacher import read_teacher
 from core.errors import ConfigError
 from core.network.weights import load_arrays
+from core.settings.config import read
 from core.training import checkpoint
 from core.training.engine import Engine
 from core.training.hooks import Hook
@@ -159,6 +160,11 @@ def test_adapters_learn(toy_settings: Any, teacher: str, tmp_path: Path) -> None
     engine.train()
     assert {name.split(".")[2] for name in values[0]} == {"0", "generator"}
     assert all((values[0][name] != values[-1][name]).any() for name in values[0])
+
+
+def test_weights_that_leave_nothing_to_learn() -> None:
+    with pytest.raises(ConfigError, match="weight and truth_weight are 0"):
+        read(DistillConfig, {"kind": "distill", "weight": 0, "truth_weight": 0})
 
 
 FSP = {"kind": "fsp", "student": ["conv", "head"], "teacher": ["conv", "norm"]}

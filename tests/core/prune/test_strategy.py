@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 
 from core.errors import CheckpointError, ConfigError
 from core.export.package import export
 from core.network.weights import load_arrays
 from core.prune.config import TARGETS, PruneConfig
+from core.prune.cut import ChannelEdit, apply_edit
 from core.prune.strategy import Prune
 from core.settings.config import merge, read
 from core.training import checkpoint
@@ -336,6 +338,21 @@ def test_what_cannot_be_done_is_said_before_training(settings: Any, tmp_path: Pa
         with pytest.raises(ConfigError, match=message):
             train(settings, tmp_path / "a", prune(start_epoch=3, **options))
         assert not (tmp_path / "a" / "latest").exists()
+
+
+@pytest.mark.parametrize("groups", [8, 2])
+def test_a_record_whose_groups_do_not_fit_is_refused(groups: int) -> None:
+    model = nn.Sequential(nn.Conv2D(3, 8, 1), nn.Conv2D(8, 8, 3, groups=8))
+    before = model.state_dict()["1.weight"].numpy()
+    kept = {f"{i}.{name}": {"0": 0} for i in (0, 1) for name in ("weight", "bias")}
+    record = {"positions": [[0, 1, 2, 3]], "weights": kept, "settings": {"1": {"_groups": groups}}}
+    with pytest.raises(CheckpointError, match=r"^1: pruned in the checkpoint to channels that its"):
+        apply_edit(model, ChannelEdit.from_record(record))
+    assert model[1]._groups == 8
+    np.testing.assert_array_equal(model.state_dict()["1.weight"].numpy(), before)
+    record["settings"]["1"]["_groups"] = 4
+    apply_edit(model, ChannelEdit.from_record(record))
+    assert model(paddle.rand([1, 3, 5, 5])).shape == [1, 4, 3, 3]
 
 
 def test_the_record_of_another_model_is_refused(settings: Any) -> None:

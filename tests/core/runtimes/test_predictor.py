@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,19 @@ def test_pir_models(tmp_path, capfd):
     (tmp_path / "inference.pdiparams").unlink()
     with pytest.raises(ExportError, match=r"inference\.json: no model\.pdmodel and model\.pdipar"):
         load_predictor(tmp_path / "inference.json", own=True)
+
+
+def test_a_lock_that_a_fork_has_copied_does_not_hold_the_child_up(toy):
+    predictor = load_predictor(toy, "onnxruntime")
+    with predictor._alone:  # as another thread would at the moment of the fork
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            predictor._run = lambda fed: os._exit(7)
+            predictor.run(np.zeros((1, 3, 8, 8), np.float32))
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 7
 
 
 def test_inputs_are_cast_and_made_contiguous(toy):

@@ -265,6 +265,8 @@ def test_annealing_cools_down() -> None:
     counts = anneal(ranking, found.cost.macs, limit, worth, steps=40, seed=1, heat=(0.05, 0.85))
     assert (ranking.keep(counts) == even).all()
     assert max(far[-15:]) <= 2 * max(far[1:4])  # a walk that took every step would be far away
+    frozen = anneal(ranking, found.cost.macs, limit, worth, steps=6, seed=1, heat=(0.05, 1e-200))
+    assert (ranking.keep(frozen) == even).all()  # the temperature is zero from step 2 on
 
 
 @given(target=st.floats(0.01, 0.95), steps=st.integers(1, 8))
