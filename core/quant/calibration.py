@@ -184,7 +184,7 @@ class ImageFiles:
 
 
 def few_of(batches: CalibrationBatches) -> CalibrationBatches:
-    """Return the first batches alone, of `FEW` images and up to a batch more."""
+    """Return the first batches [N, C, H, W] alone, of `FEW` images and up to a batch more."""
 
     def first() -> Iterator[Sequence[Tensor]]:
         images = 0

@@ -68,7 +68,7 @@ class JointsFound:
 def find_flip_pairs(names: Sequence[str]) -> Pairs | None:
     """Return the joints whose names differ in the side alone; None where that leaves doubt.
 
-    That is where there are no names, or one with a side has no partner.
+    That is where no name has a side, or one with a side has no partner.
     """
     places = {name.lower(): index for index, name in enumerate(names)}
     pairs = []
@@ -80,7 +80,7 @@ def find_flip_pairs(names: Sequence[str]) -> Pairs | None:
             return None
         if index < other:
             pairs.append((index, other))
-    return tuple(pairs) if names else None
+    return tuple(pairs) if pairs or len(names) == 1 else None
 
 
 def joints_of_category(path: str, category: Mapping[str, Any], count: int) -> JointsFound:

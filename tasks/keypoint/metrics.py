@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,11 +75,28 @@ class KeypointMetric:
             image_ids = sorted(self.annotations.files)
         else:
             image_ids = sorted({int(self.persons.image_ids[person]) for person in self._found})
-        scores = coco_scores(self.annotations, image_ids, results, self.joints.sigmas)
+        scores = coco_scores(self._asked_for(), image_ids, results, self.joints.sigmas)
         shares = self.pck() if self._found and not self.persons.detected else np.array([])
         if not np.isnan(shares).all():
             scores["PCK"] = float(np.nanmean(shares))
         return scores
+
+    def _asked_for(self) -> Annotations:
+        """Return the annotations without persons that were not seen, where a part is scored."""
+        if self.persons.detected or len(self._found) == len(self.persons):
+            return self.annotations
+        unseen = {
+            (int(self.persons.image_ids[row]), self.persons.joints[row].tobytes())
+            for row in range(len(self.persons))
+            if row not in self._found
+        }
+        people = [
+            person
+            for person in self.annotations.people
+            if (person["image_id"], np.array(person["keypoints"], np.float32).tobytes())
+            not in unseen
+        ]
+        return replace(self.annotations, people=people)
 
     def report(self) -> str:
         if self.persons.detected or not self._found:

@@ -187,6 +187,8 @@ class Task:
         """Draw a skeleton on an RGB image [H, W, 3], and the person's box, if one was given."""
         least = self.threshold if threshold is None else threshold
         box = prediction.get("box")
+        if box is not None:  # it may reach far beyond
+            box = clip(Box(*box[:4]), image.shape[1], image.shape[0])
         drawn = image if box is None else draw_box(image, box)
         points, side = prediction["keypoints"], max(box[2:] if box else image.shape[:2])
         return draw_skeleton(drawn, points, self.config.joint_set.skeleton, least, side)

@@ -105,6 +105,21 @@ def test_the_truth_as_answer_scores_one(truth_file, capsys):
     assert "left_knee        1.000" in metric.report()
 
 
+def test_a_part_of_the_persons_is_scored_by_itself(truth_file):
+    """Others in the same images, who were not asked for, are not missed."""
+    metric = build_metric(truth_file)
+    rows = np.arange(0, len(metric.persons), 3)
+    images = [metric.persons.image_ids[some] for some in (rows, np.arange(len(metric.persons)))]
+    assert any((images[1] == image).sum() > (images[0] == image).sum() for image in images[0])
+    feed(metric, noisy_truth(metric, 0.0)[rows], rows)
+    assert metric.compute() == pytest.approx(dict.fromkeys(metric.compute(), 1.0))
+    feed(metric, noisy_truth(metric, 0.0))
+    whole = metric.compute()
+    metric.reset()
+    feed(metric, noisy_truth(metric, 0.0))
+    assert metric.compute() == whole
+
+
 @pytest.mark.parametrize("noise", [2.0, 6.0, 15.0])
 def test_scores_are_those_of_cocoeval(truth_file, noise):
     metric = build_metric(truth_file, oks_nms=None)

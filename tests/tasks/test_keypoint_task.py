@@ -257,6 +257,14 @@ def test_outputs_of_lite_hrnet_have_no_grids_unless_asked_for(asked, rounded):
     assert bool(plan.outputs) == rounded
 
 
+def test_a_box_far_beyond_the_image_is_drawn_inside_of_it():
+    task = build()
+    image = np.zeros((60, 80, 3), np.uint8)
+    prediction = {"keypoints": [[40.0, 30.0, 1.0]] * 17, "box": [-1e9, -1e9, 2e9, 2e9]}
+    whole = {**prediction, "box": [0.0, 0.0, 80.0, 60.0]}
+    np.testing.assert_array_equal(task.draw(image, prediction), task.draw(image, whole))
+
+
 def test_a_box_brings_the_points_to_its_place():
     task = build()
     image = np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8)

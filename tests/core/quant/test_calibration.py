@@ -1,15 +1,39 @@
-"""Calibration with gradients, against the Jacobian of the network."""
+"""Calibration: images without labels; gradients, against the Jacobian of the network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
 import numpy as np
 import paddle
 import pytest
+from outside import toy
 from paddle import nn
 
 from core.errors import ConfigError, DataError
 from core.quant import calibration
-from core.quant.calibration import run_back
+from core.quant.calibration import BATCH, folder_images, run_back, training_images
+from core.quant.post_training import PtqConfig, quantize_after_training
+from core.settings.config import merge
+from core.task import Task, build_task
+
+
+@pytest.fixture
+def task(toy_settings: Callable[..., dict[str, Any]]) -> Task:
+    paddle.seed(0)
+    settings = toy_settings()
+    kept = {key: settings[key] for key in ("data", "synthetic")}
+    return build_task("outside.toy", merge(kept, {"model": {"width": 8}}))
+
+
+def write(folder: Path, count: int, size: tuple[int, int] = (8, 8)) -> Path:
+    toy.draw_images(folder, count, seed=0)
+    for file in folder.iterdir():
+        cv2.imwrite(str(file), cv2.resize(cv2.imread(str(file)), size))
+    return folder
 
 
 class Two(nn.Layer):
@@ -67,3 +91,61 @@ def test_what_cannot_be_run_back_is_told() -> None:
         run_back(Index(), [[paddle.rand([5, 4])]])
     with pytest.raises(DataError, match="calibration: no data"):
         run_back(Two(), [])
+
+
+def test_the_training_split_is_read_without_its_labels(task: Task) -> None:
+    calibration = training_images(task, 10)
+    batches = [inputs[0] for inputs in calibration()]
+    assert [batch.shape for batch in batches] == [[8, 3, 8, 8], [2, 3, 8, 8]]
+    again = [inputs[0] for inputs in calibration()]
+    for one, other in zip(batches, again):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    assert sum(inputs[0].shape[0] for inputs in training_images(task, 500)()) == 16
+
+
+def test_a_folder_without_labels_suffices(task: Task, tmp_path: Path) -> None:
+    folder = write(tmp_path / "pictures", 12, (20, 30))
+    (folder / "below").mkdir()
+    (folder / "000.png").rename(folder / "below" / "a.png")
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image either")
+    calibration = folder_images(task, folder, 100)
+    [whole] = [inputs for inputs in calibration() if len(inputs[0]) == BATCH]
+    rest = list(calibration())[1:]
+    assert len(whole[0]) + sum(len(inputs[0]) for inputs in rest) == 12
+    assert len(calibration.skipped) == 1
+    assert "broken.jpg: not an image" in calibration.skipped[0]
+    read = [
+        task.preprocess(cv2.imread(str(f))[..., ::-1])[0]["image"] for f in folder.rglob("*.png")
+    ]
+    given = [image for inputs in (whole, *rest) for image in inputs[0].numpy()]
+    np.testing.assert_array_equal(*(sorted(map(np.ndarray.tolist, each)) for each in (given, read)))
+    made = quantize_after_training(task, task.build_model(), calibration, PtqConfig())
+    assert made.layers == ("conv", "head")
+
+
+def test_images_of_other_sizes_go_into_other_batches(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def whole(self: Any, image: np.ndarray) -> Any:
+        return {"image": image.astype(np.float32).transpose(2, 0, 1) / 255}, None
+
+    monkeypatch.setattr(toy.Task, "preprocess", whole)
+    folder = write(tmp_path / "a", 4)
+    for index, size in enumerate([(8, 8), (10, 8), (10, 8), (8, 12)]):
+        cv2.imwrite(str(folder / f"{index:03d}.png"), np.full((*size, 3), 99, np.uint8))
+    shapes = [inputs[0].shape for inputs in folder_images(task, folder, 9)()]
+    assert sorted(shapes) == [[1, 3, 8, 8], [1, 3, 8, 12], [2, 3, 10, 8]]
+    model = task.build_model()
+    quantize_after_training(
+        task, model, folder_images(task, folder, 9), PtqConfig(bias_correction=True)
+    )
+
+
+def test_images_for_calibration_come_in_random_order(task: Task) -> None:
+    in_order = [task.build_dataset("calibration").sample(i, None)["image"] for i in range(16)]
+    calibration = training_images(task, 16)
+    given = np.concatenate([inputs[0].numpy() for inputs in calibration()])
+    places = [next(i for i, each in enumerate(in_order) if (each == one).all()) for one in given]
+    assert sorted(places) == list(range(16))
+    assert places != list(range(16))

@@ -18,7 +18,7 @@ from paddle import nn
 from core.errors import CheckpointError, ConfigError, DataError
 from core.quant import post_training
 from core.quant.apply import record_of
-from core.quant.calibration import BATCH, folder_images, training_images
+from core.quant.calibration import folder_images, training_images
 from core.quant.choices import OBSERVERS
 from core.quant.layers import quantized_layers
 from core.quant.post_training import CalibrationBatches, PtqConfig, quantize_after_training
@@ -190,55 +190,6 @@ def test_evened_out_channels_lose_less(task: Task, option: str, gain: float) -> 
     assert errors[1] < errors[0] / gain
 
 
-def test_the_training_split_is_read_without_its_labels(task: Task) -> None:
-    calibration = training_images(task, 10)
-    batches = [inputs[0] for inputs in calibration()]
-    assert [batch.shape for batch in batches] == [[8, 3, 8, 8], [2, 3, 8, 8]]
-    again = [inputs[0] for inputs in calibration()]
-    for one, other in zip(batches, again):
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert sum(inputs[0].shape[0] for inputs in training_images(task, 500)()) == 16
-
-
-def test_a_folder_without_labels_suffices(task: Task, tmp_path: Path) -> None:
-    folder = write(tmp_path / "pictures", 12, (20, 30))
-    (folder / "below").mkdir()
-    (folder / "000.png").rename(folder / "below" / "a.png")
-    (folder / "broken.jpg").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("no image either")
-    calibration = folder_images(task, folder, 100)
-    [whole] = [inputs for inputs in calibration() if len(inputs[0]) == BATCH]
-    rest = list(calibration())[1:]
-    assert len(whole[0]) + sum(len(inputs[0]) for inputs in rest) == 12
-    assert len(calibration.skipped) == 1
-    assert "broken.jpg: not an image" in calibration.skipped[0]
-    read = [
-        task.preprocess(cv2.imread(str(f))[..., ::-1])[0]["image"] for f in folder.rglob("*.png")
-    ]
-    given = [image for inputs in (whole, *rest) for image in inputs[0].numpy()]
-    np.testing.assert_array_equal(*(sorted(map(np.ndarray.tolist, each)) for each in (given, read)))
-    made = quantize_after_training(task, task.build_model(), calibration, PtqConfig())
-    assert made.layers == ("conv", "head")
-
-
-def test_images_of_other_sizes_go_into_other_batches(
-    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def whole(self: Any, image: np.ndarray) -> Any:
-        return {"image": image.astype(np.float32).transpose(2, 0, 1) / 255}, None
-
-    monkeypatch.setattr(toy.Task, "preprocess", whole)
-    folder = write(tmp_path / "a", 4)
-    for index, size in enumerate([(8, 8), (10, 8), (10, 8), (8, 12)]):
-        cv2.imwrite(str(folder / f"{index:03d}.png"), np.full((*size, 3), 99, np.uint8))
-    shapes = [inputs[0].shape for inputs in folder_images(task, folder, 9)()]
-    assert sorted(shapes) == [[1, 3, 8, 8], [1, 3, 8, 12], [2, 3, 10, 8]]
-    model = task.build_model()
-    quantize_after_training(
-        task, model, folder_images(task, folder, 9), PtqConfig(bias_correction=True)
-    )
-
-
 def test_few_images_are_warned_about(task: Task, caplog: pytest.LogCaptureFixture) -> None:
     quantize_after_training(task, task.build_model(), images(100, 10), PtqConfig())
     assert "100 to 500" not in caplog.text
@@ -269,15 +220,6 @@ def test_where_gradients_are_computed_all_steps_see_a_few_images(
     quantize_after_training(task, task.build_model(), images(47, 1), config)
     told = "48 or more" if observer == "output_mse" else "100 to 500"
     assert f"calibrated on 47 images; {told} that look like" in caplog.text
-
-
-def test_images_for_calibration_come_in_random_order(task: Task) -> None:
-    in_order = [task.build_dataset("calibration").sample(i, None)["image"] for i in range(16)]
-    calibration = training_images(task, 16)
-    given = np.concatenate([inputs[0].numpy() for inputs in calibration()])
-    places = [next(i for i, each in enumerate(in_order) if (each == one).all()) for one in given]
-    assert sorted(places) == list(range(16))
-    assert places != list(range(16))
 
 
 def test_hints_of_the_task_count(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
