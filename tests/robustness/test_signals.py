@@ -224,5 +224,7 @@ def test_an_export_that_is_killed_leaves_nothing_for_long(
     process.communicate(timeout=60)
     assert names(tmp_path) == [".out.trislim-lock", ".out.trislim-partial", "run", "tmp"]
     export(toy, model, tmp_path / "other", ("onnx",))  # the next one sweeps up
-    assert names(tmp_path / "tmp") == []
+    left = [tmp_path / "tmp" / name for name in names(tmp_path / "tmp")]
+    # by a file of these letters Python's tempfile tries the folder, and may be killed at that
+    assert [each for each in left if each.is_dir() or each.read_bytes() not in (b"", b"blat")] == []
     assert names(tmp_path) == ["other", "run", "tmp"]
