@@ -12,13 +12,7 @@ import numpy as np
 from core.errors import DataError
 from core.runtimes.image_model import ImageModel
 from core.task import Box, Task
-from core.training.images import (
-    as_rgb,
-    check_size,
-    image_channels,
-    read_image,
-    with_channel_axis,
-)
+from core.training.images import as_rgb, check_size, image_channels, read_image, with_channel_axis
 
 Picture = str | Path | np.ndarray
 Prediction = dict[str, Any]

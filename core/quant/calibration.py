@@ -183,10 +183,10 @@ class ImageFiles:
         return stack(samples)
 
 
-def few_of(batches: CalibrationBatches) -> CalibrationBatches:
+def first_batches(batches: CalibrationBatches) -> CalibrationBatches:
     """Return the first batches [N, C, H, W] alone, of `FEW` images and up to a batch more."""
 
-    def first() -> Iterator[Sequence[Tensor]]:
+    def few() -> Iterator[Sequence[Tensor]]:
         images = 0
         for inputs in batches():
             yield inputs
@@ -194,7 +194,7 @@ def few_of(batches: CalibrationBatches) -> CalibrationBatches:
             if images >= FEW:
                 return
 
-    return first
+    return few
 
 
 def run_through(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:

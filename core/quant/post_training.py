@@ -22,7 +22,7 @@ from core.network.bias_correction import bias_places, correct_biases, output_mea
 from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
-from core.quant.calibration import FEW, CalibrationBatches, few_of
+from core.quant.calibration import FEW, CalibrationBatches, first_batches
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import choose_layers_and_grids
@@ -158,7 +158,7 @@ def quantize_after_training(
     assert config.observer is not None
     choice, plan = choose_layers_and_grids(task, model, config)
     if config.reads_gradients:
-        batches = few_of(batches)
+        batches = first_batches(batches)
     _prepare(task, model, batches, config)
     count = _Count()
     seen = count.through(batches())

@@ -15,7 +15,7 @@ from core.network.batch_norms import is_batch_norm
 from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization, record_of, replay_quantization
 from core.quant.balance import balance
-from core.quant.calibration import CalibrationBatches, few_of, training_images
+from core.quant.calibration import CalibrationBatches, first_batches, training_images
 from core.quant.config import QatConfig
 from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.observers import OBSERVERS
@@ -189,7 +189,7 @@ class Qat(Strategy):
         if as_in_use:
             images = training_images(context.task, samples)
         if OBSERVERS[config.observer].reads_gradients:
-            images = few_of(images)
+            images = first_batches(images)
         if config.balance:
             # what a student is compared in stays as it was
             taught = hints.distill_points if context.teachers else ()

@@ -302,19 +302,28 @@ def _check_person(
             f"{shown(odd)}"
         )
     box = _numbers(f"{where}: bbox", raw["bbox"], 4)
-    crowd = raw.get("iscrowd", 0)
-    if not isinstance(crowd, int) or crowd not in (0, 1):
-        raise DataError(f"{where}: iscrowd: expected 0 or 1, got {shown(crowd)}")
     (area,) = _numbers(f"{where}: area", [raw.get("area", box[2] * box[3])], 1)
     return {
         "image_id": raw["image_id"],
         "category_id": category,
         "bbox": box,
         "area": area,
-        "iscrowd": int(crowd),
+        "iscrowd": read_crowd(where, raw),
         "keypoints": keypoints,
         "num_keypoints": sum(value > 0 for value in keypoints[2::3]),
     }
+
+
+def read_crowd(where: str, raw: dict[str, Any]) -> int:
+    """Return 1 if an entry is of a crowd, otherwise 0.
+
+    Raises:
+        DataError: It says neither.
+    """
+    crowd = raw.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        raise DataError(f"{where}: iscrowd: expected 0 or 1, got {shown(crowd)}")
+    return int(crowd)
 
 
 def _settle_area(person: dict[str, Any]) -> bool:

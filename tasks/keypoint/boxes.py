@@ -12,7 +12,7 @@ from core.settings.config import suggest
 from core.settings.reading import read_json
 from core.settings.yaml_loader import shown
 from core.task import Box, BoxesOf
-from tasks.keypoint.annotations import LEAST_SIDE, MOST
+from tasks.keypoint.annotations import LEAST_SIDE, MOST, read_crowd
 from tasks.keypoint.categories import DEFAULT, category_of, is_id, is_number
 
 log = logging.getLogger(__name__)
@@ -135,9 +135,7 @@ def read_file(path: Path, category: str | int | None, least_score: float) -> Pic
             raw = {"bbox": raw}
         if not isinstance(raw, dict) or "bbox" not in raw:
             raise DataError(f"{where}: expected a box [x, y, width, height], or 'bbox' with one")
-        box, crowd = _read_box(where, raw), raw.get("iscrowd", 0)
-        if not isinstance(crowd, int) or crowd not in (0, 1):
-            raise DataError(f"{where}: iscrowd: expected 0 or 1, got {shown(crowd)}")
+        box, crowd = _read_box(where, raw), read_crowd(where, raw)
         if category_of(where, raw, wanted) != wanted:
             others += 1
         elif box is None or crowd or _is_below(box, least_score):

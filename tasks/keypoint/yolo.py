@@ -17,6 +17,7 @@ from core.training.looking import size_of
 from tasks.keypoint.annotations import Annotations
 
 YAML = (".yaml", ".yml")
+MOST_CLASSES = 100_000
 _FOLDERS = ("images", "labels")  # labels lie in the second, as images in the first
 _OF_SPLIT = {"train": ("train",), "val": ("val", "valid", "test")}
 
@@ -80,7 +81,7 @@ def read_yolo(path: Path) -> YoloData:
         or shape[1] not in (2, 3)
     ):
         raise DataError(f"{path}: kpt_shape: expected [joints, 2 or 3], got {str(shape)[:80]}")
-    names = content.get("names", {0: "object"})
+    names = content.get("names", ["object"] * _count(path, content.get("nc", 1)))
     pairs = names.items() if isinstance(names, dict) else enumerate(_list(path, "names", names))
     categories = {_class_number(path, number): str(name) for number, name in pairs}
     images = {
@@ -219,6 +220,12 @@ def _images(path: Path, content: dict[str, Any], key: str) -> tuple[Path, ...]:
         except (OSError, ValueError) as error:  # too long, or with a NUL
             raise DataError(f"{path}: {key}: no name of a file: {text[:80]!r}") from error
     return tuple(place for place in found if place is not None)
+
+
+def _count(path: Path, count: Any) -> int:
+    if type(count) is not int or not 1 <= count <= MOST_CLASSES:
+        raise DataError(f"{path}: nc: expected 1 to {MOST_CLASSES}, got {str(count)[:80]!r}")
+    return count
 
 
 def _class_number(path: Path, number: Any) -> int:

@@ -14,7 +14,7 @@ from tasks.seg.config import Color
 WITH_COLORS = ("labelmap.txt", "label_colors.txt", "class_dict.csv", "label_map.txt")
 NAMES_ONLY = ("class_names.txt", "classes.txt", "labels.txt")
 LABELME_IGNORED = "__ignore__"  # its first line, of a number below the classes
-IGNORED = ("__ignore__", "_ignore_", "ignore", "ignored", "void", "unlabelled", "unlabeled")
+IGNORED = (LABELME_IGNORED, "_ignore_", "ignore", "ignored", "void", "unlabelled", "unlabeled")
 _RGB = r"(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})"
 _NAME_FIRST = re.compile(rf"(\S.*?)\s*[:,;\t ]\s*{_RGB}\s*(?:[:;,].*)?")
 _NAME_LAST = re.compile(rf"{_RGB}[\s,;:]+(\S.*)")

@@ -30,7 +30,8 @@ def write_yolo(root: Path, line: str = GOOD, **changes: Any) -> Path:
     cv2.imwrite(str(root / "images" / "0.png"), np.zeros((20, 20, 3), np.uint8))
     (root / "labels" / "0.txt").write_text(line)
     known = {"train": "images", "val": "images", "kpt_shape": [3, 3], "names": {0: "person"}}
-    (root / "data.yaml").write_text(yaml.safe_dump({**known, **changes}))
+    kept = {key: value for key, value in {**known, **changes}.items() if value is not None}
+    (root / "data.yaml").write_text(yaml.safe_dump(kept))
     return root / "data.yaml"
 
 
@@ -59,6 +60,7 @@ def test_lines_of_yolo(tmp_path: Path, line: str, message: str) -> None:
         ({"flip_idx": ["nose", 2, 1]}, "flip_idx: expected 3 joints in pairs"),
         ({"flip_idx": [0.0, 2.0, 1.0]}, "flip_idx: expected 3 joints in pairs"),
         ({"val": "a" * 5000}, "val: no name of a file"),
+        ({"names": None, "nc": "many"}, "nc: expected 1 to 100000, got 'many'"),
     ],
 )
 def test_keys_of_yolo(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -69,6 +71,11 @@ def test_keys_of_yolo(tmp_path: Path, changes: dict[str, Any], message: str) -> 
 def test_a_good_file_of_yolo_is_read(tmp_path: Path) -> None:
     found = load_yolo(write_yolo(tmp_path), 3, None, "train", str(tmp_path))
     assert [person["num_keypoints"] for person in found.people] == [2]
+
+
+def test_classes_of_yolo_may_be_counted_alone(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, GOOD.replace("0 .5", "2 .5", 1), names=None, nc=3)
+    assert len(load_yolo(path, 3, None, "train", str(tmp_path)).people) == 1
 
 
 @pytest.mark.parametrize("images", [5, "a", None, {"a": 1}])

@@ -275,6 +275,8 @@ def test_arguments_that_mean_nothing(model: trislim.Model, tmp_path: Path) -> No
         DataError, match=r"^image: expected \[height, width, 3\] uint8, got \[0, 8, 3"
     ):
         model.predict(np.zeros((0, 8, 3), np.uint8))
+    with pytest.raises(DataError, match=r"^image: the image is 1x40000; expected sides up to"):
+        model.predict(np.zeros((40000, 1, 3), np.uint8))
     with pytest.raises(DataError, match=r"^image: expected a path or an array .*, got list"):
         model.predict([1, 2])
     for shape in ([3, 10**9, 8], [10**12, 3, 8, 8]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,7 @@ from core.errors import ConfigError, DataError
 from core.quant import calibration
 from core.quant.calibration import BATCH, folder_images, run_back, training_images
 from core.quant.post_training import PtqConfig, quantize_after_training
-from core.settings.config import merge
-from core.task import Task, build_task
-
-
-@pytest.fixture
-def task(toy_settings: Callable[..., dict[str, Any]]) -> Task:
-    paddle.seed(0)
-    settings = toy_settings()
-    kept = {key: settings[key] for key in ("data", "synthetic")}
-    return build_task("outside.toy", merge(kept, {"model": {"width": 8}}))
+from core.task import Task
 
 
 def write(folder: Path, count: int, size: tuple[int, int] = (8, 8)) -> Path:

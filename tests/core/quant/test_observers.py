@@ -13,13 +13,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import wasserstein_distance
 
 from core.errors import ConfigError, DataError
-from core.quant.observers import (
-    ABSMAX_OF_ZEROS,
-    BINS,
-    OBSERVERS,
-    Histogram,
-    build_observer,
-)
+from core.quant.histogram import BINS, Histogram
+from core.quant.observers import ABSMAX_OF_ZEROS, OBSERVERS, build_observer
 
 HISTOGRAMS = ("percentile", "kl", "mse", "emd", "output_mse")
 GRIDS = [(8, True), (8, False), (4, True), (4, False), (2, True), (2, False)]

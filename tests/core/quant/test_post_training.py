@@ -35,14 +35,6 @@ from core.training.run import read_run
 from core.workflows.comparison_table import ComparisonRow, to_table
 
 
-@pytest.fixture
-def task(toy_settings: Callable[..., dict[str, Any]]) -> Task:
-    paddle.seed(0)
-    settings = toy_settings()
-    kept = {key: settings[key] for key in ("data", "synthetic")}
-    return build_task("outside.toy", merge(kept, {"model": {"width": 8}}))
-
-
 def images(count: int = 60, batch: int = 12) -> CalibrationBatches:
     rng = np.random.default_rng(0)
     arrays = rng.normal(size=(count // batch, batch, 3, 8, 8)).astype(np.float32)
