@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,10 @@ def test_train_eval_and_resume(config: Path, tmp_path: Path) -> None:
     done = call("train.py", *arguments, *over, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "pass  best_model: size" in done.stdout
+    shutil.rmtree(tmp_path / "out" / "best_model")
+    done = call("train.py", *arguments, *over[:3], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "best_model is no longer there" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,27 @@ def test_images_of_other_sizes_go_into_other_batches(
     )
 
 
+def test_few_sizes_wait_for_others(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else all images were in memory, where each has a size of its own."""
+    read = []
+
+    def whole(self: Any, image: np.ndarray) -> Any:
+        read.append(image.shape)
+        return {"image": image.astype(np.float32).transpose(2, 0, 1) / 255}, None
+
+    monkeypatch.setattr(toy.Task, "preprocess", whole)
+    (tmp_path / "a").mkdir()
+    for index in range(12):
+        image = np.full((8 + index, 8, 3), 99, np.uint8)
+        cv2.imwrite(str(tmp_path / "a" / f"{index}.png"), image)
+    batches = iter(folder_images(task, tmp_path / "a", 12)())
+    assert next(batches)[0].shape[0] == 1
+    assert len(read) < 8
+    assert len(list(batches)) == 11
+
+
 def test_images_for_calibration_come_in_random_order(task: Task) -> None:
     in_order = [task.build_dataset("calibration").sample(i, None)["image"] for i in range(16)]
     calibration = training_images(task, 16)

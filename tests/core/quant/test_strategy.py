@@ -219,6 +219,23 @@ def test_training_starts_where_quantization_after_training_ends(
     assert "qat: fitted 2 layers to what they made in float" in calls[1]
 
 
+@pytest.mark.parametrize(("observer", "count"), [("output_mse", 8), ("mse", 16)])
+def test_the_start_sees_a_few_images_where_gradients_are_computed(
+    settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observer: str, count: int
+) -> None:
+    seen = []
+
+    def counted(model: Any, choice: Any, rounding: Any, batches: Any, *rest: Any) -> Any:
+        given = list(batches)
+        seen.append(sum(int(inputs[0].shape[0]) for inputs in given))
+        return apply_quantization(model, choice, rounding, given, *rest)
+
+    monkeypatch.setattr("core.quant.calibration.FEW", 3)
+    monkeypatch.setattr("core.quant.strategy.apply_quantization", counted)
+    train(settings, tmp_path / "a", qat(observer=observer, calibration_samples=16))
+    assert seen == [count]
+
+
 def test_a_choice_of_the_recipe_cannot_be_left_open_later(settings: Any, tmp_path: Path) -> None:
     train(settings, tmp_path / "a", qat(balance=True), hooks=[StopAfter(1)])
     with pytest.raises(ConfigError, match=r"\.balance: the run to resume has True, got None"):

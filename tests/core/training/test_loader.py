@@ -245,3 +245,15 @@ def test_readers_are_started_when_no_other_thread_is_at_work() -> None:
     thread.join()
     loader_module._wait_for_threads()  # the system may need a moment to remove it
     assert loader_module._sleeps(place)  # or rather is gone
+
+
+@pytest.mark.parametrize("part", [0.5, 1, 3])
+def test_a_share_is_in_order_or_mixed(part: float) -> None:
+    loader = Loader(Numbers(20), batch_size=1, train=False)
+    kept, mixed = (
+        [int(batch["index"]) for batch in loader.share(part, each).epoch()]
+        for each in (False, True)
+    )
+    assert len(kept) == 20 * min(part, 1)
+    assert kept == sorted(mixed)
+    assert mixed != kept
