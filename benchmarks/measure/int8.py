@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import paddle
 from paddle.nn import Layer
 
@@ -55,7 +54,7 @@ from core.quant.selection import LayerSelection
 from core.runtimes.environment import environment
 from core.runtimes.formats import format_of
 from core.runtimes.latency_table import clock_for
-from core.runtimes.predictor import load_predictor, openvino_settings
+from core.runtimes.predictor import load_predictor
 from core.targets.instructions import multiplies_int8_exactly
 from core.targets.names import BACKENDS, Backend, Format, Target
 from core.task import Task
@@ -187,7 +186,9 @@ def _runs(folder: Path, image: np.ndarray, entry: Entry) -> dict[str, Run]:
         for name, place in (("float", "float"), ("ours", target)):
             runs[f"{backend}: {name}"] = _predicting(folder / place, backend, image)
     for preset in PRESETS if "nncf" in entry else ():
-        runs[f"openvino: NNCF {preset}"] = _openvino_run(folder / "nncf" / f"{preset}.xml", image)
+        runs[f"openvino: NNCF {preset}"] = _predicting(
+            folder / "nncf" / f"{preset}.xml", "openvino", image
+        )
     for settings in SETTINGS if "paddleslim_bytes" in entry else ():
         name = f"PaddleSlim, settings {settings}"
         try:
@@ -201,15 +202,9 @@ def _runs(folder: Path, image: np.ndarray, entry: Entry) -> dict[str, Run]:
     return runs
 
 
-def _predicting(folder: Path, backend: Backend, image: np.ndarray) -> Run:
-    predictor = load_predictor(folder, backend)
+def _predicting(model: Path, backend: Backend, image: np.ndarray) -> Run:
+    predictor = load_predictor(model, backend)
     return lambda: predictor.run(image)
-
-
-def _openvino_run(file: Path, image: np.ndarray) -> Run:
-    """Run a file of OpenVINO's own format as our predictor runs ONNX."""
-    model = openvino.Core().compile_model(str(file), "CPU", openvino_settings(1))
-    return lambda: {name: np.array(value) for name, value in model([image]).items()}
 
 
 def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -6,7 +6,8 @@
 All files of a network take turns in one process, by the processor's clock. Both sides are our own
 exports, with folded batch norms, and what the runtimes optimize themselves when they load them. A
 third float file, from which all shuffles are taken out before it is rewritten, gives other answers:
-it shows how fast a file could be at most whose shuffles cost nothing.
+it shows how fast a file could be at most whose shuffles cost nothing. A fourth is what paddle2onnx
+makes of the network that `paddle.jit.save` wrote, for one image.
 Writes docs/benchmarks/rewrites.json and docs/benchmarks.md.
 """
 
@@ -17,6 +18,8 @@ import argparse
 import datetime
 import json
 import os
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -54,6 +57,7 @@ NETWORKS = (
 MOVING = ("transpose2", "index_select", "split", "concat", "nearest_interp_v2")
 SIDES = {"plain": False, "rewritten": True}
 BOUND = "float without shuffles"
+PEER = "float by paddle2onnx"
 # the grids for OpenVINO serve Paddle Inference as well
 FILES: dict[Target, tuple[Format, ...]] = {
     "openvino": ("paddle", "onnx"),
@@ -76,6 +80,7 @@ def measure(network: str, rounds: int) -> Entry:
             if side == "plain":
                 (folder / BOUND).mkdir()
                 write_files(_without_shuffles(traced.graph), folder / BOUND, ("paddle", "onnx"), 13)
+        _convert_with_paddle2onnx(task, model, images[0], folder / PEER)
         for target in FILES:
             task, model, _ = prepare(network)
             _quantize(task, model, images, target)
@@ -112,6 +117,16 @@ def _without_shuffles(graph: Graph) -> Graph:
     return rewrite(graph)
 
 
+def _convert_with_paddle2onnx(task: Task, model: Layer, image: np.ndarray, folder: Path) -> None:
+    layer = task.deploy_model(model, "raw")
+    spec = InputSpec(list(image.shape), "float32", task.input_spec()[0].name)
+    with evaluation_mode(model), evaluation_mode(layer), paddle.pir_utils.OldIrGuard():
+        paddle.jit.save(layer, str(folder / "saved"), [spec])
+    files = [str(folder / f"saved.{ending}") for ending in ("pdmodel", "pdiparams")]
+    words = [sys.executable, "-m", "benchmarks.peers.paddle2onnx_process", *files, "13"]
+    subprocess.run([*words, str(folder / "model.onnx")], check=True, capture_output=True)
+
+
 def _write(traced: TracedModel, folder: Path, formats: tuple[Format, ...]) -> None:
     folder.mkdir(parents=True)
     with evaluation_mode(traced.model), evaluation_mode(traced.layer):
@@ -131,7 +146,8 @@ def _runs(folder: Path, backend: Backend, image: np.ndarray) -> dict[str, Run]:
         for side in SIDES
         for name, place in (("float", "float"), ("int8", target))
     }
-    return runs | {BOUND: _predicting(folder / BOUND, backend, image)}
+    others = (BOUND,) if backend == "paddle" else (BOUND, PEER)
+    return runs | {name: _predicting(folder / name, backend, image) for name in others}
 
 
 def _predicting(folder: Path, backend: Backend, image: np.ndarray) -> Run:

@@ -21,13 +21,15 @@ float over rewritten int8, and how far the answers of rewritten files are from t
 relative to the largest. int8 answers are the same to the bit, unless a sum in float falls to the
 other side of a rounding, from where on these untrained networks drift apart as roundings do. "No
 shuffles": a float file from which all shuffles were taken out before it was rewritten. Its answers
-are wrong; no order of channels can be faster.
+are wrong; no order of channels can be faster. paddle2onnx: its file, for one image, of the network
+that `paddle.jit.save` wrote.
 
 | network, input | runtime | float plain | rewritten | **plain / rewritten** | no shuffles | \
-plain / no shuffles | int8 plain | \
+plain / no shuffles | paddle2onnx | **paddle2onnx / rewritten** | int8 plain | \
 rewritten | **plain / rewritten** | float rewritten / int8 rewritten | \
 float plain / int8 rewritten | float apart | int8 apart |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"""
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | \
+---: | ---: |"""
 OPERATORS = """
 What moves channels in the float graph, plain and rewritten:
 
@@ -66,16 +68,19 @@ def _row(network: str, runtime: str, entry: Entry, taken: Mapping[str, list[floa
         columns += [f"{middle[plain]:.2f}", f"{middle[made]:.2f}"]
         columns.append(f"**{middle[plain] / middle[made]:.2f}** ({shortest:.2f})")
         if kind == "float":
-            columns += _bound(taken)
+            columns += _beside(taken, "float without shuffles", "float plain", above=True)
+            columns += _beside(taken, "float by paddle2onnx", made, above=False)
     for first in ("float rewritten", "float plain"):
         columns.append(f"{middle[first] / middle['int8 rewritten']:.2f}")
     columns += [f"{entry['apart'][runtime][kind]:.0e}" for kind in ("float", "int8")]
     return f"| {' | '.join(columns)} |"
 
 
-def _bound(taken: Mapping[str, list[float]]) -> list[str]:
-    plain, bound = taken["float plain"], taken.get("float without shuffles")
-    if bound is None:  # measured before it was looked at
+def _beside(taken: Mapping[str, list[float]], other: str, ours: str, above: bool) -> list[str]:
+    """Return the time of another file, and a ratio with one of ours, which is above or below."""
+    if other not in taken:  # not in this runtime, or measured before it was looked at
         return ["-", "-"]
-    ratio = statistics.median(plain) / statistics.median(bound)
-    return [f"{statistics.median(bound):.2f}", f"{ratio:.2f} ({min(plain) / min(bound):.2f})"]
+    upper, lower = (ours, other) if above else (other, ours)
+    ratio = statistics.median(taken[upper]) / statistics.median(taken[lower])
+    shortest = min(taken[upper]) / min(taken[lower])
+    return [f"{statistics.median(taken[other]):.2f}", f"{ratio:.2f} ({shortest:.2f})"]

@@ -1,14 +1,17 @@
-"""Models in OpenVINO: its one core, and the names and sizes of inputs and outputs."""
+"""Models in OpenVINO: its one core, how they are compiled, and their inputs and outputs."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core.runtimes.description import Port
+from core.runtimes.turns import TURNS
 
 
 @functools.cache
@@ -20,6 +23,59 @@ def openvino_core() -> Any:
     signal, Ctrl-C among them, would then crash the process.
     """
     return importlib.import_module("openvino").Core()
+
+
+class OpenVinoModel:
+    """A model compiled for the CPU, for one image if the batch is all that its file leaves free.
+
+    OpenVINO works out free sizes operator by operator, in every run: networks of many small layers
+    take a quarter to a third longer. Other batches are run by the file as it is, which is compiled
+    when the first of them comes.
+
+    Attributes:
+        compiled: For one image, or as the file is.
+    """
+
+    def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
+        self._settings = dict(settings)
+        self._model = openvino_core().read_model(str(file))
+        self._free: Any = None  # compiled as the file is
+        one = _for_one_image(self._model)
+        self._for_one = one is not None
+        self.compiled: Any = self._compile(self._model if one is None else one)
+
+    def fitting(self, feeds: Mapping[str, np.ndarray]) -> Any:
+        """Return the compiled model that takes these inputs, [N, ...] by name."""
+        if not self._for_one or all(
+            tuple(self.compiled.input(name).shape) == array.shape for name, array in feeds.items()
+        ):
+            return self.compiled
+        if self._free is None:
+            with TURNS.alone():
+                self._free = self._compile(self._model)
+        return self._free
+
+    def _compile(self, model: Any) -> Any:
+        return openvino_core().compile_model(model, "CPU", self._settings)
+
+
+def _for_one_image(model: Any) -> Any | None:
+    """Return a copy of a model for a batch of one; None if other sizes are free, or none is."""
+    shapes = {}
+    for port in model.inputs:
+        shape = port.partial_shape
+        if shape.rank.is_dynamic or any(each.is_dynamic for each in list(shape)[1:]):
+            return None
+        if shape.is_dynamic:
+            shapes[port] = [1, *(each.get_length() for each in list(shape)[1:])]
+    if not shapes:
+        return None
+    copy = model.clone()
+    try:
+        copy.reshape({port.any_name: shape for port, shape in shapes.items()})
+    except RuntimeError:  # it holds sizes for another batch, and is no model of one image
+        return None
+    return copy
 
 
 def name_of(port: Any, known: Sequence[str]) -> str:

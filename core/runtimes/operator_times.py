@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from core.runtimes.openvino_models import openvino_core
+from core.runtimes.openvino_models import OpenVinoModel
 from core.runtimes.predictor import openvino_settings
 from core.settings.files import scratch
 from core.targets.names import Backend
@@ -180,8 +180,7 @@ def _of_event(event: Mapping[str, Any]) -> _Operator:
 def _by_openvino(file: Path, threads: int, feeds: Arrays, runs: int) -> Iterable[list[_Operator]]:
     """Yield the operators of each run, as OpenVINO counts them."""
     settings = {**openvino_settings(threads), "PERF_COUNT": True}
-    model = openvino_core().compile_model(str(file), "CPU", settings)
-    request = model.create_infer_request()
+    request = OpenVinoModel(file, settings).fitting(feeds).create_infer_request()
     for _ in range(runs):
         request.infer(feeds)
         yield [

@@ -24,7 +24,7 @@ from core.graph.padding import damages_memory
 from core.graph.program import Graph
 from core.runtimes.description import DeployDescription, read_description
 from core.runtimes.formats import check_present, choose_backend, find_files, is_installed
-from core.runtimes.openvino_models import name_of, openvino_core
+from core.runtimes.openvino_models import OpenVinoModel, name_of
 from core.runtimes.ports import as_fed, check_shape, described, in_words, ports_in, with_sizes
 from core.runtimes.survived import try_out_once
 from core.runtimes.turns import TURNS
@@ -335,18 +335,18 @@ class _OpenVino(Predictor):
     backend: Backend = "openvino"
 
     def __init__(self, file: Path, description: DeployDescription | None, threads: int) -> None:
-        settings = openvino_settings(threads)
-        self._model: Any = openvino_core().compile_model(str(file), "CPU", settings)
+        self._model = OpenVinoModel(file, openvino_settings(threads))
+        compiled = self._model.compiled
         ports = (*description.inputs, *description.outputs) if description else ()
         known = [port.name for port in ports] if description else list(ports_in(file))
         names = (
-            [name_of(each, known) for each in self._model.inputs],
-            [name_of(each, known) for each in self._model.outputs],
+            [name_of(each, known) for each in compiled.inputs],
+            [name_of(each, known) for each in compiled.outputs],
         )
         super().__init__(description, *names)
 
     def _run(self, feeds: Arrays) -> Arrays:
-        results = self._model(feeds)
+        results = self._model.fitting(feeds)(feeds)
         return {name: np.array(results[name]) for name in self._outputs}
 
 

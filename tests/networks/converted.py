@@ -75,7 +75,7 @@ def converted_file(graph: Graph, folder: Path) -> bytes:
     """Return the ONNX file that paddle2onnx makes of a graph."""
     files, made = (folder / "model.pdmodel", folder / "model.pdiparams"), folder / "peer.onnx"
     values_as_weights(expand_adaptive_pools(graph)).write(*files)
-    words = [sys.executable, "-m", "tests.networks.paddle2onnx_process", *files, "13", made]
+    words = [sys.executable, "-m", "benchmarks.peers.paddle2onnx_process", *files, "13", made]
     subprocess.run(list(map(str, words)), cwd=ROOT, check=True, capture_output=True)
     return made.read_bytes()
 

@@ -161,7 +161,7 @@ def test_label_maps_have_the_colours_of_the_task(toy, tmp_path, monkeypatch):
     mask = np.array([[0, 1], [2, 1]])
     maps = {"level": 1.0, "mask": mask, "many": mask + 300}
     monkeypatch.setattr(model.task, "postprocess", lambda outputs, info: maps)
-    monkeypatch.setattr(type(model.task), "palette", lambda self: colours, raising=False)
+    monkeypatch.setattr(model.task, "palette", lambda: colours, raising=False)
     predict_files(model, tmp_path / "a.png", tmp_path / "out")
     with Image.open(tmp_path / "out" / "a_mask.png") as image:
         np.testing.assert_array_equal(np.asarray(image), mask)

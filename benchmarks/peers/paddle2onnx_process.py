@@ -1,5 +1,5 @@
 """Call paddle2onnx, which our files are compared with:
-`python -m tests.networks.paddle2onnx_process MODEL PARAMS OPSET OUTPUT`.
+`python -m benchmarks.peers.paddle2onnx_process MODEL PARAMS OPSET OUTPUT`.
 
 It stands in a process of its own because paddle2onnx prints on standard output and aborts the
 whole process where it meets an operator that it does not know. Its Python package would import
