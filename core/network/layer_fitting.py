@@ -147,7 +147,7 @@ def fit_layers(
 
 
 def least_squares(
-    weight: np.ndarray, inputs: np.ndarray, wanted: np.ndarray
+    weight: np.ndarray, inputs: np.ndarray, wanted: np.ndarray, alike: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the weight whose products with inputs are nearest to the wanted outputs.
 
@@ -157,6 +157,7 @@ def least_squares(
         weight: Weight [groups, outputs, inputs of a group], kernels unrolled into inputs.
         inputs: Inputs of the layer, [samples, groups, inputs of a group].
         wanted: Outputs it should have without its bias, [samples, groups, outputs].
+        alike: How many samples count as one, for what there is to mend.
 
     Returns:
         The weight, and the `factor` of the mean products of inputs with each other, damped.
@@ -168,7 +169,7 @@ def least_squares(
     weight_in_units = weight * unit
     power = (by_group @ by_group.transpose(0, 2, 1)).astype(np.float64) / samples
     mean_square = np.trace(power, axis1=1, axis2=2) / count
-    damping = np.maximum(mean_square, 1e-12) * max(_DAMPING, count / samples)
+    damping = np.maximum(mean_square, 1e-12) * max(_DAMPING, alike * count / samples)
     power += damping[:, None, None] * np.eye(count)
     answers = by_group.transpose(0, 2, 1) @ weight_in_units.transpose(0, 2, 1).astype(np.float32)
     missed = (wanted.transpose(1, 0, 2) - answers).astype(np.float32)

@@ -26,7 +26,8 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 BATCH = 8
 SIZES = 4  # of which images wait for others
 IMAGES = 256  # where nobody says how many
-FEW = 48  # images where gradients are computed, which takes long: more hardly help
+FEW, LEAST = 48, 24  # see `few_of`
+SMALL = 128 * 96
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
 
 
@@ -183,15 +184,24 @@ class ImageFiles:
         return stack(samples)
 
 
+def few_of(inputs: Sequence[Tensor]) -> int:
+    """Return how many images [N, C, H, W] do where gradients are computed, which takes long.
+
+    More than 48 of 128x96 pixels hardly help; of larger ones fewer tell as much, 24 at least.
+    """
+    pixels = int(np.prod(inputs[0].shape[2:]))
+    return max(LEAST, min(FEW, FEW * SMALL // max(pixels, 1)))
+
+
 def first_batches(batches: CalibrationBatches) -> CalibrationBatches:
-    """Return the first batches [N, C, H, W] alone, of `FEW` images and up to a batch more."""
+    """Return the first batches alone, of as many images as `few_of` says and up to a batch more."""
 
     def few() -> Iterator[Sequence[Tensor]]:
         images = 0
         for inputs in batches():
             yield inputs
             images += int(inputs[0].shape[0])
-            if images >= FEW:
+            if images >= few_of(inputs):
                 return
 
     return few

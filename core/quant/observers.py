@@ -24,6 +24,11 @@ MOST_CLIPPED = 0.05  # share of the values, by `kl`
 _STEPS_PER_OCTAVE = 32
 _STEPS_PER_OCTAVE_OF_TWO = 8  # where both ends are looked for, in turn
 _TURNS = 3
+# `output_mse` adds errors up as if they were independent, but those of clipped values of a map all
+# point to zero. With ends so much farther out, as far as values were seen, heatmaps of TinyPose
+# are nearer to those in float: by a tenth on images like those of the calibration, by a sixth on
+# others.
+_MARGIN = 1.25
 _LEAST = 1e-3  # share of the farther end: how near to zero the other may be
 
 
@@ -294,7 +299,8 @@ class OutputErrorObserver(SquaredErrorObserver):
     The error of each value counts as the square of its gradient. Where those are of random mixtures
     of the outputs, of mean zero and variance one, that is the mean square of what the outputs
     change by, if errors are independent of each other (as the Fisher information in Li et al.,
-    "BRECQ", ICLR 2021). Values whose gradient is not known count one each.
+    "BRECQ", ICLR 2021). Values whose gradient is not known count one each. As errors of clipped
+    values are not independent, the grid ends farther out by `_MARGIN`.
     """
 
     reads_gradients = True
@@ -310,6 +316,13 @@ class OutputErrorObserver(SquaredErrorObserver):
             self.histogram.add(values, largest, weights)
 
         x.register_hook(weigh)
+
+    def _absmax(self, whole: Grid) -> float:
+        return super()._absmax(whole) * _MARGIN
+
+    def _ends(self, bits: int) -> tuple[float, float]:
+        low, high = super()._ends(bits)
+        return max(self.lowest, low * _MARGIN), min(self.highest, high * _MARGIN)
 
     def _centres(self) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(self.histogram.counts).all():  # told here: Paddle hides errors of hooks

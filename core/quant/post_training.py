@@ -22,7 +22,7 @@ from core.network.bias_correction import bias_places, correct_biases, output_mea
 from core.network.layer_fitting import few_of_one_size
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance
-from core.quant.calibration import FEW, CalibrationBatches, first_batches
+from core.quant.calibration import CalibrationBatches, few_of, first_batches
 from core.quant.choices import LayerType, WeightType
 from core.quant.equalize import equalize
 from core.quant.grid_plan import choose_layers_and_grids
@@ -163,8 +163,8 @@ def quantize_after_training(
     count = _Count()
     seen = count.through(batches())
     made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
-    wanted = f"{FEW} or more" if config.reads_gradients else f"{ENOUGH} to 500"
-    if count.images < (FEW if config.reads_gradients else ENOUGH):
+    wanted = f"{count.few} or more" if config.reads_gradients else f"{ENOUGH} to 500"
+    if count.images < (count.few if config.reads_gradients else ENOUGH):
         _log.warning(
             "ptq: calibrated on %d images; %s that look like those of later use are wanted",
             *(count.images, wanted),
@@ -215,12 +215,13 @@ def _correct_biases(
 
 
 class _Count:
-    """Counts the images of batches that pass."""
+    """Counts the images of batches that pass, and how many would do, see `few_of`."""
 
     def __init__(self) -> None:
-        self.images = 0
+        self.images = self.few = 0
 
     def through(self, batches: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
         for inputs in batches:
             self.images += int(inputs[0].shape[0])
+            self.few = few_of(inputs)
             yield inputs

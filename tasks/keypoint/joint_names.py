@@ -38,13 +38,15 @@ class JointsFound:
         found: dict[str, Any] = {"model": {"num_joints": self.count}}
         if self.count == len(COCO_NAMES) and self.names in ((), COCO_NAMES):
             return found  # COCO's joints need no description
-        flip = self.flip_pairs is not None
-        joints: dict[str, Any] = {"flip_pairs": [list(pair) for pair in self.flip_pairs or ()]}
+        joints: dict[str, Any] = {}
+        # left open, pairs are refused where a setting of the user needs them; 17 would be COCO's
+        if self.flip_pairs is not None or self.count == len(COCO_NAMES):
+            joints["flip_pairs"] = [list(pair) for pair in self.flip_pairs or ()]
         if self.names:
             joints["names"] = list(self.names)
         joints["skeleton"] = [list(pair) for pair in self.skeleton]
         found |= {"joints": joints, "augment": {"half_body": 0.0}}
-        if not flip:
+        if self.flip_pairs is None:
             found["augment"]["flip"] = 0.0
             found["evaluation"] = {"flip_test": False}
         return found

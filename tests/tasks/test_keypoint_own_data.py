@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from core.errors import DataError
+from core.errors import ConfigError, DataError
 from core.settings.config import merge, read
 from tasks.keypoint import own_data
 from tasks.keypoint.config import Config
@@ -120,6 +120,11 @@ def test_without_names_nothing_is_mirrored(tmp_path: Path) -> None:
     assert not config.evaluation.flip_test
     found = own_data.inspect({"data": {"root": str(tmp_path)}})
     assert "which joints a mirror swaps is not known" in found.found[1]
+    given = {"model": {"name": "lite_hrnet_18"}, "data": {"root": str(tmp_path), "num_workers": 0}}
+    flipped = {"augment": {"flip": 0.5}}
+    settings = {k: v for k, v in own_data.from_data(given).items() if k != "train"}
+    with pytest.raises(ConfigError, match=r"joints.flip_pairs: needed for augment.flip"):
+        read(Config, merge(merge(given, settings), flipped))
 
 
 @pytest.mark.parametrize(

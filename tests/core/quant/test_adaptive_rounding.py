@@ -125,26 +125,32 @@ def test_fewer_bits(bits):
     assert losses[0] < 0.8 * losses[1]
 
 
-def test_weight_is_fitted_to_the_inputs_that_the_quantized_layer_reads():
-    """Many samples, inputs too small by a tenth: the weight becomes larger by a ninth."""
+@pytest.mark.parametrize("samples", [15000, 1000])
+def test_weight_is_fitted_to_the_inputs_that_the_quantized_layer_reads(samples):
+    """Inputs too small by a tenth: the weight becomes larger by a ninth, if samples are many.
+
+    Thirty samples count as one, so that of fewer it stays nearer to what it was.
+    """
     rng = np.random.default_rng(3)
-    weight, inputs = rng.normal(size=(2, 3, 4)), correlated(rng, 5000, 2, 4)
+    weight, inputs = rng.normal(size=(2, 3, 4)), correlated(rng, samples, 2, 4)
     wanted = np.einsum("gok,ngk->ngo", weight, inputs)
     made = fit_weight(weight, 0.9 * inputs, wanted, "none")
     for group in range(2):
         x, y = 0.9 * inputs[:, group], wanted[:, group]
-        damping = 0.01 * np.square(x).mean()
+        damping = max(0.01, 30 * 4 / samples) * np.square(x).mean()
         least = np.linalg.solve(
-            x.T @ x / 5000 + damping * np.eye(4), x.T @ y / 5000 + damping * weight[group].T
+            x.T @ x / samples + damping * np.eye(4), x.T @ y / samples + damping * weight[group].T
         ).T
-        np.testing.assert_allclose(least, weight[group] / 0.9, atol=0.1)
+        if samples == 15000:
+            np.testing.assert_allclose(least, weight[group] / 0.9, atol=0.1)
         unit = np.abs(least).max(axis=1, keepdims=True) / HIGHEST
         steps = made[group] / unit
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)  # products in float32
         assert np.abs(steps - least / unit).max() < 3
+        share = 0.1 if samples == 15000 else 0.5
         assert (
             np.square(made[group] @ x.T - y.T).mean()
-            < 0.1 * np.square(weight[group] @ x.T - y.T).mean()
+            < share * np.square(weight[group] @ x.T - y.T).mean()
         )
 
 

@@ -14,7 +14,7 @@ from paddle import nn
 
 from core.errors import ConfigError, DataError
 from core.quant import calibration
-from core.quant.calibration import BATCH, folder_images, run_back, training_images
+from core.quant.calibration import BATCH, few_of, folder_images, run_back, training_images
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.task import Task
 
@@ -70,6 +70,15 @@ def test_large_images_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.clear()
         run_back(model, [[paddle.rand([5, 4])]])
         assert sizes == wanted
+
+
+@pytest.mark.parametrize(
+    ("shape", "few"),
+    [([8, 3, 8, 8], 48), ([1, 3, 128, 96], 48), ([2, 3, 160, 128], 28), ([8, 3, 256, 192], 24),
+     ([1, 3, 1024, 2048], 24), ([8, 5], 48)],
+)  # fmt: skip
+def test_of_larger_images_fewer_do(shape: list[int], few: int) -> None:
+    assert few_of([paddle.empty(shape)]) == few
 
 
 def test_what_cannot_be_run_back_is_told() -> None:

@@ -126,11 +126,23 @@ def test_output_mse_weighs_errors_with_squared_gradients(bits, signed):
     largest = float(np.abs(values).max())
     tried = [largest * 2 ** (-step / 32) for step in range(32 * 12)]
     slack = width(largest) * np.sqrt(np.mean(gradients**2))
-    assert error(got) <= min(map(error, tried)) + slack
-    assert any(np.isclose(got, each, rtol=1e-9) for each in tried)
+    chosen = [each for each in tried if np.isclose(min(1.25 * each, largest), got, rtol=1e-9)]
+    assert chosen
+    assert min(map(error, chosen)) <= min(map(error, tried)) + slack
     assert got >= observe("mse", values).absmax(bits, signed)
     if bits == 4:
         assert got > observe("mse", values).absmax(bits, signed)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_output_mse_ends_a_quarter_farther_out_but_not_beyond_what_was_seen(bits):
+    values = np.append(sample(True), 12.0).astype(np.float32)  # equal gradients: one error each
+    low, high = observe("mse", values).ends(bits)
+    wanted = max(1.25 * low, float(values.min())), min(1.25 * high, 12.0)
+    np.testing.assert_allclose(observe("output_mse", values).ends(bits), wanted, rtol=1e-12)
+    assert wanted[0] < low or bits == 8
+    absmax = observe("mse", values).absmax(bits, True)
+    assert observe("output_mse", values).absmax(bits, True) == min(1.25 * absmax, 12.0)
 
 
 def test_gradients_that_are_not_finite_are_refused():

@@ -230,7 +230,7 @@ def test_the_start_sees_a_few_images_where_gradients_are_computed(
         seen.append(sum(int(inputs[0].shape[0]) for inputs in given))
         return apply_quantization(model, choice, rounding, given, *rest)
 
-    monkeypatch.setattr("core.quant.calibration.FEW", 3)
+    monkeypatch.setattr("core.quant.calibration.few_of", lambda inputs: 3)
     monkeypatch.setattr("core.quant.strategy.apply_quantization", counted)
     train(settings, tmp_path / "a", qat(observer=observer, calibration_samples=16))
     assert seen == [count]
