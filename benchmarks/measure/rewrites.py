@@ -7,7 +7,8 @@ All files of a network take turns in one process, by the processor's clock. Both
 exports, with folded batch norms, and what the runtimes optimize themselves when they load them. A
 third float file, from which all shuffles are taken out before it is rewritten, gives other answers:
 it shows how fast a file could be at most whose shuffles cost nothing. A fourth is what paddle2onnx
-makes of the network that `paddle.jit.save` wrote, for one image.
+makes of the network that `paddle.jit.save` wrote, for one image. OpenVINO also runs the plain file
+as it compiles it by itself, for any batch; our predictor has it compile the others for one image.
 Writes docs/benchmarks/rewrites.json and docs/benchmarks.md.
 """
 
@@ -44,7 +45,8 @@ from core.graph.rewrites import rewrite
 from core.network.modes import evaluation_mode
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.runtimes.environment import environment
-from core.runtimes.predictor import load_predictor
+from core.runtimes.openvino_models import openvino_core
+from core.runtimes.predictor import load_predictor, openvino_settings
 from core.targets.names import BACKENDS, Backend, Format, Target
 from core.task import Task
 
@@ -58,6 +60,7 @@ MOVING = ("transpose2", "index_select", "split", "concat", "nearest_interp_v2")
 SIDES = {"plain": False, "rewritten": True}
 BOUND = "float without shuffles"
 PEER = "float by paddle2onnx"
+ANY_BATCH = "float plain for any batch"
 # the grids for OpenVINO serve Paddle Inference as well
 FILES: dict[Target, tuple[Format, ...]] = {
     "openvino": ("paddle", "onnx"),
@@ -147,7 +150,12 @@ def _runs(folder: Path, backend: Backend, image: np.ndarray) -> dict[str, Run]:
         for name, place in (("float", "float"), ("int8", target))
     }
     others = (BOUND,) if backend == "paddle" else (BOUND, PEER)
-    return runs | {name: _predicting(folder / name, backend, image) for name in others}
+    runs |= {name: _predicting(folder / name, backend, image) for name in others}
+    if backend == "openvino":
+        file = folder / "plain" / "float" / "model.onnx"
+        compiled = openvino_core().compile_model(str(file), "CPU", openvino_settings(1))
+        runs[ANY_BATCH] = lambda: {"": np.array(compiled([image])[0])}
+    return runs
 
 
 def _predicting(folder: Path, backend: Backend, image: np.ndarray) -> Run:
