@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import ExportError
 from core.runtimes.description import Port
 from core.runtimes.turns import TURNS
 
@@ -29,38 +30,53 @@ class OpenVinoModel:
     """A model compiled for the CPU, for one image if the batch is all that its file leaves free.
 
     OpenVINO works out free sizes operator by operator, in every run: networks of many small layers
-    take a quarter to a third longer. Other batches are run by the file as it is, which is compiled
-    when the first of them comes.
+    take a quarter to a third longer. Other batches are run by the file as it is, which is read and
+    compiled when the first of them comes: to hold it until then would take as much memory again as
+    its weights.
 
     Attributes:
         compiled: For one image, or as the file is.
     """
 
     def __init__(self, file: Path, settings: Mapping[str, Any]) -> None:
-        self._settings = dict(settings)
-        self._model = openvino_core().read_model(str(file))
+        self._file, self._settings, self._found = file, dict(settings), _state_of(file)
         self._free: Any = None  # compiled as the file is
-        one = _for_one_image(self._model)
+        one = _for_one_image(openvino_core().read_model(str(file)))
         self._for_one = one is not None
-        self.compiled: Any = self._compile(self._model if one is None else one)
+        self.compiled: Any = self._compile(str(file) if one is None else one)
 
     def fitting(self, feeds: Mapping[str, np.ndarray]) -> Any:
-        """Return the compiled model that takes these inputs, [N, ...] by name."""
+        """Return the compiled model that takes these inputs, [N, ...] by name.
+
+        Raises:
+            ExportError: The file would have to be read again, but is another one by now, or gone.
+        """
         if not self._for_one or all(
             tuple(self.compiled.input(name).shape) == array.shape for name, array in feeds.items()
         ):
             return self.compiled
         if self._free is None:
+            if _state_of(self._file) != self._found:
+                raise ExportError(
+                    f"{self._file}: has changed since it was loaded for one image; load it again"
+                )
             with TURNS.alone():
-                self._free = self._compile(self._model)
+                self._free = self._compile(str(self._file))
         return self._free
 
     def _compile(self, model: Any) -> Any:
         return openvino_core().compile_model(model, "CPU", self._settings)
 
 
+def _state_of(file: Path) -> list[tuple[int, int, int]]:
+    """Return what tells files that belong to a model from others of their names."""
+    there = [each for each in (file, file.with_suffix(".bin")) if each.is_file()]
+    stats = [each.stat() for each in there]
+    return [(each.st_ino, each.st_size, each.st_mtime_ns) for each in stats]
+
+
 def _for_one_image(model: Any) -> Any | None:
-    """Return a copy of a model for a batch of one; None if other sizes are free, or none is."""
+    """Change a model to a batch of one; None if other sizes are free, or none is."""
     shapes = {}
     for port in model.inputs:
         shape = port.partial_shape
@@ -70,12 +86,11 @@ def _for_one_image(model: Any) -> Any | None:
             shapes[port] = [1, *(each.get_length() for each in list(shape)[1:])]
     if not shapes:
         return None
-    copy = model.clone()
     try:
-        copy.reshape({port.any_name: shape for port, shape in shapes.items()})
+        model.reshape(shapes)
     except RuntimeError:  # it holds sizes for another batch, and is no model of one image
         return None
-    return copy
+    return model
 
 
 def name_of(port: Any, known: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from core.errors import ExportError
 from core.runtimes.openvino_models import OpenVinoModel
 from core.runtimes.predictor import openvino_settings
 
@@ -42,12 +43,23 @@ def test_a_free_batch_is_compiled_for_one_image_and_when_needed_for_others(tmp_p
     one, x, y = _answer(model, 1, 3, 4)
     assert one is model.compiled
     np.testing.assert_array_equal(y, 2 * x)
-    (tmp_path / "model.onnx").unlink()  # what is compiled later was read before
     several, x, y = _answer(model, 5, 3, 4)
     assert several is not model.compiled
     np.testing.assert_array_equal(y, 2 * x)
     assert _answer(model, 2, 3, 4)[0] is several
     assert _answer(model, 1, 3, 4)[0] is model.compiled
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+def test_a_file_that_has_changed_is_not_read_for_other_batches(tmp_path, change):
+    model = _model(tmp_path, ["N", 3, 4])
+    if change == "gone":
+        (tmp_path / "model.onnx").unlink()
+    else:
+        _model(tmp_path, ["N", 3, 4], beside=[1, 3, 1])
+    assert _answer(model, 1, 3, 4)[0] is model.compiled
+    with pytest.raises(ExportError, match=r"model.onnx: has changed since it was loaded"):
+        _answer(model, 5, 3, 4)
 
 
 @pytest.mark.parametrize("shape", [["N", 3, "W"], [1, 3, "W"], [2, 3, 4]])
