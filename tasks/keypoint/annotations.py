@@ -178,11 +178,13 @@ def detected_persons(
     if not isinstance(content, list):
         raise DataError(f"{path}: expected a list of detections, got {type(content).__name__}")
     image_ids, boxes, scores = [], [], []
+    others = low = 0
     for number, found in enumerate(content):
         where = f"{path}: detection {number}"
         if not isinstance(found, dict) or not {"image_id", "bbox", "score"} <= found.keys():
             raise DataError(f"{where}: expected image_id, bbox and score")
         if category_of(where, found, annotations.category) != annotations.category:
+            others += 1
             continue
         if not is_id(found["image_id"]) or found["image_id"] not in annotations.files:
             raise DataError(
@@ -191,12 +193,21 @@ def detected_persons(
         raw_box = _numbers(f"{where}: bbox", found["bbox"], 4)
         box = _clip(raw_box, annotations.sizes.get(found["image_id"]))
         (score,) = _numbers(f"{where}: score", [found["score"]], 1)
-        if box is not None and score >= min_score:
+        if box is None or score < min_score:
+            low += 1
+        else:
             image_ids.append(found["image_id"])
             boxes.append(box)
             scores.append(score)
     if not image_ids:
         raise DataError(f"{path}: no person detected with a score of {min_score} or more")
+    if others or low:
+        log.info(
+            "%s: %d boxes are used; left out: %d of other categories than %d (data.category), %d "
+            "outside of their images or scored below %g (data.detection_score)",
+            *(path, len(boxes), others, annotations.category, low, min_score),
+            extra=ONCE,
+        )
     return Persons(
         files=np.array([annotations.files[identity] for identity in image_ids]),
         image_ids=np.array(image_ids, dtype=np.int64),

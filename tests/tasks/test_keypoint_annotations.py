@@ -155,7 +155,8 @@ def test_bytes_that_are_no_text_are_named(root):
         load_split(build_config(root), "val")
 
 
-def test_detections_replace_the_boxes(root):
+def test_detections_replace_the_boxes(root, caplog):
+    caplog.set_level("INFO")
     found = [
         {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 60], "score": 0.9},
         {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 60], "score": 0.1},
@@ -165,6 +166,8 @@ def test_detections_replace_the_boxes(root):
     data = {"detections": "detections.json", "detection_score": 0.5}
     dataset = build_dataset(root, "val", data=data)
     assert len(dataset) == 1
+    assert "detections.json: 1 boxes are used; left out: 1 of other categories" in caplog.text
+    assert "1 outside of their images or scored below 0.5" in caplog.text
     assert dataset.persons.detected
     assert not dataset.sample(0, np.random.default_rng(0))["target_weight"].any()
     assert len(build_dataset(root, "train", data=data)) == 2
