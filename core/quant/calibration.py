@@ -194,7 +194,7 @@ def few_of(inputs: Sequence[Tensor]) -> int:
 
 
 def first_batches(batches: CalibrationBatches) -> CalibrationBatches:
-    """Return the first batches alone, of as many images as `few_of` says and up to a batch more."""
+    """Return the first batches [N, C, H, W] alone, of `few_of` images and up to a batch more."""
 
     def few() -> Iterator[Sequence[Tensor]]:
         images = 0
