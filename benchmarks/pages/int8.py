@@ -18,7 +18,7 @@ that take turns in one process. Ours are quantized after training (8 images, the
 magnitudes): `.onnx` for OpenVINO and `.pdmodel` for Paddle Inference with grids for what skips
 layers, `.onnx` for ONNX Runtime with the outputs of layers on grids of their own. NNCF takes the
 same float `.onnx` and the same 8 images, by both of its presets; all files have the same settings
-(float32 where nothing is quantized, latency). PaddleSlim: QAT with PACT as its
+(float32 where nothing is quantized, latency, one image). PaddleSlim: QAT with PACT as its
 `save_quantized_model` writes it, run as its documentation says and with our predictor's settings;
 the better one counts. Ratios are time of the other / time of ours: above 1 ours is faster.
 """
