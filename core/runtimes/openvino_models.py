@@ -30,7 +30,7 @@ class OpenVinoModel:
     """A model compiled for the CPU, for one image if the batch is all that its file leaves free.
 
     OpenVINO works out free sizes operator by operator, in every run: networks of many small layers
-    take a quarter to a third longer. Other batches are run by the file as it is, which is read and
+    take a fifth to a third longer. Other batches are run by the file as it is, which is read and
     compiled when the first of them comes: to hold it until then would take as much memory again as
     its weights.
 
