@@ -28,7 +28,7 @@ def onnxruntime_run(model: str) -> Run:
 
 
 def openvino_run(model: str) -> Run:
-    """Load a model as the product does."""
+    """Load a model with the settings of the product."""
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}

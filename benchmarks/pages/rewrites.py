@@ -32,6 +32,7 @@ rewritten | **plain / rewritten** | float rewritten / int8 rewritten | \
 float plain / int8 rewritten | float apart | int8 apart |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | \
 ---: | ---: | ---: | ---: |"""
+OTHERS = ("without shuffles", "by paddle2onnx", "plain for any batch")
 OPERATORS = """
 What moves channels in the float graph, plain and rewritten:
 
@@ -70,20 +71,23 @@ def _row(network: str, runtime: str, entry: Entry, taken: Mapping[str, list[floa
         columns += [f"{middle[plain]:.2f}", f"{middle[made]:.2f}"]
         columns.append(f"**{middle[plain] / middle[made]:.2f}** ({shortest:.2f})")
         if kind == "float":
-            columns += _beside(taken, "float without shuffles", "float plain", above=True)
-            columns += _beside(taken, "float by paddle2onnx", made, above=False)
-            columns += _beside(taken, "float plain for any batch", made, above=False)
+            bound, peer, any_batch = (f"float {each}" for each in OTHERS)
+            columns += _beside(taken, bound, (plain, bound))
+            columns += _beside(taken, peer, (peer, made))
+            columns += _beside(taken, any_batch, (any_batch, made))
     for first in ("float rewritten", "float plain"):
         columns.append(f"{middle[first] / middle['int8 rewritten']:.2f}")
     columns += [f"{entry['apart'][runtime][kind]:.0e}" for kind in ("float", "int8")]
     return f"| {' | '.join(columns)} |"
 
 
-def _beside(taken: Mapping[str, list[float]], other: str, ours: str, above: bool) -> list[str]:
-    """Return the time of another file, and a ratio with one of ours, which is above or below."""
+def _beside(taken: Mapping[str, list[float]], other: str, two: tuple[str, str]) -> list[str]:
+    """Return the time of a file, and the ratio of the times of two."""
     if other not in taken:  # not in this runtime, or measured before it was looked at
         return ["-", "-"]
-    upper, lower = (ours, other) if above else (other, ours)
-    ratio = statistics.median(taken[upper]) / statistics.median(taken[lower])
-    shortest = min(taken[upper]) / min(taken[lower])
-    return [f"{statistics.median(taken[other]):.2f}", f"{ratio:.2f} ({shortest:.2f})"]
+    upper, lower = (taken[each] for each in two)
+    ratio = statistics.median(upper) / statistics.median(lower)
+    return [
+        f"{statistics.median(taken[other]):.2f}",
+        f"{ratio:.2f} ({min(upper) / min(lower):.2f})",
+    ]

@@ -19,8 +19,7 @@ from core.targets.processors import HIGHEST, MIDDLE, Limit
 
 _SAME = 1e-4  # share of the largest magnitude, which is 127 steps or fewer
 # Samples that count as one. Rounding moves outputs little, and what a layer takes back of it on few
-# images it partly adds on others: errors on images that were not fitted to were smallest with 20 to
-# 100, for the heatmaps of TinyPose with 48 images and the scores of SqueezeNet with 128.
+# images it partly adds on others. Chosen by TinyPose's heatmaps of images that were not fitted to.
 _ALIKE = 30
 _BLOCK = 128  # inputs whose influence on those behind them is summed up at once
 

@@ -26,8 +26,8 @@ CalibrationBatches = Callable[[], Iterable[Sequence[Tensor]]]
 BATCH = 8
 SIZES = 4  # of which images wait for others
 IMAGES = 256  # where nobody says how many
-FEW, LEAST = 48, 24  # see `few_of`
-SMALL = 128 * 96
+FEW, FEWEST = 48, 24  # of small images, and of large ones; see `few_of`
+SMALL = 128 * 96  # pixels
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
 
 
@@ -187,10 +187,10 @@ class ImageFiles:
 def few_of(inputs: Sequence[Tensor]) -> int:
     """Return how many images [N, C, H, W] do where gradients are computed, which takes long.
 
-    More than 48 of 128x96 pixels hardly help; of larger ones fewer tell as much, 24 at least.
+    More than 48 of 128x96 pixels hardly help, and of larger ones fewer tell nearly as much.
     """
     pixels = int(np.prod(inputs[0].shape[2:]))
-    return max(LEAST, min(FEW, FEW * SMALL // max(pixels, 1)))
+    return max(FEWEST, min(FEW, FEW * SMALL // max(pixels, 1)))
 
 
 def first_batches(batches: CalibrationBatches) -> CalibrationBatches:
