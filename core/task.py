@@ -24,6 +24,7 @@ from paddle.static import InputSpec
 
 from core.errors import ConfigError
 from core.settings.config import merge, read, suggest
+from core.settings.hints import Alignment as Alignment
 from core.settings.hints import DistillPoint as DistillPoint
 from core.settings.hints import QatBudget as QatBudget
 from core.settings.hints import QuantHints as QuantHints

@@ -8,12 +8,15 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from core.task import Alignment
 
-def resize(values: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps [N, C, H, W]; corners stay corners, as points of heatmaps want it."""
+def resize(values: Tensor, size: Sequence[int], aligned_at: Alignment) -> Tensor:
+    """Resize maps [N, C, H, W] so that a point stays where the task's points of maps lie."""
     if list(values.shape[2:]) == list(size):
         return values
-    return F.interpolate(values, list(size), mode="bilinear", align_corners=True)
+    corners = aligned_at == "corners"
+    # align_mode 1: pixel i reads from i * ratio, without the half pixel of mode 0
+    return F.interpolate(values, list(size), mode="bilinear", align_corners=corners, align_mode=1)
 
 
 class Adapter(nn.Layer):
@@ -23,10 +26,12 @@ class Adapter(nn.Layer):
         channels: Channels of the student.
         wanted: Channels of the teacher; if equal, no weights are needed.
         is_map: Maps [N, C, H, W], or else vectors [N, C].
+        aligned_at: How maps are resized.
     """
 
-    def __init__(self, channels: int, wanted: int, is_map: bool) -> None:
+    def __init__(self, channels: int, wanted: int, is_map: bool, aligned_at: Alignment) -> None:
         super().__init__()
+        self._aligned_at = aligned_at
         self.project: nn.Layer | None = None
         if channels != wanted:
             make = nn.Conv2D(channels, wanted, 1) if is_map else nn.Linear(channels, wanted)
@@ -35,7 +40,9 @@ class Adapter(nn.Layer):
     def forward(self, values: Tensor, like: Tensor) -> Tensor:
         if self.project is not None:
             values = self.project(values)
-        return resize(values, like.shape[2:]) if values.ndim == 4 else values
+        if values.ndim != 4:
+            return values
+        return resize(values, like.shape[2:], self._aligned_at)
 
 
 class Generator(nn.Layer):

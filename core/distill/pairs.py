@@ -80,6 +80,7 @@ class Comparison:
 
     def __init__(self, pairs: Sequence[Pair], student: Side, teacher: Side) -> None:
         self.pairs = list(pairs)
+        self._aligned_at = student.aligned_at
         self._layers: dict[str, Layer] = {}
         for pair in self.pairs:
             shapes = [
@@ -89,7 +90,7 @@ class Comparison:
             for index, (ours, theirs) in enumerate(shapes):
                 _check_shapes(pair, index, ours, theirs, student, teacher)
                 if pair.term.fits == "adapt":
-                    adapter = Adapter(ours[1], theirs[1], len(ours) == 4)
+                    adapter = Adapter(ours[1], theirs[1], len(ours) == 4, self._aligned_at)
                     self._layers[f"{pair.name}.{index}"] = adapter
             if isinstance(pair.term, Fsp):
                 _check_section(pair.where, pair.student, student)
@@ -138,9 +139,11 @@ class Comparison:
     def _fit(self, pair: Pair, index: int, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
         if pair.term.fits == "classes":
             ours, theirs = _flat(ours), _flat(theirs)
-            return (ours, resize(theirs, ours.shape[2:])) if ours.ndim == 4 else (ours, theirs)
+            if ours.ndim == 4:
+                theirs = resize(theirs, ours.shape[2:], self._aligned_at)
+            return ours, theirs
         if pair.term.fits == "resize":
-            return resize(ours, theirs.shape[2:]), theirs
+            return resize(ours, theirs.shape[2:], self._aligned_at), theirs
         # a flow does not depend on the size of its maps
         like = ours if isinstance(pair.term, Fsp) else theirs
         ours = self._layers[f"{pair.name}.{index}"](ours, like)

@@ -13,7 +13,7 @@ from paddle.nn import Layer
 from core.errors import ConfigError
 from core.network.batch_norms import statistics_kept
 from core.network.layers import get
-from core.task import Batch, DistillPoint, Outputs, Task
+from core.task import Alignment, Batch, DistillPoint, Outputs, Task
 
 OUTPUT = "@"  # begins the name of a named output of the task, where others are layer paths
 
@@ -25,6 +25,7 @@ class Side:
     title: str  # for messages: "student", "teacher hrnet_w32"
     points: tuple[DistillPoint, ...]
     shapes: Mapping[str, list[int]]  # by layer path or @output
+    aligned_at: Alignment = "corners"
 
     @property
     def main_output(self) -> str:
@@ -51,7 +52,8 @@ def look_at(title: str, task: Task, model: Layer, inputs: list[Tensor]) -> Side:
         for handle in handles:
             handle.remove()
     named = {OUTPUT + name: list(value.shape) for name, value in outputs.items()}
-    return Side(title, task.slim_hints(model).distill_points, {**shapes, **named})
+    hints = task.slim_hints(model)
+    return Side(title, hints.distill_points, {**shapes, **named}, hints.aligned_at)
 
 
 class Taps:

@@ -88,6 +88,7 @@ class Teacher:
         freeze(self.model)
         _check_same_pictures(self.title, self.task, student)
         self._scale = _input_scale(self.title, self.task, student)
+        self._aligned_at = self.task.slim_hints(self.model).aligned_at
         self._inputs = [spec.name for spec in student.input_spec()]
 
     def inputs(self, batch: Batch) -> list[Tensor]:
@@ -103,13 +104,17 @@ class Teacher:
         """Resize an input of the student, [N, C, H, W], to the teacher's scale."""
         if self._scale == 1.0 or values.ndim != 4:
             return values
-        return resize(values, [round(side * self._scale) for side in values.shape[2:]])
+        return self._resized(values, self._scale)
 
     def at_students_scale(self, output: Tensor) -> Tensor:
         """Resize an output of the teacher, [N, C, H, W], to the scale of the student's."""
         if self._scale == 1.0 or output.ndim != 4:
             return output
-        return resize(output, [round(side / self._scale) for side in output.shape[2:]])
+        return self._resized(output, 1 / self._scale)
+
+    def _resized(self, values: Tensor, ratio: float) -> Tensor:
+        size = [round(side * ratio) for side in values.shape[2:]]
+        return resize(values, size, self._aligned_at)
 
     def as_student(self) -> Layer:
         """Return the network as one that takes the student's inputs, to be measured."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd", "output_mse"]
+# how maps of two sizes lie on each other: the last pixels as well as the first meet, or pixel i of
+# the one lies on i * ratio of the other
+Alignment = Literal["corners", "origin"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class SlimHints:
 
     Attributes:
         distill_points: Layers whose outputs a student may imitate.
+        aligned_at: How its pictures and maps are resized for a teacher that sees another size.
         never_prune: Layers whose channels stay.
         never_quantize: Layers that stay in float.
         never_quantize_for: Layers that stay in float as well, by target (`core.targets.names`).
@@ -60,6 +64,7 @@ class SlimHints:
     """
 
     distill_points: tuple[DistillPoint, ...] = ()
+    aligned_at: Alignment = "corners"
     never_prune: tuple[str, ...] = ()
     never_quantize: tuple[str, ...] = ()
     never_quantize_for: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

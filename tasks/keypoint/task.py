@@ -126,6 +126,8 @@ class Task:
                 DistillPoint("final_conv", "heatmap"),
                 DistillPoint(features, "feature"),
             ),
+            # as `heatmap_stride` has it
+            aligned_at="corners" if self.config.codec.udp else "origin",
             never_prune=("final_conv",),
             never_quantize=IN_FLOAT if light else (),
             # depthwise layers lose most, hold few weights, and are hardly faster in int8
