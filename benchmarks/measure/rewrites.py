@@ -83,7 +83,7 @@ def measure(network: str, rounds: int) -> Entry:
             if side == "plain":
                 (folder / BOUND).mkdir()
                 write_files(_without_shuffles(traced.graph), folder / BOUND, ("paddle", "onnx"), 13)
-        _convert_with_paddle2onnx(task, model, images[0], folder / PEER)
+        convert_with_paddle2onnx(task, model, list(images[0].shape), folder / PEER)
         for target in FILES:
             task, model, _ = prepare(network)
             _quantize(task, model, images, target)
@@ -120,9 +120,17 @@ def _without_shuffles(graph: Graph) -> Graph:
     return rewrite(graph)
 
 
-def _convert_with_paddle2onnx(task: Task, model: Layer, image: np.ndarray, folder: Path) -> None:
+def convert_with_paddle2onnx(task: Task, model: Layer, shape: list[int], folder: Path) -> None:
+    """Write what paddle2onnx makes of a model to `model.onnx`.
+
+    Args:
+        task: Names the input.
+        model: In float.
+        shape: Of the input, [N, C, H, W]; -1 is free.
+        folder: New folder, or one that is there; also gets what `paddle.jit.save` writes.
+    """
     layer = task.deploy_model(model, "raw")
-    spec = InputSpec(list(image.shape), "float32", task.input_spec()[0].name)
+    spec = InputSpec(shape, "float32", task.input_spec()[0].name)
     with evaluation_mode(model), evaluation_mode(layer), paddle.pir_utils.OldIrGuard():
         paddle.jit.save(layer, str(folder / "saved"), [spec])
     files = [str(folder / f"saved.{ending}") for ending in ("pdmodel", "pdiparams")]

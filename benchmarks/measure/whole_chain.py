@@ -1,13 +1,16 @@
 """Prune, distil and quantize a trained network, and set the int8 files beside its float file.
 
     python -m benchmarks.measure.whole_chain NAME CONFIG FLOAT_RUN --work_dir DIR \\
-        --ratios 0.3 0.7 -o data.root=ROOT -o train.epochs=10
+        --ratios 0.3 0.7 --widths 0.5 --teacher TEACHER_RUN -o data.root=ROOT -o train.epochs=10
 
 FLOAT_RUN is the folder of a finished training, or a file of published weights. For each ratio
 `tools/train.py --slim distill_prune_qat` removes that share of the float network's MACs and trains
-under the float network. Called again, it goes on with a training that was interrupted, and takes
-one that is finished. Every file answers the validation split, and others that are named, in its
-runtime on this processor and as on one without VNNI (`benchmarks.processor.without_vnni`):
+under the float network; for each width it keeps that share of the channels of every layer. With
+TEACHER_RUN, the network as it is learns from that one by `--slim distill_qat`. Called again, it
+goes on with a training that was interrupted, and takes one that is finished. Files of others
+(`benchmarks.measure.chain_peers`) stand beside ours. Every file answers the validation split, and
+others that are named, in its runtime on this processor and as on one without VNNI
+(`benchmarks.processor.without_vnni`):
 
         --also lsp data.val_annotations=FILE data.val_images=FOLDER
 
@@ -28,11 +31,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from benchmarks.comparison import THREADS, command, training_seconds
+from benchmarks.measure.chain_peers import export_peers
 from benchmarks.measure.command import revision
 from benchmarks.measure.compare_runs import shortest_of_each
 from benchmarks.pages.cells import measured_on
@@ -54,7 +58,7 @@ from core.training.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
-RECIPE = "distill_prune_qat"
+PRUNING, TAUGHT = "distill_prune_qat", "distill_qat"
 AFTER = "int8, not pruned (after training)"
 RUNTIME: Backend = "openvino"
 MEASURE = "--measure"
@@ -63,27 +67,56 @@ PROCESSOR_WORDS = {"vnni": "with VNNI", "avx2": "without"}
 FILES_OF = {"paddle": ("model.pdmodel", "model.pdiparams"), "onnx": ("model.onnx",)}
 Row = dict[str, Any]
 Settings = dict[str, Any]
-Files = dict[str, dict[str, str]]  # folders by row and runtime
+Files = dict[str, dict[Backend, str]]  # folders by row and runtime
 
 
-def train(config: Path, start: Path, folder: Path, ratio: float, overrides: Sequence[str]) -> None:
-    """Train by the recipe, or go on with it.
+class Course(NamedTuple):
+    """A training: its label in the table, and how it is done."""
+
+    label: str
+    suffix: str  # of its folder
+    recipe: str
+    teacher: Path
+    overrides: tuple[str, ...]
+
+
+def train(
+    config: Path, start: Path, folder: Path, course: Course, overrides: Sequence[str]
+) -> None:
+    """Train, or go on with it.
 
     Args:
         config: Config of the float network.
         start: Folder whose `best_model` it is.
         folder: Folder of this one.
-        ratio: Share of the MACs to remove.
-        overrides: `key=value` for this training.
+        course: What is done.
+        overrides: `key=value` for each training.
     """
-    best = str(start / "best_model")
-    given = [f"model.pretrained={best}", "model.reinit=[]", f"strategies.0.target_ratio={ratio}"]
-    given += [f"strategies.2.target={RUNTIME}"]  # whose grids training rounds to
+    given = [*overrides, f"model.pretrained={start / 'best_model'}", "model.reinit=[]"]
+    given += course.overrides
     words = [sys.executable, os.path.relpath(ROOT / "tools" / "train.py"), "-c", str(config)]
-    words += [word for each in (*overrides, *given) for word in ("-o", each)]
-    words += ["--slim", RECIPE, "--distill_config", best, "--save_dir", str(folder)]
+    words += [word for each in given for word in ("-o", each)]
+    words += ["--slim", course.recipe, "--distill_config", str(course.teacher / "best_model")]
+    words += ["--save_dir", str(folder)]
     words += ["--resume"] if (folder / "latest").is_dir() else []
     subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+
+
+def courses(
+    ratios: Sequence[float], widths: Sequence[float], start: Path, teacher: Path | None
+) -> Iterator[Course]:
+    """Yield the trainings that are asked for."""
+    grids = f"strategies.2.target={RUNTIME}"
+    for ratio in ratios:
+        label, given = f"int8, {ratio:.0%} of the MACs pruned", f"target_ratio={ratio}"
+        yield Course(label, f"{100 * ratio:.0f}", PRUNING, start, (f"strategies.0.{given}", grids))
+    for width in widths:
+        label, suffix = f"int8, {width:.0%} of the channels", f"width_{100 * width:.0f}"
+        cut = "strategies.0.target_ratio=null", f"strategies.0.pruned_ratio={1 - width:g}"
+        yield Course(label, suffix, PRUNING, start, (*cut, grids))
+    if teacher is not None:
+        label = f"int8, under {teacher.name.removesuffix('_float')}"
+        yield Course(label, "taught", TAUGHT, teacher, (f"strategies.0.target={RUNTIME}",))
 
 
 def measure(
@@ -109,6 +142,9 @@ def measure(
             if number == 0:
                 rows[AFTER] = {}
                 files[AFTER] = export_all(run, Path(place, "after"), rows[AFTER], count)
+                of_others = export_peers(run, Path(place, "others"), count, work_dir)
+                rows |= of_others[0]
+                files |= of_others[1]
         here = all(map(multiplies_int8_exactly, BACKENDS))
         kinds = {"vnni": {}, "avx2": without_vnni.variables(work_dir)} if here else {"avx2": {}}
         measured = {
@@ -128,7 +164,7 @@ def measure(
     }
 
 
-def export_all(run: Path, folder: Path, row: Row, count: int = 0) -> dict[str, str]:
+def export_all(run: Path, folder: Path, row: Row, count: int = 0) -> dict[Backend, str]:
     """Export a run for each runtime; return the folders, and tell its row of size and cost.
 
     Args:
@@ -138,7 +174,7 @@ def export_all(run: Path, folder: Path, row: Row, count: int = 0) -> dict[str, s
             `quantized`, how many layers are.
         count: Images to quantize with after training, for each runtime by itself; 0: as it is.
     """
-    made: dict[str, str] = {}
+    made: dict[Backend, str] = {}
     row["bytes"] = {}
     for backend in BACKENDS:
         task, model = checkpoint.restore(run / "best_model")
@@ -181,13 +217,14 @@ def measure_here(asked: Path, answered: Path) -> None:
         task = read_run(settings).task
         for name, folders in files.items():
             found[name]["values"][split] = {}
-            for backend in BACKENDS:
-                run = load_predictor(Path(folders[backend]), backend).run
+            for backend, folder in folders.items():
+                run = load_predictor(folder, backend).run
                 metric = evaluate(task, run, validation_loader(task))
                 found[name]["values"][split][backend] = metric.compute()[metric.primary]
     for backend in BACKENDS:
-        times = shortest_of_each([Path(each[backend]) for each in files.values()], backend)
-        for name, shortest in zip(files, times):
+        named = {name: Path(each[backend]) for name, each in files.items() if backend in each}
+        times = shortest_of_each(list(named.values()), backend)
+        for name, shortest in zip(named, times):
             found[name]["ms"][backend] = shortest
     answered.write_text(json.dumps(found), encoding="utf-8")
 
@@ -254,13 +291,15 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     yield f"\n## Pruned, distilled, quantized: {name.removeprefix('chain_')}\n"
     yield (
         f"{entry['network']} at {shape}, {metric}. The first row is the float network, from which "
-        "the others start and under which they are trained. Minutes are wall time of training on a "
-        f"busy machine. {entry['calibration_images']} images for calibration after training, for "
-        "each runtime by itself.\n"
+        "the others start and under which they are trained, unless it says otherwise. Minutes are "
+        f"wall time of training on a busy machine. {entry['calibration_images']} images for "
+        "calibration after training, for each runtime by itself.\n"
     )
     yield "| | epochs | minutes | M MACs | M parameters |"
     yield "| --- |" + " ---: |" * 4
     for label, row in rows.items():
+        if "macs" not in row:  # of others, which change nothing of these
+            continue
         trained = [str(row["epochs"]), f"{row['minutes']:.0f}"] if "minutes" in row else ["", ""]
         cost = [f"{row['macs'] / 1e6:.1f}", f"{row['parameters'] / 1e6:.3f}"]
         yield f"| {label} | {' | '.join([*trained, *cost])} |"
@@ -291,7 +330,11 @@ def main() -> None:
         "float_run", type=Path, help="save_dir of its finished training, or weights"
     )
     parser.add_argument("--work_dir", type=Path, required=True, help="for the trainings")
-    parser.add_argument("--ratios", nargs="+", type=float, default=[0.3], metavar="SHARE")
+    for name, help_ in (("ratios", "of the MACs to remove"), ("widths", "of channels to keep")):
+        parser.add_argument(
+            f"--{name}", nargs="+", type=float, default=[], metavar="SHARE", help=help_
+        )
+    parser.add_argument("--teacher", type=Path, help="save_dir of a finished training")
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
     help_ = "one more set to validate on: its name, and what to change in the config"
     parser.add_argument("--also", action="append", default=[], nargs="+", metavar="X", help=help_)
@@ -307,10 +350,10 @@ def main() -> None:
         weights, start = start, work / f"{arguments.name}_float"
         adopt(settings, weights, start)
     runs = {"float": start}
-    for ratio in arguments.ratios:
-        folder = work / f"{arguments.name}_{100 * ratio:.0f}"
-        train(arguments.config, start, folder, ratio, arguments.override)
-        runs[f"int8, {ratio:.0%} of the MACs pruned"] = folder
+    for course in courses(arguments.ratios, arguments.widths, start, arguments.teacher):
+        folder = work / f"{arguments.name}_{course.suffix}"
+        train(arguments.config, start, folder, course, arguments.override)
+        runs[course.label] = folder
     entry = measure(runs, splits, arguments.num_calib, work)
     content = json.dumps(entry, indent=1) + "\n"
     (RESULTS / f"chain_{arguments.name}.json").write_text(content, encoding="utf-8")
