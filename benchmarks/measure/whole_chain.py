@@ -338,11 +338,13 @@ def main() -> None:
     parser.add_argument("-o", "--override", action="append", default=[], metavar="KEY=VALUE")
     help_ = "one more set to validate on: its name, and what to change in the config"
     parser.add_argument("--also", action="append", default=[], nargs="+", metavar="X", help=help_)
+    help_ = "settings of one training: what its folder ends with (5, width_50, taught), and these"
+    parser.add_argument("--own", action="append", default=[], nargs="+", metavar="X", help=help_)
     parser.add_argument("--num_calib", type=options.positive, default=256)
     arguments = parser.parse_args()
     work, start = arguments.work_dir.resolve(), arguments.float_run.resolve()
-    own = [each for each in arguments.override if not each.startswith("strategies.")]  # the recipe
-    settings = merge(load_yaml(arguments.config), parse_overrides(own))
+    of_task = [each for each in arguments.override if not each.startswith("strategies.")]
+    settings = merge(load_yaml(arguments.config), parse_overrides(of_task))
     splits = {VALIDATION: settings}
     for name, *changes in arguments.also:
         splits[name] = merge(settings, parse_overrides(changes))
@@ -352,7 +354,10 @@ def main() -> None:
     runs = {"float": start}
     for course in courses(arguments.ratios, arguments.widths, start, arguments.teacher):
         folder = work / f"{arguments.name}_{course.suffix}"
-        train(arguments.config, start, folder, course, arguments.override)
+        own = [
+            word for suffix, *words in arguments.own if suffix == course.suffix for word in words
+        ]
+        train(arguments.config, start, folder, course, [*arguments.override, *own])
         runs[course.label] = folder
     entry = measure(runs, splits, arguments.num_calib, work)
     content = json.dumps(entry, indent=1) + "\n"
