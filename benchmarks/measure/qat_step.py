@@ -31,7 +31,7 @@ from benchmarks.networks import build, images, labels
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import PeerError, last_line
 from core.quant.apply import apply_quantization
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.layers import KINDS
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
@@ -115,7 +115,7 @@ def ask_peer(network: str, steps: int) -> dict[str, list[float]]:
 def _quantize(task: Task, model: Layer, rounding: Rounding, image: paddle.Tensor) -> None:
     kinds = [kind.__name__ for kind in KINDS]
     choice = select_layers(model, rounding, kinds, task.slim_hints(model).never_quantize)
-    layout = plan_grids(task, model, "paddle", choice.layers, None)
+    layout = plan_grids(trace_float(task, model), model, "paddle", choice.layers, None)
     apply_quantization(model, choice, rounding, [[image]], "avg", layout)
 
 

@@ -10,6 +10,7 @@ from paddle import Tensor, nn
 
 from core.task import Alignment
 
+
 def resize(values: Tensor, size: Sequence[int], aligned_at: Alignment) -> Tensor:
     """Resize maps [N, C, H, W] so that a point stays where the task's points of maps lie."""
     if list(values.shape[2:]) == list(size):

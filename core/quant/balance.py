@@ -51,6 +51,7 @@ _Side = tuple[str, str]  # path of a weight, `in` or `out`
 
 def balance(
     model: Layer,
+    graph: Graph,
     specs: Sequence[InputSpec],
     batches: Iterable[Sequence[Tensor]],
     kept: Collection[str] = (),
@@ -59,7 +60,8 @@ def balance(
 
     Args:
         model: In float; its weights and the scales and shifts of norms are edited.
-        specs: Inputs of the model, named, to trace it with.
+        graph: The model in evaluation mode; weights may have been edited since.
+        specs: Inputs of the model, named, to trace it in training mode with.
         batches: Inputs of the model, to see how far channels reach; [N, C, H, W] for images.
         kept: Paths of layers whose outputs stay as they are.
 
@@ -72,7 +74,7 @@ def balance(
     """
     reach = channel_reach(model, batches)
     groups = ChannelGroups()
-    groups.add(Graph.from_trace(trace(model, specs)), kept)
+    groups.add(graph, kept)
     # a head that only training has may read what is rescaled
     traced = trace(model, specs, training=True)
     graph = Graph.from_trace(traced)

@@ -70,15 +70,19 @@ class GridSettings(SelectionSettings, Protocol):
 
 def choose_layers_and_grids(
     task: Task, model: Layer, config: GridSettings
-) -> tuple[LayerSelection, GridPlan]:
+) -> tuple[LayerSelection, GridPlan, Graph]:
     """Choose the layers of a float model to quantize, and plan the grids that their files need.
+
+    Returns:
+        The layers, the grids, and the graph that these were planned from.
 
     Raises:
         ConfigError: A glob matches nothing, or nothing is left to quantize.
     """
     choice = select_with_hints(task, model, config)
+    graph = trace_float(task, model)
     plan = plan_grids(
-        task,
+        graph,
         model,
         config.target,
         choice.layers,
@@ -86,11 +90,17 @@ def choose_layers_and_grids(
         choice.spared,
         config.processors,
     )
-    return choice, plan
+    return choice, plan, graph
+
+
+def trace_float(task: Task, model: Layer) -> Graph:
+    """Trace a float model as its files will have it."""
+    with evaluation_mode(model):
+        return trace_graph(task.deploy_model(model, "raw"), task.input_spec(), model)
 
 
 def plan_grids(
-    task: Task,
+    graph: Graph,
     model: Layer,
     target: Target,
     layers: Collection[str] = (),
@@ -98,10 +108,10 @@ def plan_grids(
     never: Collection[str] = (),
     processors: Processors = "any",
 ) -> GridPlan:
-    """Trace a float model and plan its grids for the files of a target.
+    """Plan the grids of a float model for the files of a target.
 
     Args:
-        task: Task of the model.
+        graph: What `trace_float` returned of the model.
         model: Float model.
         target: Target of the files.
         layers: Paths of the layers that will be quantized.
@@ -112,8 +122,6 @@ def plan_grids(
         never: Paths of layers whose outputs stay in float, with all layers inside them.
         processors: Processors on which the files must be right.
     """
-    with evaluation_mode(model):
-        graph = trace_graph(task.deploy_model(model, "raw"), task.input_spec(), model)
     reasons = {} if target == "lite" else wrong_with_amx(graph)
     if target == "paddle" and processors == "any":
         graph = with_signed_bytes(graph)

@@ -17,6 +17,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from core.errors import CheckpointError, ConfigError
+from core.graph.program import Graph
 from core.network.batch_norms import reestimate
 from core.network.bias_correction import bias_places, correct_biases, output_means
 from core.network.layer_fitting import few_of_one_size
@@ -156,10 +157,11 @@ def quantize_after_training(
     _check_finite(model)
     config = config.completed(task.slim_hints(model).ptq)
     assert config.observer is not None
-    choice, plan = choose_layers_and_grids(task, model, config)
+    choice, plan, graph = choose_layers_and_grids(task, model, config)
     if config.reads_gradients:
         batches = first_batches(batches)
-    _prepare(task, model, batches, config)
+    _prepare(task, model, graph, batches, config)
+    del graph  # it holds a copy of all weights
     count = _Count()
     seen = count.through(batches())
     made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
@@ -179,13 +181,15 @@ def quantize_after_training(
     return made
 
 
-def _prepare(task: Task, model: Layer, batches: CalibrationBatches, config: PtqConfig) -> None:
+def _prepare(
+    task: Task, model: Layer, graph: Graph, batches: CalibrationBatches, config: PtqConfig
+) -> None:
     """Equalize, balance and re-estimate batch norms of the float model, as asked for."""
     if config.equalize:
         pairs = equalize(model, task.input_spec())
         _log.info("ptq: evened out the channels between %d pairs of layers", len(pairs))
     if config.balance:
-        count = balance(model, task.input_spec(), batches())
+        count = balance(model, graph, task.input_spec(), batches())
         _log.info("ptq: evened out activations, %d groups of channels were rescaled", count)
     if config.reestimate_bn:
         _log.info("ptq: estimated %d batch norms anew", reestimate(model, batches()))

@@ -182,7 +182,7 @@ class Qat(Strategy):
         if config.keeps_grids:
             text = "qat: grids and batch norms stay as %s finds them (observer_off_after)"
             _log.info(text, config.observer)
-        choice, plan = choose_layers_and_grids(context.task, model, config)
+        choice, plan, graph = choose_layers_and_grids(context.task, model, config)
         # grids that stay and weights that are fitted are for images as they come in use
         as_in_use = config.keeps_grids or config.reconstruct
         images: CalibrationBatches = partial(context.inputs, samples)
@@ -194,7 +194,7 @@ class Qat(Strategy):
             # what a student is compared in stays as it was
             taught = hints.distill_points if context.teachers else ()
             kept = [point.layer for point in taught if point.output == "feature"]
-            count = balance(model, context.task.input_spec(), images(), kept)
+            count = balance(model, graph, context.task.input_spec(), images(), kept)
             _log.info("qat: evened out activations, %d groups of channels were rescaled", count)
         made = apply_quantization(model, choice, config.rounding, images(), config.observer, plan)
         if config.reconstruct:

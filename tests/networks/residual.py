@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 from paddle.nn import Layer
 
 from core.quant.apply import apply_quantization
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
 from core.targets.names import Processors, RoundedOutputs
@@ -91,6 +91,8 @@ def quantized(
 ) -> Layer:
     model, how = model or network(), Rounding(**rounding, processors=processors)
     choice = select_layers(model, how, ("Conv2D", "Linear"), ())
-    layout = plan_grids(task, model, target, choice.layers, outputs, processors=processors)
+    layout = plan_grids(
+        trace_float(task, model), model, target, choice.layers, outputs, processors=processors
+    )
     apply_quantization(model, choice, how, batches(), "abs_max", layout)
     return model

@@ -253,7 +253,7 @@ def test_outputs_of_lite_hrnet_have_no_grids_unless_asked_for(asked, rounded):
     model = task.build_model()
     config = PtqConfig(target="onnxruntime", quantize_outputs=asked)
     settings = config.completed(task.slim_hints(model).ptq)
-    _, plan = choose_layers_and_grids(task, model, settings)
+    _, plan, _ = choose_layers_and_grids(task, model, settings)
     assert bool(plan.outputs) == rounded
 
 

@@ -18,7 +18,7 @@ import core.workflows.comparison_table
 from core.errors import RejectedError
 from core.export.rejected import REASON
 from core.quant.apply import apply_quantization, record_of
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
 from core.runtimes.description import read_description
@@ -49,7 +49,7 @@ def saved(folder: Path, quantized: bool = True) -> Path:
 def quantize(task: Task, model: paddle.nn.Layer) -> None:
     rounding = Rounding(processors="any")  # files are right wherever this test runs
     choice = select_layers(model, rounding, ("Conv2D", "Linear"), ())
-    layout = plan_grids(task, model, "paddle")
+    layout = plan_grids(trace_float(task, model), model, "paddle")
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(4)]
     apply_quantization(model, choice, rounding, batches, "abs_max", layout)
 

@@ -205,7 +205,9 @@ def test_adapter_and_generator() -> None:
     values, wanted = paddle.rand([2, 4, 3, 3]), paddle.rand([2, 6, 5, 7])
     assert Adapter(4, 6, is_map=True, aligned_at="corners")(values, wanted).shape == [2, 6, 5, 7]
     assert Adapter(4, 4, is_map=True, aligned_at="corners")(values, values) is values
-    assert Adapter(4, 6, is_map=False, aligned_at="corners")(paddle.rand([2, 4]), paddle.rand([2, 6])).shape == [2, 6]
+    assert Adapter(4, 6, is_map=False, aligned_at="corners")(
+        paddle.rand([2, 4]), paddle.rand([2, 6])
+    ).shape == [2, 6]
     generator = Generator(4, 0.5)
     same = np.zeros([4, 4, 3, 3], np.float32)
     same[range(4), range(4), 1, 1] = 1.0

@@ -11,7 +11,7 @@ from paddle.nn import Layer
 
 from core.export.files import FILES
 from core.quant.apply import apply_quantization
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
 from core.targets.names import Format
@@ -42,7 +42,7 @@ def build(task: Task, kind: str) -> Layer:
         rounding = Rounding(processors="any")  # files are right wherever the tests run
         choice = select_layers(model, rounding, ("Conv2D", "Linear"), ())
         batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(4)]
-        layout = plan_grids(task, model, "openvino")
+        layout = plan_grids(trace_float(task, model), model, "openvino")
         apply_quantization(model, choice, rounding, batches, "abs_max", layout)
     return model
 

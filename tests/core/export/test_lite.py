@@ -28,7 +28,7 @@ from core.graph.batch_norm_folding import fold_batch_norms
 from core.graph.program import Graph
 from core.graph.trace import trace
 from core.quant.apply import apply_quantization
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.quantizers import Rounding
 from core.quant.scales import Grid, LayerScales
 from core.quant.selection import select_layers
@@ -97,7 +97,12 @@ def quantized(task: Task) -> Layer:
     choice = select_layers(model, Rounding(), ("Conv2D", "Linear"), ())
     batches = [[paddle.rand([8, 3, 8, 8])] for _ in range(4)]
     apply_quantization(
-        model, choice, Rounding(), batches, "abs_max", plan_grids(task, model, "lite")
+        model,
+        choice,
+        Rounding(),
+        batches,
+        "abs_max",
+        plan_grids(trace_float(task, model), model, "lite"),
     )
     return model
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import paddle
@@ -13,6 +13,7 @@ from paddle.nn import functional as F
 from paddle.static import InputSpec
 
 from core.errors import DataError
+from core.graph.free_batch import trace_graph
 from core.network.channels import ChannelShuffle, ChannelSplit
 from core.quant.apply import apply_quantization
 from core.quant.balance import balance, channel_reach
@@ -56,6 +57,10 @@ class Fused(Layer):
         return self.head(F.relu(self.pointwise(self.depthwise(total))))
 
 
+def even_out(model: Layer, batches: list[list[paddle.Tensor]], kept: Sequence[str] = ()) -> int:
+    return balance(model, trace_graph(model, SPECS, model), SPECS, batches, kept)
+
+
 def stretch(model: Fused) -> None:
     """Let a channel of the sum reach far beyond the others, and count for as much as they do."""
     scales = np.ones(8, np.float32)
@@ -83,7 +88,7 @@ def test_the_float_model_answers_as_before(model: Fused) -> None:
     before, shares = answers(model, pictures()), []
     weight = model.depthwise[0].weight.numpy()
     shares.append(_spread(model))
-    assert balance(model, SPECS, pictures()) > 4
+    assert even_out(model, pictures()) > 4
     shares.append(_spread(model))
     np.testing.assert_array_equal(answers(model, pictures()), before)
     assert (model.depthwise[0].weight.numpy() != weight).any()
@@ -94,7 +99,7 @@ def test_the_float_model_answers_as_before(model: Fused) -> None:
 def test_layers_that_are_kept_answer_as_before(model: Fused) -> None:
     """Their channels tie those that are added to them; others are scaled all the same."""
     before, weights = _of_coarse(model), model.pointwise[0].weight.numpy()
-    assert balance(model, SPECS, pictures(), kept=["coarse", "nowhere"]) > 0
+    assert even_out(model, pictures(), kept=["coarse", "nowhere"]) > 0
     np.testing.assert_array_equal(_of_coarse(model), before)
     assert (model.pointwise[0].weight.numpy() != weights).any()
 
@@ -116,7 +121,7 @@ def test_rounding_loses_less(observer: ObserverKind) -> None:
         model.eval()
         wanted = answers(model, pictures())
         if balanced:
-            balance(model, SPECS, pictures())
+            even_out(model, pictures())
         rounding = Rounding()
         choice = select_layers(model, rounding, ("Conv2D",), ())
         apply_quantization(model, choice, rounding, pictures(), observer, GridPlan())
@@ -134,7 +139,7 @@ def _spread(model: Fused) -> float:
 def test_channels_that_are_tied_are_scaled_alike(model: Fused) -> None:
     """What is kept by the split is the even channels of the shuffle, and added to."""
     before = {name: value.numpy() for name, value in model.state_dict().items()}
-    balance(model, SPECS, pictures())
+    even_out(model, pictures())
     scale = {
         name: before[f"{name}.1.weight"] / dict(model.named_sublayers())[name][1].weight.numpy()
         for name in ("stem", "inner", "coarse")
@@ -178,7 +183,7 @@ def test_what_is_tied_to_a_fixed_end_stays(gate: Callable[[paddle.Tensor], paddl
         model.first.weight * paddle.to_tensor([1.0, 1, 1, 99]).reshape([4, 1, 1, 1])
     )
     before = {name: value.numpy() for name, value in model.state_dict().items()}
-    assert balance(model, SPECS, pictures()) == 0
+    assert even_out(model, pictures()) == 0
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[name])
 
@@ -208,7 +213,7 @@ def test_heads_of_training_go_on_as_before() -> None:
     with paddle.no_grad():
         before = [each.numpy() for each in model(image)]
         model.training = False
-        assert balance(model, SPECS, pictures()) > 0
+        assert even_out(model, pictures()) > 0
         model.training = True
         after = [each.numpy() for each in model(image)]
     assert len(after) == 2
@@ -218,4 +223,4 @@ def test_heads_of_training_go_on_as_before() -> None:
 
 def test_no_data_is_an_error(model: Fused) -> None:
     with pytest.raises(DataError, match="calibration: no data"):
-        balance(model, SPECS, [])
+        even_out(model, [])

@@ -10,7 +10,7 @@ import pytest
 from paddle import Tensor, nn
 from paddle.nn import Layer
 
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.quant.quantizers import Rounding
 from core.quant.selection import select_layers
@@ -31,14 +31,19 @@ def task(tmp_path: Path) -> Task:
 def test_which_outputs_are_rounded(task: Task, outputs: RoundedOutputs, wanted: Any) -> None:
     model = network()
     layers = select_layers(model, Rounding(), ("Conv2D", "Linear"), ()).layers
-    assert plan_grids(task, model, "onnxruntime", layers, outputs).outputs == wanted
+    assert (
+        plan_grids(trace_float(task, model), model, "onnxruntime", layers, outputs).outputs
+        == wanted
+    )
 
 
 def test_the_target_decides_by_default(task: Task) -> None:
     model = network()
     layers = select_layers(model, Rounding(), ("Conv2D", "Linear"), ()).layers
     found = {
-        target: plan_grids(task, model, target, layers, None, processors="vnni").outputs
+        target: plan_grids(
+            trace_float(task, model), model, target, layers, None, processors="vnni"
+        ).outputs
         for target in ("onnxruntime", "tensorrt", "openvino", "paddle", "lite")
     }
     assert found == {
@@ -50,7 +55,7 @@ def test_the_target_decides_by_default(task: Task) -> None:
         "lite": {},
     }
     # where files are right on any processor, all that Paddle Inference reads has a sign
-    assert plan_grids(task, model, "paddle", layers, None).outputs == RESIDUAL
+    assert plan_grids(trace_float(task, model), model, "paddle", layers, None).outputs == RESIDUAL
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -72,7 +77,9 @@ def test_layers_without_a_fast_kernel_stay_in_float(
 
     model = Groups()
     layers = ("stem", "depthwise", "multiplied", "fours")
-    found = plan_grids(task, model, target, layers, "none", processors=processors).in_float
+    found = plan_grids(
+        trace_float(task, model), model, target, layers, "none", processors=processors
+    ).in_float
     if processors == "any" and target in ("paddle", "openvino"):
         assert found.keys() == {"multiplied"}
         assert found["multiplied"].startswith("groups of 1 to 2 channels are slow in int8")
@@ -99,7 +106,9 @@ def test_what_is_wrong_with_amx_stays_in_float(
     task: Task, target: Target, processors: Processors
 ) -> None:
     layers = ("stem", "patches", "long", "wide", "odd")
-    found = plan_grids(task, Patches(), target, layers, "none", processors=processors).in_float
+    found = plan_grids(
+        trace_float(task, Patches()), Patches(), target, layers, "none", processors=processors
+    ).in_float
     if target == "lite":
         assert found == {}
     else:
@@ -126,7 +135,9 @@ class Groups(Layer):
 @pytest.mark.parametrize("target", ["paddle", "openvino", "onnxruntime"])
 def test_groups_that_are_wrong_with_amx_stay_in_float(task: Task, target: Target) -> None:
     layers = [name for name, _ in Groups().named_sublayers()]
-    found = plan_grids(task, Groups(), target, layers, "none", processors="vnni").in_float
+    found = plan_grids(
+        trace_float(task, Groups()), Groups(), target, layers, "none", processors="vnni"
+    ).in_float
     told = "oneDNN computes groups with kernels of 1x1 on 72 channels wrongly in int8 on"
     assert found.keys() == {"wrong", "signed"}
     assert found["wrong"].startswith(told)
@@ -145,9 +156,11 @@ def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> N
             return self.head(self.pool(self.main(x) + self.short(x))).flatten(1)
 
     layers = ("main", "short", "head")
-    found = plan_grids(task, Shortcut(), "tensorrt", layers, "residual").outputs
+    found = plan_grids(
+        trace_float(task, Shortcut()), Shortcut(), "tensorrt", layers, "residual"
+    ).outputs
     assert found == {"main": ()}
-    found = plan_grids(task, Shortcut(), "tensorrt", layers, "all").outputs
+    found = plan_grids(trace_float(task, Shortcut()), Shortcut(), "tensorrt", layers, "all").outputs
     assert found == {"main": (), "short": (), "head": ()}
 
 
@@ -174,6 +187,8 @@ def test_an_addition_of_a_bias_is_no_residual_and_a_container_rounds_nothing(tas
 
     model = Plain()
     layers = ("inner.0", "twice", "head")
-    assert plan_grids(task, model, "onnxruntime", layers, "residual").outputs == {}
+    assert (
+        plan_grids(trace_float(task, model), model, "onnxruntime", layers, "residual").outputs == {}
+    )
     # what a layer that runs twice puts out has no one name
-    assert plan_grids(task, model, "onnxruntime", layers, "all").outputs == {}
+    assert plan_grids(trace_float(task, model), model, "onnxruntime", layers, "all").outputs == {}

@@ -19,7 +19,7 @@ from core.errors import ConfigError, DataError, UserError
 from core.network.weights import load_arrays
 from core.quant.apply import apply_quantization
 from core.quant.config import QatConfig
-from core.quant.grid_plan import GridPlan, plan_grids
+from core.quant.grid_plan import GridPlan, plan_grids, trace_float
 from core.quant.layers import quantized_layers, weights_held
 from core.quant.outputs import rounded_outputs
 from core.quant.quantizers import Rounding
@@ -175,7 +175,7 @@ def test_one_grid_for_a_weight_is_that_of_the_folded_weight(settings: Any) -> No
     rounding = Rounding(weight_type="abs_max", weight_bits=4)
     choice = select_layers(model, rounding, ("Conv2D",), ())
     batches = [[paddle.randn([4, 3, 8, 8])]]
-    layout = plan_grids(task, model, "paddle")
+    layout = plan_grids(trace_float(task, model), model, "paddle")
     assert layout.norms == {"conv": "norm"}
     apply_quantization(model, choice, rounding, batches, "abs_max", layout)
     factor = (model.norm.weight / (model.norm._variance + model.norm._epsilon) ** 0.5).numpy()

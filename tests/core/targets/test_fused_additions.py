@@ -20,7 +20,7 @@ from paddle.nn import Layer
 from core.export.package import export
 from core.graph.program import Graph
 from core.quant.apply import apply_quantization
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.layers import quantized_layers
 from core.quant.outputs import rounded_outputs
 from core.quant.quantizers import Rounding
@@ -212,7 +212,9 @@ def exact(
     model, how = kind(), Rounding(activation_type="fixed", processors=processors)
     model.eval()
     choice = select_layers(model, how, ("Conv2D",), ())
-    layout = plan_grids(task, model, "paddle", choice.layers, outputs, processors=processors)
+    layout = plan_grids(
+        trace_float(task, model), model, "paddle", choice.layers, outputs, processors=processors
+    )
     apply_quantization(model, choice, how, [[paddle.to_tensor(image())]], "abs_max", layout)
     for layer in quantized_layers(model).values():
         steps = 2 * rng.integers(-20, 21, layer.weight.shape)

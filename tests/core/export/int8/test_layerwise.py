@@ -26,7 +26,7 @@ from core.graph.operators import only
 from core.graph.program import Graph
 from core.graph.trace import trace
 from core.quant.apply import apply_quantization
-from core.quant.grid_plan import plan_grids
+from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.layers import quantized_layers
 from core.quant.outputs import rounded_outputs
 from core.quant.quantizers import Rounding
@@ -178,7 +178,7 @@ def test_grids_of_outputs_are_those_of_the_model(kind: Format, tmp_path: Path) -
     task = build_task("outside.toy", {"data": {"root": str(tmp_path / "none")}})
     model = randomize(Skip())
     layers = [path for path, each in model.named_sublayers() if hasattr(each, "weight")]
-    layout = plan_grids(task, model, "paddle", layers, "residual")
+    layout = plan_grids(trace_float(task, model), model, "paddle", layers, "residual")
     assert set(layout.outputs) == {"act", "acts.1"}
     how = Rounding(processors="any")
     choice = select_layers(model, how, ("Conv2D", "Linear"), ())
