@@ -197,7 +197,7 @@ def test_where_gradients_are_computed_all_steps_see_a_few_images(
 
     def count(step: Any) -> Any:
         def counted(*given: Any, **options: Any) -> Any:
-            position = {"apply_quantization": 3, "reconstruct": 3, "balance": 2}[step.__name__]
+            position = {"apply_quantization": 3, "reconstruct": 3, "balance": 3}[step.__name__]
             batches = list(given[position])
             counts.append(sum(int(inputs[0].shape[0]) for inputs in batches))
             return step(*given[:position], batches, *given[position + 1 :], **options)
