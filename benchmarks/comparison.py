@@ -303,6 +303,8 @@ def command(log: Path) -> str:
 
 def shortened(word: str) -> str:
     key, equals, value = word.rpartition("=")
-    parts = Path(value).parts
-    kept = value if not value.startswith(("/", "..")) else Path(*parts[-1:]).as_posix()
+    path = Path(value)
+    kept = value if not value.startswith(("/", "..")) else path.name
+    if path.parent.name == "tools":  # those of the project, from wherever they were started
+        kept = f"tools/{path.name}"
     return f"{key}{equals}{kept}"

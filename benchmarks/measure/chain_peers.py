@@ -23,11 +23,13 @@ from core.targets.names import Backend
 from core.training import checkpoint
 
 CONVERTED = "float, by paddle2onnx"
-Rows = dict[str, dict[str, Any]]
+Row = dict[str, Any]
 Files = dict[str, dict[Backend, str]]  # folders by row and runtime
 
 
-def export_peers(run: Path, folder: Path, count: int, work_dir: Path) -> tuple[Rows, Files]:
+def export_peers(
+    run: Path, folder: Path, count: int, work_dir: Path
+) -> tuple[dict[str, Row], Files]:
     """Make the files; return their sizes by row and runtime, and their folders.
 
     Args:
@@ -48,7 +50,7 @@ def export_peers(run: Path, folder: Path, count: int, work_dir: Path) -> tuple[R
     _name_outputs(converted / "model.onnx", [port.name for port in described.outputs])
     write_description(described, converted)
     size = (converted / "model.onnx").stat().st_size
-    rows: Rows = {CONVERTED: {"bytes": {"onnxruntime": size, "openvino": size}}}
+    rows: dict[str, Row] = {CONVERTED: {"bytes": {"onnxruntime": size, "openvino": size}}}
     files: Files = {CONVERTED: {"onnxruntime": str(converted), "openvino": str(converted)}}
     python = install_nncf(work_dir, importlib.metadata.version("openvino"))
     made, _ = quantize_with_nncf(python, folder, training_images(task, count))

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.comparison import THREADS, command, training_seconds
-from benchmarks.measure.chain_peers import export_peers
+from benchmarks.measure.chain_peers import Files, Row, export_peers
 from benchmarks.measure.command import revision
 from benchmarks.measure.compare_runs import shortest_of_each
 from benchmarks.pages.cells import measured_on
@@ -65,9 +65,7 @@ MEASURE = "--measure"
 VALIDATION = "validation"  # the split of the config
 PROCESSOR_WORDS = {"vnni": "with VNNI", "avx2": "without"}
 FILES_OF = {"paddle": ("model.pdmodel", "model.pdiparams"), "onnx": ("model.onnx",)}
-Row = dict[str, Any]
 Settings = dict[str, Any]
-Files = dict[str, dict[Backend, str]]  # folders by row and runtime
 
 
 class Course(NamedTuple):
@@ -142,9 +140,9 @@ def measure(
             if number == 0:
                 rows[AFTER] = {}
                 files[AFTER] = export_all(run, Path(place, "after"), rows[AFTER], count)
-                of_others = export_peers(run, Path(place, "others"), count, work_dir)
-                rows |= of_others[0]
-                files |= of_others[1]
+                theirs, their_files = export_peers(run, Path(place, "others"), count, work_dir)
+                rows |= theirs
+                files |= their_files
         here = all(map(multiplies_int8_exactly, BACKENDS))
         kinds = {"vnni": {}, "avx2": without_vnni.variables(work_dir)} if here else {"avx2": {}}
         measured = {

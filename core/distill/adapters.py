@@ -12,7 +12,7 @@ from core.task import Alignment
 
 
 def resize(values: Tensor, size: Sequence[int], aligned_at: Alignment) -> Tensor:
-    """Resize maps [N, C, H, W] so that a point stays where the task's points of maps lie."""
+    """Resize maps [N, C, H, W]; `aligned_at` says which pixels of both sizes coincide."""
     if list(values.shape[2:]) == list(size):
         return values
     corners = aligned_at == "corners"
@@ -27,7 +27,7 @@ class Adapter(nn.Layer):
         channels: Channels of the student.
         wanted: Channels of the teacher; if equal, no weights are needed.
         is_map: Maps [N, C, H, W], or else vectors [N, C].
-        aligned_at: How maps are resized.
+        aligned_at: See `resize`.
     """
 
     def __init__(self, channels: int, wanted: int, is_map: bool, aligned_at: Alignment) -> None:

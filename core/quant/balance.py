@@ -77,15 +77,15 @@ def balance(
     groups.add(graph, kept)
     # a head that only training has may read what is rescaled
     traced = trace(model, specs, training=True)
-    graph = Graph.from_trace(traced)
-    groups.add(graph, kept)
-    factors = _factors(graph, groups, reach)
+    in_training = Graph.from_trace(traced)
+    groups.add(in_training, kept)
+    factors = _factors(in_training, groups, reach)
     for path, layer in groups.layers.items():
-        divide_output(graph, layer, factors[groups.side(path, "out")])
-        multiply_input(graph, layer, factors[groups.side(path, "in")])
+        divide_output(in_training, layer, factors[groups.side(path, "out")])
+        multiply_input(in_training, layer, factors[groups.side(path, "in")])
     for name in {name for layer in groups.layers.values() for name in edited_weights(layer)}:
         tensor = traced.weights[name]
-        tensor.set_value(graph.weights[name].astype(tensor.numpy().dtype))
+        tensor.set_value(in_training.weights[name].astype(tensor.numpy().dtype))
     return int((factors != 1).sum())
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 ObserverKind = Literal["abs_max", "avg", "percentile", "kl", "mse", "emd", "output_mse"]
-# how maps of two sizes lie on each other: the last pixels as well as the first meet, or pixel i of
-# the one lies on i * ratio of the other
+# which pixels of a picture in two sizes are the same point: the first and the last ones (corners),
+# or pixel i of the one and i * ratio of the other (origin)
 Alignment = Literal["corners", "origin"]
 
 
@@ -55,7 +55,8 @@ class SlimHints:
 
     Attributes:
         distill_points: Layers whose outputs a student may imitate.
-        aligned_at: How its pictures and maps are resized for a teacher that sees another size.
+        aligned_at: How pictures and maps are resized between a student and a teacher whose inputs
+            have another size.
         never_prune: Layers whose channels stay.
         never_quantize: Layers that stay in float.
         never_quantize_for: Layers that stay in float as well, by target (`core.targets.names`).

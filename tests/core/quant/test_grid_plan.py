@@ -105,9 +105,9 @@ class Patches(Layer):
 def test_what_is_wrong_with_amx_stays_in_float(
     task: Task, target: Target, processors: Processors
 ) -> None:
-    layers = ("stem", "patches", "long", "wide", "odd")
+    model, layers = Patches(), ("stem", "patches", "long", "wide", "odd")
     found = plan_grids(
-        trace_float(task, Patches()), Patches(), target, layers, "none", processors=processors
+        trace_float(task, model), model, target, layers, "none", processors=processors
     ).in_float
     if target == "lite":
         assert found == {}
@@ -134,9 +134,10 @@ class Groups(Layer):
 
 @pytest.mark.parametrize("target", ["paddle", "openvino", "onnxruntime"])
 def test_groups_that_are_wrong_with_amx_stay_in_float(task: Task, target: Target) -> None:
-    layers = [name for name, _ in Groups().named_sublayers()]
+    model = Groups()
+    layers = [name for name, _ in model.named_sublayers()]
     found = plan_grids(
-        trace_float(task, Groups()), Groups(), target, layers, "none", processors="vnni"
+        trace_float(task, model), model, target, layers, "none", processors="vnni"
     ).in_float
     told = "oneDNN computes groups with kernels of 1x1 on 72 channels wrongly in int8 on"
     assert found.keys() == {"wrong", "signed"}
@@ -155,12 +156,10 @@ def test_of_two_branches_the_last_is_computed_with_the_addition(task: Task) -> N
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.pool(self.main(x) + self.short(x))).flatten(1)
 
-    layers = ("main", "short", "head")
-    found = plan_grids(
-        trace_float(task, Shortcut()), Shortcut(), "tensorrt", layers, "residual"
-    ).outputs
+    model, layers = Shortcut(), ("main", "short", "head")
+    found = plan_grids(trace_float(task, model), model, "tensorrt", layers, "residual").outputs
     assert found == {"main": ()}
-    found = plan_grids(trace_float(task, Shortcut()), Shortcut(), "tensorrt", layers, "all").outputs
+    found = plan_grids(trace_float(task, model), model, "tensorrt", layers, "all").outputs
     assert found == {"main": (), "short": (), "head": ()}
 
 
