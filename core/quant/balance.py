@@ -79,6 +79,8 @@ def balance(
     traced = trace(model, specs, training=True)
     in_training = Graph.from_trace(traced)
     groups.add(in_training, kept)
+    for weight in groups.layers.keys() - in_training.weights.keys():
+        groups.leave(weight)
     factors = _factors(in_training, groups, reach)
     for path, layer in groups.layers.items():
         divide_output(in_training, layer, factors[groups.side(path, "out")])
@@ -179,6 +181,12 @@ class ChannelGroups:
             first, second = self._root(int(one)), self._root(int(other))
             low, high = min(first, second), max(first, second)
             self._parents[high] = low  # so that FIXED stays a root
+
+    def leave(self, weight: str) -> None:
+        """Keep all channels of a layer, and those tied to them, as they are."""
+        for which in ("in", "out"):
+            self.tie(self._sides[weight, which], FIXED)
+        del self.layers[weight]
 
     def _root(self, channel: int) -> int:
         while self._parents[channel] != channel:

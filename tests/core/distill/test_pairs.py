@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,20 @@ def test_class_scores_meet_whatever_their_form() -> None:
     small = paddle.nn.functional.interpolate(theirs, [4, 4], mode="bilinear", align_corners=True)
     found = comparison.losses({"a": ours}, {"a": theirs}, {})
     assert float(found["soft_label"]) == pytest.approx(2 * float(losses.soft_label(ours, small)))
+
+
+@pytest.mark.parametrize("kind", ["l1", "attention", "l2"])
+def test_pixel_i_lies_on_pixel_2i_where_the_task_aligns_at_the_origin(kind: str) -> None:
+    ours = np.random.default_rng(0).normal(size=[1, 5, 4, 4]).astype("float32")
+    theirs = ours
+    for axis in (2, 3):  # what is between two pixels is their mean, the last pixel goes on
+        following = np.concatenate([theirs, theirs.take([-1], axis)], axis).take(range(1, 5), axis)
+        both = np.stack([theirs, (theirs + following) / 2], axis + 1)
+        theirs = both.reshape([8 if at == axis else side for at, side in enumerate(theirs.shape)])
+    student = replace(side("student", {}, a=[1, 5, 4, 4]), aligned_at="origin")
+    comparison = compare({"kind": kind, "student": "a"}, student, side("t", {}, a=[1, 5, 8, 8]))
+    given = {"a": paddle.to_tensor(ours)}, {"a": paddle.to_tensor(theirs)}
+    assert float(comparison.losses(*given, {})[kind]) == pytest.approx(0, abs=2e-6)
 
 
 def test_decoupled_distillation_takes_labels_of_any_form() -> None:

@@ -189,32 +189,34 @@ def test_what_is_tied_to_a_fixed_end_stays(gate: Callable[[paddle.Tensor], paddl
 
 
 class WithHead(Layer):
-    """A head that only training has reads what may be scaled."""
+    """A head that only training, or only evaluation, has reads what may be scaled."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_training: bool) -> None:
         super().__init__()
+        self.in_training = in_training
         self.body, self.depthwise = conv(3, 6), nn.Conv2D(6, 6, 3, groups=6, bias_attr=False)
         self.tail, self.extra = nn.Conv2D(6, 2, 1), nn.Conv2D(6, 2, 1)
 
     def forward(self, x: paddle.Tensor) -> tuple[paddle.Tensor, ...]:
         y = F.relu(self.body(x))
         main = self.tail(self.depthwise(y))
-        return (main, self.extra(y)) if self.training else (main,)
+        return (main, self.extra(y)) if self.training == self.in_training else (main,)
 
 
-def test_heads_of_training_go_on_as_before() -> None:
-    model = randomize(WithHead(), spread=0.2)
+@pytest.mark.parametrize("in_training", [True, False])
+def test_heads_of_one_mode_alone_go_on_as_before(in_training: bool) -> None:
+    model = randomize(WithHead(in_training), spread=0.2)
     scales = paddle.to_tensor([1.0, 1, 1, 1, 1, 300])
     model.body[1].weight.set_value(model.body[1].weight * scales)
     for layer in model.sublayers():
         layer.eval()  # norms: their statistics would move
-    model.training = True
+    model.training = in_training
     image = pictures()[0][0]
     with paddle.no_grad():
         before = [each.numpy() for each in model(image)]
         model.training = False
         assert even_out(model, pictures()) > 0
-        model.training = True
+        model.training = in_training
         after = [each.numpy() for each in model(image)]
     assert len(after) == 2
     for one, other in zip(before, after):
