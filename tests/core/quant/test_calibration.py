@@ -153,13 +153,13 @@ def test_few_sizes_wait_for_others(
 
     monkeypatch.setattr(toy.Task, "preprocess", whole)
     (tmp_path / "a").mkdir()
-    for index in range(12):
+    for index in range(40):
         image = np.full((8 + index, 8, 3), 99, np.uint8)
         cv2.imwrite(str(tmp_path / "a" / f"{index}.png"), image)
-    batches = iter(folder_images(task, tmp_path / "a", 12)())
+    batches = iter(folder_images(task, tmp_path / "a", 40)())
     assert next(batches)[0].shape[0] == 1
-    assert len(read) < 8
-    assert len(list(batches)) == 11
+    assert len(read) < 20  # the loader reads a few ahead, more of them on a busy machine
+    assert len(list(batches)) == 39
 
 
 def test_images_for_calibration_come_in_random_order(task: Task) -> None:
