@@ -1,7 +1,7 @@
 """The files of others that `benchmarks.measure.whole_chain` sets beside ours.
 
-paddle2onnx converts the float network; NNCF quantizes our float file for OpenVINO with each of its
-settings of `benchmarks.measure.processors`, on the images that ours is quantized on.
+paddle2onnx converts the float network; others quantize it (`benchmarks.peers.after_training`) on
+the images that ours is quantized on.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import onnx
 
-from benchmarks.measure.processors import quantize_with_nncf
 from benchmarks.measure.rewrites import convert_with_paddle2onnx
+from benchmarks.peers.after_training import quantize_with_peers
 from benchmarks.peers.int8 import install_nncf
 from core.export.package import export
 from core.quant.calibration import training_images
@@ -32,14 +32,13 @@ def export_peers(
 ) -> tuple[dict[str, Row], Files]:
     """Make the files; return their sizes by row and runtime, and their folders.
 
+    A row tells under `fails` what failed.
+
     Args:
         run: Folder with the `best_model` of the float network.
         folder: New folder for the files.
         count: Images to quantize with.
         work_dir: Folder for NNCF's environment.
-
-    Raises:
-        PeerError: NNCF failed.
     """
     task, model = checkpoint.restore(run / "best_model")
     described = export(task, model, folder / "float", ("onnx",)).description
@@ -53,15 +52,13 @@ def export_peers(
     rows: dict[str, Row] = {CONVERTED: {"bytes": {"onnxruntime": size, "openvino": size}}}
     files: Files = {CONVERTED: {"onnxruntime": str(converted), "openvino": str(converted)}}
     python = install_nncf(work_dir, importlib.metadata.version("openvino"))
-    made, _ = quantize_with_nncf(python, folder, training_images(task, count))
-    for label, graph in made.items():
-        place = folder / label
-        place.mkdir()
-        pair = [graph, graph.with_suffix(".bin")]
-        moved = [file.rename(place / f"model{file.suffix}") for file in pair]
-        write_description(described, place)
-        rows[label] = {"bytes": {"openvino": sum(file.stat().st_size for file in moved)}}
-        files[label] = {"openvino": str(place)}
+    source = run / "best_model", folder / "float", training_images(task, count)
+    for label, made in quantize_with_peers(*source, folder / "peers", python):
+        rows[label] = {"bytes": {}, "fails": made.fails}
+        files[label] = {}
+        if made.folder is not None:
+            rows[label]["bytes"][made.backend] = made.bytes
+            files[label][made.backend] = str(made.folder)
     return rows, files
 
 

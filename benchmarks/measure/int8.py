@@ -20,6 +20,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,8 @@ from benchmarks.measure.command import revision
 from benchmarks.measure.qat_step import NETWORKS
 from benchmarks.pages.benchmarks import page
 from benchmarks.peers.int8 import (
-    LIMIT_SECONDS,
     PRESETS,
     SETTINGS,
-    PeerError,
     Run,
     drift,
     formats_here,
@@ -46,6 +45,7 @@ from benchmarks.peers.int8 import (
     quantize_with_paddleslim,
     try_paddleslim,
 )
+from benchmarks.peers.processes import LIMIT_SECONDS, PeerError
 from core.errors import ConfigError
 from core.export.package import Exported, export
 from core.quant.layers import quantized_layers
@@ -196,7 +196,7 @@ def _runs(folder: Path, image: np.ndarray, entry: Entry) -> dict[str, Run]:
         except PeerError as error:
             entry["failures"][name] = str(error)
             continue
-        run = paddleslim_run(folder / "paddleslim", settings, image)
+        run = partial(paddleslim_run(folder / "paddleslim", settings), image)
         entry.setdefault("drift", {})[name] = drift(folder / "paddleslim", run())
         runs[f"paddle: {name}"] = run
     return runs

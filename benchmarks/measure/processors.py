@@ -33,7 +33,9 @@ import numpy as np
 from benchmarks.comparison import record
 from benchmarks.measure.command import revision
 from benchmarks.pages.benchmarks import page
-from benchmarks.peers.int8 import PeerError, install_nncf, last_line
+from benchmarks.peers.after_training import quantize_with_peers
+from benchmarks.peers.int8 import SETTINGS, install_nncf, paddleslim_run
+from benchmarks.peers.processes import last_line
 from benchmarks.processor import without_vnni
 from core import cli, options
 from core.export.package import export
@@ -52,15 +54,8 @@ from core.training.loader import Loader
 from core.training.run import read_run
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNNER, NNCF_SCRIPT = (
-    str(ROOT / "benchmarks" / name) for name in ("measure/processors_run.py", "peers/nncf_int8.py")
-)
-NNCF = {  # preset and fix
-    "NNCF": ("performance", "first_layer_only"),
-    "NNCF, overflow_fix": ("performance", "enable"),
-    "NNCF, mixed": ("mixed", "first_layer_only"),
-    "NNCF, mixed, overflow_fix": ("mixed", "enable"),
-}
+RUNNER = str(ROOT / "benchmarks" / "measure" / "processors_run.py")
+ITS_OWN, OURS = SETTINGS
 Entry = dict[str, Any]
 
 
@@ -70,6 +65,15 @@ class Split:
 
     loader: Loader
     inputs: Path
+
+
+@dataclass(frozen=True)
+class Files:
+    """An exported model, the runtime that it is for, and how Paddle Inference is set (SETTINGS)."""
+
+    folder: Path
+    backend: Backend
+    settings: str = OURS
 
 
 def measure(
@@ -96,49 +100,56 @@ def measure(
     loader = Loader(task.build_dataset("val"), batch_size=1, train=False, num_workers=1)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        export(task, checkpoint.restore(weights, task)[1], folder / "float", ("paddle", "onnx"))
+        _, model = checkpoint.restore(weights, task)
+        export(task, model, folder / "float", ("paddle", "onnx"))
         fed = store_inputs(task, loader, folder)
         metrics: Entry = {}
         seconds: dict[str, float] = {}
         for backend in BACKENDS:
-            metrics[backend] = {"float": on_both(task, fed, folder / "float", backend, capped)}
+            exact = Files(folder / "float", backend)
+            metrics[backend] = {"float": on_both(task, fed, exact, capped)}
             for processors in kinds:
-                made = folder / f"{backend}_{processors}"
-                taken = quantize(task, weights, images, backend, processors, made)
+                made = Files(folder / f"{backend}_{processors}", backend)
+                taken = quantize(task, weights, images, processors, made)
                 seconds[f"{backend}, {processors}"] = taken
-                metrics[backend][processors] = on_both(task, fed, made, backend, capped)
+                metrics[backend][processors] = on_both(task, fed, made, capped)
             logging.info("%s: %s", backend, metrics[backend])
-        try:
-            files, of_nncf = quantize_with_nncf(python, folder, images)
-            seconds |= of_nncf
-            for name, made in files.items():
-                metrics["openvino"][name] = on_both(task, fed, made, "openvino", capped)
-        except PeerError as error:
-            metrics["failed"] = str(error)
+        checkpoint.save(folder / "saved", checkpoint.describe(task), model.state_dict())
+        source = folder / "saved", folder / "float"
+        failed = {}
+        for name, files in quantize_with_peers(*source, images, folder / "peers", python):
+            if files.fails:
+                failed[name] = files.fails
+            if files.folder is None:
+                continue
+            seconds[name] = files.seconds
+            found = metrics[files.backend]
+            found[name] = on_both(task, fed, Files(files.folder, files.backend), capped)
+            if files.backend == "paddle" and not files.fails:
+                own = Files(files.folder, files.backend, ITS_OWN)
+                found[f"{name}, settings of its own"] = on_both(task, fed, own, capped)
     return {
         "network": task.config.model.name,
         "metric": task.build_metric().primary,
         "images": len(loader.dataset),
         "metrics": metrics,
+        "failed": failed,
         "seconds": seconds,
     }
 
 
 def quantize(
-    task: Task,
-    weights: str,
-    images: Calibration,
-    backend: Backend,
-    processors: Processors,
-    folder: Path,
+    task: Task, weights: str, images: Calibration, processors: Processors, made: Files
 ) -> float:
     """Quantize trained weights without training, export them for a runtime; return the seconds."""
     _, model = checkpoint.restore(weights, task)
     begin = time.process_time()
-    quantize_after_training(task, model, images, PtqConfig(target=backend, processors=processors))
+    quantize_after_training(
+        task, model, images, PtqConfig(target=made.backend, processors=processors)
+    )
     seconds = time.process_time() - begin
-    target = "onnxruntime" if backend == "onnxruntime" else "openvino"
-    export(task, model, folder, (format_of(backend),), target=target)
+    target = "onnxruntime" if made.backend == "onnxruntime" else "openvino"
+    export(task, model, made.folder, (format_of(made.backend),), target=target)
     return seconds
 
 
@@ -156,59 +167,49 @@ def store_inputs(task: Task, loader: Loader, folder: Path) -> Split:
     return Split(loader, folder / "inputs.npz")
 
 
-def on_both(
-    task: Task, split: Split, model: Path, backend: Backend, capped: dict[str, str]
-) -> dict[str, float]:
+def on_both(task: Task, split: Split, made: Files, capped: dict[str, str]) -> dict[str, float]:
     """Return the metric here, if this processor has VNNI, and without VNNI."""
-    found = {"avx2": metric_of(task, split, model, backend, capped)}
-    if multiplies_int8_exactly(backend):
-        found["vnni"] = metric_of(task, split, model, backend, {})
+    found = {"avx2": metric_of(task, split, made, capped)}
+    if multiplies_int8_exactly(made.backend):
+        found["vnni"] = metric_of(task, split, made, {})
     return found
 
 
-def metric_of(
-    task: Task,
-    split: Split,
-    model: Path,
-    backend: Backend,
-    variables: dict[str, str],
-) -> float:
+def metric_of(task: Task, split: Split, made: Files, variables: dict[str, str]) -> float:
     """Let a process with such variables answer, and return the metric of its answers."""
-    answers = model.parent / "answers.npz"
-    run_elsewhere(model, backend, split.inputs, answers, variables)
+    answers = made.folder.parent / "answers.npz"
+    run_elsewhere(made, split.inputs, answers, variables)
     try:
         return replay(task, split.loader, answers)
     finally:
         answers.unlink()
 
 
-def run_elsewhere(
-    model: Path,
-    backend: Backend,
-    inputs: Path,
-    answers: Path,
-    variables: dict[str, str],
-) -> None:
+def run_elsewhere(made: Files, inputs: Path, answers: Path, variables: dict[str, str]) -> None:
     """Let a process with such variables answer the stored inputs."""
-    if backend == "paddle":
-        module = ["-m", "benchmarks.measure.processors", "--answer"]
-        command = [sys.executable, *module, str(model), str(inputs), str(answers)]
+    if made.backend == "paddle":
+        module = ["-m", "benchmarks.measure.processors", "--answer", made.settings]
+        command = [sys.executable, *module, str(made.folder), str(inputs), str(answers)]
     else:
-        file = model if model.suffix == ".xml" else model / "model.onnx"
-        command = [sys.executable, RUNNER, backend, str(file), str(inputs), str(answers)]
+        (file,) = [*made.folder.glob("model.onnx"), *made.folder.glob("model.xml")]
+        command = [sys.executable, RUNNER, made.backend, str(file), str(inputs), str(answers)]
     whole = os.environ | variables | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=whole, cwd=ROOT, capture_output=True, text=True)
     if not answers.is_file():
         raise SystemExit(f"{' '.join(command)}: {last_line(done.stderr)}")
 
 
-def answer(model: Path, inputs: Path, answers: Path) -> None:
+def answer(settings: str, model: Path, inputs: Path, answers: Path) -> None:
     """Answer the stored inputs with Paddle Inference."""
-    run = load_predictor(model, "paddle").run
+    predictor = load_predictor(model, "paddle")
+    own = None if settings == OURS else paddleslim_run(model, settings)
+    (name, *_) = (port.name for port in predictor.description.outputs)
     found: dict[str, Any] = {}
     with np.load(inputs) as stored:
         for index in range(len(stored.files)):
-            found |= {f"{index}/{name}": array for name, array in run(stored[f"{index}"]).items()}
+            x = stored[f"{index}"]
+            answered = predictor.run(x) if own is None else {name: own(x)}
+            found |= {f"{index}/{name}": array for name, array in answered.items()}
     np.savez(answers, **found)
 
 
@@ -226,33 +227,9 @@ def replay(task: Task, loader: Loader, answers: Path) -> float:
         return float(metric.compute()[metric.primary])
 
 
-def quantize_with_nncf(
-    python: Path, folder: Path, images: Calibration
-) -> tuple[dict[str, Path], dict[str, float]]:
-    """Quantize the float ONNX file with NNCF in its own environment; return files and seconds."""
-    samples = [row.numpy()[None] for batch in images() for row in batch[0]]
-    np.savez(folder / "samples.npz", *samples)
-    made = folder / "nncf"
-    made.mkdir()
-    source = [str(folder / "float" / "model.onnx"), str(folder / "samples.npz"), str(made)]
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    files, seconds = {}, {}
-    for name, (preset, fix) in NNCF.items():
-        command = [str(python), NNCF_SCRIPT, *source, preset, "--overflow_fix", fix]
-        done = subprocess.run(command, env=variables, capture_output=True, text=True)
-        file = made / f"{preset}.xml"
-        if not file.is_file():
-            raise PeerError(last_line(done.stderr))
-        for each in (file, file.with_suffix(".bin")):
-            each.rename(folder / f"nncf_{preset}_{fix}{each.suffix}")
-        files[name] = folder / f"nncf_{preset}_{fix}.xml"
-        seconds[name] = json.loads((made / "nncf.json").read_text())["seconds"][preset]
-    return files, seconds
-
-
 def main() -> None:
     if sys.argv[1:2] == ["--answer"]:
-        answer(*map(Path, sys.argv[2:]))
+        answer(sys.argv[2], *map(Path, sys.argv[3:]))
         return
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("config", "weights", "root"):

@@ -34,7 +34,8 @@ from benchmarks.comparison import THREADS, load, record
 from benchmarks.measure.command import revision
 from benchmarks.networks import NETWORKS, ROOT, build, images, labels
 from benchmarks.pages.benchmarks import page
-from benchmarks.peers.paddleslim_prune import LIMIT_SECONDS, PeerError, PeerJob, in_a_line, run_peer
+from benchmarks.peers.paddleslim_prune import LIMIT_SECONDS, PeerJob, in_a_line, run_peer
+from benchmarks.peers.processes import PeerError
 from core.export.package import Exported, export
 from core.export.parity import run_eager
 from core.network.layers import match

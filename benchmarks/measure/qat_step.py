@@ -29,7 +29,7 @@ from benchmarks.comparison import DOCS, record
 from benchmarks.measure.command import revision
 from benchmarks.networks import build, images, labels
 from benchmarks.pages.benchmarks import page
-from benchmarks.peers.int8 import PeerError, last_line
+from benchmarks.peers.processes import PeerError, last_line
 from core.quant.apply import apply_quantization
 from core.quant.grid_plan import plan_grids, trace_float
 from core.quant.layers import KINDS

@@ -310,6 +310,8 @@ def section(name: str, entry: dict[str, Any]) -> Iterator[str]:
     yield f"| | runtime | KB | {' | '.join(f'{metric}, {split}' for split in splits)} | ms |"
     yield "| --- | --- |" + " ---: |" * (len(splits) + 2)
     yield from _rows_of_files(rows, measured, kinds, splits)
+    failed = {label: row["fails"] for label, row in rows.items() if row.get("fails")}
+    yield from (f"\n{label}: {why}." for label, why in failed.items())
     yield f"\n{measured_on(entry)}\n\n```"
     yield from (row["command"] for row in rows.values() if "command" in row)
     yield "```"

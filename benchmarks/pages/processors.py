@@ -20,7 +20,10 @@ hinted at anything (`--observer mse` and no other step). Without VNNI: as
 `python -m benchmarks.processor.without_vnni` runs them, on all images; where a column says a number
 of images, ONNX Runtime answered these on an emulated Haswell instead. NNCF: its performance preset
 and its mixed one with the same images, as they are, and with `overflow_fix` for all layers; it
-writes files for OpenVINO only.
+writes files for OpenVINO only. PaddleSlim: its `PTQ` with the same images and each of its
+observers; its files are for Paddle Inference, and paddle2onnx does not know their operators. The
+rows are of files run with our predictor's settings, where their rounding is computed in float; what
+its documentation says, int8 of oneDNN, is a row of its own, or fails as told below.
 
 | network, metric | runtime | file | with VNNI | without |
 | --- | --- | --- | ---: | ---: |"""
@@ -41,6 +44,9 @@ def processors(entries: dict[str, Entry]) -> Iterator[str]:
                 yield f"| {network}, {entry['metric']} | {runtime} | {name} | {' | '.join(both)} |"
     yield ""
     yield from (f"- {name}: {cells.measured_on(entry)}" for name, entry in entries.items())
+    for network, entry in entries.items():
+        for peer, why in entry.get("failed", {}).items():
+            yield f"- {network}, {peer}: {why}"
     timed = {network: entry["seconds"] for network, entry in entries.items() if "seconds" in entry}
     if timed:
         yield "\nSeconds of processor time that quantizing took, calibration included:\n"

@@ -8,7 +8,6 @@ from typing import Any
 from benchmarks.pages import cells
 
 Entry = dict[str, Any]
-ONE_IMAGE = "2026-11-28"  # since then OpenVINO compiles for one image
 PRUNING = """
 ## Pruning
 
@@ -61,11 +60,6 @@ def pruning(entries: Mapping[str, Entry]) -> Iterator[str]:
             yield _peer_row(network, criterion, entry, found)
     yield ""
     yield from dict.fromkeys(map(_circumstances, entries.values()))
-    timed = {name: each for name, each in entries.items() if "openvino_ms" in each["whole"]}
-    before = [name for name, each in timed.items() if each["date"] < ONE_IMAGE]
-    if before:
-        names = ", ".join(before)
-        yield f"- OpenVINO compiled these for any batch, the others for one image: {names}."
 
 
 def _row(network: str, entry: Entry, asked: float, cut: Entry) -> str:

@@ -15,10 +15,7 @@ from __future__ import annotations
 import core.settings.startup  # isort: skip  # noqa: F401
 import json
 import logging
-import math
 import os
-import resource
-import signal
 import subprocess
 import sys
 import time
@@ -32,6 +29,7 @@ import paddle
 from paddle.nn import Layer
 
 from benchmarks.networks import build
+from benchmarks.peers.processes import ROOT, PeerError, ask_paddleslim, last_line, run_script
 from core.errors import ExportError
 from core.export import lite
 from core.network.batch_norms import reestimate
@@ -39,20 +37,14 @@ from core.runtimes.predictor import load_predictor
 from core.targets.names import Format
 from core.task import Task
 
-ROOT = Path(__file__).resolve().parents[2]
 NNCF = "nncf==3.4.0"
 PRESETS = ("performance", "mixed")
 SAMPLES = 8
-LIMIT_SECONDS = 240  # of processor time, for all that PaddleSlim does
 SIZES = {"bisenetv2_cityscapes_1024x2048": (512, 512)}
 # how its own documentation runs PaddleSlim's files, and how our predictor runs ours
 SETTINGS = ("its own", "ours")
 ANSWERS = "answers.npz"  # of PaddleSlim's eager model to the first image, in float and rounded
 Run = Callable[[], object]
-
-
-class PeerError(RuntimeError):
-    """A peer did not do it, in its own words."""
 
 
 def prepare(network: str) -> tuple[Task, Layer, list[np.ndarray]]:
@@ -116,13 +108,8 @@ def quantize_with_nncf(
 
 def quantize_with_paddleslim(network: str, folder: Path, seconds: float) -> float:
     """Quantize and export in a process of so much time; return the seconds of the export."""
-    done = _child(["paddleslim", network, str(folder)], {"FLAGS_enable_pir_api": "0"}, seconds)
-    if done.returncode == -signal.SIGXCPU:
-        raise PeerError(f"not done after {seconds:g} s of processor time")
-    result = folder / "seconds.json"
-    if not result.is_file():
-        raise PeerError(last_line(done.stderr))
-    return float(json.loads(result.read_text(encoding="utf-8")))
+    arguments = ["paddleslim", network, str(folder)]
+    return float(ask_paddleslim(__file__, arguments, folder / "seconds.json", seconds))
 
 
 def try_paddleslim(folder: Path, settings: str, shape: Sequence[int]) -> None:
@@ -131,16 +118,17 @@ def try_paddleslim(folder: Path, settings: str, shape: Sequence[int]) -> None:
     Raises:
         PeerError: It ends the process.
     """
-    done = _child(["try", str(folder), settings, ",".join(map(str, shape))], {})
+    arguments = ["try", str(folder), settings, ",".join(map(str, shape))]
+    done = run_script(__file__, arguments, {})
     if done.returncode:
         raise PeerError(last_line(done.stderr))
 
 
-def paddleslim_run(folder: Path, settings: str, image: np.ndarray) -> Callable[[], np.ndarray]:
-    """Load PaddleSlim's file and return what runs it."""
+def paddleslim_run(folder: Path, settings: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Load PaddleSlim's file and return what answers an image with its first output."""
     if settings == "ours":
-        predictor = load_predictor(folder, "paddle")
-        return lambda: next(iter(predictor.run(image).values()))
+        ours = load_predictor(folder, "paddle")
+        return lambda image: next(iter(ours.run(image).values()))
     from paddle import inference
 
     config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
@@ -152,7 +140,7 @@ def paddleslim_run(folder: Path, settings: str, image: np.ndarray) -> Callable[[
     source = predictor.get_input_handle(predictor.get_input_names()[0])
     result = predictor.get_output_handle(predictor.get_output_names()[0])
 
-    def run() -> np.ndarray:
+    def run(image: np.ndarray) -> np.ndarray:
         source.copy_from_cpu(image)
         predictor.run()
         answer: np.ndarray = result.copy_to_cpu()
@@ -171,29 +159,6 @@ def drift(folder: Path, answer: np.ndarray) -> tuple[float, float]:
     whole = np.linalg.norm(rounded)
     apart, effect = (float(np.linalg.norm(other - rounded) / whole) for other in (answer, exact))
     return apart, effect
-
-
-def last_line(text: str) -> str:
-    """Return the last line that says something, shortened."""
-    lines = [line.strip() for line in text.splitlines() if line.strip(" -=\t")]
-    told = [line for line in lines if "Error" in line]
-    return (told or lines or ["no word"])[-1][:240]
-
-
-def _child(
-    arguments: Sequence[str], variables: dict[str, str], seconds: float = LIMIT_SECONDS
-) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), resource.RLIM_INFINITY))
-
-    return subprocess.run(
-        [sys.executable, os.path.abspath(__file__), *arguments],
-        env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
 
 
 def _quantize_and_save(network: str, folder: Path) -> None:
@@ -240,7 +205,7 @@ def main() -> None:
     else:
         folder, settings, shape = arguments
         image = np.zeros([int(size) for size in shape.split(",")], "float32")
-        paddleslim_run(Path(folder), settings, image)()
+        paddleslim_run(Path(folder), settings)(image)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 PaddleSlim 2.6.0 reads graphs of the old IR, calls a function of Paddle by a name that 3.1 no longer
 has, and leaves a process other than it was; so it is only ever run as a child:
 
-    FLAGS_enable_pir_api=0 python -m benchmarks.peers.paddleslim_prune JOB RESULT [SECONDS]
+    FLAGS_enable_pir_api=0 python -m benchmarks.peers.paddleslim_prune JOB RESULT
 
-JOB is the JSON of a `PeerJob`, RESULT a file to write, and after so many seconds of processor time
-the process ends.
+JOB is the JSON of a `PeerJob`, RESULT a file to write.
 """
 
 from __future__ import annotations
@@ -15,11 +14,6 @@ import core.settings.startup  # isort: skip  # noqa: F401
 import dataclasses
 import fnmatch
 import json
-import math
-import os
-import resource
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -33,14 +27,13 @@ import paddle
 from paddle.nn import Layer
 from paddle.static import InputSpec
 
+from benchmarks.peers.processes import PeerError, ask_paddleslim
 from core.graph.cost import count_macs, count_parameters
 from core.prune.cut import Indices
 from core.prune.structure.analysis import Analysis
 from core.prune.structure.labels import Array
-from core.settings.processes import last_words
 from core.training import checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 200
 SEARCH_STEPS = 12
 
@@ -67,10 +60,6 @@ class PeerJob:
     measure: bool = False
 
 
-class PeerError(RuntimeError):
-    """PaddleSlim did not do it, in its own words."""
-
-
 def run_peer(job: PeerJob, limit: float = LIMIT_SECONDS) -> list[dict[str, Any]]:
     """Return one entry per criterion and ratio.
 
@@ -83,20 +72,8 @@ def run_peer(job: PeerJob, limit: float = LIMIT_SECONDS) -> list[dict[str, Any]]
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder, "result.json")
-        command = [sys.executable, os.path.abspath(__file__), json.dumps(dataclasses.asdict(job))]
-        variables = {"FLAGS_enable_pir_api": "0", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [*command, str(result), str(math.ceil(limit))],
-            env={**os.environ, **variables, "PYTHONPATH": str(ROOT)},
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode == -signal.SIGXCPU:
-            raise PeerError(f"not done after {limit:g} s of processor time")
-        if not result.is_file():
-            raise PeerError(last_words(done))
-        found = json.loads(result.read_text(encoding="utf-8"))
+        arguments = [json.dumps(dataclasses.asdict(job)), str(result)]
+        found = ask_paddleslim(__file__, arguments, result, limit)
     if "error" in found:
         raise PeerError(found["error"])
     for cut in found["cuts"]:
@@ -242,8 +219,6 @@ def in_a_line(error: Exception) -> str:
 
 def main() -> None:
     job = PeerJob(**json.loads(sys.argv[1]))
-    if len(sys.argv) > 3:
-        resource.setrlimit(resource.RLIMIT_CPU, (int(sys.argv[3]), resource.RLIM_INFINITY))
     try:
         result: dict[str, Any] = {"cuts": _prune(job)}
     except Exception as error:  # noqa: BLE001 - whatever it fails with is the result

@@ -13,7 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.peers.paddleslim_prune import PeerError, PeerJob, run_peer, to_mask
+from benchmarks.peers.paddleslim_prune import PeerJob, run_peer, to_mask
+from benchmarks.peers.processes import PeerError
 from core.prune.cut import apply_edit, check_cut, plan_edit
 from core.prune.pruner import build_pruner, fixed_specs
 from core.training import checkpoint
