@@ -24,7 +24,7 @@ from benchmarks.peers.int8 import SETTINGS, try_paddleslim
 from benchmarks.peers.processes import ROOT, PeerError, last_line
 from core.export.files import MODEL, PARAMS
 from core.quant.calibration import Calibration
-from core.runtimes.description import read_description, write_description
+from core.runtimes.description import DeployDescription, read_description, write_description
 from core.targets.names import Backend
 
 NNCF = MappingProxyType(  # preset and fix
@@ -91,7 +91,7 @@ def _with_nncf(
     if not graph.is_file():
         return PeerFiles(None, "openvino", fails=last_line(done.stderr))
     files = [each.rename(folder / f"model{each.suffix}") for each in folder.glob(f"{preset}.*")]
-    _describe(exported, folder)
+    write_description(_described(exported), folder)
     told: dict[str, Any] = json.loads((folder / "nncf.json").read_text(encoding="utf-8"))
     size = sum(file.stat().st_size for file in files)
     return PeerFiles(folder, "openvino", told["seconds"][preset], size)
@@ -104,8 +104,9 @@ def _with_paddleslim(
         seconds = paddleslim_ptq.quantize(saved, samples, quantizer, folder)
     except PeerError as error:
         return PeerFiles(None, "paddle", fails=str(error))
-    names = _describe(exported, folder)
-    paddleslim_ptq.name_outputs(folder / MODEL, names)
+    described = _described(exported)
+    paddleslim_ptq.name_outputs(folder / MODEL, [port.name for port in described.outputs])
+    write_description(described, folder)
     size = sum((folder / name).stat().st_size for name in (MODEL, PARAMS))
     with np.load(samples) as arrays:
         shape = next(iter(arrays.values())).shape
@@ -116,9 +117,7 @@ def _with_paddleslim(
     return PeerFiles(folder, "paddle", seconds, size)
 
 
-def _describe(exported: Path, folder: Path) -> list[str]:
-    """Describe files like our export of the network; return the names of its outputs."""
+def _described(exported: Path) -> DeployDescription:
     described = read_description(exported)
     assert described is not None
-    write_description(described, folder)
-    return [port.name for port in described.outputs]
+    return described

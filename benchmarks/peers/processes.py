@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from core.settings.processes import last_words
+
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_SECONDS = 240  # of processor time
 
@@ -62,6 +64,8 @@ def ask_paddleslim(script: str, arguments: Sequence[str], result: Path, seconds:
     done = run_script(script, arguments, {"FLAGS_enable_pir_api": "0"}, seconds)
     if done.returncode == -signal.SIGXCPU:
         raise PeerError(f"not done after {seconds:g} s of processor time")
+    if done.returncode < 0:
+        raise PeerError(last_words(done))
     if not result.is_file():
         raise PeerError(last_line(done.stderr))
     return json.loads(result.read_text(encoding="utf-8"))

@@ -41,13 +41,15 @@ def test_files_of_others_stand_beside_ours_where_they_exist() -> None:
         "calibration_images": 7,
         "chain": {
             "float": row(bytes=sizes),
-            "NNCF": {"bytes": {"openvino": 1000}},
+            "NNCF": {"bytes": {"openvino": 1000}, "fails": ""},
+            "PaddleSlim": {"bytes": {}, "fails": "not done after 9 s"},
             "int8": row(bytes=sizes, epochs=4, minutes=5.2, command="train it"),
         },
         "measured": {
             "avx2": {
                 "float": _measured({"onnxruntime": 0.5, "openvino": 0.5}, 6.0),
                 "NNCF": _measured({"openvino": 0.4}, 3.0),
+                "PaddleSlim": _measured({}, 3.0),
                 "int8": _measured({"onnxruntime": 0.5, "openvino": 0.49}, 2.0),
             }
         },
@@ -60,6 +62,8 @@ def test_files_of_others_stand_beside_ours_where_they_exist() -> None:
     assert sum(line.startswith("| NNCF") for line in lines) == 1  # its costs are those of float
     assert "| int8 | 4 | 5 | 2.0 | 3.000 |" in lines
     assert "train it" in lines
+    assert "\nPaddleSlim: not done after 9 s." in lines
+    assert not any("NNCF:" in line or line.startswith("| PaddleSlim") for line in lines)
 
 
 def _measured(values: dict[str, float], ms: float) -> dict[str, Any]:
