@@ -9,7 +9,8 @@ third float file, from which all shuffles are taken out before it is rewritten, 
 it shows how fast a file could be at most whose shuffles cost nothing. A fourth is what paddle2onnx
 makes of the network that `paddle.jit.save` wrote, for one image. OpenVINO also runs the plain file
 as it compiles it by itself, for any batch; our predictor has it compile the others for one image.
-Writes docs/benchmarks/rewrites.json and docs/benchmarks.md.
+NNCF and PaddleSlim quantize the plain network on the images that ours is quantized on. Writes
+docs/benchmarks/rewrites.json and docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import core.settings.startup  # isort: skip  # noqa: F401
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -35,8 +37,11 @@ from benchmarks.comparison import record
 from benchmarks.measure.command import revision
 from benchmarks.measure.int8 import take_turns
 from benchmarks.pages.benchmarks import page
-from benchmarks.peers.int8 import Run, prepare
+from benchmarks.peers.after_training import quantize_with_peers
+from benchmarks.peers.int8 import Run, install_nncf, prepare
+from benchmarks.processor import without_vnni
 from core.export.files import write_files
+from core.export.package import export
 from core.export.traced_model import ExportSettings, TracedModel, trace_for_export
 from core.graph.channel_moves import find_moves
 from core.graph.operators import only
@@ -49,6 +54,7 @@ from core.runtimes.openvino_models import openvino_core
 from core.runtimes.predictor import load_predictor, openvino_settings
 from core.targets.names import BACKENDS, Backend, Format, Target
 from core.task import Task
+from core.training import checkpoint
 
 Entry = dict[str, Any]
 NETWORKS = (
@@ -61,6 +67,7 @@ SIDES = {"plain": False, "rewritten": True}
 BOUND = "float without shuffles"
 PEER = "float by paddle2onnx"
 ANY_BATCH = "float plain for any batch"
+INT8_PEERS = ("NNCF", "PaddleSlim, abs_max")  # both end ranges at the largest magnitudes, as ours
 # the grids for OpenVINO serve Paddle Inference as well
 FILES: dict[Target, tuple[Format, ...]] = {
     "openvino": ("paddle", "onnx"),
@@ -68,9 +75,9 @@ FILES: dict[Target, tuple[Format, ...]] = {
 }
 
 
-def measure(network: str, rounds: int) -> Entry:
+def measure(network: str, rounds: int, nncf: Path) -> Entry:
     """Write the files of a network, and let them take turns in each runtime."""
-    entry: Entry = {"operators": {}, "milliseconds": {}, "apart": {}}
+    entry: Entry = {"operators": {}, "milliseconds": {}, "apart": {}, "failed": {}}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         task, model, images = prepare(network)
@@ -84,6 +91,7 @@ def measure(network: str, rounds: int) -> Entry:
                 (folder / BOUND).mkdir()
                 write_files(_without_shuffles(traced.graph), folder / BOUND, ("paddle", "onnx"), 13)
         convert_with_paddle2onnx(task, model, list(images[0].shape), folder / PEER)
+        peers = _peers(task, model, images, folder, nncf, entry["failed"])
         for target in FILES:
             task, model, _ = prepare(network)
             _quantize(task, model, images, target)
@@ -92,9 +100,37 @@ def measure(network: str, rounds: int) -> Entry:
                 _write(traced, folder / side / target, FILES[target])
         for backend in BACKENDS:
             runs = _runs(folder, backend, images[0])
+            runs |= {
+                f"int8 by {name}": _predicting(place, backend, images[0])
+                for name, (place, runtime) in peers.items()
+                if runtime == backend
+            }
             entry["milliseconds"][backend] = take_turns(runs, rounds)
             entry["apart"][backend] = _apart(runs)
     return entry
+
+
+def _peers(
+    task: Task,
+    model: Layer,
+    images: list[np.ndarray],
+    folder: Path,
+    nncf: Path,
+    failed: dict[str, str],
+) -> dict[str, tuple[Path, Backend]]:
+    """Let others quantize the plain network; return folders with their runtimes."""
+    checkpoint.save(folder / "saved", checkpoint.describe(task), model.state_dict())
+    size = images[0].shape[1:]
+    export(task, model, folder / "exported", ("onnx",), input_shape=size, rewritten=False)
+    batches = [[paddle.to_tensor(image)] for image in images]
+    source = folder / "saved", folder / "exported", lambda: batches, folder / "peers"
+    made: dict[str, tuple[Path, Backend]] = {}
+    for name, files in quantize_with_peers(*source, nncf, INT8_PEERS):
+        if files.fails:
+            failed[name] = files.fails
+        if files.folder is not None:
+            made[name] = files.folder, files.backend
+    return made
 
 
 def _traced(
@@ -187,11 +223,14 @@ def main() -> None:
     )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
     parser.add_argument("--rounds", type=int, default=60)
+    help_ = "for NNCF's environment"
+    parser.add_argument("--work_dir", type=Path, default=without_vnni.WORK_DIR, help=help_)
     arguments = parser.parse_args()
     paddle.set_device("cpu")
+    nncf = install_nncf(arguments.work_dir, importlib.metadata.version("openvino"))
     loaded = revision()  # not that of the end: files may have changed in between
     for network in arguments.networks:
-        entry = measure(network, arguments.rounds) | {
+        entry = measure(network, arguments.rounds, nncf) | {
             "revision": loaded,
             "load_average": round(os.getloadavg()[0], 1),
             "environment": environment(),

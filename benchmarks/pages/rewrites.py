@@ -33,6 +33,14 @@ float plain / int8 rewritten | float apart | int8 apart |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | \
 ---: | ---: | ---: | ---: |"""
 OTHERS = ("without shuffles", "by paddle2onnx", "plain for any batch")
+INT8_OTHERS = """
+int8 of others, from the plain network on the same images, both with ranges that end at the largest
+magnitudes: NNCF's performance preset for OpenVINO, and PaddleSlim's `PTQ` for Paddle Inference, as
+it runs with our predictor's settings (their rounding is computed in float).
+
+| network | by | runtime | ms | ours, int8 rewritten | **theirs / ours** |
+| --- | --- | --- | ---: | ---: | ---: |"""
+BY = "int8 by "
 OPERATORS = """
 What moves channels in the float graph, plain and rewritten:
 
@@ -48,6 +56,7 @@ def rewrites(entries: Mapping[str, Entry]) -> Iterator[str]:
     for network, entry in entries.items():
         for runtime, taken in entry["milliseconds"].items():
             yield _row(network, runtime, entry, taken)
+    yield from _int8_of_others(entries)
     yield OPERATORS
     for network, entry in entries.items():
         plain, made = (entry["operators"][side] for side in ("plain", "rewritten"))
@@ -59,6 +68,22 @@ def rewrites(entries: Mapping[str, Entry]) -> Iterator[str]:
             f"- {network}: {rounds} rounds, {entry['date']}, revision {entry['revision']}, "
             f"{cells.processor(entry['environment'])}, load average {entry['load_average']}"
         )
+
+
+def _int8_of_others(entries: Mapping[str, Entry]) -> Iterator[str]:
+    yield INT8_OTHERS
+    for network, entry in entries.items():
+        for runtime, taken in entry["milliseconds"].items():
+            ours = taken["int8 rewritten"]
+            for name in (name for name in taken if name.startswith(BY)):
+                columns = [network, name.removeprefix(BY), runtime]
+                columns += [f"{statistics.median(each):.2f}" for each in (taken[name], ours)]
+                columns.append(_ratio(taken[name], ours))
+                yield f"| {' | '.join(columns)} |"
+    yield ""
+    for network, entry in entries.items():
+        for peer, why in entry.get("failed", {}).items():
+            yield f"- {network}, {peer}: {why}"
 
 
 def _row(network: str, runtime: str, entry: Entry, taken: Mapping[str, list[float]]) -> str:
@@ -85,9 +110,10 @@ def _beside(taken: Mapping[str, list[float]], other: str, two: tuple[str, str]) 
     """Return the time of a file, and the ratio of the times of two."""
     if other not in taken:  # not in this runtime, or measured before it was looked at
         return ["-", "-"]
-    upper, lower = (taken[each] for each in two)
+    return [f"{statistics.median(taken[other]):.2f}", _ratio(*(taken[each] for each in two))]
+
+
+def _ratio(upper: list[float], lower: list[float]) -> str:
+    """Return the ratio of two medians, in brackets that of the shortest."""
     ratio = statistics.median(upper) / statistics.median(lower)
-    return [
-        f"{statistics.median(taken[other]):.2f}",
-        f"{ratio:.2f} ({min(upper) / min(lower):.2f})",
-    ]
+    return f"{ratio:.2f} ({min(upper) / min(lower):.2f})"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from benchmarks.peers import paddleslim_ptq
 from benchmarks.peers.int8 import SETTINGS, try_paddleslim
 from benchmarks.peers.processes import ROOT, PeerError, last_line
 from core.export.files import MODEL, PARAMS
-from core.quant.calibration import Calibration
+from core.quant.calibration import CalibrationBatches
 from core.runtimes.description import DeployDescription, read_description, write_description
 from core.targets.names import Backend
 
@@ -35,6 +35,7 @@ NNCF = MappingProxyType(  # preset and fix
         "NNCF, mixed, overflow_fix": ("mixed", "enable"),
     }
 )
+PEERS = (*NNCF, *paddleslim_ptq.QUANTIZERS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,12 @@ class PeerFiles:
 
 
 def quantize_with_peers(
-    saved: Path, exported: Path, images: Calibration, folder: Path, nncf: Path
+    saved: Path,
+    exported: Path,
+    images: CalibrationBatches,
+    folder: Path,
+    nncf: Path,
+    names: Sequence[str] = PEERS,
 ) -> Iterator[tuple[str, PeerFiles]]:
     """Yield what each peer makes of a network, by its name in our tables.
 
@@ -67,14 +73,18 @@ def quantize_with_peers(
         images: What it is calibrated on.
         folder: New folder for the files.
         nncf: Interpreter that has NNCF.
+        names: Of the peers.
     """
     folder.mkdir()
     samples = folder / "samples.npz"
     np.savez(samples, *(row.numpy()[None] for batch in images() for row in batch[0]))
-    for name, (preset, fix) in NNCF.items():
-        yield name, _with_nncf(nncf, exported, samples, folder / f"{preset}_{fix}", preset, fix)
-    for name, quantizer in paddleslim_ptq.QUANTIZERS.items():
-        yield name, _with_paddleslim(saved, exported, samples, folder / quantizer, quantizer)
+    for name in names:
+        if name in NNCF:
+            made = _with_nncf(nncf, exported, samples, folder / name, *NNCF[name])
+        else:
+            quantizer = paddleslim_ptq.QUANTIZERS[name]
+            made = _with_paddleslim(saved, exported, samples, folder / name, quantizer)
+        yield name, made
 
 
 def _with_nncf(
