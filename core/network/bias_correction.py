@@ -11,8 +11,9 @@ outputs, and a bias can take that back. First ask the float model, then correct 
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,39 +67,71 @@ def output_means(
         batches: Inputs of the model.
 
     Returns:
-        By path, in the order in which the layers run. Layers that do not run are not in it, nor are
-        those that run several times: one bias would have to correct several means.
+        See `noting_means`.
 
     Raises:
         DataError: No batches, or outputs that are not finite; names the layer.
     """
-    if not batches:
-        raise DataError(_NO_BATCHES)
+    with noting_means(model, paths) as means, evaluation_mode(model), paddle.no_grad():
+        for inputs in batches:
+            model(*inputs)
+    return means
+
+
+@contextlib.contextmanager
+def noting_means(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    """Note the mean output of layers per channel while a model runs.
+
+    Args:
+        model: Its runs in the context count.
+        paths: Convolutions, linear layers and batch norms.
+
+    Yields:
+        Means [C] in float64 by path, once the context is left, in the order in which the layers
+        run. Layers that do not run are not in it, nor are those that run several times: one bias
+        would have to correct several means.
+
+    Raises:
+        DataError: The model did not run, or outputs are not finite; names the layer.
+    """
     runs: Counter[str] = Counter()
     values: Counter[str] = Counter()
     sums: dict[str, np.ndarray] = {}
-    handles = []
+    means: dict[str, np.ndarray] = {}
 
-    def listen(path: str) -> None:
+    def listen(path: str) -> Any:
         def add(layer: Layer, _inputs: object, output: Tensor) -> None:
-            total, count = _sum_by_channel(layer, output)
+            with paddle.no_grad():
+                total, count = _sum_by_channel(layer, output)
             runs[path] += 1
             values[path] += count
             sums[path] = sums.get(path, 0.0) + total
 
-        handles.append(get(model, path).register_forward_post_hook(add))
+        return get(model, path).register_forward_post_hook(add)
 
+    with counted_runs(model) as whole:
+        handles = [listen(path) for path in paths]
+        try:
+            yield means
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not whole:
+        raise DataError(_NO_BATCHES)
+    for path, total in sums.items():
+        if runs[path] == len(whole):
+            means[path] = _finite(path, total / values[path])
+
+
+@contextlib.contextmanager
+def counted_runs(model: Layer) -> Iterator[list[None]]:
+    """Yield a list that gets an entry for each run of a model in the context."""
+    runs: list[None] = []
+    handle = model.register_forward_post_hook(lambda *_: runs.append(None))
     try:
-        for path in paths:
-            listen(path)
-        with evaluation_mode(model), paddle.no_grad():
-            for inputs in batches:
-                model(*inputs)
+        yield runs
     finally:
-        for handle in handles:
-            handle.remove()
-    once = [path for path in sums if runs[path] == len(batches)]
-    return {path: _finite(path, sums[path] / values[path]) for path in once}
+        handle.remove()
 
 
 def correct_biases(

@@ -26,8 +26,15 @@ from paddle import Tensor, nn
 from paddle.nn import Layer
 from scipy import linalg
 
-from core.network.bias_correction import TensorBatches, bias_places, correct_biases, output_means
+from core.network.bias_correction import (
+    TensorBatches,
+    bias_places,
+    correct_biases,
+    counted_runs,
+    noting_means,
+)
 from core.network.layers import get
+from core.network.modes import evaluation_mode
 from core.settings.progress import counting
 
 PLACES = 128  # places of a map that are sampled; neighbours tell little more ...
@@ -56,9 +63,9 @@ class NotedOutputs:
     """
 
     places: int
-    samples: Mapping[str, np.ndarray]
-    means: Mapping[str, np.ndarray]
-    shifted: frozenset[str]
+    samples: dict[str, np.ndarray]
+    means: dict[str, np.ndarray]
+    shifted: set[str]
 
     def of_channels(self, kept: Mapping[str, Sequence[int]]) -> NotedOutputs:
         """Return those of the channels that layers and norms keep; all where none are named."""
@@ -72,11 +79,7 @@ class NotedOutputs:
 def note_outputs(
     model: Layer, paths: Sequence[str], norms: Mapping[str, str], batches: TensorBatches
 ) -> NotedOutputs:
-    """Run a model and note what layers make.
-
-    Transposed convolutions, layers that run several times, those that share their weight, and those
-    that read more than `MOST_INPUTS` values for an output are left out. Only biases that
-    `bias_places` finds are corrected.
+    """Run a model and note what layers make, see `noting_outputs`.
 
     Args:
         model: Runs in evaluation mode.
@@ -87,18 +90,45 @@ def note_outputs(
     Raises:
         DataError: No batches, or outputs that are not finite; names the layer.
     """
-    fitted = _that_can_be_fitted(model, paths)
     images = sum(int(inputs[0].shape[0]) for inputs in batches)
+    noting = noting_outputs(model, paths, norms, images)
+    with noting as noted, evaluation_mode(model), paddle.no_grad():
+        for inputs in batches:
+            model(*inputs)
+    return noted
+
+
+@contextlib.contextmanager
+def noting_outputs(
+    model: Layer, paths: Sequence[str], norms: Mapping[str, str], images: int
+) -> Iterator[NotedOutputs]:
+    """Note what layers make while a model runs.
+
+    Transposed convolutions, layers that run several times, those that share their weight, and those
+    that read more than `MOST_INPUTS` values for an output are left out. Only biases that
+    `bias_places` finds are corrected.
+
+    Args:
+        model: Its runs in the context count.
+        paths: Convolutions and linear layers.
+        norms: Path of the batch norm that alone reads a layer's output, by the layer's path.
+        images: How many the model will see.
+
+    Yields:
+        What is noted, once the context is left.
+
+    Raises:
+        DataError: The model did not run, or outputs are not finite; names the layer.
+    """
+    fitted = _that_can_be_fitted(model, paths)
     values = images * sum(_channels(get(model, path)) for path in fitted)
-    places = max(1, min(PLACES, SAMPLED // max(values, 1)))
-    with _sampled(model, fitted, places, len(batches)) as samples:
-        means = output_means(model, bias_places(model, paths, norms), batches)
-    return NotedOutputs(
-        places=places,
-        samples={path: np.concatenate(found) for path, found in samples.items()},
-        means=means,
-        shifted=frozenset(path for path in paths if {path, norms.get(path)} & means.keys()),
-    )
+    noted = NotedOutputs(max(1, min(PLACES, SAMPLED // max(values, 1))), {}, {}, set())
+    biases = noting_means(model, bias_places(model, paths, norms))
+    with _sampled(model, fitted, noted.places) as samples, biases as means:
+        yield noted
+    noted.samples.update({path: np.concatenate(found) for path, found in samples.items()})
+    noted.means.update(means)
+    noted.shifted.update(path for path in paths if {path, norms.get(path)} & means.keys())
 
 
 def fit_layers(
@@ -221,12 +251,11 @@ def few_of_one_size(batches: Iterable[Sequence[Tensor]]) -> list[list[Tensor]]:
 
 @contextlib.contextmanager
 def _sampled(
-    model: Layer, paths: Sequence[str], places: int, batches: int
+    model: Layer, paths: Sequence[str], places: int
 ) -> Iterator[dict[str, list[np.ndarray]]]:
-    """Collect samples of the outputs of layers, [samples, C], a batch at a time.
+    """Collect samples of the outputs of layers, [samples, C], a run of the model at a time.
 
-    When the context is left, those are gone that belong to layers which ran several times in a
-    batch.
+    When the context is left, those are gone that belong to layers which ran several times in a run.
     """
     samples: dict[str, list[np.ndarray]] = {}
 
@@ -236,13 +265,14 @@ def _sampled(
 
         return get(model, path).register_forward_post_hook(note)
 
-    handles = [listen(path) for path in paths]
-    try:
-        yield samples
-    finally:
-        for handle in handles:
-            handle.remove()
-    for path in [path for path, found in samples.items() if len(found) != batches]:
+    with counted_runs(model) as runs:
+        handles = [listen(path) for path in paths]
+        try:
+            yield samples
+        finally:
+            for handle in handles:
+                handle.remove()
+    for path in [path for path, found in samples.items() if len(found) != len(runs)]:
         del samples[path]
 
 

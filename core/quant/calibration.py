@@ -29,6 +29,7 @@ IMAGES = 256  # where nobody says how many
 FEW, FEWEST = 48, 24  # of small images, and of large ones; see `few_of`
 SMALL = 128 * 96  # pixels
 VALUES_BACK = 2**21  # of inputs, whose activations are held for gradients at once
+IN_MEMORY = 2**24  # values of images that are read once; 64 MB
 
 
 class Calibration:
@@ -194,17 +195,26 @@ def few_of(inputs: Sequence[Tensor]) -> int:
 
 
 def first_batches(batches: CalibrationBatches) -> CalibrationBatches:
-    """Return the first batches [N, C, H, W] alone, of `few_of` images and up to a batch more."""
+    """Return the first batches [N, C, H, W] alone, of `few_of` images and up to a batch more.
 
-    def few() -> Iterator[Sequence[Tensor]]:
-        images = 0
-        for inputs in batches():
-            yield inputs
-            images += int(inputs[0].shape[0])
-            if images >= few_of(inputs):
-                return
+    They are read once and stay in memory, unless they hold more than `IN_MEMORY` values.
+    """
+    kept, values = [], 0
+    for inputs in _first(batches()):
+        kept.append(inputs)
+        values += sum(int(tensor.size) for tensor in inputs)
+        if values > IN_MEMORY:
+            return lambda: _first(batches())
+    return lambda: kept
 
-    return few
+
+def _first(batches: Iterable[Sequence[Tensor]]) -> Iterator[Sequence[Tensor]]:
+    images = 0
+    for inputs in batches:
+        yield inputs
+        images += int(inputs[0].shape[0])
+        if images >= few_of(inputs):
+            return
 
 
 def run_through(model: Layer, batches: Iterable[Sequence[Tensor]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import paddle
@@ -31,7 +32,7 @@ from core.quant.hinted import check_reconstruct, settings_of
 from core.quant.layers import quantized_layers
 from core.quant.observers import OBSERVERS
 from core.quant.quantizers import Rounding
-from core.quant.reconstruction import reconstruct
+from core.quant.reconstruction import noting_while_calibrated, reconstruct
 from core.quant.scales import BITS
 from core.quant.selection import LayerSelection, summary
 from core.quant.sites import float_sites
@@ -164,7 +165,10 @@ def quantize_after_training(
     del graph  # it holds a copy of all weights
     count = _Count()
     seen = count.through(batches())
-    made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
+    together = config.reconstruct and config.reads_gradients
+    noting = noting_while_calibrated(model, choice, plan, batches) if together else nullcontext()
+    with noting as noted:
+        made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
     wanted = f"{count.few} or more" if config.reads_gradients else f"{ENOUGH} to 500"
     if count.images < (count.few if config.reads_gradients else ENOUGH):
         _log.warning(
@@ -174,7 +178,7 @@ def quantize_after_training(
     _log.info("%s", "\n".join(summary(made)))
     if config.reconstruct:
         few = few_of_one_size(batches())
-        fitted = reconstruct(model, made.layers, plan.norms, few, progress)
+        fitted = reconstruct(model, made.layers, plan.norms, few, progress, noted)
         _log.info("ptq: fitted %d layers to what they made in float", fitted)
     elif config.bias_correction:
         _correct_biases(model, made.layers, plan.norms, batches)

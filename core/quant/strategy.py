@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from core.quant.config import QatConfig
 from core.quant.grid_plan import choose_layers_and_grids
 from core.quant.observers import OBSERVERS
 from core.quant.quantizers import TINY
-from core.quant.reconstruction import reconstruct
+from core.quant.reconstruction import noting_while_calibrated, reconstruct
 from core.quant.selection import select_with_hints, summary
 from core.quant.sites import quantizers_of
 from core.settings.hints import SlimHints
@@ -188,7 +189,8 @@ class Qat(Strategy):
         images: CalibrationBatches = partial(context.inputs, samples)
         if as_in_use:
             images = training_images(context.task, samples)
-        if OBSERVERS[config.observer].reads_gradients:
+        few_images = OBSERVERS[config.observer].reads_gradients
+        if few_images:
             images = first_batches(images)
         if config.balance:
             # what a student is compared in stays as it was
@@ -196,9 +198,13 @@ class Qat(Strategy):
             kept = [point.layer for point in taught if point.output == "feature"]
             count = balance(model, graph, context.task.input_spec(), images(), kept)
             _log.info("qat: evened out activations, %d groups of channels were rescaled", count)
-        made = apply_quantization(model, choice, config.rounding, images(), config.observer, plan)
+        together = config.reconstruct and few_images
+        noting = noting_while_calibrated(model, choice, plan, images) if together else nullcontext()
+        with noting as noted:
+            seen = images()
+            made = apply_quantization(model, choice, config.rounding, seen, config.observer, plan)
         if config.reconstruct:
             few = few_of_one_size(images())
-            fitted = reconstruct(model, made.layers, plan.norms, few, progress=True)
+            fitted = reconstruct(model, made.layers, plan.norms, few, True, noted)
             _log.info("qat: fitted %d layers to what they made in float", fitted)
         return summary(made)

@@ -14,7 +14,14 @@ from paddle import nn
 
 from core.errors import ConfigError, DataError
 from core.quant import calibration
-from core.quant.calibration import BATCH, few_of, folder_images, run_back, training_images
+from core.quant.calibration import (
+    BATCH,
+    few_of,
+    first_batches,
+    folder_images,
+    run_back,
+    training_images,
+)
 from core.quant.post_training import PtqConfig, quantize_after_training
 from core.task import Task
 
@@ -79,6 +86,26 @@ def test_large_images_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_of_larger_images_fewer_do(shape: list[int], few: int) -> None:
     assert few_of([paddle.empty(shape)]) == few
+
+
+def test_the_first_batches_are_read_once_unless_they_are_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "few_of", lambda _inputs: 4)
+    read = []
+
+    def batches() -> Any:
+        for number in range(5):
+            read.append(number)
+            yield [paddle.full([2, 3], number)]
+
+    for limit, passes in ((12, 1), (11, 4)):
+        monkeypatch.setattr(calibration, "IN_MEMORY", limit)
+        read.clear()
+        few = first_batches(batches)
+        for _ in range(3):
+            assert [int(inputs[0][0, 0]) for inputs in few()] == [0, 1]
+        assert read == [0, 1] * passes
 
 
 def test_what_cannot_be_run_back_is_told() -> None:

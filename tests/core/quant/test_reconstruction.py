@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import paddle
 import pytest
@@ -9,11 +11,15 @@ from paddle import nn
 
 from core.errors import DataError
 from core.network import layer_fitting
-from core.network.layer_fitting import PLACES
+from core.network.layer_fitting import PLACES, note_outputs
+from core.quant import calibration
 from core.quant.adaptive_rounding import fit_weight
+from core.quant.apply import apply_quantization
+from core.quant.grid_plan import GridPlan
 from core.quant.layers import quantize, quantized_layers
 from core.quant.quantizers import Rounding
-from core.quant.reconstruction import reconstruct
+from core.quant.reconstruction import noting_while_calibrated, reconstruct
+from core.quant.selection import LayerSelection
 from core.settings import progress
 from tests.networks.equalized import Depthwise, randomize
 
@@ -141,6 +147,39 @@ def test_progress_is_shown_if_asked_for(monkeypatch, caplog):
     model = quantized(randomize(Depthwise()), [batch])
     reconstruct(model, LAYERS, NORMS, [batch], progress=True)
     assert "fit: 4 of 5, left" in caplog.text
+
+
+@pytest.mark.parametrize("parts", [1, 100])
+def test_calibration_notes_what_a_pass_of_its_own_would(monkeypatch, parts):
+    monkeypatch.setattr(calibration, "VALUES_BACK", parts)
+    batches, plan = [images(5), images(4, seed=5)], GridPlan(norms=NORMS)
+    model, choice = randomize(Depthwise(True)), LayerSelection(tuple(LAYERS), {})
+    with noting_while_calibrated(model, choice, plan, lambda: batches) as noted:
+        apply_quantization(model, choice, Rounding(), batches, "output_mse", plan)
+    wanted = note_outputs(randomize(Depthwise(True)), LAYERS, NORMS, batches)
+    assert (noted.places, noted.shifted) == (wanted.places, wanted.shifted)
+    for found, expected in ((noted.samples, wanted.samples), (noted.means, wanted.means)):
+        assert found.keys() == expected.keys() >= {"project", "head"}
+        for path, values in found.items():
+            np.testing.assert_allclose(values, expected[path], rtol=0, atol=1e-5)
+    assert not any(layer._forward_post_hooks for layer in model.sublayers(include_self=True))
+    again = randomize(Depthwise(True))
+    apply_quantization(again, choice, Rounding(), batches, "output_mse", plan)
+    assert reconstruct(model, LAYERS, NORMS, batches, noted=noted) == 5
+    assert reconstruct(again, LAYERS, NORMS, batches) == 5
+    for path, layer in quantized_layers(model).items():
+        other = quantized_layers(again)[path].weight.numpy()
+        assert steps_apart(layer.weight.numpy(), other) < 0.01
+
+
+def test_calibration_on_more_images_than_are_fitted_on_notes_nothing():
+    choice = LayerSelection(tuple(LAYERS), {})
+    for batches in ([images(5), images(5, side=8)], [images(128), images(1)]):
+        model = randomize(Depthwise())
+        noting = noting_while_calibrated(model, choice, GridPlan(), partial(list, batches))
+        with noting as noted:
+            assert noted is None
+            assert not model.head._forward_post_hooks
 
 
 @pytest.mark.parametrize("bits", [4, 8])
