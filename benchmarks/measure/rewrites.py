@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ from benchmarks.comparison import record
 from benchmarks.measure.command import revision
 from benchmarks.measure.int8 import take_turns
 from benchmarks.pages.benchmarks import page
-from benchmarks.peers.after_training import quantize_with_peers
-from benchmarks.peers.int8 import Run, install_nncf, prepare
+from benchmarks.peers.after_training import PeerFiles, quantize_with_peers
+from benchmarks.peers.int8 import SETTINGS, Run, install_nncf, paddleslim_run, prepare
 from benchmarks.processor import without_vnni
 from core.export.files import write_files
 from core.export.package import export
@@ -100,11 +101,7 @@ def measure(network: str, rounds: int, nncf: Path) -> Entry:
                 _write(traced, folder / side / target, FILES[target])
         for backend in BACKENDS:
             runs = _runs(folder, backend, images[0])
-            runs |= {
-                f"int8 by {name}": _predicting(place, backend, images[0])
-                for name, (place, runtime) in peers.items()
-                if runtime == backend
-            }
+            runs |= _runs_of(peers, backend, images[0])
             entry["milliseconds"][backend] = take_turns(runs, rounds)
             entry["apart"][backend] = _apart(runs)
     return entry
@@ -117,19 +114,15 @@ def _peers(
     folder: Path,
     nncf: Path,
     failed: dict[str, str],
-) -> dict[str, tuple[Path, Backend]]:
-    """Let others quantize the plain network; return folders with their runtimes."""
+) -> dict[str, PeerFiles]:
+    """Let others quantize the plain network."""
     checkpoint.save(folder / "saved", checkpoint.describe(task), model.state_dict())
     size = images[0].shape[1:]
     export(task, model, folder / "exported", ("onnx",), input_shape=size, rewritten=False)
     batches = [[paddle.to_tensor(image)] for image in images]
     source = folder / "saved", folder / "exported", lambda: batches, folder / "peers"
-    made: dict[str, tuple[Path, Backend]] = {}
-    for name, files in quantize_with_peers(*source, nncf, INT8_PEERS):
-        if files.fails:
-            failed[name] = files.fails
-        if files.folder is not None:
-            made[name] = files.folder, files.backend
+    made = dict(quantize_with_peers(*source, nncf, INT8_PEERS))
+    failed |= {name: files.fails for name, files in made.items() if files.fails}
     return made
 
 
@@ -199,6 +192,18 @@ def _runs(folder: Path, backend: Backend, image: np.ndarray) -> dict[str, Run]:
         file = folder / "plain" / "float" / "model.onnx"
         compiled = openvino_core().compile_model(str(file), "CPU", openvino_settings(1))
         runs[ANY_BATCH] = lambda: {"": np.array(compiled([image])[0])}
+    return runs
+
+
+def _runs_of(peers: dict[str, PeerFiles], backend: Backend, image: np.ndarray) -> dict[str, Run]:
+    runs: dict[str, Run] = {}
+    for name, files in peers.items():
+        if files.folder is None or files.backend != backend:
+            continue
+        runs[f"int8 by {name}"] = _predicting(files.folder, backend, image)
+        if backend == "paddle" and not files.fails:
+            own = partial(paddleslim_run(files.folder, SETTINGS[0]), image)
+            runs[f"int8 by {name}, settings of its own"] = own
     return runs
 
 

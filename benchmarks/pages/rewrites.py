@@ -35,8 +35,9 @@ float plain / int8 rewritten | float apart | int8 apart |
 OTHERS = ("without shuffles", "by paddle2onnx", "plain for any batch")
 INT8_OTHERS = """
 int8 of others, from the plain network on the same images, both with ranges that end at the largest
-magnitudes: NNCF's performance preset for OpenVINO, and PaddleSlim's `PTQ` for Paddle Inference, as
-it runs with our predictor's settings (their rounding is computed in float).
+magnitudes: NNCF's performance preset for OpenVINO, and PaddleSlim's `PTQ` for Paddle Inference, run
+with our predictor's settings (its rounding is computed in float) and, where that does not fail, as
+its documentation says, with int8 of oneDNN.
 
 | network | by | runtime | ms | ours, int8 rewritten | **theirs / ours** |
 | --- | --- | --- | ---: | ---: | ---: |"""
