@@ -20,7 +20,9 @@ layers, `.onnx` for ONNX Runtime with the outputs of layers on grids of their ow
 same float `.onnx` and the same 8 images, by both of its presets; all files have the same settings
 (float32 where nothing is quantized, latency, one image). PaddleSlim: QAT with PACT as its
 `save_quantized_model` writes it, run as its documentation says and with our predictor's settings;
-the better one counts. Ratios are time of the other / time of ours: above 1 ours is faster.
+the better one counts. Ratios are time of the other / time of ours: above 1 ours is faster. NNCF
+rounds more than ours does: what a convolution adds to a connection that skips it (ResNet50), and
+the products that scale the scores of BiSeNetV2 up to the image.
 """
 WITHOUT_VNNI = """
 ## Int8 without VNNI
