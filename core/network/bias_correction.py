@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,23 +99,15 @@ def noting_means(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, np.nd
     sums: dict[str, np.ndarray] = {}
     means: dict[str, np.ndarray] = {}
 
-    def listen(path: str) -> Any:
-        def add(layer: Layer, _inputs: object, output: Tensor) -> None:
-            with paddle.no_grad():
-                total, count = _sum_by_channel(layer, output)
-            runs[path] += 1
-            values[path] += count
-            sums[path] = sums.get(path, 0.0) + total
+    def add(path: str, layer: Layer, output: Tensor) -> None:
+        with paddle.no_grad():
+            total, count = _sum_by_channel(layer, output)
+        runs[path] += 1
+        values[path] += count
+        sums[path] = sums.get(path, 0.0) + total
 
-        return get(model, path).register_forward_post_hook(add)
-
-    with counted_runs(model) as whole:
-        handles = [listen(path) for path in paths]
-        try:
-            yield means
-        finally:
-            for handle in handles:
-                handle.remove()
+    with listening(model, paths, add) as whole:
+        yield means
     if not whole:
         raise DataError(_NO_BATCHES)
     for path, total in sums.items():
@@ -124,14 +116,28 @@ def noting_means(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, np.nd
 
 
 @contextlib.contextmanager
-def counted_runs(model: Layer) -> Iterator[list[None]]:
-    """Yield a list that gets an entry for each run of a model in the context."""
+def listening(
+    model: Layer, paths: Sequence[str], hear: Callable[[str, Layer, Tensor], None]
+) -> Iterator[list[None]]:
+    """Call `hear` with path, layer and output whenever one of the layers has run.
+
+    Yields:
+        A list that gets an entry for each run of the whole model.
+    """
     runs: list[None] = []
-    handle = model.register_forward_post_hook(lambda *_: runs.append(None))
+    handles = [model.register_forward_post_hook(lambda *_: runs.append(None))]
+
+    def listen(path: str) -> None:
+        hook = get(model, path).register_forward_post_hook
+        handles.append(hook(lambda layer, _inputs, output: hear(path, layer, output)))
+
     try:
+        for path in paths:
+            listen(path)
         yield runs
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def correct_biases(

@@ -30,7 +30,7 @@ from core.network.bias_correction import (
     TensorBatches,
     bias_places,
     correct_biases,
-    counted_runs,
+    listening,
     noting_means,
 )
 from core.network.layers import get
@@ -259,19 +259,11 @@ def _sampled(
     """
     samples: dict[str, list[np.ndarray]] = {}
 
-    def listen(path: str) -> Any:
-        def note(layer: Layer, _inputs: object, output: Tensor) -> None:
-            samples.setdefault(path, []).append(_at_places(layer, path, output, places))
+    def note(path: str, layer: Layer, output: Tensor) -> None:
+        samples.setdefault(path, []).append(_at_places(layer, path, output, places))
 
-        return get(model, path).register_forward_post_hook(note)
-
-    with counted_runs(model) as runs:
-        handles = [listen(path) for path in paths]
-        try:
-            yield samples
-        finally:
-            for handle in handles:
-                handle.remove()
+    with listening(model, paths, note) as runs:
+        yield samples
     for path in [path for path, found in samples.items() if len(found) != len(runs)]:
         del samples[path]
 
