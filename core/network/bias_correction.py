@@ -119,7 +119,12 @@ def noting_means(model: Layer, paths: Sequence[str]) -> Iterator[dict[str, np.nd
 def listening(
     model: Layer, paths: Sequence[str], hear: Callable[[str, Layer, Tensor], None]
 ) -> Iterator[list[None]]:
-    """Call `hear` with path, layer and output whenever one of the layers has run.
+    """Call `hear` whenever one of the layers has run.
+
+    Args:
+        model: Holds the layers.
+        paths: Of the layers.
+        hear: Gets the path, the layer and its output, [N, C, H, W] or [N, ..., C].
 
     Yields:
         A list that gets an entry for each run of the whole model.
